@@ -1,0 +1,45 @@
+// Package tokenize holds what every tokenizer of Sluice promises: encodings, text hygiene and offset maps. Pure Go;
+// the Hugging Face implementation is tokenize/hf.
+package tokenize
+
+// Span is a half-open range [Start, End) of bytes of the text that was given to the tokenizer.
+type Span struct{ Start, End int }
+
+// Encoding is one row of model input: the token ids of one text, or of one window of a long text.
+type Encoding struct {
+	IDs     []int32 // with the model's special tokens
+	Offsets []Span  // one a token, bytes of the original text; special tokens have {0, 0}. nil unless asked for
+	Special []bool  // true for tokens the tokenizer added ([CLS], [SEP]); nil unless asked for
+}
+
+// Encoded is one tokenized text.
+type Encoded struct {
+	Windows   []Encoding // at least one; more only with Options.Stride >= 0 windows
+	Truncated bool       // tokens were cut off (never with windows)
+	Err       error      // this text could not be tokenized; the other texts are unharmed
+}
+
+// Options say how texts longer than the model are handled.
+type Options struct {
+	MaxTokens int  // longest row, special tokens included; 0: no limit
+	Windows   bool // false: truncate; true: cut into windows that overlap by Stride tokens
+	Stride    int  // tokens that successive windows share, special tokens not counted
+	Offsets   bool // fill Offsets and Special
+}
+
+// Tokenizer turns texts into ids exactly as the Hugging Face tokenizer of the same tokenizer.json. Special tokens
+// written in a text are text; NUL is a character; invalid UTF-8 reads as one U+FFFD per maximal invalid part, and offsets
+// refer to the bytes given. Safe for concurrent use.
+type Tokenizer interface {
+	Encode(texts [][]byte, o Options) []Encoded
+	// Token is the vocabulary entry of an id ("##ing"), as convert_ids_to_tokens; "" for an unknown id.
+	Token(id int32) string
+	// Join turns tokens back into text, as convert_tokens_to_string.
+	Join(tokens []string) string
+	// Subwords says whether the vocabulary marks continuations ("##"), on which the aggregation of entities depends.
+	ContinuingPrefix() string
+	// Digest is the SHA-256 (hex) of the tokenizer's definition: equal digests, equal encodings.
+	Digest() string
+	VocabSize() int
+	Close() error
+}
