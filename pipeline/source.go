@@ -17,10 +17,11 @@ type Flow interface {
 	// (back-pressure). Called often; does not block.
 	Room(tp TopicPartition) int
 
-	// Deliver hands over records of tp in offset order. next is the position after them, which may lie beyond the last
-	// record (compaction, control records, aborted transactions) and may come with no records at all. Does not block.
-	// Records of a partition that is not assigned (any more) are dropped.
-	Deliver(tp TopicPartition, records []Record, next int64)
+	// Deliver hands over records of tp in offset order, the answer to a fetch from position from. next is the position
+	// after them, which may lie beyond the last record (compaction, control records, aborted transactions) and may come
+	// with no records at all. Does not block. It reports false, having taken nothing, when the partition is not assigned
+	// or its position is not from: an answer from before a reassignment, to be thrown away.
+	Deliver(tp TopicPartition, from int64, records []Record, next int64) bool
 
 	// Quiesce is called before the group is joined again: the flow finishes the commit in progress, commits what is
 	// ready, and starts no further commit until Assign. It returns early, with nothing more in progress, when ctx ends.

@@ -1,0 +1,321 @@
+package pipeline
+
+import (
+	"sort"
+	"time"
+)
+
+// This file owns the ledger: which records are in flight, in offset order per partition, each with its outcome once there
+// is one. It is plain state without locks, clocks or goroutines; Stage owns it.
+//
+// Per partition, positions run: committed <= first unfinished record <= next. Entries before the first unfinished one are
+// ready; a commit takes a prefix of them and either settles it (the entries go) or releases it (they stay, outcomes and
+// all, so that nothing is inferred twice).
+
+// Disposition says what became of a record; it labels metrics.
+type Disposition string
+
+const (
+	Scored     Disposition = "result"
+	Empty      Disposition = "empty"
+	Tombstone  Disposition = "tombstone"
+	DeadLetter Disposition = "dead_letter"
+)
+
+// Outcome is everything that is to be published for one record. Pure data: making it again gives the same bytes.
+type Outcome struct {
+	Messages    []Message
+	Disposition Disposition
+	Fault       *Fault // why, when Disposition is DeadLetter
+}
+
+func (o *Outcome) size() int {
+	n := 0
+	for i := range o.Messages {
+		n += o.Messages[i].Size()
+	}
+	return n
+}
+
+// entry is one record in flight.
+type entry struct {
+	lane     *lane
+	record   Record
+	size     int
+	tokens   int
+	arrived  time.Time
+	finished bool
+	outcome  Outcome
+}
+
+// lane is one assigned partition. When a partition is lost its lane is forgotten: entries of a forgotten lane may still
+// finish, which then changes nothing that anyone sees.
+type lane struct {
+	tp        TopicPartition
+	gone      bool
+	committed int64 // what the group has for this partition; -1: this flow has not committed here yet
+	start     int64 // where this lane began
+	next      int64 // position after everything delivered
+	entries   []*entry
+	ready     int // entries[:ready] are finished
+	inCommit  bool
+	taken     int   // entries[:taken] are in the commit in progress
+	takenNext int64 // the offset that commit carries for this partition
+	usage     usage
+	high      int64 // high watermark seen last, -1 unknown
+}
+
+// usage is what records in flight hold, counted against Limits.
+type usage struct{ records, bytes, tokens int }
+
+func (u *usage) add(records, bytes, tokens int) {
+	u.records += records
+	u.bytes += bytes
+	u.tokens += tokens
+}
+
+// Limits bound the records in flight. A limit may be exceeded by what one fetch brings: reaching it stops the next one.
+type Limits struct {
+	PartitionRecords, PartitionBytes, PartitionTokens int
+	TotalRecords, TotalBytes, TotalTokens             int
+}
+
+// DefaultLimits hold a worker with a few partitions below about 200 MB of payloads.
+var DefaultLimits = Limits{
+	PartitionRecords: 2000, PartitionBytes: 16 << 20, PartitionTokens: 200_000,
+	TotalRecords: 10_000, TotalBytes: 64 << 20, TotalTokens: 1_000_000,
+}
+
+type ledger struct {
+	limits Limits
+	lanes  map[TopicPartition]*lane
+	order  []*lane // lanes by topic and partition: the order commits go round in
+	turn   int     // index into order where the next commit begins
+	usage  usage
+}
+
+func newLedger(l Limits) *ledger {
+	return &ledger{limits: l, lanes: map[TopicPartition]*lane{}}
+}
+
+// room is how many bytes more of tp may be fetched, 0 when a limit is reached.
+func (l *ledger) room(tp TopicPartition) int {
+	ln := l.lanes[tp]
+	if ln == nil {
+		return 0
+	}
+	lim, u, all := l.limits, ln.usage, l.usage
+	if u.records >= lim.PartitionRecords || u.tokens >= lim.PartitionTokens ||
+		all.records >= lim.TotalRecords || all.tokens >= lim.TotalTokens {
+		return 0
+	}
+	bytes := min(lim.PartitionBytes-u.bytes, lim.TotalBytes-all.bytes)
+	// Small records: the byte limit alone would let far more of them in than the record limit says. What the records
+	// in flight weigh on average tells how many bytes the free places are.
+	if u.records > 0 {
+		free := min(lim.PartitionRecords-u.records, lim.TotalRecords-all.records)
+		bytes = min(bytes, max(4096, free*max(1, u.bytes/u.records)))
+	}
+	return max(0, bytes)
+}
+
+// deliver appends records and moves the position from from to next. ok is false, and nothing is taken, for a partition
+// that is not assigned, or when it does not stand at from (an answer to a fetch from before a reassignment).
+func (l *ledger) deliver(tp TopicPartition, from int64, records []Record, next int64, now time.Time) (added []*entry, ok bool) {
+	ln := l.lanes[tp]
+	if ln == nil || ln.next != from {
+		return nil, false
+	}
+	added = make([]*entry, 0, len(records))
+	for i := range records {
+		r := records[i]
+		if r.Offset < ln.next {
+			continue // a batch begins before the position asked for
+		}
+		e := &entry{lane: ln, record: r, size: r.Size(), arrived: now}
+		ln.entries = append(ln.entries, e)
+		ln.next = r.Offset + 1
+		ln.usage.add(1, e.size, 0)
+		l.usage.add(1, e.size, 0)
+		added = append(added, e)
+	}
+	ln.next = max(ln.next, next)
+	return added, true
+}
+
+// weigh adds the tokens that e was found to have.
+func (l *ledger) weigh(e *entry, tokens int) {
+	if e.lane.gone {
+		return
+	}
+	e.tokens += tokens
+	e.lane.usage.add(0, 0, tokens)
+	l.usage.add(0, 0, tokens)
+}
+
+// finish records the outcome of e. It reports whether the ready prefix grew.
+func (l *ledger) finish(e *entry, o Outcome) bool {
+	if e.finished {
+		panic("pipeline: a record finished twice")
+	}
+	e.finished, e.outcome = true, o
+	ln := e.lane
+	if ln.gone {
+		return false
+	}
+	before := ln.ready
+	for ln.ready < len(ln.entries) && ln.entries[ln.ready].finished {
+		ln.ready++
+	}
+	return ln.ready > before
+}
+
+// position is the offset behind n finished entries: that of the next record in flight, or, behind the last one, the
+// position after everything delivered.
+func (ln *lane) position(n int) int64 {
+	if n < len(ln.entries) {
+		return ln.entries[n].record.Offset
+	}
+	return ln.next
+}
+
+// dirty says that a commit would move the partition's committed offset.
+func (ln *lane) dirty() bool { return ln.position(ln.ready) > ln.committed }
+
+// pending sums up what is ready to be committed.
+func (l *ledger) pending() (records int, any bool) {
+	for _, ln := range l.order {
+		records += ln.ready
+		any = any || ln.dirty()
+	}
+	return records, any
+}
+
+// unfinished counts the records that have no outcome yet.
+func (l *ledger) unfinished() int {
+	n := 0
+	for _, ln := range l.order {
+		n += len(ln.entries) - ln.ready // entries behind the prefix may be finished: they wait for one that is not
+	}
+	return n
+}
+
+// take makes a commit of ready prefixes: at most maxRecords records and about maxBytes bytes of messages, at least one
+// record of every round. Partitions take turns to be first. It returns nil when nothing is dirty.
+func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
+	c := &Commit{Offsets: map[TopicPartition]int64{}}
+	records, bytes := 0, 0
+	for i := range l.order {
+		ln := l.order[(l.turn+i)%len(l.order)]
+		if !ln.dirty() {
+			continue
+		}
+		n := 0
+		for n < ln.ready && records < maxRecords && (bytes < maxBytes || records == 0) {
+			o := &ln.entries[n].outcome
+			c.Messages = append(c.Messages, o.Messages...)
+			bytes += o.size()
+			records++
+			n++
+		}
+		if n == 0 && ln.ready > 0 {
+			continue // no room left in this commit
+		}
+		ln.inCommit, ln.taken, ln.takenNext = true, n, ln.position(n)
+		c.Offsets[ln.tp] = ln.takenNext
+	}
+	if len(c.Offsets) == 0 {
+		return nil, 0
+	}
+	l.turn++
+	return c, records
+}
+
+// settle removes what the last take held: it is durable. It returns the entries for counting.
+func (l *ledger) settle() []*entry {
+	var done []*entry
+	for _, ln := range l.order {
+		if !ln.inCommit {
+			continue
+		}
+		for _, e := range ln.entries[:ln.taken] {
+			ln.usage.add(-1, -e.size, -e.tokens)
+			l.usage.add(-1, -e.size, -e.tokens)
+			done = append(done, e)
+		}
+		rest := copy(ln.entries, ln.entries[ln.taken:])
+		clear(ln.entries[rest:])
+		ln.entries = ln.entries[:rest]
+		ln.ready -= ln.taken
+		ln.committed = ln.takenNext
+		ln.inCommit, ln.taken = false, 0
+	}
+	return done
+}
+
+// release puts back what the last take held: it was not committed.
+func (l *ledger) release() {
+	for _, ln := range l.order {
+		ln.inCommit, ln.taken = false, 0
+	}
+}
+
+// inCommit returns the entries of the commit in progress.
+func (l *ledger) inCommit() []*entry {
+	var es []*entry
+	for _, ln := range l.order {
+		es = append(es, ln.entries[:ln.taken]...)
+	}
+	return es
+}
+
+// assign replaces the set of lanes; see Flow.Assign for the rule. It returns the positions to fetch from and how many
+// records in flight were dropped.
+func (l *ledger) assign(committed map[TopicPartition]int64) (from map[TopicPartition]int64, dropped int) {
+	from = make(map[TopicPartition]int64, len(committed))
+	for tp, ln := range l.lanes {
+		at, owned := committed[tp]
+		// A lane that has committed nothing yet is still where the group is if the group says what it began with.
+		if owned && (at == ln.committed || ln.committed < 0 && at == ln.start) {
+			continue
+		}
+		l.drop(ln)
+		dropped += len(ln.entries)
+	}
+	for tp, at := range committed {
+		ln := l.lanes[tp]
+		if ln == nil {
+			// committed -1 makes the lane dirty from the start: the first commit pins the position where reading began,
+			// so that with start: latest a restart before the first record goes on from here and not from a later end.
+			ln = &lane{tp: tp, committed: -1, start: at, next: at, high: -1}
+			l.lanes[tp] = ln
+		}
+		from[tp] = ln.next
+	}
+	l.order = l.order[:0]
+	for _, ln := range l.lanes {
+		l.order = append(l.order, ln)
+	}
+	sort.Slice(l.order, func(i, j int) bool {
+		a, b := l.order[i].tp, l.order[j].tp
+		return a.Topic < b.Topic || a.Topic == b.Topic && a.Partition < b.Partition
+	})
+	return from, dropped
+}
+
+func (l *ledger) drop(ln *lane) {
+	ln.gone = true
+	l.usage.add(-ln.usage.records, -ln.usage.bytes, -ln.usage.tokens)
+	delete(l.lanes, ln.tp)
+}
+
+// oldest is when the record that has been in flight longest arrived; the zero time when nothing is in flight.
+func (l *ledger) oldest() time.Time {
+	var t time.Time
+	for _, ln := range l.order {
+		if len(ln.entries) > 0 && (t.IsZero() || ln.entries[0].arrived.Before(t)) {
+			t = ln.entries[0].arrived
+		}
+	}
+	return t
+}
