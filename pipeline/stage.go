@@ -1,0 +1,400 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// This file owns the flow of one stage: records from a Source to a Processor, outcomes into the ledger, ready prefixes to
+// a Sink. The rule that everything here serves: nothing is committed before its result is durable, and offsets and
+// results become durable in one step.
+//
+// Locks: Stage.mu guards the ledger and the flags beside it and is never held across a call that can block. Sink.Commit
+// runs in one goroutine only (commitLoop).
+
+// Job is one record handed to a Processor. Exactly one call of Done ends it.
+type Job struct {
+	Record *Record
+	stage  *Stage
+	entry  *entry
+}
+
+// Arrived is when the record was fetched.
+func (j *Job) Arrived() time.Time { return j.entry.arrived }
+
+// Weigh tells the stage how many tokens the record turned out to have; they count against Limits until it is committed.
+func (j *Job) Weigh(tokens int) { j.stage.weigh(j.entry, tokens) }
+
+// Done ends the job with its outcome. Any goroutine may call it, in any order among jobs.
+func (j *Job) Done(o Outcome) { j.stage.finish(j.entry, o) }
+
+// Processor turns records into outcomes.
+type Processor interface {
+	// Process takes a job and returns without waiting for its outcome. The number of jobs in flight is bounded by
+	// the stage's Limits, so a processor may queue without a bound of its own.
+	Process(j *Job)
+}
+
+// StageOptions configure a Stage; the zero value of a field means the default named with it.
+type StageOptions struct {
+	Limits         Limits        // DefaultLimits
+	CommitInterval time.Duration // the longest a finished record waits for its transaction to begin; 100 ms
+	CommitRecords  int           // most records in one transaction; 2000
+	CommitBytes    int           // about the most bytes of messages in one transaction; 8 MiB
+	Grace          time.Duration // how long Run goes on finishing after its context ended; 30 s
+	Replace        func(*Record, *TooLargeError) Outcome
+	Metrics        *Metrics     // required
+	Logger         *slog.Logger // slog.Default()
+}
+
+// Stage connects a source, a processor and a sink.
+type Stage struct {
+	processor Processor
+	sink      Sink
+	o         StageOptions
+
+	mu         sync.Mutex
+	ledger     *ledger
+	quiet      bool          // between Quiesce and Assign: no commit may start
+	flushing   bool          // Quiesce waits for a commit: do not wait for more to become ready
+	draining   bool          // shutting down: nothing more is taken in
+	committing bool          // a commit is in progress
+	attempts   int           // commits that have ended, well or badly
+	fault      error         // the first fatal error; ends Run
+	waiting    chan struct{} // closed at the next change of anything above; nil when nobody waits
+
+	abort context.CancelFunc // ends the run at once, with fault as its result
+}
+
+// NewStage makes a stage; Run starts it.
+func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
+	if o.Limits == (Limits{}) {
+		o.Limits = DefaultLimits
+	}
+	if o.CommitInterval <= 0 {
+		o.CommitInterval = 100 * time.Millisecond
+	}
+	if o.CommitRecords <= 0 {
+		o.CommitRecords = 2000
+	}
+	if o.CommitBytes <= 0 {
+		o.CommitBytes = 8 << 20
+	}
+	if o.Grace <= 0 {
+		o.Grace = 30 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits), quiet: true}
+}
+
+// Run processes until ctx ends; then it takes in nothing more, finishes and commits what is in flight for at most
+// Grace, and returns nil. It returns the fault that ended it otherwise. What is left uncommitted is processed by
+// whoever owns the partition next.
+func (s *Stage) Run(ctx context.Context, source Source) error {
+	// hard ends everything at once. It outlives ctx by the draining.
+	hard, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	s.mu.Lock()
+	s.abort = abort
+	s.mu.Unlock()
+
+	var wg sync.WaitGroup
+	wg.Go(func() { s.commitLoop(hard) })
+	wg.Go(func() {
+		if err := source.Run(hard, s); err != nil {
+			s.Fail(err)
+		}
+		abort()
+	})
+	stop := context.AfterFunc(ctx, func() { s.drain(hard); abort() })
+	wg.Wait()
+	stop()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fault
+}
+
+// drain waits until nothing is in flight any more, for at most Grace.
+func (s *Stage) drain(hard context.Context) {
+	s.mu.Lock()
+	s.draining = true
+	s.signal()
+	in := s.ledger.usage.records
+	s.mu.Unlock()
+	s.o.Logger.Info("stopping: finishing what is in flight", "records", in, "grace", s.o.Grace)
+
+	timeout := time.NewTimer(s.o.Grace)
+	defer timeout.Stop()
+	for {
+		s.mu.Lock()
+		left := s.ledger.usage.records
+		_, dirty := s.ledger.pending()
+		// A quiet stage (mid-rebalance, or never assigned) cannot commit: what it holds belongs to the next owner.
+		idle := !s.committing && (left == 0 && !dirty || s.quiet)
+		changed := s.changed()
+		s.mu.Unlock()
+		if idle {
+			return
+		}
+		select {
+		case <-changed:
+		case <-hard.Done():
+			return
+		case <-timeout.C:
+			s.o.Logger.Warn("stopping: grace period is over; the rest will be processed again by the next owner", "records", left)
+			return
+		}
+	}
+}
+
+// Fail ends the run with err, unless it is ending with another fault already.
+func (s *Stage) Fail(err error) {
+	s.mu.Lock()
+	if s.fault == nil {
+		s.fault = err
+	}
+	abort := s.abort
+	s.signal()
+	s.mu.Unlock()
+	if abort != nil {
+		abort()
+	}
+}
+
+// changed is closed at the next change. s.mu is held.
+func (s *Stage) changed() <-chan struct{} {
+	if s.waiting == nil {
+		s.waiting = make(chan struct{})
+	}
+	return s.waiting
+}
+
+// signal wakes whoever waits for a change. s.mu is held.
+func (s *Stage) signal() {
+	if s.waiting != nil {
+		close(s.waiting)
+		s.waiting = nil
+	}
+}
+
+// Room implements Flow.
+func (s *Stage) Room(tp TopicPartition) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return 0
+	}
+	return s.ledger.room(tp)
+}
+
+// Deliver implements Flow.
+func (s *Stage) Deliver(tp TopicPartition, from int64, records []Record, next int64) bool {
+	s.mu.Lock()
+	if s.draining {
+		s.mu.Unlock()
+		return true // taken by nobody and never committed: the next owner reads it again
+	}
+	entries, ok := s.ledger.deliver(tp, from, records, next, time.Now())
+	if ok {
+		s.signal()
+	}
+	s.mu.Unlock()
+	for _, e := range entries {
+		s.processor.Process(&Job{Record: &e.record, stage: s, entry: e})
+	}
+	return ok
+}
+
+// Lag implements Flow.
+func (s *Stage) Lag(tp TopicPartition, high int64) {
+	s.mu.Lock()
+	if ln := s.ledger.lanes[tp]; ln != nil {
+		ln.high = high
+	}
+	s.mu.Unlock()
+}
+
+// Quiesce implements Flow. What is ready is committed first, so that a partition that moves away moves with everything
+// this worker has finished; work in flight is not waited for.
+func (s *Stage) Quiesce(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flushing = true
+	s.signal()
+	last := s.attempts + 1 // the commit to wait for: the next one, which comes after the one in progress
+	if s.committing {
+		last++
+	}
+	for s.attempts < last && !s.quiet && ctx.Err() == nil {
+		if _, dirty := s.ledger.pending(); !dirty && !s.committing {
+			break
+		}
+		s.wait(ctx)
+	}
+	s.quiet, s.flushing = true, false
+	for s.committing { // cannot be given up half-way: it ends by itself, bounded by the sink
+		s.wait(context.Background())
+	}
+	s.signal()
+}
+
+// wait releases s.mu until something changes or ctx ends.
+func (s *Stage) wait(ctx context.Context) {
+	changed := s.changed()
+	s.mu.Unlock()
+	select {
+	case <-changed:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+}
+
+// Assign implements Flow.
+func (s *Stage) Assign(committed map[TopicPartition]int64) map[TopicPartition]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.ledger.usage.records
+	from, dropped := s.ledger.assign(committed)
+	s.quiet = false
+	s.signal()
+	s.o.Logger.Info("assigned", "partitions", len(from), "kept_records", before-dropped, "dropped_records", dropped)
+	return from
+}
+
+func (s *Stage) weigh(e *entry, tokens int) {
+	s.mu.Lock()
+	s.ledger.weigh(e, tokens)
+	s.mu.Unlock()
+}
+
+func (s *Stage) finish(e *entry, o Outcome) {
+	s.mu.Lock()
+	if s.ledger.finish(e, o) {
+		s.signal()
+	}
+	s.mu.Unlock()
+}
+
+// commitLoop makes ready prefixes durable, one transaction at a time.
+func (s *Stage) commitLoop(ctx context.Context) {
+	most := s.o.CommitRecords // fewer for a while after the broker refused a message for its size
+	var readySince, retryAt time.Time
+	var pause time.Duration
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		commit, records := (*Commit)(nil), 0
+		wait := s.untilCommit(&readySince, retryAt, most)
+		if wait == 0 {
+			commit, records = s.ledger.take(most, s.o.CommitBytes)
+			s.committing = commit != nil
+		}
+		changed := s.changed()
+		s.mu.Unlock()
+		if commit == nil {
+			sleep(ctx, wait, changed)
+			continue
+		}
+
+		began := time.Now()
+		err := s.sink.Commit(ctx, commit)
+		s.o.Metrics.transaction(err, time.Since(began))
+
+		s.mu.Lock()
+		s.committing = false
+		s.attempts++
+		readySince, retryAt = time.Time{}, time.Time{}
+		var tooLarge *TooLargeError
+		switch {
+		case err == nil:
+			s.count(s.ledger.settle())
+			pause = 0
+			most = min(most*2, s.o.CommitRecords)
+		case errors.As(err, &tooLarge):
+			if records > 1 {
+				most = max(1, records/2)
+			} else {
+				s.replace(s.ledger.inCommit(), tooLarge)
+			}
+			s.ledger.release()
+		case KindOf(err) == Transient:
+			s.ledger.release()
+			pause = min(max(2*pause, 20*time.Millisecond), time.Second)
+			retryAt = time.Now().Add(pause)
+			s.o.Logger.Warn("commit failed; it will be repeated from the ledger", "records", records, "error", err)
+		case KindOf(err) == Rebalance:
+			s.ledger.release()
+			s.quiet = true // until Assign
+			s.o.Logger.Info("commit given up: the group is rebalancing", "records", records)
+		default:
+			s.ledger.release()
+		}
+		s.signal()
+		s.mu.Unlock()
+		switch KindOf(err) {
+		case "", Transient, Rebalance:
+		default:
+			if tooLarge == nil && ctx.Err() == nil {
+				s.Fail(err)
+			}
+		}
+	}
+}
+
+// untilCommit is how long the next transaction should still wait: 0 to begin now, negative to wait for a change. A
+// transaction begins when something is ready and either CommitInterval has passed since it became so, or the transaction
+// is full, or nothing else is in flight that could join it. s.mu is held.
+func (s *Stage) untilCommit(readySince *time.Time, retryAt time.Time, most int) time.Duration {
+	ready, dirty := s.ledger.pending()
+	if !dirty {
+		*readySince = time.Time{}
+	} else if readySince.IsZero() {
+		*readySince = time.Now()
+	}
+	switch {
+	case !dirty || s.quiet:
+		return -1
+	case !retryAt.IsZero():
+		return max(0, time.Until(retryAt))
+	case ready >= most || s.ledger.unfinished() == 0 || s.draining || s.flushing:
+		return 0
+	}
+	return max(0, s.o.CommitInterval-time.Since(*readySince))
+}
+
+// sleep waits for d, for ever when d is negative, or for a change, or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration, changed <-chan struct{}) {
+	var timer <-chan time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-timer:
+	case <-changed:
+	case <-ctx.Done():
+	}
+}
+
+// replace swaps the outcome of a single record that no topic takes for one that fits. s.mu is held.
+func (s *Stage) replace(es []*entry, cause *TooLargeError) {
+	for _, e := range es {
+		if s.o.Replace != nil {
+			e.outcome = s.o.Replace(&e.record, cause)
+		}
+	}
+}
+
+// count updates metrics for records that are durable now. s.mu is held.
+func (s *Stage) count(es []*entry) {
+	now := time.Now()
+	for _, e := range es {
+		s.o.Metrics.durable(&e.record, &e.outcome, e.arrived, now)
+	}
+}
