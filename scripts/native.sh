@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# Makes the native parts of Sluice under build/, from crates.io and PyPI only.
+#
+#   scripts/native.sh tokenizers            builds libtokenizers.a, prints the directory it is in
+#   scripts/native.sh onnxruntime [ARCH]    fetches libonnxruntime.so.1 and its licences, prints its path
+#                                           ARCH: amd64 or arm64; default: this machine's
+#   scripts/native.sh env                   does both, prints the exports that `go build` and `go test` need:
+#                                           eval "$(scripts/native.sh env)"
+#
+# Results go to stdout, progress to stderr. A verb that has nothing to do says nothing and takes milliseconds. Every
+# result is moved into its place when it is complete, so an interrupted run leaves nothing that a later one trusts.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+build=$root/build
+crate=$root/tokenize/hf/native
+lock=$root/scripts/onnxruntime.lock
+
+say() { printf 'native: %s\n' "$*" >&2; }
+die() { printf 'native: error: %s\n' "$*" >&2; exit 1; }
+
+usage() {
+	sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
+	exit 2
+}
+
+need() { # need COMMAND HOW_TO_GET_IT
+	command -v "$1" >/dev/null || die "$1 is not installed; $2"
+}
+
+# One run at a time: two would build the same thing twice.
+exclusively() {
+	mkdir -p "$build"
+	exec 9>"$build/.native.lock"
+	if ! flock --nonblock 9; then
+		say "waiting for another native.sh"
+		flock 9
+	fi
+}
+
+scratch() { # a directory for half-made things; gone when the script ends, however it ends
+	work=$(mktemp -d "$build/.native-XXXXXX")
+	trap 'rm -rf "$work"' EXIT
+	trap 'exit 130' INT TERM
+}
+
+# --- libtokenizers.a --------------------------------------------------------------------------------------------------
+
+# Go's build cache does not notice that an archive changed, so the name of its directory says what is in it.
+tokenizers_dir() {
+	local hash
+	hash=$(cd "$crate" && LC_ALL=C && sha256sum Cargo.toml Cargo.lock src/*.rs | sha256sum | cut -c1-12)
+	echo "$build/tokenizers-$hash"
+}
+
+tokenizers() {
+	local dir sep=$'\x1f'
+	dir=$(tokenizers_dir)
+	if [ ! -f "$dir/libtokenizers.a" ]; then exclusively; fi
+	if [ ! -f "$dir/libtokenizers.a" ]; then # still not, now that no other run is making it
+		scratch
+		need cargo "install Rust 1.85 or newer, with rustup for example"
+		need cc "a linker is needed: apt-get install gcc"
+		say "building libtokenizers.a from crates.io (74 crates, about 100 s of processor time, once)"
+		# No path of this machine gets into the archive, so its bytes are the same everywhere. --target-dir is
+		# ours, whatever CARGO_TARGET_DIR says.
+		CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo$sep--remap-path-prefix=$root=/src" \
+			cargo build --release --locked --manifest-path "$crate/Cargo.toml" --target-dir "$build/cargo" >&2 9>&- ||
+			die "cargo could not build $crate: see its message above; it needs crates.io (or a configured mirror)"
+		mkdir "$work/tokenizers"
+		cp "$build/cargo/release/libtokenizers.a" "$work/tokenizers/"
+		rm -rf "$dir"
+		mv -T "$work/tokenizers" "$dir"
+		say "built ${dir#"$root/"}/libtokenizers.a"
+	fi
+	echo "$dir"
+}
+
+# --- libonnxruntime.so.1 ----------------------------------------------------------------------------------------------
+
+sha256() { # of a file; nothing for a file that is not there
+	[ ! -f "$1" ] || sha256sum "$1" | cut -d' ' -f1
+}
+
+onnxruntime() {
+	local arch=$1 want machine library=$build/onnxruntime/$1/libonnxruntime.so.1 got
+	case $arch in
+	amd64) machine=x86_64 ;;
+	arm64) machine=aarch64 ;;
+	*) die "no ONNX Runtime is pinned for \"$arch\"; use amd64 or arm64" ;;
+	esac
+	want=$(awk -v arch="$arch" '$1 == "#:" && $2 == arch {print $3}' "$lock")
+	[ -n "$want" ] || die "$lock pins no library for $arch"
+
+	if [ "$(sha256 "$library")" != "$want" ]; then exclusively; fi
+	if [ "$(sha256 "$library")" != "$want" ]; then # still not, now that no other run is fetching it
+		scratch
+		need python3 "apt-get install python3 python3-pip python3-venv"
+		python3 -m pip --version >/dev/null 2>&1 || die "python3 has no pip; apt-get install python3-pip python3-venv"
+		say "downloading $(grep -o '^onnxruntime==[0-9.]*' "$lock") for $arch (25 MB, once)"
+		# pip checks the wheel's hash; the Python version only picks the wheel.
+		python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+			--implementation cp --python-version 3.11 --platform "manylinux_2_28_$machine" \
+			--dest "$work/wheel" -r "$lock" >&2 ||
+			die "pip could not download the wheel that $lock pins: see its message above; it needs PyPI (or a configured mirror)"
+		mkdir "$work/$arch"
+		python3 - "$work/wheel" "$work/$arch" <<'PY' || die "the wheel could not be unpacked: see the message above"
+import glob, os, re, shutil, sys, zipfile
+
+wheels, to = glob.glob(sys.argv[1] + "/onnxruntime-*.whl"), sys.argv[2]
+assert len(wheels) == 1, f"expected one wheel, found {wheels}"
+names = {
+    r"onnxruntime/capi/libonnxruntime\.so\.\d[\d.]*": "libonnxruntime.so.1",
+    r"onnxruntime/LICENSE": "onnxruntime.LICENSE",
+    r"onnxruntime/ThirdPartyNotices\.txt": "onnxruntime.ThirdPartyNotices.txt",
+}
+with zipfile.ZipFile(wheels[0]) as z:
+    for pattern, name in names.items():
+        members = [m for m in z.namelist() if re.fullmatch(pattern, m)]
+        assert len(members) == 1, f"expected one {pattern} in the wheel, found {members}"
+        with z.open(members[0]) as src, open(os.path.join(to, name), "wb") as dst:
+            shutil.copyfileobj(src, dst)
+PY
+		got=$(sha256 "$work/$arch/libonnxruntime.so.1")
+		[ "$got" = "$want" ] || die "the $arch library in the wheel has SHA-256 $got, but $lock pins $want"
+		chmod 755 "$work/$arch/libonnxruntime.so.1"
+		mkdir -p "$build/onnxruntime"
+		rm -rf "${build:?}/onnxruntime/$arch"
+		mv -T "$work/$arch" "$build/onnxruntime/$arch"
+		say "fetched ${library#"$root/"}"
+	fi
+	echo "$library"
+}
+
+this_arch() {
+	case $(uname -m) in
+	x86_64) echo amd64 ;;
+	aarch64 | arm64) echo arm64 ;;
+	*) uname -m ;;
+	esac
+}
+
+# --- env --------------------------------------------------------------------------------------------------------------
+
+env_exports() {
+	local dir library flag
+	dir=$("${BASH_SOURCE[0]}" tokenizers)
+	library=$("${BASH_SOURCE[0]}" onnxruntime)
+	flag=-L$dir
+	case $dir in *[[:space:]]*) flag="\"$flag\"" ;; esac # go splits CGO_LDFLAGS at spaces outside quotes
+	printf 'export CGO_LDFLAGS=%q\n' "$flag"
+	printf 'export SLUICE_ONNXRUNTIME=%q\n' "$library"
+}
+
+case "$#:${1-}" in
+1:tokenizers) tokenizers ;;
+1:onnxruntime) onnxruntime "$(this_arch)" ;;
+2:onnxruntime) onnxruntime "$2" ;;
+1:env) env_exports ;;
+*) usage ;;
+esac
