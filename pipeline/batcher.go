@@ -15,6 +15,7 @@ const (
 	ByBudget  BatchReason = "budget"  // the token budget is reached
 	ByDrained BatchReason = "drained" // nothing more was waiting
 	ByShare   BatchReason = "shared"  // the rest is left to idle runners
+	ByLength  BatchReason = "length"  // what else was waiting is of unlike length
 	BySplit   BatchReason = "split"   // half of a batch that failed
 )
 
@@ -147,9 +148,15 @@ func (b *batcher) next(idle int, into []task) (batch, bool) {
 			out.tasks = append(out.tasks, f.pop())
 			out.tokens += n
 		}
-		if c > 0 && c <= class-1 {
+		if c == class-1 {
 			break // two neighbouring classes at most: beyond, padding costs more than the run saves
 		}
+	}
+	switch {
+	case out.tokens >= b.budget:
+		out.reason = ByBudget
+	case q.rows > len(out.tasks):
+		out.reason = ByLength
 	}
 	return b.taken(q, out), true
 }

@@ -94,7 +94,7 @@ func NewEngine(models []EngineModel, o EngineOptions) (*Engine, error) {
 			rows: o.Metrics.rows.WithLabelValues(m.Name), tokens: o.Metrics.tokens.WithLabelValues(m.Name), slots: o.Metrics.slots.WithLabelValues(m.Name),
 			batchTokens: o.Metrics.batchTokens.WithLabelValues(m.Name), reasons: map[BatchReason]interface{ Inc() }{},
 		}
-		for _, r := range []BatchReason{ByBudget, ByDrained, ByShare, BySplit} {
+		for _, r := range []BatchReason{ByBudget, ByDrained, ByShare, ByLength, BySplit} {
 			c.reasons[r] = o.Metrics.batches.WithLabelValues(m.Name, string(r))
 		}
 		e.count = append(e.count, c)

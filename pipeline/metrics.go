@@ -50,7 +50,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"When dead_letter grows, look at sluice_dead_letters_total and at the headers in the dead letter topic.", "outcome"),
 		deadLetters: counter("dead_letters_total", "Records sent to the dead letter topic, by the stage and reason that also stand in their headers. "+
 			"When high, read one with a console consumer: the sluice.error.* headers say what is wrong with it.", "stage", "reason"),
-		batches: counter("batches_total", "Model runs by what closed the batch: budget (token budget reached), drained (nothing more was waiting), shared (left the rest to idle runners), "+
+		batches: counter("batches_total", "Model runs by what closed the batch: budget (token budget reached), drained (nothing more was waiting), shared (left the rest to idle runners), length (the rest is much longer or shorter), "+
 			"split (a failed batch being halved). Mostly budget means the worker is saturated: add workers.", "model", "reason"),
 		tokens: counter("tokens_total", "Real tokens run through a model, special tokens included, padding excluded.", "model"),
 		rows:   counter("rows_total", "Texts, or windows of long texts, run through a model.", "model"),
