@@ -1,0 +1,251 @@
+package model
+
+// What Hugging Face's config.json, tokenizer.json and tokenizer_config.json tell about a model. They are read as
+// transformers reads them: unknown keys and nulls are no mistakes, missing ones have defaults.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Config is what config.json says about inputs and outputs.
+type Config struct {
+	ModelType     string   // "bert"
+	Architectures []string // ["BertForTokenClassification"]
+	Labels        []string // id2label by id; LABEL_0.. where config.json names none
+	ProblemType   string   // "", regression, single_label_classification or multi_label_classification
+	MaxPositions  int      // tokens of the longest row, special tokens included (RoBERTa's offset taken off); 0 if unknown
+	PadTokenID    int32
+	VocabSize     int // rows of the embedding table: ids are below; 0 if unknown
+
+	padKnown bool // config.json names pad_token_id
+	warnings []string
+}
+
+// Problem types of transformers.
+const (
+	Regression  = "regression"
+	SingleLabel = "single_label_classification"
+	MultiLabel  = "multi_label_classification"
+)
+
+// offsetPositions are the model types that count positions from pad_token_id + 1, as RoBERTa does, so that the table is
+// longer than the longest row (transformers: create_position_ids_from_input_ids of each of them).
+var offsetPositions = []string{
+	"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet", "longformer", "ibert",
+	"data2vec-text", "xmod", "luke", "mluke", "markuplm",
+}
+
+func readConfig(path string) (Config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, err
+	}
+	c, err := parseConfig(raw)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", ConfigFile, err)
+	}
+	return c, nil
+}
+
+func parseConfig(raw []byte) (Config, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return Config{}, fmt.Errorf("not a JSON object: %w: copy it again from the Hugging Face model", err)
+	}
+	var (
+		c         Config
+		errs      []error
+		id2label  map[string]any
+		numLabels *int
+		positions *int
+		pad       *int32
+		vocab     *int
+	)
+	// A null leaves the zero value: transformers 5 writes many.
+	read := func(name string, into any) {
+		if v, ok := fields[name]; ok {
+			if err := json.Unmarshal(v, into); err != nil {
+				errs = append(errs, fmt.Errorf("%s: cannot read %.60s: %w", name, v, err))
+			}
+		}
+	}
+	read("model_type", &c.ModelType)
+	read("architectures", &c.Architectures)
+	read("problem_type", &c.ProblemType)
+	read("id2label", &id2label)
+	read("num_labels", &numLabels)
+	read("max_position_embeddings", &positions)
+	read("pad_token_id", &pad)
+	read("vocab_size", &vocab)
+	if len(errs) > 0 {
+		return Config{}, errors.Join(errs...)
+	}
+
+	labels, err := labelsOf(id2label, numLabels)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	c.Labels = labels
+	if id2label != nil && numLabels != nil && *numLabels != len(id2label) {
+		c.warnings = append(c.warnings, fmt.Sprintf("%s: num_labels is %d, but id2label has %d entries: id2label counts", ConfigFile, *numLabels, len(id2label)))
+	}
+	switch c.ProblemType {
+	case "", Regression, MultiLabel:
+	case SingleLabel:
+		if len(labels) == 1 {
+			errs = append(errs, fmt.Errorf("problem_type: %s needs at least two labels, id2label has one: use %s for a model with one output", SingleLabel, Regression))
+		}
+	default:
+		errs = append(errs, fmt.Errorf("problem_type: %q is unknown; it is one of %s, or absent", c.ProblemType, quoted(Regression, SingleLabel, MultiLabel)))
+	}
+
+	offset := slices.Contains(offsetPositions, c.ModelType)
+	c.padKnown = pad != nil
+	switch {
+	case pad != nil && *pad >= 0:
+		c.PadTokenID = *pad
+	case pad != nil:
+		errs = append(errs, fmt.Errorf("pad_token_id: %d is not a token: give the id of the tokenizer's padding token", *pad))
+	case offset:
+		c.PadTokenID = 1 // the default of every model type of that family
+	}
+	if vocab != nil {
+		c.VocabSize = *vocab
+	}
+	if positions != nil {
+		c.MaxPositions = *positions
+		if offset {
+			c.MaxPositions -= int(c.PadTokenID) + 1
+		}
+		if c.MaxPositions < 1 {
+			errs = append(errs, fmt.Errorf("max_position_embeddings: %d leaves no position for a token", *positions))
+		}
+	}
+	if len(errs) > 0 {
+		return Config{}, errors.Join(errs...)
+	}
+	return c, nil
+}
+
+// labelsOf orders id2label by id. Without one, labels are LABEL_0.. up to num_labels, and without that there are two: the
+// defaults of PreTrainedConfig.
+func labelsOf(id2label map[string]any, numLabels *int) ([]string, error) {
+	if id2label == nil {
+		n := 2
+		if numLabels != nil {
+			n = *numLabels
+		}
+		if n < 1 || n > 1<<20 {
+			return nil, fmt.Errorf("num_labels: %d is not a number of labels", n)
+		}
+		labels := make([]string, n)
+		for i := range labels {
+			labels[i] = "LABEL_" + strconv.Itoa(i)
+		}
+		return labels, nil
+	}
+	if len(id2label) == 0 {
+		return nil, errors.New("id2label: has no entries: name every output of the model")
+	}
+	labels := make([]string, len(id2label))
+	seen := make([]bool, len(id2label))
+	for key, v := range id2label {
+		i, err := strconv.Atoi(strings.TrimSpace(key))
+		if err != nil || i < 0 || i >= len(labels) || seen[i] {
+			return nil, fmt.Errorf("id2label: key %q: the keys of %d labels must be the numbers 0 to %d", key, len(labels), len(labels)-1)
+		}
+		seen[i] = true
+		if s, ok := v.(string); ok {
+			labels[i] = s
+		} else {
+			labels[i] = fmt.Sprint(v)
+		}
+	}
+	return labels, nil
+}
+
+// task is what the first architecture is made for.
+func (c *Config) task() (Task, error) {
+	if len(c.Architectures) == 0 {
+		return "", fmt.Errorf("%s: architectures: is missing, so the task is unknown: add it (such as [\"BertForSequenceClassification\"]) or export the model with scripts/export_model.py", ConfigFile)
+	}
+	switch a := c.Architectures[0]; {
+	case strings.HasSuffix(a, "ForSequenceClassification"):
+		return TextClassification, nil
+	case strings.HasSuffix(a, "ForTokenClassification"):
+		return TokenClassification, nil
+	default:
+		return "", fmt.Errorf("%s: architectures: %q is neither for sequence classification nor for token classification: only those two can be served", ConfigFile, a)
+	}
+}
+
+// tokenizerHints are the two facts that verdicts and limits need from the tokenizer's files.
+type tokenizerHints struct {
+	unknown   string // token for what is not in the vocabulary; "" if there is none
+	maxLength int    // model_max_length; 0 if unlimited
+}
+
+// readTokenizerHints reads tokenizer.json and, where there is one, tokenizer_config.json, which wins as in transformers.
+func readTokenizerHints(dir string) (tokenizerHints, error) {
+	var h tokenizerHints
+	raw, err := os.ReadFile(filepath.Join(dir, TokenizerFile))
+	if err != nil {
+		return h, err
+	}
+	var file struct {
+		Model struct {
+			UnkToken *string         `json:"unk_token"` // WordPiece, BPE
+			UnkID    *int            `json:"unk_id"`    // Unigram
+			Vocab    json.RawMessage `json:"vocab"`
+		} `json:"model"`
+	}
+	if err := json.Unmarshal(raw, &file); err != nil {
+		return h, fmt.Errorf("%s: not a Hugging Face tokenizer: %w: save it again with AutoTokenizer", TokenizerFile, err)
+	}
+	if t := file.Model.UnkToken; t != nil {
+		h.unknown = *t
+	}
+	if id := file.Model.UnkID; id != nil {
+		var vocab [][2]any // [token, log probability]
+		if err := json.Unmarshal(file.Model.Vocab, &vocab); err != nil || *id < 0 || *id >= len(vocab) {
+			return h, fmt.Errorf("%s: model.unk_id: %d is not an entry of model.vocab (%d entries): save it again with AutoTokenizer", TokenizerFile, *id, len(vocab))
+		}
+		h.unknown, _ = vocab[*id][0].(string)
+	}
+
+	raw, err = os.ReadFile(filepath.Join(dir, "tokenizer_config.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return h, nil
+	}
+	if err != nil {
+		return h, err
+	}
+	var config struct {
+		UnkToken  json.RawMessage `json:"unk_token"` // a string, or an object of an added token
+		MaxLength *float64        `json:"model_max_length"`
+	}
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return h, fmt.Errorf("tokenizer_config.json: %w: remove it or save it again with AutoTokenizer", err)
+	}
+	var added struct {
+		Content string `json:"content"`
+	}
+	var token string
+	if json.Unmarshal(config.UnkToken, &token) == nil && token != "" {
+		h.unknown = token
+	} else if json.Unmarshal(config.UnkToken, &added) == nil && added.Content != "" {
+		h.unknown = added.Content
+	}
+	// transformers writes 1e30 where a tokenizer has no limit.
+	if l := config.MaxLength; l != nil && *l >= 1 && *l < 1e9 {
+		h.maxLength = int(*l)
+	}
+	return h, nil
+}

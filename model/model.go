@@ -1,0 +1,283 @@
+// Package model says what a model is and what its numbers mean: the model directory (config.json, manifest.json, digest)
+// and the step from logits to a verdict, equal to the pipelines of Hugging Face transformers 5.23.
+//
+// It is pure Go and computes no logits itself: model/ort does.
+package model
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Names of the files of a model directory.
+const (
+	OnnxFile      = "model.onnx"
+	TokenizerFile = "tokenizer.json"
+	ConfigFile    = "config.json"
+	ManifestFile  = "manifest.json"
+)
+
+// digestFiles are the files that make a model what it is, in the order in which Digest names them.
+var digestFiles = []string{ConfigFile, OnnxFile, TokenizerFile}
+
+// Task says what a model's logits are about.
+type Task string
+
+const (
+	TextClassification  Task = "text-classification"  // one row of logits a text
+	TokenClassification Task = "token-classification" // one row of logits a token
+)
+
+// Layout says how texts become the tensors of the ONNX graph.
+type Layout string
+
+const (
+	Padded Layout = "padded" // [texts, longest text], short texts filled up with padding tokens and masked
+	Packed Layout = "packed" // [all tokens], the rows of all texts end to end, padded for attention only
+)
+
+// Model is an opened model directory. It is read-only after Open and Verify, and then safe for concurrent use.
+type Model struct {
+	Dir       string
+	Name      string    // of the manifest, else the directory's
+	Manifest  *Manifest // nil for an export of another tool
+	Config    Config
+	Task      Task
+	Labels    []string // by index of the logit
+	MaxTokens int      // longest row the model takes, special tokens included
+	Layout    Layout
+	Digest    string   // SHA-256 (hex) over config, ONNX and tokenizer; as the manifest has it until Verify; "" if unknown
+	Warnings  []string // what works, but should be put right; one sentence each
+
+	unknown string // the tokenizer's token for what is not in its vocabulary ("[UNK]"); "" if it has none
+}
+
+// Open reads config.json and manifest.json of a model directory and checks that they agree with one another; every mistake
+// is in the error, with file, field and what to do. It neither reads nor hashes the ONNX: see Verify.
+//
+// A directory without a manifest, as optimum exports it, is taken as padded, with the task of config.json's architectures.
+func Open(dir string) (*Model, error) {
+	if err := checkFiles(dir); err != nil {
+		return nil, fmt.Errorf("model %s: %w", dir, err)
+	}
+	var errs []error
+	config, err := readConfig(filepath.Join(dir, ConfigFile))
+	if err != nil {
+		errs = append(errs, err)
+	}
+	manifest, err := readManifest(filepath.Join(dir, ManifestFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	hints, err := readTokenizerHints(dir)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("model %s: %w", dir, errors.Join(errs...))
+	}
+
+	m := &Model{Dir: dir, Name: baseName(dir), Manifest: manifest, Config: config, Layout: Padded, Labels: config.Labels, unknown: hints.unknown}
+	m.Warnings = append(m.Warnings, config.warnings...)
+	if manifest == nil {
+		err = m.describeByConfig(hints)
+	} else {
+		err = m.describeByManifest()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("model %s: %w", dir, err)
+	}
+	return m, nil
+}
+
+// describeByConfig fills in a model that has no manifest.
+func (m *Model) describeByConfig(hints tokenizerHints) error {
+	m.warn("%s is missing (an export of another tool?): the layout is taken as padded and nothing can be verified; scripts/export_model.py makes a directory with a manifest", ManifestFile)
+	task, err := m.Config.task()
+	if err != nil {
+		return err
+	}
+	m.Task = task
+	m.MaxTokens = m.Config.MaxPositions
+	if m.MaxTokens == 0 {
+		m.MaxTokens = 512
+		m.warn("%s: max_position_embeddings is missing: 512 tokens assumed, as BERT has", ConfigFile)
+	}
+	// transformers truncates at the tokenizer's model_max_length, which may be below what the position table allows.
+	if hints.maxLength > 0 {
+		m.MaxTokens = min(m.MaxTokens, hints.maxLength)
+	}
+	return nil
+}
+
+// describeByManifest fills in a model by its manifest and says where config.json contradicts it.
+func (m *Model) describeByManifest() error {
+	man, cfg := m.Manifest, &m.Config
+	if man.Name != "" {
+		m.Name = man.Name
+	}
+	m.Task, m.Layout, m.MaxTokens = man.Task, man.Layout, man.MaxTokens
+	m.Digest = digest(func(name string) string { return man.Files[name].SHA256 })
+
+	var errs []error
+	conflict := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s: %s: export the model again", ManifestFile, field, fmt.Sprintf(format, args...)))
+	}
+	if task, err := cfg.task(); err == nil && task != man.Task {
+		conflict("task", "is %q, but %s is of architecture %s, which is for %q", man.Task, ConfigFile, cfg.Architectures[0], task)
+	}
+	if man.Architecture != "" && len(cfg.Architectures) > 0 && !slices.Contains(cfg.Architectures, man.Architecture) {
+		conflict("architecture", "is %q, but %s has %q", man.Architecture, ConfigFile, cfg.Architectures)
+	}
+	if cfg.MaxPositions > 0 && man.MaxTokens > cfg.MaxPositions {
+		conflict("max_tokens", "is %d, but %s has positions for %d tokens only", man.MaxTokens, ConfigFile, cfg.MaxPositions)
+	}
+	if man.PadTokenID != nil {
+		if cfg.padKnown && *man.PadTokenID != cfg.PadTokenID {
+			conflict("pad_token_id", "is %d, but %s has %d", *man.PadTokenID, ConfigFile, cfg.PadTokenID)
+		}
+		cfg.PadTokenID = *man.PadTokenID
+	}
+	for i, g := range man.goldenTexts() {
+		rows := 1
+		if man.Task == TokenClassification {
+			rows = len(g.InputIDs)
+		}
+		wrong := len(g.Logits) != rows || slices.ContainsFunc(g.Logits, func(row []float32) bool { return len(row) != len(m.Labels) })
+		if wrong {
+			conflict(fmt.Sprintf("golden.texts[%d].logits", i), "are not %d rows of %d logits, one a label of %s", rows, len(m.Labels), ConfigFile)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Model) warn(format string, args ...any) {
+	m.Warnings = append(m.Warnings, fmt.Sprintf(format, args...))
+}
+
+// Path is the path of one of the directory's files.
+func (m *Model) Path(name string) string { return filepath.Join(m.Dir, name) }
+
+// Verify hashes every file that the manifest lists and joins all mismatches into one error. Without a manifest there is
+// nothing to compare with, but Digest is known afterwards. Reads the whole ONNX: seconds for a large model.
+func (m *Model) Verify() error {
+	names := slices.Clone(digestFiles)
+	if m.Manifest != nil {
+		names = m.Manifest.fileNames()
+	}
+	sums := make(map[string]string, len(names))
+	var errs []error
+	for _, name := range names {
+		sum, size, err := hashFile(m.Path(name))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		sums[name] = sum
+		if m.Manifest == nil {
+			continue
+		}
+		switch want := m.Manifest.Files[name]; {
+		case size != want.Bytes:
+			errs = append(errs, fmt.Errorf("%s has %d bytes, the manifest says %d: the file is incomplete or was replaced; copy or export it again", name, size, want.Bytes))
+		case sum != want.SHA256:
+			errs = append(errs, fmt.Errorf("%s has SHA-256 %s, the manifest says %s: the file was changed; copy or export it again", name, sum, want.SHA256))
+		}
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("model %s failed verification: %w", m.Dir, errors.Join(errs...))
+	}
+	m.Digest = digest(func(name string) string { return sums[name] })
+	return nil
+}
+
+// Tag names the model in a verdict: "sentiment@3f9c2a1b2c3d", the given name and the first 12 digits of Digest. A model
+// without a manifest must have been verified before, else it reads "sentiment@unverified".
+func (m *Model) Tag(name string) string {
+	if m.Digest == "" {
+		return name + "@unverified"
+	}
+	return name + "@" + m.Digest[:12]
+}
+
+// digest is the SHA-256 over one line a file, as sha256sum would print them.
+func digest(sum func(name string) string) string {
+	h := sha256.New()
+	for _, name := range digestFiles {
+		fmt.Fprintf(h, "%s  %s\n", sum(name), name)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func hashFile(path string) (sum string, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if size, err = io.Copy(h, f); err != nil {
+		return "", 0, err
+	}
+	return hex.EncodeToString(h.Sum(nil)), size, nil
+}
+
+// checkFiles says which of the three files that every model needs are not there, and where they may be.
+func checkFiles(dir string) error {
+	if st, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("%w: give the path of a model directory", err)
+	} else if !st.IsDir() {
+		return fmt.Errorf("is a file: give the directory that holds %s, %s and %s", OnnxFile, TokenizerFile, ConfigFile)
+	}
+	advice := map[string]string{
+		OnnxFile:      "make it with scripts/export_model.py",
+		TokenizerFile: "a fast Hugging Face tokenizer is needed; AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one",
+		ConfigFile:    "copy it from the Hugging Face model",
+	}
+	var errs []error
+	for _, name := range []string{OnnxFile, TokenizerFile, ConfigFile} {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			hint := advice[name]
+			if _, e := os.Stat(filepath.Join(dir, "onnx", name)); e == nil {
+				hint = "there is one in onnx/: put all files into one directory"
+			}
+			errs = append(errs, fmt.Errorf("%s cannot be opened: %w: %s", name, err, hint))
+			continue
+		}
+		head := make([]byte, 64)
+		n, err := io.ReadFull(f, head)
+		f.Close()
+		switch {
+		case n == 0:
+			errs = append(errs, fmt.Errorf("%s is empty or not a file (%w): %s", name, err, advice[name]))
+		case bytes.HasPrefix(head[:n], []byte("version https://git-lfs")):
+			errs = append(errs, fmt.Errorf("%s is a Git LFS pointer, not the file itself: run git lfs pull", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func baseName(dir string) string {
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	return filepath.Base(dir)
+}
+
+func quoted[T ~string](words ...T) string {
+	q := make([]string, len(words))
+	for i, w := range words {
+		q[i] = fmt.Sprintf("%q", string(w))
+	}
+	return strings.Join(q, ", ")
+}
