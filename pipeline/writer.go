@@ -38,10 +38,10 @@ type Flags struct {
 
 // Writer makes outcomes.
 type Writer struct {
-	Format     Format
-	Output     string // topic of results
-	DeadLetter string // topic of dead letters
-	Field      string // of the result object that holds the verdicts
+	Format      Format
+	Output      string // topic of results
+	DeadLetters string // topic of dead letters
+	Field       string // of the result object that holds the verdicts
 	// MaxBytes is the largest message a topic takes, 0 if unknown; nil: no limit is known.
 	MaxBytes func(topic string) int
 }
@@ -97,7 +97,7 @@ func (w *Writer) Tombstone(r *Record) Outcome {
 
 // DeadLetter publishes the record byte for byte, with the reason in headers. attempts counts model runs.
 func (w *Writer) DeadLetter(r *Record, f *Fault, attempts int) Outcome {
-	m := Message{Topic: w.DeadLetter, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: r.Value,
+	m := Message{Topic: w.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: r.Value,
 		Headers: append(append(make([]Header, 0, len(r.Headers)+10), r.Headers...), errorHeaders(r, f, attempts)...)}
 	if limit, ok := w.fits(&m); !ok {
 		return w.pointer(r, f, m.Topic, m.Size(), limit)
@@ -143,7 +143,7 @@ func (w *Writer) pointer(r *Record, f *Fault, topic string, bytes, limit int) Ou
 	if err != nil { // strings and numbers always marshal
 		panic(err)
 	}
-	m := Message{Topic: w.DeadLetter, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value, Headers: errorHeaders(r, f, 1)}
+	m := Message{Topic: w.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value, Headers: errorHeaders(r, f, 1)}
 	if len(m.Key) > largestKey {
 		m.Key = nil
 	}
