@@ -1,0 +1,295 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"sluice/pipeline"
+)
+
+// This file owns the producer's identity (id, epoch, sequences) and the single steps of a transaction. sink.go strings the
+// steps together. Only one goroutine uses a producer at a time: Run's before the first assignment, Commit's after it.
+
+type producer struct {
+	c     *Client
+	id    int64
+	epoch int16
+	// sequences holds the next sequence number of each output partition. They begin at 0 with every new epoch.
+	sequences map[pipeline.TopicPartition]int32
+}
+
+// begin takes an identity at the start of the process. For transactions it fences the former self and aborts what that
+// had open, which must happen once per process only: a zombie that did it would fence its successor.
+func (p *producer) begin(ctx context.Context) error {
+	if err := p.init(ctx, -1, -1); err != nil {
+		return err
+	}
+	p.c.failpoint("after-init-producer")
+	if p.c.cfg.Guarantee != ExactlyOnce {
+		return nil
+	}
+	if err := p.scrub(ctx); err != nil {
+		if lostEpoch(err) { // it took longer than the transaction timeout
+			return p.renew(ctx)
+		}
+		return err
+	}
+	p.c.failpoint("after-scrub")
+	return nil
+}
+
+// renew takes the next epoch after a failed transaction: only so are the sequence numbers known again. The broker's answer
+// to the present id and epoch is the judge: success means that the transaction failed or timed out, lostEpoch that there is
+// a successor (KIP-360).
+func (p *producer) renew(ctx context.Context) error {
+	for {
+		id, epoch := p.id, p.epoch
+		if p.c.cfg.Guarantee != ExactlyOnce {
+			id, epoch = -1, -1 // an idempotent producer just takes a new id
+		}
+		if err := p.init(ctx, id, epoch); err != nil || p.c.cfg.Guarantee != ExactlyOnce {
+			return err
+		}
+		if err := p.scrub(ctx); !lostEpoch(err) {
+			return err
+		}
+	}
+}
+
+func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
+	req := &initProducerRequest{ProducerID: id, ProducerEpoch: epoch, TimeoutMs: int32(p.c.cfg.TransactionTimeout.Milliseconds())}
+	what := "an idempotent producer"
+	kind := groupCoordinator // any broker would do; this one is known
+	if p.c.cfg.Guarantee == ExactlyOnce {
+		req.TransactionalID = p.c.cfg.TransactionalID()
+		what = "transactional id " + req.TransactionalID
+		kind = txnCoordinator
+	}
+	return p.c.retry(ctx, "init-producer", time.Time{}, func() error {
+		r, err := askCoordinator[*initProducerResponse](ctx, p.c, kind, requestTimeout, req)
+		if err == nil {
+			err = p.c.coordinated(kind, r.ErrorCode, "InitProducerId", "%s", what)
+		}
+		if err != nil {
+			return err
+		}
+		p.id, p.epoch, p.sequences = r.ProducerID, r.ProducerEpoch, map[pipeline.TopicPartition]int32{}
+		return nil
+	})
+}
+
+// scrub begins an epoch with an empty aborted transaction over the group and all output partitions. Why: a broker that
+// restarts can abort a timed-out transaction without writing its markers ("Couldn't find leader endpoint ... hence can be
+// skipped"). Its records then stay open, and the next COMMIT marker of the same producer id would commit them: duplicates.
+// The markers of this transaction end whatever hangs there.
+func (p *producer) scrub(ctx context.Context) error {
+	c := p.c
+	var all []pipeline.TopicPartition
+	err := c.retry(ctx, "scrub", time.Now().Add(c.cfg.deliveryTimeout()), func() error {
+		if err := c.refresh(ctx); err != nil {
+			return err
+		}
+		counts, err := c.partitions(c.cfg.Outputs)
+		if err != nil {
+			return err
+		}
+		all = sortedPartitions(counts)
+		return nil
+	})
+	if is(err, errUnknownTopic) {
+		return missingTopic("start", err)
+	}
+	for _, step := range []func() error{
+		func() error { return p.addOffsets(ctx) },
+		func() error { return p.addPartitions(ctx, all) },
+		func() error { return p.end(ctx, false) },
+	} {
+		if err == nil {
+			err = c.retry(ctx, "scrub", time.Time{}, step)
+		}
+	}
+	return err
+}
+
+// missingTopic is the fault for a topic that stays unknown.
+func missingTopic(stage string, err error) *pipeline.Fault {
+	resource := "a topic"
+	var e *codeError
+	if errors.As(err, &e) {
+		resource = e.resource
+	}
+	return pipeline.Faultf(pipeline.Config, stage, "missing-topic", "%s does not exist (or the worker has no permission to see it): create it with kafka-topics, Sluice makes no topics: %w", resource, err)
+}
+
+func (p *producer) addOffsets(ctx context.Context) error {
+	r, err := askCoordinator[*addOffsetsResponse](ctx, p.c, txnCoordinator, requestTimeout, &addOffsetsRequest{
+		TransactionalID: p.c.cfg.TransactionalID(), ProducerID: p.id, ProducerEpoch: p.epoch, GroupID: p.c.cfg.Group})
+	if err != nil {
+		return err
+	}
+	return p.c.coordinated(txnCoordinator, r.ErrorCode, "AddOffsetsToTxn", "group %s", p.c.cfg.Group)
+}
+
+func (p *producer) addPartitions(ctx context.Context, tps []pipeline.TopicPartition) error {
+	req := &addPartitionsRequest{TransactionalID: p.c.cfg.TransactionalID(), ProducerID: p.id, ProducerEpoch: p.epoch}
+	for _, t := range byTopic(tps) {
+		req.Topics = append(req.Topics, addPartitionsTopic{Name: t.topic, Partitions: t.partitions})
+	}
+	r, err := askCoordinator[*addPartitionsResponse](ctx, p.c, txnCoordinator, requestTimeout, req)
+	if err != nil {
+		return err
+	}
+	var worst error
+	for _, t := range r.Topics {
+		for _, x := range t.Partitions {
+			// 55 OPERATION_NOT_ATTEMPTED only says that another partition has an error.
+			if err := p.c.coordinated(txnCoordinator, x.ErrorCode, "AddPartitionsToTxn", "topic %s", t.Name); err != nil && (worst == nil || is(worst, 55) || retriable(worst)) {
+				worst = err
+			}
+		}
+	}
+	return worst
+}
+
+func (p *producer) commitOffsets(ctx context.Context, s *session, offsets map[pipeline.TopicPartition]int64) error {
+	if s.generation < 0 || s.member == "" {
+		// The broker would accept it, without any fencing by the group.
+		return pipeline.Faultf(pipeline.Internal, "commit", "no-generation", "offsets of generation %d and member %q must not be committed", s.generation, s.member)
+	}
+	req := &txnOffsetCommitRequest{TransactionalID: p.c.cfg.TransactionalID(), GroupID: p.c.cfg.Group, ProducerID: p.id, ProducerEpoch: p.epoch,
+		Generation: s.generation, MemberID: s.member, InstanceID: p.c.cfg.InstanceID}
+	for _, t := range byTopic(slices.Collect(maps.Keys(offsets))) {
+		x := txnOffsetTopic{Name: t.topic}
+		for _, q := range t.partitions {
+			x.Partitions = append(x.Partitions, txnOffsetPartition{Partition: q, Offset: offsets[pipeline.TopicPartition{Topic: t.topic, Partition: q}], LeaderEpoch: -1})
+		}
+		req.Topics = append(req.Topics, x)
+	}
+	r, err := askCoordinator[*txnOffsetCommitResponse](ctx, p.c, groupCoordinator, requestTimeout, req)
+	if err != nil {
+		return err
+	}
+	for _, t := range r.Topics {
+		for _, x := range t.Partitions {
+			if err := p.c.coordinated(groupCoordinator, x.ErrorCode, "TxnOffsetCommit", "topic %s", t.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *producer) end(ctx context.Context, commit bool) error {
+	r, err := askCoordinator[*endTxnResponse](ctx, p.c, txnCoordinator, requestTimeout, &endTxnRequest{
+		TransactionalID: p.c.cfg.TransactionalID(), ProducerID: p.id, ProducerEpoch: p.epoch, Commit: commit})
+	if err != nil {
+		return err
+	}
+	return p.c.coordinated(txnCoordinator, r.ErrorCode, "EndTxn", "transactional id %s", p.c.cfg.TransactionalID())
+}
+
+// maxProduceRequest bounds the bytes of one produce request; a batch larger than that goes alone.
+const maxProduceRequest = 8 << 20
+
+// produce publishes the queues: batches of one partition one after the other, in order, those of different leaders in
+// parallel. What is retried is sent with the same bytes; "duplicate sequence" then means that it is in the log already.
+func (p *producer) produce(ctx context.Context, queues map[pipeline.TopicPartition][]encodedBatch) error {
+	deadline := time.Now().Add(p.c.cfg.deliveryTimeout())
+	queues = maps.Clone(queues)
+	for len(queues) > 0 {
+		err := p.c.retry(ctx, "produce", deadline, func() error { return p.produceHeads(ctx, queues) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// produceHeads sends the first batch of as many queues as a request per leader takes and removes what the brokers have.
+func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPartition][]encodedBatch) error {
+	var worst error
+	note := func(err error) {
+		if err != nil && (worst == nil || retriable(worst) && !retriable(err)) {
+			worst = err
+		}
+	}
+	byNode := map[int32][]pipeline.TopicPartition{}
+	bytes := map[int32]int{}
+	for tp, q := range queues {
+		n := p.c.leader(tp)
+		if n < 0 {
+			note(answer(5, "Produce", "topic %s", tp.Topic))
+			continue
+		}
+		if size := len(q[0].data); bytes[n] == 0 || bytes[n]+size <= maxProduceRequest {
+			bytes[n] += size
+			byNode[n] = append(byNode[n], tp)
+		}
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for n, tps := range byNode {
+		wg.Go(func() {
+			codes, err := p.produceTo(ctx, n, tps, queues)
+			mu.Lock()
+			defer mu.Unlock()
+			note(err)
+			for _, tp := range tps {
+				code, answered := codes[tp]
+				switch {
+				case err != nil:
+				case !answered:
+					note(fmt.Errorf("Produce: the answer of broker %d lacks %s", n, tp))
+				case code == 0 || code == errDuplicateSequence:
+					p.sequences[tp] = int32((int64(p.sequences[tp]) + int64(queues[tp][0].records)) & 0x7fffffff)
+					if queues[tp] = queues[tp][1:]; len(queues[tp]) == 0 {
+						delete(queues, tp)
+					}
+				case code == errMessageTooLarge || code == errRecordListTooLarge:
+					note(&pipeline.TooLargeError{Topic: tp.Topic, Partition: tp.Partition, Err: answer(code, "Produce", "topic %s", tp.Topic)})
+				default:
+					note(answer(code, "Produce", "topic %s", tp.Topic))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if retriable(worst) {
+		if err := p.c.refresh(ctx); err != nil {
+			p.c.observeRetry("metadata", err)
+		}
+	}
+	return worst
+}
+
+// produceTo sends one request. The queues are only read.
+func (p *producer) produceTo(ctx context.Context, n int32, tps []pipeline.TopicPartition, queues map[pipeline.TopicPartition][]encodedBatch) (map[pipeline.TopicPartition]int16, error) {
+	req := &produceRequest{Acks: -1, TimeoutMs: int32(requestTimeout.Milliseconds() / 2)}
+	if p.c.cfg.Guarantee == ExactlyOnce {
+		req.TransactionalID = p.c.cfg.TransactionalID()
+	}
+	for _, t := range byTopic(tps) {
+		x := produceTopic{Name: t.topic}
+		for _, q := range t.partitions {
+			x.Partitions = append(x.Partitions, producePartition{Partition: q, Records: queues[pipeline.TopicPartition{Topic: t.topic, Partition: q}][0].data})
+		}
+		req.Topics = append(req.Topics, x)
+	}
+	req.route(n)
+	r, err := ask[*produceResponse](ctx, p.c, requestTimeout, req)
+	if err != nil {
+		return nil, err
+	}
+	codes := map[pipeline.TopicPartition]int16{}
+	for _, t := range r.Topics {
+		for _, x := range t.Partitions {
+			codes[pipeline.TopicPartition{Topic: t.Name, Partition: x.Partition}] = x.ErrorCode
+		}
+	}
+	return codes, nil
+}
