@@ -1,18 +1,68 @@
 # Sluice. `make help` lists the targets.
 
 SHELL := /bin/bash
-
+.SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help native build
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench clean
+
+version   := $(shell cat VERSION)
+native    := eval "$$(scripts/native.sh env)"
+# -buildid= makes the binary the same bytes from any directory.
+goflags   := -trimpath -ldflags='-s -w -buildid= -X main.version=$(version)'
+step       = @printf '\n== %s\n'
+RECORDS   ?= 0
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: dist ## build everything and watch real verdicts on a stream (RECORDS=N ends after N)
+	@dist/sluice demo $(if $(filter-out 0,$(RECORDS)),--records $(RECORDS))
+
+test: lint test-pure test-export test-go test-broker ## run every test, those on a real Kafka broker included
+	@printf '\nall tests passed\n'
 
 native: ## build libtokenizers.a and fetch ONNX Runtime, under build/
 	@scripts/native.sh env >/dev/null
 
+venv: ## make .venv, the Python of the export script
+	@scripts/venv.sh >/dev/null
+
 build: native ## dist/sluice, and the library that it loads from dist/lib
 	@mkdir -p dist/lib
-	@eval "$$(scripts/native.sh env)" && \
-		install -m 644 "$$(dirname "$$SLUICE_ONNXRUNTIME")"/* dist/lib/ && \
-		go build -trimpath -ldflags='-s -w -buildid=' -o dist/sluice ./cmd/sluice
+	@$(native) && install -m 644 "$$(dirname "$$SLUICE_ONNXRUNTIME")"/* dist/lib/
+	@echo 'build: compiling dist/sluice' >&2
+	@$(native) && go build $(goflags) -o dist/sluice ./cmd/sluice
+
+dist: build ## a relocatable folder dist/: binary, library, bundled models, example configuration
+	@mkdir -p dist/models dist/examples
+	@cp -ru models/. dist/models/
+	@cp -ru examples/. dist/examples/
+	@echo "dist: $$(du -sm dist | cut -f1) MB in dist/; try dist/sluice version" >&2
+
+lint: native ## gofmt, go vet, staticcheck
+	$(step) 'gofmt, go vet, staticcheck'
+	@files=$$(gofmt -l cmd model pipeline tokenize bench); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
+	@$(native) && go vet ./... && go tool staticcheck ./...
+
+test-pure: ## the pure core without cgo, and with the race detector
+	$(step) 'pure Go: CGO_ENABLED=0, then the race detector'
+	@CGO_ENABLED=0 go test ./pipeline ./model ./tokenize
+	@go test -race ./pipeline ./model ./tokenize
+
+test-export: venv ## the export script: tiny models of every architecture against transformers
+	$(step) 'export script'
+	@.venv/bin/python -m pytest -q -p no:cacheprovider scripts/tests_export
+
+test-go: dist ## tokenizer, models, inference and command line, on the native libraries and bundled models
+	$(step) 'tokenizer, inference, command line'
+	@$(native) && go test ./tokenize/... ./model/... ./cmd/... ./bench/...
+
+test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Maven)
+	$(step) 'Kafka core, on a real broker'
+	@$(native) && go test -timeout 20m ./pipeline/...
+
+bench: dist ## msgs/s and tokens/s of the whole path against the bare session loop; writes under bench/results
+	@$(native) && go run ./bench
+
+clean: ## remove everything that make made
+	@rm -rf build dist .venv
