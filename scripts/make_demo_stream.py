@@ -62,7 +62,7 @@ def screen(model_dir, texts, most):
     tokenizer.enable_truncation(128)
     labels = json.loads((Path(model_dir) / "config.json").read_text())["id2label"]
     column = int(next(k for k, v in labels.items() if v == "toxic"))
-    session = feeds.session(Path(model_dir) / "model.onnx")
+    session = feeds.session(str(Path(model_dir) / "model.onnx"))
     logits = feeds.run(session, [tokenizer.encode(t).ids for t in texts], "packed", "text-classification", 0)
     return [t for t, row in zip(texts, logits) if 1 / (1 + math.exp(-float(row[column]))) <= most]
 

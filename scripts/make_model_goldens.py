@@ -3,7 +3,7 @@
 
     scripts/make_model_goldens.py ner CHECKPOINT OUT.json.gz
     scripts/make_model_goldens.py cls SENTIMENT_CHECKPOINT TOXICITY_CHECKPOINT OUT.json.gz
-    scripts/make_model_goldens.py roberta OUT_FOLDER           (a tiny random byte-level model, made here from a seed)
+    scripts/make_model_goldens.py roberta MODEL_DIR            (a tiny random byte-level model, made here from a seed; goldens beside it)
 
 Texts: lines of cmd/sluice/demo/stream.jsonl (see SOURCES.md beside it) that name things, and NASTY below.
 Special tokens written in a text are read as text, as Sluice reads them.
@@ -102,8 +102,9 @@ def write(path, value):
 def text_tokenizer(folder):
     """transformers' tokenizer of a folder; "[SEP]" in a text is text."""
     from transformers import AutoTokenizer
-    t = AutoTokenizer.from_pretrained(folder)
-    t.backend_tokenizer.encode_special_tokens = True
+    t = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+    t("")           # every call sets the backend's switch anew from split_special_tokens
+    assert t.backend_tokenizer.encode_special_tokens and "[SEP]" not in t.tokenize("a [SEP] b")
     return t
 
 
@@ -152,18 +153,19 @@ def cls(sentiment, toxicity, out):
     write(out, {"versions": versions(), "models": {n: model_facts(f) for n, f in folders.items()}, "texts": rows})
 
 
-def roberta(folder):
-    """A RoBERTa NER model of 2 layers x 32 with random weights and a byte-level BPE tokenizer trained on the demo stream."""
+def roberta(out):
+    """A RoBERTa NER model of 2 layers x 32 with random weights and a byte-level BPE tokenizer trained on the demo stream; exported to `out`, goldens beside it."""
+    import tempfile
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForTokenClassification
-    folder = Path(folder)
+    out, folder = Path(out), Path(tempfile.mkdtemp()) / "roberta-tiny"
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     t.train_from_iterator([json.loads(line)["text"] for line in STREAM.read_text(encoding="utf-8").splitlines()],
                           trainers.BpeTrainer(vocab_size=800, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
                                               initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    t.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    t.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
     PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>", pad_token="<pad>",
                             unk_token="<unk>", mask_token="<mask>", model_max_length=128).save_pretrained(folder)
     labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -179,7 +181,10 @@ def roberta(folder):
             p.copy_(torch.tensor(value.astype(np.float32)))
     model.save_pretrained(folder)
     lines = [x for x in texts(60, names_only=True) if len(t.encode(x).ids) <= 128]
-    write(folder.parent / "roberta_ner_golden.json.gz", {"versions": versions(), "models": {"roberta-tiny": model_facts(folder)}, "texts": ner_texts(folder, lines)})
+    write(out.parent / "roberta_ner_golden.json.gz", {"versions": versions(), "models": {"roberta-tiny": model_facts(folder)}, "texts": ner_texts(folder, lines)})
+    from sluice_export.cli import main
+    if main([str(folder), str(out), "--license", "CC0-1.0", "--force"]) != 0:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

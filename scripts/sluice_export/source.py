@@ -1,0 +1,341 @@
+"""A Hugging Face checkpoint folder: configuration, tensors and tokenizer, read and checked without torch.
+
+`read` returns a Source; `encoder` turns its tensors into the one shape that graph.py builds from, whatever the
+architecture calls them. Every complaint is an ExportError that says what to do.
+"""
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors
+from tokenizers import Tokenizer
+
+from .errors import ExportError
+
+TEXT, TOKEN = "text-classification", "token-classification"
+
+# model_type -> (prefix of the encoder's tensors, architecture name before "ForSequenceClassification")
+FAMILIES = {
+    "bert": ("bert.", "Bert"),
+    "distilbert": ("distilbert.", "DistilBert"),
+    "roberta": ("roberta.", "Roberta"),
+    "xlm-roberta": ("roberta.", "XLMRoberta"),
+    "electra": ("electra.", "Electra"),
+}
+HEADS = {"ForSequenceClassification": TEXT, "ForTokenClassification": TOKEN}
+
+# tensor names below "<prefix>encoder.layer.<i>." (BERT and its relatives) or "distilbert.transformer.layer.<i>."
+BERT_LAYER = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "o": "attention.output.dense",
+              "ln1": "attention.output.LayerNorm", "f1": "intermediate.dense", "f2": "output.dense", "ln2": "output.LayerNorm"}
+DISTIL_LAYER = {"q": "attention.q_lin", "k": "attention.k_lin", "v": "attention.v_lin", "o": "attention.out_lin",
+                "ln1": "sa_layer_norm", "f1": "ffn.lin1", "f2": "ffn.lin2", "ln2": "output_layer_norm"}
+
+# config's hidden_act -> the graph's activation; anything else is refused rather than guessed
+ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+               "gelu_fast": "gelu_tanh", "relu": "relu", "tanh": "tanh"}
+
+
+@dataclass
+class Source:
+    """One checkpoint. tensors are float32 numpy arrays under Hugging Face's names."""
+    folder: Path
+    config: dict
+    task: str
+    architecture: str
+    labels: list            # label names, index = row of the logits
+    multi_label: bool
+    tokenizer: Tokenizer    # no padding, no truncation, special tokens in a text are text
+    tokenizer_json: str     # as it will be written: padding and truncation off
+    max_tokens: int         # special tokens included
+    pad_token_id: int
+    files: dict             # name -> sha256 of what was read
+    license: str
+    tensors: dict = field(default_factory=dict)
+    warnings: list = field(default_factory=list)
+
+    @property
+    def direct(self):
+        """True where graph.py builds the graph itself; False: optimum has to."""
+        return family(self.config, self.architecture) is not None
+
+
+@dataclass
+class Encoder:
+    """The tensors of an encoder with its head. Matrices are [out, in], as torch.nn.Linear keeps them."""
+    width: int
+    heads: int
+    eps: float
+    activation: str
+    word: np.ndarray            # [vocabulary, embedding width]
+    position: np.ndarray        # [positions, embedding width]; token type 0 and RoBERTa's offset folded in
+    norm: tuple                 # (gain, bias) after the sum of embeddings
+    project: tuple              # ELECTRA's embeddings_project, or None
+    layers: list                # dicts q k v o ln1 f1 f2 ln2 -> (weight, bias)
+    head: list                  # [(weight, bias, activation or None), ...]
+
+
+def family(config, architecture):
+    """(model_type, tensor prefix, task) of an architecture that is built directly, or None."""
+    kind = config.get("model_type")
+    if kind in FAMILIES:
+        for suffix, task in HEADS.items():
+            if architecture == FAMILIES[kind][1] + suffix:
+                return kind, FAMILIES[kind][0], task
+    return None
+
+
+def sha256(path):
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def locate(source, revision):
+    """The folder that SOURCE means: a local one, or the snapshot of a hub id at a revision."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ExportError(f"{source} is a file; SOURCE must be a Hugging Face folder (config.json, model.safetensors, tokenizer.json) or a hub id owner/name")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise ExportError(f"{source}: no such folder, and not a hub id (owner/name); give the path of a Hugging Face folder")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ExportError(f"{source} is neither a local folder nor can a hub id be fetched here; install the client: pip install huggingface_hub, or download the folder yourself") from None
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "README.md"]))
+    except Exception as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ExportError(f"{source}: no such local folder, and the hub did not deliver it ({reason}); check the name, --revision and the network") from e
+
+
+def read(source, revision=None, max_tokens=None):
+    """Reads and checks a checkpoint; the tensors only for architectures that are built directly."""
+    folder = locate(source, revision)
+    config = _json(folder / "config.json", "save the model with model.save_pretrained(FOLDER)")
+    architectures = config.get("architectures") or []
+    if len(architectures) != 1:
+        raise ExportError(f"{folder / 'config.json'}: \"architectures\" must name one class, such as \"BertForTokenClassification\"; it holds {architectures}")
+    architecture = architectures[0]
+    task = next((t for suffix, t in HEADS.items() if architecture.endswith(suffix)), None)
+    if task is None:
+        raise ExportError(f"{folder / 'config.json'}: {architecture} has no sequence- or token-classification head, so it gives no verdicts; fine-tune it as ...ForSequenceClassification or ...ForTokenClassification first")
+    known = family(config, architecture)
+
+    tokenizer, tokenizer_json = _tokenizer(folder)
+    files = {n: sha256(folder / n) for n in ("config.json", "tokenizer.json")}
+    tensors = {}
+    if known:
+        for name in _weight_files(folder):
+            files[name] = sha256(folder / name)
+            tensors.update(_tensors(folder / name))
+    s = Source(folder=folder, config=config, task=task, architecture=architecture, labels=_labels(folder, config),
+               multi_label=config.get("problem_type") == "multi_label_classification", tokenizer=tokenizer, tokenizer_json=tokenizer_json,
+               max_tokens=0, pad_token_id=config.get("pad_token_id") or 0, files=files, license=_license(folder), tensors=tensors)
+    if s.multi_label and task == TOKEN:
+        raise ExportError(f"{folder / 'config.json'}: problem_type multi_label_classification goes with sequence classification, not with {architecture}")
+    if config.get("problem_type") == "regression":
+        raise ExportError(f"{folder / 'config.json'}: problem_type regression gives a number, not a label; only classification is exported")
+    if known:
+        _check(s, known)
+    s.max_tokens = _max_tokens(s, max_tokens)
+    return s
+
+
+def encoder(s):
+    """The Encoder of a Source whose architecture is built directly."""
+    kind, prefix, task = family(s.config, s.architecture)
+    c, w = s.config, _Named(s)
+    distil = kind == "distilbert"
+    e = prefix + "embeddings."
+    position = w[e + "position_embeddings.weight"]
+    if kind in ("roberta", "xlm-roberta"):
+        position = position[s.pad_token_id + 1:]      # RoBERTa counts positions from padding_idx + 1
+    if not distil:
+        position = position + w[e + "token_type_embeddings.weight"][0]
+    names = DISTIL_LAYER if distil else BERT_LAYER
+    below = prefix + ("transformer.layer.%d." if distil else "encoder.layer.%d.")
+    layers = [{k: w.pair(below % i + n) for k, n in names.items()} for i in range(c["n_layers" if distil else "num_hidden_layers"])]
+
+    if task == TOKEN:
+        head = [(*w.pair("classifier"), None)]
+    elif kind == "bert":
+        head = [(*w.pair("bert.pooler.dense"), "tanh"), (*w.pair("classifier"), None)]
+    elif distil:
+        head = [(*w.pair("pre_classifier"), "relu"), (*w.pair("classifier"), None)]
+    else:
+        head = [(*w.pair("classifier.dense"), "gelu" if kind == "electra" else "tanh"), (*w.pair("classifier.out_proj"), None)]
+    project = w.pair("electra.embeddings_project") if kind == "electra" and "electra.embeddings_project.weight" in s.tensors else None
+    return Encoder(width=c["dim" if distil else "hidden_size"], heads=c["n_heads" if distil else "num_attention_heads"],
+                   eps=1e-12 if distil else c.get("layer_norm_eps", 1e-12),
+                   activation=ACTIVATIONS[c.get("activation" if distil else "hidden_act", "gelu")],
+                   word=w[e + "word_embeddings.weight"], position=position, norm=w.pair(e + "LayerNorm"), project=project, layers=layers, head=head)
+
+
+class _Named:
+    """Tensors by name, with a message instead of a KeyError."""
+
+    def __init__(self, s):
+        self.s = s
+
+    def __getitem__(self, name):
+        try:
+            return self.s.tensors[name]
+        except KeyError:
+            raise ExportError(f"{self.s.folder}: the weights lack {name}, which {self.s.architecture} needs; was the folder saved from that class? "
+                              "(AutoModel.save_pretrained drops the head: save the ...ForSequenceClassification or ...ForTokenClassification model)") from None
+
+    def pair(self, name):
+        return self[name + ".weight"], self[name + ".bias"]
+
+
+def _json(path, remedy):
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExportError(f"{path} is missing; {remedy}") from None
+    except (ValueError, OSError) as e:
+        raise ExportError(f"{path} cannot be read as JSON: {e}") from None
+    if not isinstance(value, dict):
+        raise ExportError(f"{path} must hold a JSON object")
+    return value
+
+
+def _weight_files(folder):
+    if (folder / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(_json(index, "").get("weight_map", {}).values()))
+        missing = [n for n in names if not (folder / n).is_file()]
+        if missing or not names:
+            raise ExportError(f"{index} names weight files that are missing: {', '.join(missing) or 'none listed'}; download the whole folder again")
+        return names
+    if (folder / "pytorch_model.bin").is_file():
+        raise ExportError(f"{folder} holds pytorch_model.bin (a pickle) but no model.safetensors; convert it where transformers is installed: "
+                          "AutoModelFor...Classification.from_pretrained(FOLDER).save_pretrained(FOLDER)")
+    raise ExportError(f"{folder / 'model.safetensors'} is missing; save the model with model.save_pretrained(FOLDER) (transformers writes safetensors)")
+
+
+def _tensors(path):
+    """name -> float32 array. bf16 has no numpy type: its bits are the upper half of a float32's."""
+    try:
+        entries = safetensors.deserialize(path.read_bytes())
+    except safetensors.SafetensorError as e:
+        raise ExportError(f"{path} is not a whole safetensors file ({e}); download or save it again") from None
+    out = {}
+    for name, entry in entries:
+        raw, kind = entry["data"], entry["dtype"]
+        if kind in ("F32", "F16", "F64"):
+            a = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[kind]).astype(np.float32)
+        elif kind == "BF16":
+            a = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+        elif kind in ("I64", "I32", "BOOL", "U8"):
+            continue                                    # buffers such as position_ids; no weight has these types
+        else:
+            raise ExportError(f"{path}: tensor {name} has type {kind}; only fp32, fp16 and bf16 weights are read. Save it with model.float().save_pretrained(FOLDER)")
+        # the first BERT checkpoints called a norm's weight and bias gamma and beta
+        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+        out[name] = a.reshape(entry["shape"])
+    return out
+
+
+def _tokenizer(folder):
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ExportError(f"{path} is missing; make it where transformers is installed: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
+    text = path.read_text(encoding="utf-8")
+    try:
+        spec = json.loads(text)
+        # Some checkpoints ship with padding or truncation switched on, which would silently change every row.
+        if spec.get("padding") is not None or spec.get("truncation") is not None:
+            spec["padding"] = spec["truncation"] = None
+            text = json.dumps(spec, ensure_ascii=False)
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as e:
+        raise ExportError(f"{path} is not a tokenizer that the tokenizers library reads: {e}") from None
+    tokenizer.encode_special_tokens = True
+    return tokenizer, text
+
+
+def _labels(folder, config):
+    table = config.get("id2label")
+    if not table:
+        count = config.get("num_labels", 2)
+        return [f"LABEL_{i}" for i in range(count)]
+    try:
+        ids = {int(k): str(v) for k, v in table.items()}
+    except (ValueError, AttributeError):
+        raise ExportError(f"{folder / 'config.json'}: id2label must map numbers to names, as {{\"0\": \"NEGATIVE\"}}") from None
+    if sorted(ids) != list(range(len(ids))):
+        raise ExportError(f"{folder / 'config.json'}: id2label must number its labels 0 to {len(ids) - 1} without gaps; it has {sorted(ids)}")
+    return [ids[i] for i in range(len(ids))]
+
+
+def _license(folder):
+    """The licence in the README's front matter, or ""."""
+    readme = folder / "README.md"
+    if readme.is_file():
+        m = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.S)
+        if m and (m := re.search(r"^license:\s*(\S.*)$", m.group(1), re.M)):
+            return m.group(1).strip().strip("'\"")
+    return ""
+
+
+def _check(s, known):
+    kind, prefix, _ = known
+    c, path = s.config, s.folder / "config.json"
+    act = c.get("activation" if kind == "distilbert" else "hidden_act", "gelu")
+    if act not in ACTIVATIONS:
+        raise ExportError(f"{path}: activation {act!r} is not built directly (known: {', '.join(ACTIVATIONS)})")
+    if c.get("position_embedding_type", "absolute") != "absolute":
+        raise ExportError(f"{path}: position_embedding_type {c['position_embedding_type']!r} is not built directly; only absolute positions are")
+    if c.get("is_decoder") or c.get("add_cross_attention"):
+        raise ExportError(f"{path}: is_decoder or add_cross_attention is set; only encoders are exported")
+    if c.get("pruned_heads"):
+        raise ExportError(f"{path}: pruned_heads is set; layers of unlike head counts are not built directly")
+
+    e = encoder(s)
+    rows = e.head[-1][0].shape[0]
+    if rows != len(s.labels):
+        raise ExportError(f"{path}: {len(s.labels)} labels in id2label but the classifier gives {rows} logits; make id2label name each of the {rows} outputs")
+    if e.width % e.heads:
+        raise ExportError(f"{path}: width {e.width} is not a multiple of {e.heads} attention heads")
+    wide = {n: l["q"][0].shape for l in e.layers for n in ("q",) if l["q"][0].shape != (e.width, e.width)}
+    if wide:
+        raise ExportError(f"{path}: the configuration says width {e.width} but the attention weights have shape {next(iter(wide.values()))}; config.json and weights belong to different models")
+
+    vocabulary = s.tokenizer.get_vocab(with_added_tokens=True)
+    top, size = max(vocabulary.values()) + 1, e.word.shape[0]
+    if top > size:
+        raise ExportError(f"{s.folder / 'tokenizer.json'} makes token ids up to {top - 1}, but the word embedding has {size} rows; tokenizer and weights belong to different models")
+    if top < size:
+        s.warnings.append(f"the tokenizer uses {top} of the {size} rows of the word embedding; harmless where the embedding was padded, wrong where the tokenizer is another model's")
+    pads = [t for t in ("[PAD]", "<pad>") if t in vocabulary]
+    if pads and s.config.get("pad_token_id") is not None and vocabulary[pads[0]] != s.pad_token_id:
+        raise ExportError(f"{path}: pad_token_id is {s.pad_token_id} but tokenizer.json gives {pads[0]} the id {vocabulary[pads[0]]}; tokenizer and weights belong to different models")
+
+
+def _max_tokens(s, asked):
+    limit = s.config.get("max_position_embeddings") or 512
+    if s.tensors:
+        limit = encoder(s).position.shape[0]
+    told = 0
+    path = s.folder / "tokenizer_config.json"
+    if path.is_file():
+        told = _json(path, "").get("model_max_length") or 0
+    own = min(limit, int(told)) if 0 < told < 1e6 else limit     # "no limit" is written as 1e30
+    if asked is None:
+        return own
+    if asked > limit:
+        raise ExportError(f"--max-tokens {asked}: the model has {limit} positions; give at most {limit}")
+    if asked < 3:
+        raise ExportError(f"--max-tokens {asked}: a row holds two special tokens and at least one of the text; give 3 or more")
+    return asked
