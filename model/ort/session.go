@@ -1,0 +1,253 @@
+package ort
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	onnx "github.com/yalue/onnxruntime_go"
+
+	"sluice/model"
+	"sluice/pipeline"
+	"sluice/tokenize"
+)
+
+// Options say where and how a model runs.
+type Options struct {
+	Device         string        // "cpu" (default) or "cuda"
+	DeviceFallback string        // when CUDA cannot be used: "fail" (default) or "cpu"
+	Runners        int           // how many runners will be made; DefaultRunners. Threads are pinned if there are cores for all
+	RunTimeout     time.Duration // longest one run may take; 0: only the context's deadline counts
+}
+
+// Session is one model in ONNX Runtime. Its methods may be called by many goroutines.
+type Session struct {
+	model    *model.Model
+	graph    *graph
+	provider string
+	runners  int
+	timeout  time.Duration
+
+	mu       sync.RWMutex // held for reading during runs
+	session  *onnx.DynamicAdvancedSession
+	warnings []string
+}
+
+// Open loads a model's ONNX. Init must have been called. It takes as long as reading the file and preparing the weights,
+// and returns a *pipeline.Fault of kind Config.
+func Open(m *model.Model, o Options) (*Session, error) {
+	s, err := open(m, o)
+	if err != nil {
+		giveBackMemory()
+		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "infer", Reason: "open", Err: fmt.Errorf("model %s: %w", m.Dir, err)}
+	}
+	return s, nil
+}
+
+func open(m *model.Model, o Options) (*Session, error) {
+	if Version() == "" {
+		return nil, errors.New("ONNX Runtime is not loaded: call Init first")
+	}
+	if o.Runners <= 0 {
+		o.Runners = DefaultRunners()
+	}
+	s := &Session{model: m, runners: o.Runners, timeout: o.RunTimeout, provider: "cpu"}
+	path := m.Path(model.OnnxFile)
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("%w: export the model again", err)
+	}
+	var err error
+	if s.graph, err = inspect(path, m); err != nil {
+		return nil, fmt.Errorf("%s: %w", model.OnnxFile, err)
+	}
+	giveBackMemory() // inspect needs a session of its own
+
+	options, err := onnx.NewSessionOptions()
+	if err != nil {
+		return nil, err
+	}
+	defer options.Destroy()
+	if err := s.configure(options); err != nil {
+		return nil, err
+	}
+	if err := s.chooseDevice(options, o); err != nil {
+		return nil, err
+	}
+	s.session, err = onnx.NewDynamicAdvancedSession(path, s.graph.inputNames(), []string{s.graph.output}, options)
+	if err != nil {
+		return nil, fmt.Errorf("%s: ONNX Runtime %s refuses it: %w: export the model again, or load a newer ONNX Runtime", model.OnnxFile, Version(), err)
+	}
+	return s, nil
+}
+
+// configure sets what holds for every model. scripts/sluice_export makes its sessions alike, so that golden logits are
+// equal to the last bits. ONNX Runtime accepts a misspelt config entry in silence: TestSessionOptionsTakeEffect tells.
+func (s *Session) configure(o *onnx.SessionOptions) error {
+	set := []error{
+		// One thread a run: the runner's own. Parallel runs on one session scale better than threads within a run, and
+		// do not collapse when another process takes a core.
+		o.SetIntraOpNumThreads(1),
+		o.SetInterOpNumThreads(1),
+		o.AddSessionConfigEntry("session.intra_op.allow_spinning", "0"),
+		o.AddSessionConfigEntry("session.inter_op.allow_spinning", "0"),
+		// Extended is the lowest level at which session.x64quantprecision acts. On our exporter's packed graphs basic,
+		// extended and all were equally fast (bundled sentiment and ner, alone and in batches, ONNX Runtime 1.32, AVX2:
+		// 3.3k to 5.1k tokens/s each, the spread of one setting being as large); graphs of other tools gain by its
+		// fusions, but for one: the kernel of SkipLayerNormalization is slower than Add and LayerNormalization.
+		o.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelEnableExtended),
+		o.AddSessionConfigEntry("optimization.disable_specified_optimizers", "SkipLayerNormFusion"),
+		// A memory pattern is kept for every shape, and hardly two batches have the same: no faster in the same runs.
+		o.SetCpuMemArena(true),
+		o.SetMemPattern(false),
+		o.SetLogSeverityLevel(onnx.LoggingLevelFatal),
+	}
+	if err := errors.Join(set...); err != nil {
+		return fmt.Errorf("session options: %w", err)
+	}
+	precision := model.Precision("")
+	if s.model.Manifest != nil {
+		precision = s.model.Manifest.Precision
+	}
+	// Without VNNI, sums of u8 x s8 products overflow and the answers are off; this converts the weights to u8, which is
+	// exact and slower. Whether a graph without a manifest is quantized is unknown: for others the entry changes nothing.
+	if saturatesInt8() && (precision == model.Int8 || precision == "") {
+		if err := o.AddSessionConfigEntry("session.x64quantprecision", "1"); err != nil {
+			return fmt.Errorf("session options: %w", err)
+		}
+		if precision == model.Int8 {
+			s.warn("this CPU has no VNNI instructions: int8 is computed exactly, but hardly faster than fp32")
+		}
+	}
+	return nil
+}
+
+func (s *Session) chooseDevice(options *onnx.SessionOptions, o Options) error {
+	if !slices.Contains([]string{"", "fail", "cpu"}, o.DeviceFallback) {
+		return fmt.Errorf("device_fallback: %q is unknown; it is \"fail\" or \"cpu\"", o.DeviceFallback)
+	}
+	switch o.Device {
+	case "", "cpu":
+		return nil
+	case "cuda":
+	default:
+		return fmt.Errorf("device: %q is unknown; it is \"cpu\" or \"cuda\"", o.Device)
+	}
+	err := probeCUDA()
+	if err == nil {
+		err = appendCUDA(options)
+	}
+	if err == nil {
+		s.provider = "cuda"
+		return nil
+	}
+	why := fmt.Errorf("device: cuda: ONNX Runtime %s (%s) cannot use CUDA: %w", Version(), library.path, err)
+	if o.DeviceFallback == "cpu" {
+		s.warn("%v; running on the CPU, as device_fallback says", why)
+		return nil
+	}
+	return fmt.Errorf("%w: take libonnxruntime.so.1, libonnxruntime_providers_shared.so and libonnxruntime_providers_cuda.so of one onnxruntime-gpu release, side by side, with the CUDA and cuDNN libraries it was built for, and point %s at it; or set device: cpu, or device_fallback: cpu", why, LibraryEnv)
+}
+
+// Provider is the execution provider that runs the model: "cpu" or "cuda".
+func (s *Session) Provider() string { return s.provider }
+
+// Warnings are sentences about what works, but not as one would wish. Runners may add to them when they are bound.
+func (s *Session) Warnings() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Clone(s.warnings)
+}
+
+func (s *Session) warn(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := fmt.Sprintf("model %s: ", s.model.Name) + fmt.Sprintf(format, args...); !slices.Contains(s.warnings, w) {
+		s.warnings = append(s.warnings, w)
+	}
+}
+
+// Close waits for runs in progress and frees the session; runners of it then answer with an error.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.session == nil {
+		return nil
+	}
+	err := s.session.Destroy()
+	s.session = nil
+	giveBackMemory()
+	return err
+}
+
+// SelfTest computes the manifest's golden texts: the tokenizer must give their ids, and the model their logits within the
+// manifest's tolerance. note is a sentence for a person where there is nothing to test. An error is a *pipeline.Fault of
+// kind Config that names the text and how far off it is.
+func (s *Session) SelfTest(ctx context.Context, tok tokenize.Tokenizer) (note string, err error) {
+	man := s.model.Manifest
+	if man == nil || man.Golden == nil || len(man.Golden.Texts) == 0 {
+		return fmt.Sprintf("model %s has no golden texts in a manifest: it was not tested", s.model.Name), nil
+	}
+	r, err := s.NewRunner(-1)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	for i, g := range man.Golden.Texts {
+		if err := s.testGolden(ctx, tok, r, &g, man.Golden.Tolerance); err != nil {
+			return "", pipeline.Faultf(pipeline.Config, "infer", "self-test", "model %s: golden text %d (%.60q): %w", s.model.Dir, i, g.Text, err)
+		}
+	}
+	return "", nil
+}
+
+func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r pipeline.Runner, g *model.GoldenText, tolerance float64) error {
+	enc := tok.Encode([][]byte{[]byte(g.Text)}, tokenize.Options{MaxTokens: s.model.MaxTokens})[0]
+	if enc.Err != nil {
+		return fmt.Errorf("%w: tokenizer.json is not the one that the model was exported with", enc.Err)
+	}
+	if len(enc.Windows) != 1 || !slices.Equal(enc.Windows[0].IDs, g.InputIDs) {
+		return errors.New("it has other token ids than when the model was exported: tokenizer.json is not the same")
+	}
+	logits, err := r.Run(ctx, []pipeline.Row{g.InputIDs})
+	if err != nil {
+		return err
+	}
+	want := slices.Concat(g.Logits...)
+	if len(logits[0]) != len(want) {
+		return fmt.Errorf("%d logits instead of %d: export the model again", len(logits[0]), len(want))
+	}
+	furthest, at := 0.0, 0
+	for k, x := range logits[0] {
+		off := math.Abs(float64(x) - float64(want[k]))
+		if math.IsNaN(off) {
+			off = math.Inf(1)
+		}
+		if off > furthest {
+			furthest, at = off, k
+		}
+	}
+	if furthest > tolerance {
+		return fmt.Errorf("logit %d is %v instead of %v, off by %.3g where %.3g is allowed: the model or ONNX Runtime %s does not compute what it did when the model was exported; run sluice models verify, or export it again", at, logits[0][at], want[at], furthest, tolerance, Version())
+	}
+	return nil
+}
+
+// Warmup runs the longest row once, so that the runner's buffers and the session's arena have their full size before the
+// first record.
+func (s *Session) Warmup(ctx context.Context, r pipeline.Runner) error {
+	ids := []int32{0}
+	if man := s.model.Manifest; man != nil && man.Golden != nil && len(man.Golden.Texts) > 0 {
+		ids = man.Golden.Texts[0].InputIDs
+	}
+	row := make(pipeline.Row, s.model.MaxTokens)
+	for i := range row {
+		row[i] = ids[i%len(ids)]
+	}
+	_, err := r.Run(ctx, []pipeline.Row{row})
+	return err
+}
