@@ -56,6 +56,8 @@ RUN CGO_ENABLED=1 CGO_LDFLAGS="-L$(echo /src/build/tokenizers-*)" \
 
 # --- what both images share -----------------------------------------------------------------------------------------
 FROM debian:${DEBIAN}-slim AS base
+# No version is pinned here: ca-certificates and libstdc++6 should be as new as the base image has them.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --no-install-recommends -y ca-certificates libstdc++6 \
     && rm -rf /var/lib/apt/lists/* \
