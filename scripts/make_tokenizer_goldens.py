@@ -10,6 +10,10 @@ Not with tokenizers 0.23.1 or 0.23.2: they lose windows (huggingface/tokenizers#
 
 Three tokenizers: bert-uncased.json (WordPiece, of the bundled models), byte-bpe.json (byte-level BPE, as RoBERTa) and
 unigram.json (Unigram with SentencePiece's nmt_nfkc map, as XLM-R), the latter two trained here on the texts below.
+Special tokens in a text are text. For Unigram that takes more than `encode_special_tokens`: its vocabulary holds them, so
+here they get other names in the model that reads the texts, as in tokenize/hf/native/src/shield.rs. SentencePiece itself
+never finds its control symbols in a text either.
+
 For every text and mode a golden file has a digest of all rows (see `line`), and for some texts the rows themselves.
 """
 import argparse
@@ -24,7 +28,7 @@ import random
 import sys
 
 import tokenizers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 HERE = pathlib.Path(__file__).resolve().parent.parent / "tokenize" / "hf" / "testdata"
 NAMES = ["bert-uncased", "byte-bpe", "unigram"]
@@ -156,7 +160,7 @@ def corpus():
 
 
 def train_byte_bpe():
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import AddedToken, decoders, pre_tokenizers, processors, trainers
 
     tok = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -172,7 +176,7 @@ def train_unigram():
     """SentencePiece's own trainer and normalizer, then the conversion that transformers does for XLM-R."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as proto
-    from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -200,6 +204,12 @@ def configured(name, max_tokens, stride):
     tok.no_padding()
     tok.no_truncation()
     tok.encode_special_tokens = True  # in a text they are text
+    model = json.loads(tok.to_str())["model"]
+    if model["type"] == "Unigram":
+        special = {t.content for t in tok.get_added_tokens_decoder().values() if t.special}
+        vocab = [(f"\U0010ffff unwritable {i}" if piece in special and i != model["unk_id"] else piece, score)
+                 for i, (piece, score) in enumerate(model["vocab"])]
+        tok.model = models.Unigram(vocab, model["unk_id"], model["byte_fallback"])
     if max_tokens:
         tok.enable_truncation(max_tokens, stride=stride)
     return tok
@@ -250,8 +260,9 @@ def golden(name, all_texts):
         modes.append({"name": mode, "max_tokens": max_tokens, "windows": windows, "stride": stride,
                       "digests": digests, "sample": sample})
     tok = configured(name, 0, 0)
-    ids = [*range(0, tok.get_vocab_size(), max(1, tok.get_vocab_size() // 300)), tok.get_vocab_size() - 1]
-    return {"tokenizers": tokenizers.__version__, "texts": len(all_texts), "vocab_size": tok.get_vocab_size(),
+    size = Tokenizer.from_file(str(HERE / f"{name}.json")).get_vocab_size()
+    ids = [*range(0, size, max(1, size // 300)), size - 1]
+    return {"tokenizers": tokenizers.__version__, "texts": len(all_texts), "vocab_size": size,
             "continuing_prefix": getattr(tok.model, "continuing_subword_prefix", None) or "",
             "vocab": {i: tok.id_to_token(i) for i in ids}, "joined": words(tok, name), "modes": modes}
 

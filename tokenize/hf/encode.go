@@ -14,7 +14,7 @@ import (
 )
 
 // batchBytes bounds what one call of the library takes: its offsets have 32 bits, and its results are copied.
-const batchBytes = 16 << 20
+const batchBytes = 4 << 20
 
 // Encode tokenizes texts, in few calls of the library and few allocations: the encodings of one call share their arrays,
 // so keeping one keeps all. An error is a *tokenize.OptionsError (of every text), tokenize.ErrClosed (of every text) or a

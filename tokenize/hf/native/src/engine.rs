@@ -15,10 +15,12 @@ use tokenizers::{
     Tokenizer, TruncationParams,
 };
 
+use crate::shield::shield;
 use crate::text::Text;
 
 pub struct Engine {
     read: Tokenizer,
+    vocab_size: usize,                    // special and other added tokens included
     truncation: Option<TruncationParams>, // of tokenizer.json; used by the calls of `daulet` only
     padding: Option<PaddingParams>,       // the same
     finish: Option<PostProcessorWrapper>, // adds the special tokens
@@ -40,18 +42,23 @@ pub struct Rows {
 
 impl Engine {
     pub fn new(mut read: Tokenizer) -> Result<Self, String> {
-        let engine = Engine {
-            truncation: read.get_truncation().cloned(),
-            padding: read.get_padding().cloned(),
-            finish: read.get_post_processor().cloned(),
-            read: {
-                read.with_truncation(None).map_err(|e| e.to_string())?;
-                read.with_padding(None);
-                read.with_post_processor(None::<PostProcessorWrapper>);
-                read
-            },
-        };
-        Ok(engine)
+        let vocab_size = read.get_vocab_size(true);
+        if read.get_encode_special_tokens() {
+            shield(&mut read)?;
+        }
+        let truncation = read.get_truncation().cloned();
+        let padding = read.get_padding().cloned();
+        let finish = read.get_post_processor().cloned();
+        read.with_truncation(None).map_err(|e| e.to_string())?;
+        read.with_padding(None);
+        read.with_post_processor(None::<PostProcessorWrapper>);
+        Ok(Engine {
+            read,
+            vocab_size,
+            truncation,
+            padding,
+            finish,
+        })
     }
 
     pub fn from_json(json: &[u8], adjust: impl FnOnce(&mut Tokenizer) -> Result<(), String>) -> Result<Self, String> {
@@ -68,7 +75,7 @@ impl Engine {
     }
 
     pub fn vocab_size(&self) -> usize {
-        self.read.get_vocab_size(true)
+        self.vocab_size
     }
 
     pub fn token(&self, id: u32) -> Option<String> {
