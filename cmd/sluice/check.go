@@ -1,0 +1,319 @@
+package main
+
+// This file decides whether the values of a configuration make sense, alone and together. Whether the files and the
+// cluster that it names are there is checked by `validate` and by `run`.
+
+import (
+	"fmt"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sluice/pipeline"
+)
+
+// about notes a mistake in the value of a key, unless the key has one already.
+func (l *loader) about(path, format string, args ...any) {
+	if !l.bad[path] {
+		l.fail(l.where(path), path, format, args...)
+	}
+}
+
+// between notes that values which are fine alone cannot go together. It stands at the first of the paths that was given
+// by somebody, and is left out where one of them has a mistake of its own.
+func (l *loader) between(paths []string, format string, args ...any) {
+	at := paths[0]
+	for _, p := range slices.Backward(paths) {
+		if l.bad[p] {
+			return
+		}
+		if !l.origins[p].isDefault() {
+			at = p
+		}
+	}
+	l.problems = append(l.problems, problem{l.where(at), at, fmt.Sprintf(format, args...)})
+}
+
+func (l *loader) warn(path, format string, args ...any) {
+	l.warnings = append(l.warnings, problem{l.where(path), path, fmt.Sprintf(format, args...)})
+}
+
+// where is the origin of a path, or that of the section it belongs to.
+func (l *loader) where(path string) origin {
+	if o, ok := l.origins[path]; ok {
+		return o
+	}
+	for p := path; ; {
+		if o, ok := l.sections[p]; ok {
+			return o
+		}
+		i := strings.LastIndexByte(p, '.')
+		if i < 0 {
+			break
+		}
+		p = p[:i]
+	}
+	return origin{file: l.src.file}
+}
+
+func (l *loader) given(path string) bool { return !l.origins[path].isDefault() }
+
+var (
+	topicName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
+	modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+)
+
+func (l *loader) check(s *Settings) {
+	l.checkNeeded(s)
+	l.checkKafka(s)
+	l.checkTopics(s)
+	l.checkInput(s)
+	l.checkModels(s)
+	l.checkBounds(s)
+	if s.Server.Listen != "off" {
+		l.checkAddress("server.listen", s.Server.Listen, "127.0.0.1:9464, or off")
+	}
+}
+
+// checkNeeded names every key that has no default and was not given.
+func (l *loader) checkNeeded(s *Settings) {
+	missing := func(k key, path string) {
+		if l.given(path) {
+			l.about(path, "must not be empty; write for example %s", k.example)
+		} else {
+			l.about(path, "is missing (%s); write for example %s", k.doc, k.example)
+		}
+	}
+	empty := map[string]bool{
+		"kafka.brokers": len(s.Kafka.Brokers) == 0, "kafka.group": s.Kafka.Group == "", "input.topics": len(s.Input.Topics) == 0,
+		"output.topic": s.Output.Topic == "", "dead_letter.topic": s.DeadLetter.Topic == "",
+	}
+	for _, k := range allKeys {
+		if empty[k.path] {
+			missing(k, k.path)
+		}
+		for i, m := range s.Models {
+			path := strings.Replace(k.path, "[]", fmt.Sprintf("[%d]", i), 1)
+			if k.path == "models[].name" && m.Name == "" || k.path == "models[].path" && m.Path == "" {
+				missing(k, path)
+			}
+		}
+	}
+	if len(s.Models) == 0 {
+		l.about("models", "is missing; write for example [{name: sentiment, path: models/sentiment}]")
+	}
+}
+
+func (l *loader) checkKafka(s *Settings) {
+	k := &s.Kafka
+	for _, b := range k.Brokers {
+		l.checkAddress("kafka.brokers", b, "localhost:9092")
+	}
+	if k.InstanceID == "" {
+		l.about("kafka.instance_id", "must not be empty: it lets a restarted worker take up its partitions without a rebalance; write for example %q", "${HOSTNAME}")
+	}
+	for _, r := range []struct {
+		path           string
+		value          time.Duration
+		least, most    time.Duration
+		brokersSetting string
+	}{
+		{"kafka.session_timeout", k.SessionTimeout, 500 * time.Millisecond, 30 * time.Minute, "group.max.session.timeout.ms"},
+		{"kafka.rebalance_timeout", k.RebalanceTimeout, 500 * time.Millisecond, 30 * time.Minute, ""},
+		{"kafka.transaction_timeout", k.TransactionTimeout, time.Second, 15 * time.Minute, "transaction.max.timeout.ms"},
+		{"kafka.commit_interval", k.CommitInterval, time.Millisecond, 5 * time.Minute, ""},
+		{"kafka.fetch.max_wait", k.Fetch.MaxWait, time.Millisecond, 30 * time.Second, ""},
+	} {
+		if r.value >= r.least && r.value <= r.most {
+			continue
+		}
+		why := ""
+		if r.value > r.most && r.brokersSetting != "" {
+			why = " (brokers allow no more: " + r.brokersSetting + ")"
+		}
+		l.about(r.path, "%s is out of range; between %s and %s%s", shortDuration(r.value), shortDuration(r.least), shortDuration(r.most), why)
+	}
+	if k.Fetch.MaxBytes < 1<<10 || k.Fetch.MaxBytes > 1<<30-1 {
+		l.about("kafka.fetch.max_bytes", "%s is out of range; at least 1KiB and less than 1GiB", k.Fetch.MaxBytes)
+	}
+	if k.Guarantee == "exactly-once" {
+		if k.CommitInterval*2 > k.TransactionTimeout {
+			l.between([]string{"kafka.commit_interval", "kafka.transaction_timeout"}, "%s leaves no time to finish a transaction within kafka.transaction_timeout (%s); lower commit_interval, or raise transaction_timeout to more than twice as much",
+				shortDuration(k.CommitInterval), shortDuration(k.TransactionTimeout))
+		}
+	}
+	l.checkSecurity(k)
+}
+
+func (l *loader) checkSecurity(k *KafkaSettings) {
+	tls, sasl := &k.TLS, &k.SASL
+	if tls.CertFile != "" && tls.KeyFile == "" {
+		l.between([]string{"kafka.tls.cert_file", "kafka.tls.key_file"}, "a client certificate needs its key; give kafka.tls.key_file too, or remove cert_file")
+	}
+	if tls.KeyFile != "" && tls.CertFile == "" {
+		l.between([]string{"kafka.tls.key_file", "kafka.tls.cert_file"}, "a key needs its client certificate; give kafka.tls.cert_file too, or remove key_file")
+	}
+	if l.given("kafka.tls.enabled") && !tls.Enabled && tls.On() {
+		l.between([]string{"kafka.tls.enabled"}, "false contradicts the other keys of kafka.tls; set it to true, or remove them")
+	}
+	if sasl.Mechanism == "" {
+		for path, v := range map[string]string{"kafka.sasl.username": sasl.Username, "kafka.sasl.password_file": sasl.PasswordFile, "kafka.sasl.password": sasl.Password} {
+			if v != "" {
+				l.between([]string{path, "kafka.sasl.mechanism"}, "has no effect without kafka.sasl.mechanism; give one (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512), or remove this key")
+			}
+		}
+		return
+	}
+	if sasl.Username == "" {
+		l.about("kafka.sasl.username", "is missing; %s needs one", sasl.Mechanism)
+	}
+	switch {
+	case sasl.PasswordFile == "" && sasl.Password == "":
+		l.between([]string{"kafka.sasl.mechanism", "kafka.sasl.password_file", "kafka.sasl.password"}, "%s needs a password; give kafka.sasl.password_file, or set the environment variable %s", sasl.Mechanism, envName("kafka.sasl.password"))
+	case sasl.PasswordFile != "" && sasl.Password != "":
+		l.between([]string{"kafka.sasl.password_file", "kafka.sasl.password"}, "there is a password in the environment too; keep the file, or the variable")
+	}
+	if sasl.Mechanism == "PLAIN" && !tls.On() {
+		l.warn("kafka.sasl.mechanism", "PLAIN without kafka.tls sends the password readable for everybody on the way")
+	}
+}
+
+func (l *loader) checkAddress(path, address, example string) {
+	host, port, err := net.SplitHostPort(address)
+	n, numErr := strconv.Atoi(port)
+	switch {
+	case err != nil || host == "" && path == "kafka.brokers":
+		l.about(path, "%q is not host:port; write for example %s", address, example)
+	case numErr != nil || n < 0 || n > 65535 || n == 0 && path == "kafka.brokers":
+		l.about(path, "%q has no port between 1 and 65535; write for example %s", address, example)
+	}
+}
+
+func (l *loader) checkTopics(s *Settings) {
+	type use struct{ path, topic string }
+	uses := []use{{"output.topic", s.Output.Topic}, {"dead_letter.topic", s.DeadLetter.Topic}}
+	for _, t := range s.Input.Topics {
+		uses = append(uses, use{"input.topics", t})
+	}
+	for _, u := range uses {
+		if u.topic != "" && (!topicName.MatchString(u.topic) || u.topic == "." || u.topic == "..") {
+			l.about(u.path, "%q cannot be the name of a topic: only letters, digits, dot, dash and underscore, at most 249", u.topic)
+		}
+	}
+	for i, t := range s.Input.Topics {
+		if slices.Contains(s.Input.Topics[:i], t) {
+			l.about("input.topics", "%q is there twice; keep one", t)
+		}
+	}
+	for _, u := range uses[:2] {
+		if u.topic != "" && slices.Contains(s.Input.Topics, u.topic) {
+			l.between([]string{u.path, "input.topics"}, "%q is also an input topic, so the worker would read what it writes, for ever; write to another topic, or remove it from input.topics", u.topic)
+		}
+	}
+	if s.Output.Topic != "" && s.Output.Topic == s.DeadLetter.Topic {
+		l.between([]string{"dead_letter.topic", "output.topic"}, "%q is also output.topic, whose readers expect results; give dead letters a topic of their own, or send results to another", s.Output.Topic)
+	}
+}
+
+func (l *loader) checkInput(s *Settings) {
+	in := &s.Input
+	switch in.Format {
+	case "text":
+		if l.given("input.text") {
+			l.between([]string{"input.text", "input.format"}, "has no meaning with input.format: text, where the whole value is the text; remove it, or set format: json")
+		}
+	case "json":
+		if slices.Contains(pipeline.ParsePath(in.Text), "") {
+			l.about("input.text", "%q is not a path; write for example text, or review.body", in.Text)
+		}
+		if in.Text == s.Output.Field {
+			l.between([]string{"output.field", "input.text"}, "%q is also the text field (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field", s.Output.Field)
+		}
+	}
+	if err := pipeline.CheckField(s.Output.Field); err != nil {
+		l.about("output.field", "%v; write for example inference", err)
+	}
+	if in.MaxTextBytes < 1 {
+		l.about("input.max_text_bytes", "must be at least 1")
+	}
+	if in.MaxDepth < 1 || in.MaxDepth > 10000 {
+		l.about("input.max_depth", "%d is out of range; between 1 and 10000", in.MaxDepth)
+	}
+}
+
+func (l *loader) checkModels(s *Settings) {
+	for i, m := range s.Models {
+		at := func(name string) string { return fmt.Sprintf("models[%d].%s", i, name) }
+		if m.Name != "" && !modelName.MatchString(m.Name) {
+			l.about(at("name"), "%q cannot be the name of a model: letters, digits, dot, dash and underscore", m.Name)
+		}
+		if slices.Contains(pipeline.ReservedNames, m.VerdictField()) {
+			l.between([]string{at("field"), at("name")}, "%q is a member that the output field has itself; give the model another field, or another name", m.VerdictField())
+		}
+		if m.Field != "" {
+			if err := pipeline.CheckField(m.Field); err != nil {
+				l.about(at("field"), "%v", err)
+			}
+		}
+		for j, other := range s.Models[:i] {
+			switch {
+			case m.Name != "" && m.Name == other.Name:
+				l.about(at("name"), "%q is also the name of models[%d]; names must differ", m.Name, j)
+			case m.VerdictField() != "" && m.VerdictField() == other.VerdictField():
+				l.between([]string{at("field"), at("name")}, "%q is also the verdict field of models[%d]; give one of them another field, or another name", m.VerdictField(), j)
+			}
+		}
+		if m.Stride < 0 {
+			l.about(at("stride"), "must not be negative")
+		}
+		if m.LongText == "truncate" {
+			for _, name := range []string{"stride", "window_merge"} {
+				if l.given(at(name)) {
+					l.between([]string{at(name), at("long_text")}, "has no effect with long_text: truncate; set long_text: window, or remove %s", name)
+				}
+			}
+		}
+		if m.Device == "cpu" && l.given(at("device_fallback")) {
+			l.between([]string{at("device_fallback"), at("device")}, "has no effect with device: cpu; set device: cuda, or remove device_fallback")
+		}
+	}
+}
+
+func (l *loader) checkBounds(s *Settings) {
+	p, t := s.Limits.Partition, s.Limits.Total
+	for _, u := range []struct {
+		name             string
+		partition, total int64
+		show             func(int64) string
+	}{
+		{"records", int64(p.Records), int64(t.Records), func(n int64) string { return strconv.FormatInt(n, 10) }},
+		{"bytes", int64(p.Bytes), int64(t.Bytes), func(n int64) string { return Bytes(n).String() }},
+		{"tokens", int64(p.Tokens), int64(t.Tokens), func(n int64) string { return strconv.FormatInt(n, 10) }},
+	} {
+		pp, tp := "limits.partition."+u.name, "limits.total."+u.name
+		if u.partition < 1 {
+			l.about(pp, "must be at least 1")
+		}
+		if u.total < 1 {
+			l.about(tp, "must be at least 1")
+		}
+		if u.partition > u.total {
+			l.between([]string{pp, tp}, "one partition may have %s in flight, all together (%s) only %s; lower %s, or raise %s", u.show(u.partition), tp, u.show(u.total), pp, tp)
+		}
+	}
+	if s.Runners < 0 || s.Runners > 1024 {
+		l.about("runners", "%d is out of range; between 1 and 1024, or 0 for the number of CPUs", s.Runners)
+	}
+	if s.BatchTokens < 1 {
+		l.about("batch_tokens", "must be at least 1")
+	}
+	if s.BatchTokens > t.Tokens {
+		l.between([]string{"batch_tokens", "limits.total.tokens"}, "%d is more than limits.total.tokens (%d), so no batch would ever be full; lower batch_tokens, or raise the limit", s.BatchTokens, t.Tokens)
+	}
+	if s.RunTimeout < 10*time.Millisecond {
+		l.about("run_timeout", "%s is too short for a batch; write for example 30s", shortDuration(s.RunTimeout))
+	}
+}

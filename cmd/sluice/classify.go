@@ -1,0 +1,407 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"sluice/pipeline"
+)
+
+// This file is the worker without Kafka: the same stage, with lines of a file as its source and lines of standard output as
+// its sink. The line number is the offset, so that answers come in the order of the lines, each as soon as it and those
+// before it are done.
+
+// classifyOptions are the flags of classify.
+type classifyOptions struct {
+	models  []string
+	format  string
+	text    string
+	field   string
+	runners int
+	shape   ModelSettings // what holds for every model
+}
+
+func classifyCommand() *cobra.Command {
+	o := classifyOptions{shape: defaultModel()}
+	cmd := &cobra.Command{
+		Use:   "classify -m MODEL_DIR [-m MODEL_DIR]... [FILE]",
+		Short: "Judge lines of a file or of standard input",
+		Long: `Reads one text or one JSON object a line, from FILE or from standard input, and writes one JSON object a line in the same
+order: the object as it came plus the field with the verdicts, or {"text": ..., "inference": ...} for a plain text. Answers
+appear while the input is still open. A line that cannot be judged gives {"error": ..., "reason": ..., "line": N}, and exit
+code 1 at the end.`,
+		Example: `  echo "What a lovely day" | sluice classify -m models/sentiment
+  sluice classify -m models/sentiment -m entities=models/ner reviews.jsonl > verdicts.jsonl
+  tail -f app.log | sluice classify -m models/sentiment --format text`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := cmd.InOrStdin()
+			if len(args) == 1 && args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return usageErrorf("classify: %v", err)
+				}
+				defer f.Close()
+				in = f
+			}
+			return classify(cmd.Context(), in, cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringArrayVarP(&o.models, "model", "m", nil, "model `[NAME=]DIR`, may be repeated; NAME is the verdict's name in the output, by default the model's own")
+	describe(fs, "model", envModels, "models/sentiment")
+	fs.StringVar(&o.format, "format", "auto", "what a line is: json, text, or `auto`: JSON where it begins with {")
+	describe(fs, "format", envClassify+"FORMAT", "text")
+	fs.StringVar(&o.text, "text", "text", "`PATH` of the text field in JSON lines, dots between levels")
+	describe(fs, "text", envClassify+"TEXT", "review.body")
+	fs.StringVar(&o.field, "field", "inference", "`FIELD` that is added to the object")
+	describe(fs, "field", envClassify+"FIELD", "verdict")
+	fs.IntVar(&o.runners, "runners", 0, "`N` threads that run models; 0: as many as CPUs may be used")
+	describe(fs, "runners", envClassify+"RUNNERS", "2")
+	fs.StringVar(&o.shape.Device, "device", o.shape.Device, "where models run: `cpu|cuda`")
+	describe(fs, "device", envClassify+"DEVICE", "cuda")
+	fs.StringVar(&o.shape.Aggregation, "aggregation", o.shape.Aggregation, "how tokens become entities: `none|simple|first|average|max`")
+	describe(fs, "aggregation", envClassify+"AGGREGATION", "first")
+	fs.StringVar(&o.shape.LongText, "long-text", o.shape.LongText, "texts longer than the model: `truncate|window`")
+	describe(fs, "long-text", envClassify+"LONG_TEXT", "window")
+	fs.IntVar(&o.shape.Stride, "stride", o.shape.Stride, "`TOKENS` that neighbouring windows share")
+	describe(fs, "stride", envClassify+"STRIDE", "32")
+	fs.StringVar(&o.shape.Scores, "scores", o.shape.Scores, "scores to give: `top|all`")
+	describe(fs, "scores", envClassify+"SCORES", "all")
+	return cmd
+}
+
+// settings makes the same settings of the flags that `run` has from its file. Every mistake is named.
+func (o classifyOptions) settings() (*Settings, error) {
+	s := defaultSettings()
+	s.Input.Text, s.Output.Field, s.Runners = o.text, o.field, o.runners
+	var errs []error
+	check := func(flag, path, value string) {
+		k, _ := findKey(path)
+		if _, err := k.parse(value); err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
+		}
+	}
+	check("device", "models[].device", o.shape.Device)
+	check("aggregation", "models[].aggregation", o.shape.Aggregation)
+	check("long-text", "models[].long_text", o.shape.LongText)
+	check("scores", "models[].scores", o.shape.Scores)
+	if formats := []string{"auto", "json", "text"}; o.format != "auto" && o.format != "json" && o.format != "text" {
+		errs = append(errs, fmt.Errorf("--format: %q is not one of %s%s", o.format, strings.Join(formats, ", "), didYouMean(o.format, formats)))
+	}
+	if o.runners < 0 || o.runners > 1024 {
+		errs = append(errs, fmt.Errorf("--runners: %d is out of range; between 1 and 1024, or 0 for the number of CPUs", o.runners))
+	}
+	if err := pipeline.CheckField(o.field); err != nil {
+		errs = append(errs, fmt.Errorf("--field: %w", err))
+	}
+	if o.field == o.text {
+		errs = append(errs, fmt.Errorf("--field: %q is the text field too (--text); give the verdicts another field", o.field))
+	}
+	if len(o.models) == 0 {
+		errs = append(errs, errors.New("no model; give a model directory with -m"))
+	}
+	for _, arg := range o.models {
+		m := o.shape
+		name, dir, named := strings.Cut(arg, "=")
+		if !named {
+			name, dir = "", arg
+		}
+		m.Name, m.Path = name, dir
+		s.Models = append(s.Models, m)
+	}
+	if len(errs) > 0 {
+		return nil, &usageError{fmt.Errorf("classify: %w", errors.Join(errs...))}
+	}
+	return &s, nil
+}
+
+// classify judges lines until the input ends or ctx does.
+func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classifyOptions) error {
+	s, err := o.settings()
+	if err != nil {
+		return err
+	}
+	st := steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }}
+	models, err := openModels(ctx, s.Models, runnersOf(s.Runners), s.RunTimeout, st)
+	if err != nil {
+		return err
+	}
+	defer closeModels(models)
+	if err := nameModels(models); err != nil {
+		return err
+	}
+	metrics := pipeline.NewMetrics(prometheus.NewRegistry())
+	var stage *pipeline.Stage // set before the engine gets its first row
+	engine, err := newEngine(ctx, models, false, pipeline.EngineOptions{
+		Runners: runnersOf(s.Runners), BatchTokens: s.BatchTokens, Timeout: s.RunTimeout, Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
+	})
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	s.Output.Topic, s.DeadLetter.Topic = linesOut, linesBad
+	p := &lineProcessor{format: o.format, bad: pipeline.Writer{DeadLetters: linesBad}}
+	for _, format := range []pipeline.Format{pipeline.JSON, pipeline.Text} {
+		s.Input.Format = string(format)
+		c, _ := newClassifier(models, engine, s, nil, metrics)
+		defer c.Close()
+		if format == pipeline.JSON {
+			p.json = c
+		} else {
+			p.text = c
+		}
+	}
+	return runLines(ctx, in, out, p, limitsOf(s.Limits), metrics, errw, &stage)
+}
+
+// nameModels gives models without a name their own, and refuses names that meet.
+func nameModels(models []*loadedModel) error {
+	seen := map[string]string{}
+	for _, m := range models {
+		if m.settings.Name == "" {
+			m.settings.Name = m.model.Name
+		}
+		name := m.settings.Name
+		if other, ok := seen[name]; ok {
+			return usageErrorf("classify: the models in %s and %s are both called %q; write -m NAME=DIR for one of them", other, m.settings.Path, name)
+		}
+		seen[name] = m.settings.Path
+		for _, reserved := range pipeline.ReservedNames {
+			if name == reserved {
+				return usageErrorf("classify: %q is a member that the output field has itself; write -m NAME=DIR with another name for %s", name, m.settings.Path)
+			}
+		}
+		if err := pipeline.CheckField(name); err != nil {
+			return usageErrorf("classify: the name of the model in %s: %v", m.settings.Path, err)
+		}
+	}
+	return nil
+}
+
+// lineProcessor sends a line to the classifier for its form.
+type lineProcessor struct {
+	format     string
+	json, text pipeline.Processor
+	bad        pipeline.Writer
+}
+
+// Process implements pipeline.Processor.
+func (p *lineProcessor) Process(j *pipeline.Job) {
+	if len(j.Record.Value) > longestLine {
+		j.Done(p.bad.DeadLetter(j.Record, pipeline.Faultf(pipeline.Poison, "decode", "line-too-long", "the line is longer than %s", Bytes(longestLine)), 0))
+		return
+	}
+	asJSON := p.format == "json"
+	if p.format == "auto" {
+		line := bytes.TrimLeft(j.Record.Value, " \t")
+		asJSON = len(line) > 0 && line[0] == '{'
+	}
+	if asJSON {
+		p.json.Process(j)
+	} else {
+		p.text.Process(j)
+	}
+}
+
+// The "topics" of lines.
+const (
+	linesIn  = "line"
+	linesOut = "out"
+	linesBad = "bad"
+)
+
+var lines = pipeline.TopicPartition{Topic: linesIn}
+
+// longestLine bounds the memory for one line; what is longer is not judged.
+const longestLine = 16 << 20
+
+// runLines runs a stage from in to out. *stage is set before anything runs.
+func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Processor, limits pipeline.Limits, m *pipeline.Metrics, errw io.Writer, stage **pipeline.Stage) error {
+	src := &lineSource{in: in, written: make(chan int64, 1)}
+	sink := &lineSink{out: bufio.NewWriterSize(out, 1<<16), written: src.written}
+	*stage = pipeline.NewStage(p, sink, pipeline.StageOptions{
+		Limits: limits, CommitInterval: 20 * time.Millisecond, Metrics: m,
+		Logger: slog.New(slog.NewTextHandler(errw, &slog.HandlerOptions{Level: slog.LevelError})),
+	})
+	if err := (*stage).Run(ctx, src); err != nil {
+		return err
+	}
+	if src.err != nil {
+		return fmt.Errorf("reading line %d: %w", src.next+1, src.err)
+	}
+	if sink.bad > 0 {
+		fmt.Fprintf(errw, "sluice: %d of %d lines could not be judged; see \"error\" in the output\n", sink.bad, sink.total)
+		return &exitError{exitFailed}
+	}
+	return nil
+}
+
+// lineSource delivers lines as records of one partition; the offset is the line number less one.
+type lineSource struct {
+	in      io.Reader
+	written chan int64 // offset behind what the sink has written
+	next    int64
+	err     error // what ended the reading, if not the end of the input
+}
+
+// Run implements pipeline.Source. It returns when everything read is written, or ctx ends.
+func (s *lineSource) Run(ctx context.Context, flow pipeline.Flow) error {
+	flow.Assign(map[pipeline.TopicPartition]int64{lines: 0})
+	read := make(chan pipeline.Record, 256)
+	end := make(chan error, 1)
+	go func() { // left behind when ctx ends while the input is silent: nothing can interrupt a read
+		end <- readLines(ctx, s.in, read)
+		close(read)
+	}()
+	var batch []pipeline.Record
+	for r := range read {
+		batch = append(batch[:0:0], r)
+		for more := true; more && len(batch) < cap(read); {
+			select {
+			case r, ok := <-read:
+				if more = ok; ok {
+					batch = append(batch, r)
+				}
+			default:
+				more = false
+			}
+		}
+		if !s.room(ctx, flow) {
+			return nil
+		}
+		from := s.next
+		s.next += int64(len(batch))
+		flow.Deliver(lines, from, batch, s.next)
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	s.err = <-end
+	var written int64
+	for written < s.next {
+		select {
+		case written = <-s.written:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
+
+// room waits until the flow takes more.
+func (s *lineSource) room(ctx context.Context, flow pipeline.Flow) bool {
+	for flow.Room(lines) <= 0 {
+		select {
+		case <-time.After(time.Millisecond): // the flow does not tell when there is room again
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// readLines sends lines, without their ends, until the input ends (nil), fails, or ctx ends.
+func readLines(ctx context.Context, in io.Reader, to chan<- pipeline.Record) error {
+	r := bufio.NewReaderSize(in, 1<<16)
+	for offset := int64(0); ; offset++ {
+		var line []byte
+		var err error
+		for tooLong := false; ; {
+			var part []byte
+			part, err = r.ReadSlice('\n')
+			if !tooLong {
+				line = append(line, part...)
+			}
+			if tooLong = tooLong || len(line) > longestLine; !errors.Is(err, bufio.ErrBufferFull) {
+				break
+			}
+		}
+		if err != nil && !(errors.Is(err, io.EOF) && len(line) > 0) {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		select {
+		case to <- pipeline.Record{Topic: linesIn, Offset: offset, Value: line}:
+		case <-ctx.Done():
+			return nil
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// lineSink writes results and errors as lines.
+type lineSink struct {
+	out        *bufio.Writer
+	written    chan int64
+	total, bad int
+}
+
+// Commit implements pipeline.Sink.
+func (s *lineSink) Commit(_ context.Context, c *pipeline.Commit) error {
+	for i := range c.Messages {
+		s.total++
+		m := &c.Messages[i]
+		line := m.Value
+		if m.Topic == linesBad {
+			s.bad++
+			line = badLine(m)
+		}
+		s.out.Write(line) // errors stay with the writer until Flush
+		s.out.WriteByte('\n')
+	}
+	if err := s.out.Flush(); err != nil {
+		return pipeline.Faultf(pipeline.Internal, "commit", "write", "writing the output: %w", err)
+	}
+	select { // the newest offset replaces one that nobody has read
+	case <-s.written:
+	default:
+	}
+	s.written <- c.Offsets[lines]
+	return nil
+}
+
+// MaxMessageBytes implements pipeline.Sink.
+func (s *lineSink) MaxMessageBytes(string) int { return 0 }
+
+// badLine is the answer to a line that cannot be judged.
+func badLine(m *pipeline.Message) []byte {
+	var answer struct {
+		Error  string `json:"error"`
+		Reason string `json:"reason"`
+		Line   int64  `json:"line"`
+	}
+	for _, h := range m.Headers {
+		switch h.Key {
+		case pipeline.HeaderErrorMessage:
+			answer.Error = string(h.Value)
+		case pipeline.HeaderErrorReason:
+			answer.Reason = string(h.Value)
+		case pipeline.HeaderErrorOffset:
+			fmt.Sscan(string(h.Value), &answer.Line)
+			answer.Line++
+		}
+	}
+	b, err := json.Marshal(answer)
+	if err != nil { // strings and a number always marshal
+		panic(err)
+	}
+	return b
+}

@@ -1,0 +1,640 @@
+package main
+
+// This file puts the configuration together: defaults, then the file, then the environment, then flags. It alone knows
+// koanf. What the keys are stands in settings.go; whether their values make sense together is decided in check.go.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/providers/structs"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+)
+
+const envPrefix = "SLUICE_"
+
+// notYet are sections of the design that this version refuses, so that nobody believes them to be at work.
+var notYet = map[string]string{
+	"routes":                "routes are not in this version yet; remove the section",
+	"escalation":            "escalation is not in this version yet; remove the section",
+	"kafka.sasl.token_file": "logging in with tokens (OAUTHBEARER) is not in this version yet; use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 with password_file",
+}
+
+// origin says where a value came from.
+type origin struct {
+	file string // name of the configuration file as given, with line
+	line int
+	env  string // name of the environment variable
+	flag string // name of the flag
+}
+
+func (o origin) String() string {
+	switch {
+	case o.flag != "":
+		return "--" + o.flag
+	case o.env != "":
+		return o.env
+	case o.line > 0:
+		return fmt.Sprintf("%s:%d", o.file, o.line)
+	case o.file != "":
+		return o.file
+	}
+	return "default"
+}
+
+func (o origin) isDefault() bool { return o == origin{} }
+
+// problem is one mistake in the configuration.
+type problem struct {
+	at   origin
+	path string
+	text string // what is wrong and what to do
+}
+
+func (p problem) String() string {
+	s := p.text
+	if p.path != "" {
+		s = p.path + ": " + s
+	}
+	if !p.at.isDefault() {
+		s = p.at.String() + ": " + s
+	}
+	return s
+}
+
+// configError is every mistake found, in the order of the file, then of the environment, then of flags.
+type configError struct{ problems []problem }
+
+func (e *configError) Error() string {
+	lines := make([]string, len(e.problems))
+	for i, p := range e.problems {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// configSource is where loadConfig reads from.
+type configSource struct {
+	file     string         // name of the YAML file; "" for none
+	environ  []string       // as os.Environ
+	flags    *pflag.FlagSet // flags made by addKeyFlags; nil for none
+	hostname string         // what ${HOSTNAME} means where the environment does not say
+}
+
+// loaded is a configuration without mistakes.
+type loaded struct {
+	Settings
+	file     string
+	origins  map[string]origin
+	warnings []problem
+}
+
+// loadConfig reads and checks the configuration. The error is a *configError that names every mistake at once, or says
+// why the file could not be read.
+func loadConfig(src configSource) (*loaded, error) {
+	l := &loader{src: src, env: map[string]string{}, origins: map[string]origin{}, sections: map[string]origin{}, bad: map[string]bool{}}
+	for _, e := range src.environ {
+		name, value, _ := strings.Cut(e, "=")
+		l.env[name] = value
+	}
+	if _, ok := l.env["HOSTNAME"]; !ok && src.hostname != "" {
+		l.env["HOSTNAME"] = src.hostname // a shell keeps it to itself
+	}
+	if src.file != "" {
+		if err := l.readFile(); err != nil {
+			return nil, err
+		}
+	}
+	l.readEnv()
+	l.readFlags()
+	settings, err := l.merge()
+	if err != nil {
+		return nil, err
+	}
+	l.check(settings)
+	if len(l.problems) > 0 {
+		sort.SliceStable(l.problems, func(i, j int) bool { return l.problems[i].at.before(l.problems[j].at) })
+		return nil, &configError{l.problems}
+	}
+	settings.Kafka.TLS.Enabled = settings.Kafka.TLS.On()
+	return &loaded{Settings: *settings, file: src.file, origins: l.origins, warnings: l.warnings}, nil
+}
+
+func (o origin) before(other origin) bool {
+	rank := func(o origin) int {
+		switch {
+		case o.flag != "":
+			return 3
+		case o.env != "":
+			return 2
+		case o.file != "":
+			return 1
+		}
+		return 0
+	}
+	if a, b := rank(o), rank(other); a != b {
+		return a < b
+	}
+	return o.line < other.line
+}
+
+type loader struct {
+	src      configSource
+	env      map[string]string
+	file     layer
+	environ  layer
+	flags    layer
+	models   int               // entries in the list of models
+	origins  map[string]origin // where each given value came from
+	sections map[string]origin // where each section of the file stands
+	bad      map[string]bool   // paths with a mistake: no second complaint about them
+	problems []problem
+	warnings []problem
+}
+
+// layer is what one source says: values by path.
+type layer map[string]any
+
+func (l *loader) set(to *layer, path string, value any, at origin) {
+	if *to == nil {
+		*to = layer{}
+	}
+	(*to)[path] = value
+	l.origins[path] = at
+}
+
+// fail notes a mistake at a place.
+func (l *loader) fail(at origin, path, format string, args ...any) {
+	l.bad[path] = true
+	l.problems = append(l.problems, problem{at, path, fmt.Sprintf(format, args...)})
+}
+
+// ---- the file
+
+func (l *loader) at(n *yaml.Node) origin { return origin{file: l.src.file, line: n.Line} }
+
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
+
+func (l *loader) readFile() error {
+	f, err := os.Open(l.src.file)
+	if err != nil {
+		return &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", errors.Unwrap(err))}}}
+	}
+	defer f.Close()
+	dec := yaml.NewDecoder(f)
+	var doc yaml.Node
+	switch err := dec.Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		m := yamlLine.FindStringSubmatch(err.Error())
+		at := origin{file: l.src.file}
+		at.line, _ = strconv.Atoi(m[1])
+		return &configError{[]problem{{at: at, text: "not valid YAML: " + m[2]}}}
+	}
+	var second yaml.Node
+	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
+		l.fail(l.at(&second), "", "the file holds more than one YAML document; keep one")
+	}
+	if root := doc.Content[0]; root.Kind == yaml.MappingNode {
+		l.mapping(root, "")
+	} else if root.Tag != "!!null" {
+		l.fail(l.at(root), "", "the configuration must be a mapping (kafka: ..., input: ...), not %s", nodeWord(root))
+	}
+	return nil
+}
+
+// mapping reads a section; prefix is its path with a dot behind it, or "".
+func (l *loader) mapping(n *yaml.Node, prefix string) {
+	seen := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 { // merged sections first: own keys override theirs
+		if n.Content[i].Tag != "!!merge" {
+			continue
+		}
+		merged := []*yaml.Node{n.Content[i+1]}
+		if merged[0].Kind == yaml.SequenceNode {
+			merged = merged[0].Content
+		}
+		for _, m := range slices.Backward(merged) {
+			if m = resolve(m); m.Kind == yaml.MappingNode {
+				l.mapping(m, prefix)
+			}
+		}
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name, value := n.Content[i], resolve(n.Content[i+1])
+		if name.Tag == "!!merge" {
+			continue
+		}
+		path := prefix + name.Value
+		if first, ok := seen[name.Value]; ok {
+			l.fail(l.at(name), path, "given twice; line %d has it already, keep one", first)
+			continue
+		}
+		seen[name.Value] = name.Line
+		l.entry(name, value, path)
+	}
+}
+
+func (l *loader) entry(name, value *yaml.Node, path string) {
+	at := l.at(name)
+	if sentence, ok := notYet[path]; ok {
+		l.fail(at, path, "%s", sentence)
+		return
+	}
+	switch k, isKey := findKey(path); {
+	case isKey:
+		if value.Tag != "!!null" { // "group:" with nothing behind it says nothing
+			l.leaf(k, value, path)
+		} else {
+			l.sections[path] = at
+		}
+	case path == "models":
+		l.sections[path] = at
+		l.modelList(value)
+	case isSection(path):
+		l.sections[path] = at
+		switch {
+		case value.Kind == yaml.MappingNode:
+			l.mapping(value, path+".")
+		case value.Tag != "!!null":
+			l.fail(at, path, "must hold keys (%s), not %s", strings.Join(childrenOf(path), ", "), nodeWord(value))
+		}
+	default:
+		l.fail(at, path, "unknown key%s", suggestKey(path))
+	}
+}
+
+func (l *loader) modelList(n *yaml.Node) {
+	if n.Tag == "!!null" {
+		return
+	}
+	if n.Kind != yaml.SequenceNode {
+		l.fail(l.at(n), "models", "must be a list (- {name: sentiment, path: models/sentiment}), not %s", nodeWord(n))
+		return
+	}
+	l.models = len(n.Content)
+	for i, item := range n.Content {
+		path := fmt.Sprintf("models[%d]", i)
+		l.sections[path] = l.at(item)
+		if item = resolve(item); item.Kind == yaml.MappingNode {
+			l.mapping(item, path+".")
+		} else {
+			l.fail(l.at(item), path, "must be a mapping (name: ..., path: ...), not %s", nodeWord(item))
+		}
+	}
+}
+
+func (l *loader) leaf(k key, n *yaml.Node, path string) {
+	at := l.at(n)
+	if k.kind == kindStrings {
+		if n.Kind != yaml.SequenceNode {
+			l.fail(at, path, "must be a list; write [%s]", strconv.Quote(n.Value))
+			return
+		}
+		list := make([]string, 0, len(n.Content))
+		for _, item := range n.Content {
+			if item = resolve(item); item.Kind != yaml.ScalarNode {
+				l.fail(l.at(item), path, "must be a list of texts, not of %s", nodeWord(item))
+				return
+			}
+			s, ok := l.expand(item, path)
+			if !ok {
+				return
+			}
+			list = append(list, s)
+		}
+		l.set(&l.file, path, list, at)
+		return
+	}
+	if n.Kind != yaml.ScalarNode {
+		l.fail(at, path, "must be one value (%s), not %s; write for example %s", k.kind, nodeWord(n), k.example)
+		return
+	}
+	if k.secret && !strings.Contains(n.Value, "${") {
+		l.fail(at, path, "a secret does not belong in the configuration file; use %s_file, or the environment variable %s", path, envName(path))
+		return
+	}
+	s, ok := l.expand(n, path)
+	if !ok {
+		return
+	}
+	v, err := k.parseScalar(s)
+	if err != nil {
+		l.fail(at, path, "%v", err)
+		return
+	}
+	if s, isText := v.(string); isText && k.file && s != "" && !filepath.IsAbs(s) {
+		v = filepath.Join(filepath.Dir(l.src.file), s)
+	}
+	l.set(&l.file, path, v, at)
+}
+
+var reference = regexp.MustCompile(`\$?\$\{[^}]*\}?`)
+var referenceName = regexp.MustCompile(`^\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}$`)
+
+// expand replaces ${NAME} by the environment variable, ${NAME:-text} by text where it is not set, and $${ by ${.
+func (l *loader) expand(n *yaml.Node, path string) (string, bool) {
+	ok := true
+	s := reference.ReplaceAllStringFunc(n.Value, func(ref string) string {
+		if strings.HasPrefix(ref, "$$") {
+			return ref[1:]
+		}
+		m := referenceName.FindStringSubmatch(ref)
+		if m == nil {
+			l.fail(l.at(n), path, "%s is not a reference to an environment variable; write ${NAME} or ${NAME:-default}, or $${ for a plain ${", ref)
+			ok = false
+			return ""
+		}
+		value, isSet := l.env[m[1]]
+		switch {
+		case isSet:
+			return value
+		case m[2] != "":
+			return m[3]
+		}
+		l.fail(l.at(n), path, "the environment variable %s is not set; set it, or write ${%s:-default}", m[1], m[1])
+		ok = false
+		return ""
+	})
+	return s, ok
+}
+
+func resolve(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
+}
+
+func nodeWord(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	if n.Tag == "!!null" {
+		return "nothing"
+	}
+	return "the value " + strconv.Quote(n.Value)
+}
+
+// ---- environment and flags
+
+// serviceEnv are variables under our prefix that are not meant for us: Kubernetes puts SLUICE_SERVICE_HOST, SLUICE_PORT and the like into every pod beside a service
+// named sluice.
+var serviceEnv = regexp.MustCompile(`^SLUICE_(SERVICE_(HOST|PORT.*)|PORT(_\d+_.*)?)$`)
+
+var modelEnv = regexp.MustCompile(`^MODELS__(\d+)__(.+)$`)
+
+// isKeyEnv says whether a variable is read as a configuration key.
+func isKeyEnv(name string) bool {
+	return strings.HasPrefix(name, envPrefix) && !commandEnv[name] && !serviceEnv.MatchString(name)
+}
+
+// anyKeyGiven says whether the environment or the flags give any configuration key.
+func anyKeyGiven(src configSource) bool {
+	given := slices.ContainsFunc(src.environ, func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return isKeyEnv(name)
+	})
+	src.flags.Visit(func(f *pflag.Flag) {
+		_, isKey := f.Value.(*keyFlag)
+		given = given || isKey
+	})
+	return given
+}
+
+func (l *loader) readEnv() {
+	names := make([]string, 0, len(l.env))
+	for name := range l.env {
+		if isKeyEnv(name) {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		rest := strings.TrimPrefix(name, envPrefix)
+		path := strings.ToLower(strings.ReplaceAll(rest, "__", "."))
+		if m := modelEnv.FindStringSubmatch(rest); m != nil {
+			path = "models[" + m[1] + "]." + strings.ToLower(m[2])
+			i, err := strconv.Atoi(m[1])
+			if err != nil || i > l.models {
+				l.fail(origin{env: name}, path, "there are %d models; the next has the number %d", l.models, l.models)
+				continue
+			}
+			if _, isKey := findKey(path); isKey {
+				l.models = max(l.models, i+1)
+			}
+		}
+		k, isKey := findKey(path)
+		at := origin{env: name}
+		section, _, _ := strings.Cut(path, ".")
+		switch {
+		case isKey:
+			l.text(&l.environ, k, path, l.env[name], at)
+		case notYet[path] != "":
+			l.fail(at, path, "%s", notYet[path])
+		case notYet[section] != "":
+			l.fail(at, path, "%s", notYet[section])
+		default:
+			l.fail(at, path, "unknown key%s (every %s* variable is read as configuration)", suggestEnv(name), envPrefix)
+		}
+	}
+}
+
+func (l *loader) text(to *layer, k key, path, s string, at origin) {
+	v, err := k.parse(s)
+	if err != nil {
+		l.fail(at, path, "%v", err)
+		return
+	}
+	delete(l.bad, path) // what the file said about it does not count any more, but stays reported
+	l.set(to, path, v, at)
+}
+
+// keyFlag is a flag that stands for a configuration key; its value is read together with the rest of the configuration.
+type keyFlag struct {
+	key   key
+	value string
+}
+
+func (f *keyFlag) String() string     { return f.value }
+func (f *keyFlag) Set(s string) error { f.value = s; return nil }
+func (f *keyFlag) Type() string       { return f.key.kind.String() }
+
+// addKeyFlags gives a command one flag for every key outside the list of models, named as the key. Secrets have none:
+// arguments are seen by every user of the machine.
+func addKeyFlags(fs *pflag.FlagSet) {
+	for _, k := range allKeys {
+		if strings.HasPrefix(k.path, modelsPrefix) || k.secret {
+			continue
+		}
+		f := fs.VarPF(&keyFlag{key: k}, k.path, "", k.doc)
+		if k.kind == kindBool {
+			f.NoOptDefVal = "true"
+		}
+	}
+}
+
+func (l *loader) readFlags() {
+	if l.src.flags == nil {
+		return
+	}
+	l.src.flags.Visit(func(f *pflag.Flag) {
+		if kf, ok := f.Value.(*keyFlag); ok {
+			l.text(&l.flags, kf.key, kf.key.path, kf.value, origin{flag: f.Name})
+		}
+	})
+}
+
+// ---- all together
+
+// Read gives koanf the layer as a tree, without the list of models.
+func (y layer) Read() (map[string]any, error) {
+	tree := map[string]any{}
+	for path, v := range y {
+		if strings.HasPrefix(path, "models[") {
+			continue
+		}
+		parts := strings.Split(path, ".")
+		m := tree
+		for _, p := range parts[:len(parts)-1] {
+			child, ok := m[p].(map[string]any)
+			if !ok {
+				child = map[string]any{}
+				m[p] = child
+			}
+			m = child
+		}
+		m[parts[len(parts)-1]] = v
+	}
+	return tree, nil
+}
+
+// ReadBytes completes koanf.Provider.
+func (y layer) ReadBytes() ([]byte, error) { return nil, errors.New("a layer is a tree, not bytes") }
+
+// modelTree is the list of models of all layers, each entry over the defaults of an entry.
+func (l *loader) modelTree() []any {
+	list := make([]any, l.models)
+	for i := range list {
+		entry := map[string]any{}
+		for _, k := range allKeys {
+			name, ok := strings.CutPrefix(k.path, modelsPrefix)
+			if !ok {
+				continue
+			}
+			entry[name] = k.value
+			for _, y := range []layer{l.file, l.environ} {
+				if v, ok := y[fmt.Sprintf("models[%d].%s", i, name)]; ok {
+					entry[name] = v
+				}
+			}
+		}
+		list[i] = entry
+	}
+	return list
+}
+
+func (l *loader) merge() (*Settings, error) {
+	k := koanf.New(".")
+	if err := k.Load(structs.Provider(defaultSettings(), "koanf"), nil); err != nil {
+		return nil, fmt.Errorf("configuration defaults: %w", err)
+	}
+	for _, y := range []layer{l.file, l.environ, l.flags} {
+		if err := k.Load(y, nil); err != nil {
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
+	}
+	if err := k.Set("models", l.modelTree()); err != nil {
+		return nil, fmt.Errorf("configuration: models: %w", err)
+	}
+	var s Settings
+	// Every value has its type by now, so there are no hooks and no weak typing: a mismatch is a bug in settings.go.
+	err := k.UnmarshalWithConf("", &s, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{ErrorUnused: true, Result: &s, TagName: "koanf"}})
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if s.Kafka.InstanceID == "${HOSTNAME}" {
+		s.Kafka.InstanceID = l.env["HOSTNAME"]
+	}
+	return &s, nil
+}
+
+// isSection says whether path is the beginning of keys.
+func isSection(path string) bool { return len(childrenOf(path)) > 0 }
+
+// childrenOf are the names under a section, in the order of the settings; "" is the root.
+func childrenOf(section string) []string {
+	if section != "" {
+		section = genericPath(section) + "."
+	}
+	var names []string
+	for _, k := range allKeys {
+		if rest, ok := strings.CutPrefix(k.path, section); ok {
+			name, _, _ := strings.Cut(rest, ".")
+			name = strings.TrimSuffix(name, "[]")
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// suggestKey looks for the key a person may have meant: a slip in the name, or the right name in another section.
+func suggestKey(path string) string {
+	section, name := "", path
+	if i := strings.LastIndexByte(path, '.'); i >= 0 {
+		section, name = path[:i], path[i+1:]
+	}
+	siblings := childrenOf(section)
+	if n := nearest(name, siblings); n != "" {
+		if section != "" {
+			n = section + "." + n
+		}
+		return "; did you mean " + n + "?"
+	}
+	var same []string
+	for _, k := range allKeys {
+		if strings.HasSuffix(k.path, "."+name) {
+			same = append(same, k.path)
+		}
+	}
+	if len(same) > 0 && len(same) <= 3 {
+		return "; did you mean " + strings.Join(same, " or ") + "?"
+	}
+	return "; known here: " + strings.Join(siblings, ", ")
+}
+
+func suggestEnv(name string) string {
+	var names []string
+	for _, k := range allKeys {
+		names = append(names, envName(k.path))
+	}
+	for n := range commandEnv {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	// One underscore where two belong is the slip that everybody makes.
+	flat := strings.ReplaceAll(name, "_", "")
+	for _, n := range names {
+		if strings.ReplaceAll(n, "_", "") == flat {
+			return "; did you mean " + n + "?"
+		}
+	}
+	return didYouMean(name, names)
+}

@@ -1,0 +1,327 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+// minimal is the shortest configuration without mistakes.
+const minimal = `kafka:
+  brokers: ["localhost:9092"]
+  group: reviews
+input: {topics: [customer_reviews]}
+models:
+  - {name: sentiment, path: models/sentiment}
+output: {topic: review_analysis}
+dead_letter: {topic: review_dlq}
+`
+
+func load(t *testing.T, yaml string, environ []string, args ...string) (*loaded, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	addKeyFlags(fs)
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return loadConfig(configSource{file: file, environ: environ, flags: fs, hostname: "pod-0"})
+}
+
+// mistakes are the lines of the error, without the directory of the file.
+func mistakes(t *testing.T, err error) []string {
+	t.Helper()
+	var ce *configError
+	if !errors.As(err, &ce) {
+		t.Fatalf("the error is not a *configError but %T: %v", err, err)
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for i := range lines {
+		lines[i] = regexp.MustCompile(`^/\S*/(c\.yaml)`).ReplaceAllString(lines[i], "$1")
+	}
+	return lines
+}
+
+func TestTheShortestConfigurationGetsTheDefaults(t *testing.T) {
+	c, err := load(t, minimal, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaultSettings()
+	want.Kafka.Brokers, want.Kafka.Group, want.Kafka.InstanceID = []string{"localhost:9092"}, "reviews", "pod-0"
+	want.Input.Topics = []string{"customer_reviews"}
+	m := defaultModel()
+	m.Name, m.Path = "sentiment", filepath.Join(filepath.Dir(c.file), "models/sentiment")
+	want.Models = []ModelSettings{m}
+	want.Output.Topic, want.DeadLetter.Topic = "review_analysis", "review_dlq"
+	if d := cmp.Diff(want, c.Settings); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
+	for _, tc := range []struct {
+		name, yaml string
+		want       []string
+	}{
+		{"misspelt keys at every level", strings.Replace(minimal, "group: reviews", "gruop: reviews", 1) + "modles: []\n", []string{
+			`c.yaml:1: kafka.group: is missing (consumer group; workers of one group share the partitions); write for example reviews`,
+			`c.yaml:3: kafka.gruop: unknown key; did you mean kafka.group?`,
+			`c.yaml:9: modles: unknown key; did you mean models?`,
+		}},
+		{"a key in the wrong section", minimal + "guarantee: exactly-once\n", []string{
+			`c.yaml:9: guarantee: unknown key; did you mean kafka.guarantee?`,
+		}},
+		{"a misspelt key of a model", strings.Replace(minimal, "path: models/sentiment", "path: m, devise: cpu", 1), []string{
+			`c.yaml:6: models[0].devise: unknown key; did you mean models[0].device?`,
+		}},
+		{"wrong kinds of values", minimal + "runners: many\nrun_timeout: 30\nlog: {level: loud, format: [json]}\nserver: 9464\nlimits: {total: {bytes: 3 apples}}\n", []string{
+			`c.yaml:9: runners: "many" is not a whole number; write for example 4`,
+			`c.yaml:10: run_timeout: 30 has no unit; write for example 30s or 30ms`,
+			`c.yaml:11: log.level: "loud" is not one of debug, info, warn, error`,
+			`c.yaml:11: log.format: must be one value (text), not a list; write for example json`,
+			`c.yaml:12: server: must hold keys (listen), not the value "9464"`,
+			`c.yaml:13: limits.total.bytes: "3 apples" is not a size; write for example 65536, 64KiB or 1MiB`,
+		}},
+		{"a choice with a slip", strings.Replace(minimal, "group: reviews", "group: reviews\n  guarantee: exactly_once", 1), []string{
+			`c.yaml:4: kafka.guarantee: "exactly_once" is not one of exactly-once, at-least-once; did you mean exactly-once?`,
+		}},
+		{"one value where a list belongs", strings.Replace(minimal, `["localhost:9092"]`, "localhost:9092", 1), []string{
+			`c.yaml:2: kafka.brokers: must be a list; write ["localhost:9092"]`,
+		}},
+		{"an empty file", "", []string{
+			`c.yaml: kafka.brokers: is missing (addresses (host:port) of brokers to ask first); write for example kafka-1:9092,kafka-2:9092`,
+			`c.yaml: kafka.group: is missing (consumer group; workers of one group share the partitions); write for example reviews`,
+			`c.yaml: input.topics: is missing (topics to read); write for example customer_reviews`,
+			`c.yaml: output.topic: is missing (topic for results); write for example review_analysis`,
+			`c.yaml: dead_letter.topic: is missing (topic for records that cannot be judged, unchanged, with the reason in their headers); write for example review_dlq`,
+			`c.yaml: models: is missing; write for example [{name: sentiment, path: models/sentiment}]`,
+		}},
+		{"a model without path", strings.Replace(minimal, ", path: models/sentiment", "", 1), []string{
+			`c.yaml:6: models[0].path: is missing (model directory); write for example models/sentiment`,
+		}},
+		{"models that are no list", strings.Replace(minimal, "  - {name: sentiment, path: models/sentiment}", "  sentiment: models/sentiment", 1), []string{
+			`c.yaml:6: models: must be a list (- {name: sentiment, path: models/sentiment}), not a mapping`,
+		}},
+		{"sections of later versions", minimal + "routes: []\nescalation: {when: x}\n", []string{
+			`c.yaml:9: routes: routes are not in this version yet; remove the section`,
+			`c.yaml:10: escalation: escalation is not in this version yet; remove the section`,
+		}},
+		{"a key given twice", minimal + "runners: 1\nrunners: 2\n", []string{
+			`c.yaml:10: runners: given twice; line 9 has it already, keep one`,
+		}},
+		{"references to variables", strings.Replace(minimal, "group: reviews", "group: ${NO_SUCH}\n  instance_id: \"${not a name}\"", 1), []string{
+			`c.yaml:3: kafka.group: the environment variable NO_SUCH is not set; set it, or write ${NO_SUCH:-default}`,
+			"c.yaml:4: kafka.instance_id: ${not a name} is not a reference to an environment variable; write ${NAME} or ${NAME:-default}, or $${ for a plain ${",
+		}},
+		{"syntax", "kafka:\n  group: [\n", []string{`c.yaml:2: not valid YAML: did not find expected node content`}},
+		{"a secret in the file", strings.Replace(minimal, "group: reviews", "group: reviews\n  sasl: {mechanism: PLAIN, username: u, password: hunter2}\n  tls: {enabled: true}", 1), []string{
+			`c.yaml:4: kafka.sasl.password: a secret does not belong in the configuration file; use kafka.sasl.password_file, or the environment variable SLUICE_KAFKA__SASL__PASSWORD`,
+		}},
+		{"an output that is an input", strings.Replace(minimal, "review_analysis", "customer_reviews", 1), []string{
+			`c.yaml:7: output.topic: "customer_reviews" is also an input topic, so the worker would read what it writes, for ever; write to another topic, or remove it from input.topics`,
+		}},
+		{"dead letters among the results", strings.Replace(minimal, "review_dlq", "review_analysis", 1), []string{
+			`c.yaml:8: dead_letter.topic: "review_analysis" is also output.topic, whose readers expect results; give dead letters a topic of their own, or send results to another`,
+		}},
+		{"commits slower than transactions", strings.Replace(minimal, "group: reviews", "group: reviews\n  commit_interval: 1m", 1), []string{
+			`c.yaml:4: kafka.commit_interval: 1m leaves no time to finish a transaction within kafka.transaction_timeout (1m); lower commit_interval, or raise transaction_timeout to more than twice as much`,
+		}},
+		{"one partition allowed more than all", minimal + "limits: {total: {records: 10}}\n", []string{
+			`c.yaml:9: limits.total.records: one partition may have 2000 in flight, all together (limits.total.records) only 10; lower limits.partition.records, or raise limits.total.records`,
+		}},
+		{"a batch that can never be full", minimal + "batch_tokens: 2000000\n", []string{
+			`c.yaml:9: batch_tokens: 2000000 is more than limits.total.tokens (1000000), so no batch would ever be full; lower batch_tokens, or raise the limit`,
+		}},
+		{"options without effect", strings.Replace(minimal, "path: models/sentiment", "path: m, stride: 3, device_fallback: cpu", 1), []string{
+			`c.yaml:6: models[0].stride: has no effect with long_text: truncate; set long_text: window, or remove stride`,
+			`c.yaml:6: models[0].device_fallback: has no effect with device: cpu; set device: cuda, or remove device_fallback`,
+		}},
+		{"two models of one name", strings.Replace(minimal, "}\noutput", "}\n  - {name: sentiment, path: other}\noutput", 1), []string{
+			`c.yaml:7: models[1].name: "sentiment" is also the name of models[0]; names must differ`,
+		}},
+		{"two models in one field", strings.Replace(minimal, "}\noutput", "}\n  - {name: b, path: other, field: sentiment}\noutput", 1), []string{
+			`c.yaml:7: models[1].field: "sentiment" is also the verdict field of models[0]; give one of them another field, or another name`,
+		}},
+		{"a model named like a member of the verdict", strings.Replace(minimal, "name: sentiment", "name: flags", 1), []string{
+			`c.yaml:6: models[0].name: "flags" is a member that the output field has itself; give the model another field, or another name`,
+		}},
+		{"a text field in plain text", strings.Replace(minimal, "{topics: [customer_reviews]}", "{topics: [customer_reviews], format: text, text: body}", 1), []string{
+			`c.yaml:4: input.text: has no meaning with input.format: text, where the whole value is the text; remove it, or set format: json`,
+		}},
+		{"verdicts over the text", strings.Replace(minimal, "{topic: review_analysis}", "{topic: review_analysis, field: text}", 1), []string{
+			`c.yaml:7: output.field: "text" is also the text field (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field`,
+		}},
+		{"bad addresses", strings.Replace(minimal, `["localhost:9092"]`, `["localhost", "a:b"]`, 1) + "server: {listen: somewhere}\n", []string{
+			`c.yaml:2: kafka.brokers: "localhost" is not host:port; write for example localhost:9092`,
+			`c.yaml:9: server.listen: "somewhere" is not host:port; write for example 127.0.0.1:9464, or off`,
+		}},
+		{"half a client certificate", strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: false, cert_file: c.pem}", 1), []string{
+			`c.yaml:4: kafka.tls.cert_file: a client certificate needs its key; give kafka.tls.key_file too, or remove cert_file`,
+			`c.yaml:4: kafka.tls.enabled: false contradicts the other keys of kafka.tls; set it to true, or remove them`,
+		}},
+		{"a login without its parts", strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: true}\n  sasl: {mechanism: SCRAM-SHA-512}", 1), []string{
+			`c.yaml:5: kafka.sasl.mechanism: SCRAM-SHA-512 needs a password; give kafka.sasl.password_file, or set the environment variable SLUICE_KAFKA__SASL__PASSWORD`,
+			`c.yaml:5: kafka.sasl.username: is missing; SCRAM-SHA-512 needs one`,
+		}},
+		{"numbers out of range", minimal + "runners: -1\nrun_timeout: 1us\n", []string{
+			`c.yaml:9: runners: -1 is out of range; between 1 and 1024, or 0 for the number of CPUs`,
+			`c.yaml:10: run_timeout: 1µs is too short for a batch; write for example 30s`,
+		}},
+		{"timeouts that brokers refuse", strings.Replace(minimal, "group: reviews", "group: reviews\n  session_timeout: 1h\n  transaction_timeout: 16m", 1), []string{
+			`c.yaml:4: kafka.session_timeout: 1h is out of range; between 500ms and 30m (brokers allow no more: group.max.session.timeout.ms)`,
+			`c.yaml:5: kafka.transaction_timeout: 16m is out of range; between 1s and 15m (brokers allow no more: transaction.max.timeout.ms)`,
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := load(t, tc.yaml, nil)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			got := mistakes(t, err)
+			slices.Sort(got) // the order within a line is of no meaning
+			slices.Sort(tc.want)
+			if d := cmp.Diff(tc.want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestMistakesInTheEnvironmentAreNamedToo(t *testing.T) {
+	_, err := load(t, strings.Replace(minimal, "group: reviews", "group:", 1), []string{
+		"SLUICE_KAFKA_GROUP=reviews", "SLUICE_RUN_TIMEOUT=soon", "SLUICE_ROUTES=x", "SLUICE_MODELS__4__PATH=x",
+		"SLUICE_PORT_9464_TCP=tcp://10.0.0.1:9464", "SLUICE_SERVICE_HOST=10.0.0.1", "SLUICE_ONNXRUNTIME=/x",
+	})
+	got := mistakes(t, err)
+	want := []string{
+		`c.yaml:3: kafka.group: is missing (consumer group; workers of one group share the partitions); write for example reviews`,
+		`SLUICE_KAFKA_GROUP: kafka_group: unknown key; did you mean SLUICE_KAFKA__GROUP? (every SLUICE_* variable is read as configuration)`,
+		`SLUICE_MODELS__4__PATH: models[4].path: there are 1 models; the next has the number 1`,
+		`SLUICE_ROUTES: routes: routes are not in this version yet; remove the section`,
+		`SLUICE_RUN_TIMEOUT: run_timeout: "soon" is not a duration; write for example 30s`,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestFlagsWinOverEnvironmentOverFileOverDefaults(t *testing.T) {
+	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  commit_interval: 1s\n  compression: zstd", 1) + "runners: 3\n"
+	environ := []string{"SLUICE_KAFKA__COMMIT_INTERVAL=2s", "SLUICE_RUNNERS=4", "SLUICE_KAFKA__BROKERS=a:1, b:2", "SLUICE_MODELS__0__DEVICE=cuda", "SLUICE_MODELS__1__NAME=ner", "SLUICE_MODELS__1__PATH=/ner"}
+	c, err := load(t, yaml, environ, "--runners=5", "--input.topics=x,y")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Runners != 5 || c.Kafka.CommitInterval != 2*time.Second || c.Kafka.Compression != "zstd" || c.Kafka.Guarantee != "exactly-once" {
+		t.Errorf("precedence: %+v", c.Settings)
+	}
+	if d := cmp.Diff([]string{"a:1", "b:2"}, c.Kafka.Brokers); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"x", "y"}, c.Input.Topics); d != "" {
+		t.Error(d)
+	}
+	if len(c.Models) != 2 || c.Models[0].Device != "cuda" || c.Models[0].Name != "sentiment" || c.Models[1].Path != "/ner" || c.Models[1].Device != "cpu" {
+		t.Errorf("models: %+v", c.Models)
+	}
+	for path, want := range map[string]string{
+		"runners": "--runners", "kafka.commit_interval": "SLUICE_KAFKA__COMMIT_INTERVAL", "kafka.compression": c.file + ":5",
+		"kafka.guarantee": "default", "models[0].device": "SLUICE_MODELS__0__DEVICE", "models[0].name": c.file + ":8",
+	} {
+		if got := c.origins[path].String(); got != want {
+			t.Errorf("origin of %s: %s, want %s", path, got, want)
+		}
+	}
+}
+
+func TestReferencesAreExpanded(t *testing.T) {
+	c, err := load(t, strings.Replace(minimal, "group: reviews", `group: "${TEAM}-reviews-${STAGE:-dev}"`+"\n  instance_id: \"$${x}-${HOSTNAME}\"", 1), []string{"TEAM=blue"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Kafka.Group != "blue-reviews-dev" || c.Kafka.InstanceID != "${x}-pod-0" {
+		t.Errorf("group %q, instance %q", c.Kafka.Group, c.Kafka.InstanceID)
+	}
+}
+
+func TestAnchorsAndMergesAreFollowed(t *testing.T) {
+	c, err := load(t, strings.Replace(minimal, "  - {name: sentiment, path: models/sentiment}", "  - &m {name: sentiment, path: /m, scores: all}\n  - {<<: *m, name: other}", 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := c.Models[1]; m.Name != "other" || m.Path != "/m" || m.Scores != "all" {
+		t.Errorf("%+v", m)
+	}
+}
+
+func TestASecretIsNeverPrinted(t *testing.T) {
+	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: true}\n  sasl: {mechanism: PLAIN, username: u}", 1)
+	c, err := load(t, yaml, []string{"SLUICE_KAFKA__SASL__PASSWORD=hunter2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Kafka.SASL.Password != "hunter2" {
+		t.Fatal("the password did not arrive")
+	}
+	var out strings.Builder
+	c.print(&out)
+	if strings.Contains(out.String(), "hunter2") {
+		t.Errorf("the password is printed:\n%s", out.String())
+	}
+	if !regexp.MustCompile(`(?m)^    password: \(redacted\)\s+# SLUICE_KAFKA__SASL__PASSWORD$`).MatchString(out.String()) {
+		t.Errorf("the password's origin is not printed:\n%s", out.String())
+	}
+}
+
+func TestWhatIsPrintedLoadsAgain(t *testing.T) {
+	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  instance_id: \"a: #b\"\n  session_timeout: 90s", 1)
+	first, err := load(t, yaml, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	first.print(&out)
+	second, err := load(t, out.String(), nil)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	if d := cmp.Diff(first.Settings, second.Settings); d != "" {
+		t.Errorf("%s\n%s", d, out.String())
+	}
+}
+
+func TestEveryKeyIsDocumented(t *testing.T) {
+	for _, k := range allKeys {
+		if k.doc == "" || k.example == "" {
+			t.Errorf("%s has no doc or no example", k.path)
+		}
+		if _, err := k.parse(k.example); err != nil {
+			t.Errorf("the example of %s is not a value of it: %v", k.path, err)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for s, want := range map[string]Bytes{"0": 0, "65536": 65536, "64KiB": 65536, "1MiB": 1 << 20, "2 GiB": 2 << 30, "1kB": 1000, "3MB": 3e6, "7B": 7} {
+		if got, err := parseBytes(s); err != nil || got != want {
+			t.Errorf("%q: %d, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "-1", "1.5MiB", "MiB", "9223372036854775807KiB"} {
+		if _, err := parseBytes(s); err == nil {
+			t.Errorf("%q is taken for a size", s)
+		}
+	}
+}

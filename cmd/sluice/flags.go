@@ -1,0 +1,171 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// Every flag can be given by an environment variable too. Those that stand for configuration keys are in config.go; these
+// are the others.
+const (
+	envConfig     = "SLUICE_CONFIG"
+	envGrace      = "SLUICE_GRACE"
+	envModels     = "SLUICE_MODEL"
+	envOnnx       = "SLUICE_ONNXRUNTIME"
+	envDemo       = "SLUICE_DEMO_"
+	envClassify   = "SLUICE_CLASSIFY_"
+	annotationEnv = "env"
+	annotationEx  = "example"
+)
+
+// commandEnv are the variables under our prefix that are no configuration keys.
+var commandEnv = map[string]bool{
+	envConfig: true, envGrace: true, envModels: true, envOnnx: true,
+	envDemo + "RATE": true, envDemo + "RECORDS": true, envDemo + "MODELS": true, envDemo + "PORT": true, envDemo + "PLAIN": true,
+	envClassify + "FORMAT": true, envClassify + "TEXT": true, envClassify + "FIELD": true, envClassify + "RUNNERS": true,
+	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify + "SCORES": true,
+	envClassify + "DEVICE": true,
+}
+
+// describe says which environment variable gives a flag, and shows an example.
+func describe(fs *pflag.FlagSet, name, env, example string) {
+	f := fs.Lookup(name)
+	f.Annotations = map[string][]string{annotationEnv: {env}, annotationEx: {example}}
+	if !commandEnv[env] {
+		panic("flag --" + name + ": " + env + " is not in commandEnv")
+	}
+}
+
+// applyEnv sets the flags that were not given from their environment variables.
+func applyEnv(fs *pflag.FlagSet) error {
+	var err error
+	fs.VisitAll(func(f *pflag.Flag) {
+		env := f.Annotations[annotationEnv]
+		if len(env) == 0 || f.Changed || err != nil {
+			return
+		}
+		if v, ok := os.LookupEnv(env[0]); ok && v != "" {
+			if setErr := fs.Set(f.Name, v); setErr != nil {
+				err = usageErrorf("%s: %v", env[0], setErr)
+			}
+		}
+	})
+	return err
+}
+
+// writeHelp prints a command's help: what it does, how it is called, and of every flag its environment variable, default
+// and an example.
+func writeHelp(w io.Writer, cmd *cobra.Command) {
+	if text := cmd.Long; text != "" {
+		fmt.Fprintf(w, "%s\n\n", strings.TrimSpace(text))
+	} else if cmd.Short != "" {
+		fmt.Fprintf(w, "%s\n\n", cmd.Short)
+	}
+	fmt.Fprintln(w, "Usage:")
+	if cmd.Runnable() {
+		fmt.Fprintf(w, "  %s\n", cmd.UseLine())
+	} else {
+		fmt.Fprintf(w, "  %s COMMAND\n", cmd.CommandPath())
+	}
+	if cmd.Example != "" {
+		fmt.Fprintf(w, "\nExamples:\n%s\n", strings.TrimRight(cmd.Example, "\n"))
+	}
+	if cmd.HasAvailableSubCommands() {
+		fmt.Fprintln(w, "\nCommands:")
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() {
+				fmt.Fprintf(w, "  %-10s %s\n", c.Name(), c.Short)
+			}
+		}
+		fmt.Fprintf(w, "\n\"%s COMMAND --help\" says more about a command.\n", cmd.CommandPath())
+	}
+	var flags, keys []*pflag.Flag
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if _, isKey := f.Value.(*keyFlag); isKey {
+			keys = append(keys, f)
+		} else if !f.Hidden {
+			flags = append(flags, f)
+		}
+	})
+	if len(flags) > 0 {
+		fmt.Fprintln(w, "\nFlags:")
+		for _, f := range flags {
+			writeFlag(w, f)
+		}
+	}
+	if len(keys) > 0 {
+		fmt.Fprint(w, keysPreface)
+		section := ""
+		for _, k := range allKeys {
+			if s, _, _ := strings.Cut(k.path, "."); s != section {
+				section = s
+				fmt.Fprintf(w, "\n%s\n", strings.TrimSuffix(section, "[]"))
+			}
+			writeKey(w, k)
+		}
+	}
+	if !cmd.HasParent() {
+		fmt.Fprint(w, "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 fenced by a twin.\n")
+	}
+}
+
+const keysPreface = `
+Configuration keys. A flag wins over the environment, the environment over the file, the file over the default. Lists are
+separated by commas in flags and in the environment. In the file, ${NAME} stands for an environment variable,
+${NAME:-text} for text where it is not set, and relative file names are relative to the file.
+`
+
+func writeFlag(w io.Writer, f *pflag.Flag) {
+	name := "--" + f.Name
+	if f.Shorthand != "" {
+		name = "-" + f.Shorthand + ", " + name
+	}
+	kind, doc := pflag.UnquoteUsage(f)
+	if kind != "" {
+		name += " " + kind
+	}
+	fmt.Fprintf(w, "  %s\n      %s\n", name, doc)
+	var facts []string
+	if env := f.Annotations[annotationEnv]; len(env) > 0 {
+		facts = append(facts, "env "+env[0])
+	}
+	if f.DefValue != "" && f.DefValue != "[]" {
+		facts = append(facts, "default "+f.DefValue)
+	} else if len(facts) > 0 {
+		facts = append(facts, "default none")
+	}
+	if ex := f.Annotations[annotationEx]; len(ex) > 0 {
+		facts = append(facts, "example "+ex[0])
+	}
+	if len(facts) > 0 {
+		fmt.Fprintf(w, "      %s\n", strings.Join(facts, " | "))
+	}
+}
+
+func writeKey(w io.Writer, k key) {
+	kind := k.kind.String()
+	if k.choices != nil {
+		kind = strings.Join(k.choices, "|")
+	}
+	name := "--" + k.path
+	if k.secret || strings.HasPrefix(k.path, modelsPrefix) {
+		name = k.path // no flag
+	}
+	value := k.show(k.value)
+	switch {
+	case k.need:
+		value = "none, it must be given"
+	case value == `""` || value == "[]":
+		value = "none"
+	}
+	facts := []string{"env " + envName(k.path), "default " + value}
+	if !k.secret {
+		facts = append(facts, "example "+k.example)
+	}
+	fmt.Fprintf(w, "  %s %s\n      %s\n      %s\n", name, kind, k.doc, strings.Join(facts, " | "))
+}

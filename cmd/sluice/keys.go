@@ -1,0 +1,269 @@
+package main
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// key is one leaf of the configuration, read from the struct tags of Settings.
+type key struct {
+	path    string // "kafka.session_timeout"; entries of the list of models are "models[].device"
+	kind    kind
+	doc     string
+	example string
+	choices []string // nil: any value
+	need    bool
+	secret  bool
+	file    bool // a file name
+	value   any  // the default
+}
+
+// kind is the type of a key's value.
+type kind int
+
+const (
+	kindString kind = iota
+	kindStrings
+	kindInt
+	kindBool
+	kindDuration
+	kindBytes
+)
+
+func (k kind) String() string {
+	return [...]string{"text", "list", "number", "true|false", "duration", "size"}[k]
+}
+
+const modelsPrefix = "models[]."
+
+// allKeys are the keys of Settings in the order of the struct, those of one model last among equals.
+var allKeys = func() []key {
+	d, m := defaultSettings(), defaultModel()
+	var keys []key
+	collectKeys(&keys, "", reflect.ValueOf(d), reflect.ValueOf(m))
+	return keys
+}()
+
+func collectKeys(keys *[]key, prefix string, v, model reflect.Value) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		path := prefix + f.Tag.Get("koanf")
+		switch {
+		case f.Type == reflect.TypeFor[[]ModelSettings]():
+			collectKeys(keys, path+"[].", model, model)
+			continue
+		case f.Type.Kind() == reflect.Struct:
+			collectKeys(keys, path+".", v.Field(i), model)
+			continue
+		}
+		k := key{
+			path: path, kind: kindOf(f.Type), doc: f.Tag.Get("doc"), example: f.Tag.Get("example"),
+			need: f.Tag.Get("need") != "", secret: f.Tag.Get("secret") != "", file: f.Tag.Get("path") != "",
+			value: v.Field(i).Interface(),
+		}
+		if c := f.Tag.Get("oneof"); c != "" {
+			k.choices = strings.Split(c, ",")
+		}
+		*keys = append(*keys, k)
+	}
+}
+
+func kindOf(t reflect.Type) kind {
+	switch t {
+	case reflect.TypeFor[string]():
+		return kindString
+	case reflect.TypeFor[[]string]():
+		return kindStrings
+	case reflect.TypeFor[int]():
+		return kindInt
+	case reflect.TypeFor[bool]():
+		return kindBool
+	case reflect.TypeFor[time.Duration]():
+		return kindDuration
+	case reflect.TypeFor[Bytes]():
+		return kindBytes
+	}
+	panic("settings: no kind for " + t.String())
+}
+
+// findKey finds the key of a path, in which entries of a list may be numbered: "models[2].device".
+func findKey(path string) (key, bool) {
+	generic := genericPath(path)
+	for _, k := range allKeys {
+		if k.path == generic {
+			return k, true
+		}
+	}
+	return key{}, false
+}
+
+// genericPath is path without the numbers of list entries.
+func genericPath(path string) string {
+	open := strings.IndexByte(path, '[')
+	end := strings.IndexByte(path, ']')
+	if open < 0 || end < open {
+		return path
+	}
+	return path[:open+1] + path[end:]
+}
+
+// parse reads one value as the environment and flags give it; a list is separated by commas.
+func (k key) parse(s string) (any, error) {
+	if k.kind == kindStrings {
+		list := []string{}
+		for item := range strings.SplitSeq(s, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				list = append(list, item)
+			}
+		}
+		return list, nil
+	}
+	return k.parseScalar(s)
+}
+
+// parseScalar reads one value. The error says what to write in its place.
+func (k key) parseScalar(s string) (any, error) {
+	switch k.kind {
+	case kindInt:
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a whole number; write for example %s", s, k.example)
+		}
+		return n, nil
+	case kindBool:
+		switch s {
+		case "true":
+			return true, nil
+		case "false":
+			return false, nil
+		}
+		return nil, fmt.Errorf("%q is neither true nor false", s)
+	case kindDuration:
+		d, err := time.ParseDuration(s)
+		if err == nil {
+			return d, nil
+		}
+		if _, numErr := strconv.ParseFloat(s, 64); numErr == nil {
+			return nil, fmt.Errorf("%s has no unit; write for example %ss or %sms", s, s, s)
+		}
+		return nil, fmt.Errorf("%q is not a duration; write for example %s", s, k.example)
+	case kindBytes:
+		return parseBytes(s)
+	}
+	if k.choices != nil && s != "" && !slices.Contains(k.choices, s) {
+		return nil, fmt.Errorf("%q is not one of %s%s", s, strings.Join(k.choices, ", "), didYouMean(s, k.choices))
+	}
+	return s, nil
+}
+
+// show writes a value of the key for a person; a secret is never shown.
+func (k key) show(v any) string {
+	if k.secret {
+		if v == "" {
+			return `""`
+		}
+		return "(redacted)"
+	}
+	switch v := v.(type) {
+	case string:
+		return yamlScalar(v)
+	case []string:
+		quoted := make([]string, len(v))
+		for i, s := range v {
+			quoted[i] = strconv.Quote(s)
+		}
+		return "[" + strings.Join(quoted, ", ") + "]"
+	case time.Duration:
+		return shortDuration(v)
+	}
+	return fmt.Sprint(v)
+}
+
+// yamlScalar quotes s where YAML would read something else than the text s.
+func yamlScalar(s string) string {
+	plain := s != ""
+	for i, r := range s {
+		ok := r == '_' || r == '/' || r == '.' || r == '-' && i > 0 || r >= '0' && r <= '9' && i > 0 || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		plain = plain && ok
+	}
+	switch strings.ToLower(s) {
+	case "true", "false", "null", "yes", "no", "on", "off", "y", "n", ".", ".inf", ".nan":
+		plain = false
+	}
+	if plain {
+		return s
+	}
+	return strconv.Quote(s)
+}
+
+// shortDuration is d as a person writes it: 2m, not 2m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// envName is the environment variable of a key: SLUICE_KAFKA__SESSION_TIMEOUT, SLUICE_MODELS__0__DEVICE.
+func envName(path string) string {
+	r := strings.NewReplacer("[].", "__0__", "[", "__", "].", "__", ".", "__")
+	return envPrefix + strings.ToUpper(r.Replace(path))
+}
+
+// didYouMean is "; did you mean X?" for the candidate nearest to s, or "" where none is near.
+func didYouMean(s string, candidates []string) string {
+	if n := nearest(s, candidates); n != "" {
+		return fmt.Sprintf("; did you mean %s?", n)
+	}
+	return ""
+}
+
+// nearest is the candidate with the smallest edit distance to s, case and separators apart, if it is small enough to
+// be a slip rather than another word.
+func nearest(s string, candidates []string) string {
+	norm := strings.NewReplacer("-", "", "_", "")
+	s = strings.ToLower(norm.Replace(s))
+	best, bestDist := "", max(1, min(3, len(s)/2))+1
+	for _, c := range candidates {
+		n := strings.ToLower(norm.Replace(c))
+		d := editDistance(s, n)
+		if d > 0 && len(s) >= 4 && (strings.HasPrefix(n, s) || strings.HasPrefix(s, n)) {
+			d = 1 // an abbreviation, or a word too many
+		}
+		if d < bestDist {
+			best, bestDist = c, d
+		}
+	}
+	return best
+}
+
+// editDistance counts insertions, deletions, substitutions and swaps of neighbours (optimal string alignment).
+func editDistance(a, b string) int {
+	prev2, prev, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], prev2[j-2]+1)
+			}
+		}
+		prev2, prev, row = prev, row, prev2
+	}
+	return prev[len(b)]
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// newLogger logs to w, and keeps the latest problem for /status.
+func newLogger(w io.Writer, s LogSettings) (*slog.Logger, *problemLog) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.Level)); err != nil {
+		panic(err) // the configuration has been checked
+	}
+	var h slog.Handler
+	if s.Format == "json" {
+		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
+	} else {
+		h = slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})
+	}
+	p := &problemLog{state: &problemState{}, next: h}
+	return slog.New(p), p
+}
+
+// problemLog is a slog.Handler that remembers the latest warning or error.
+type problemLog struct {
+	state *problemState
+	next  slog.Handler
+}
+
+type problemState struct {
+	mu   sync.Mutex
+	last *lastError
+}
+
+// lastError is the latest problem, in /status.
+type lastError struct {
+	Time    time.Time `json:"time"`
+	Level   string    `json:"level"`
+	Message string    `json:"message"`
+}
+
+func (p *problemLog) last() *lastError {
+	p.state.mu.Lock()
+	defer p.state.mu.Unlock()
+	return p.state.last
+}
+
+// Enabled implements slog.Handler: problems are remembered even where they are not logged.
+func (p *problemLog) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn || p.next.Enabled(ctx, l)
+}
+
+// Handle implements slog.Handler.
+func (p *problemLog) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelWarn {
+		text := r.Message
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "error" {
+				text += fmt.Sprintf(": %v", a.Value)
+			}
+			return true
+		})
+		p.state.mu.Lock()
+		p.state.last = &lastError{Time: r.Time, Level: r.Level.String(), Message: text}
+		p.state.mu.Unlock()
+	}
+	if !p.next.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return p.next.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (p *problemLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &problemLog{state: p.state, next: p.next.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (p *problemLog) WithGroup(name string) slog.Handler {
+	return &problemLog{state: p.state, next: p.next.WithGroup(name)}
+}
+
+// steps reports work that takes long. begin returns the function that ends the step; a step of more than a second is
+// announced while it runs, and its duration is told at its end.
+type steps struct {
+	tell func(format string, args ...any)
+}
+
+func (s steps) begin(format string, args ...any) (end func()) {
+	name, began := fmt.Sprintf(format, args...), time.Now()
+	var mu sync.Mutex
+	announced, over := false, false
+	timer := time.AfterFunc(time.Second, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			announced = true
+			s.tell("%s ...", name)
+		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		if announced {
+			s.tell("%s: done after %.1f s", name, time.Since(began).Seconds())
+		}
+	}
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"sluice/pipeline"
+)
+
+// Settings is the whole configuration of a worker. The struct tags are its documentation and its schema: the file reader,
+// the environment, the flags, the help text and `validate --print` are all made from them (see keys.go).
+//
+//	doc      one line for a person
+//	example  a value worth copying
+//	oneof    the only values there are
+//	need     "yes": there is no default, it must be given
+//	secret   "yes": never printed; comes from the environment only
+//	path     "yes": a file name; relative names in the configuration file are relative to that file
+type Settings struct {
+	Kafka       KafkaSettings      `koanf:"kafka"`
+	Input       InputSettings      `koanf:"input"`
+	Models      []ModelSettings    `koanf:"models"`
+	Output      OutputSettings     `koanf:"output"`
+	DeadLetter  DeadLetterSettings `koanf:"dead_letter"`
+	Limits      LimitSettings      `koanf:"limits"`
+	Runners     int                `koanf:"runners" doc:"threads that run models, each on its own core; 0: as many as the container has CPUs" example:"4"`
+	BatchTokens int                `koanf:"batch_tokens" doc:"most tokens in one batch; a runner takes what waits, it never waits for a batch to fill" example:"512"`
+	RunTimeout  time.Duration      `koanf:"run_timeout" doc:"longest a model may compute on one batch; then the batch is stopped and halved" example:"30s"`
+	Server      ServerSettings     `koanf:"server"`
+	Log         LogSettings        `koanf:"log"`
+}
+
+// KafkaSettings say where the cluster is and how the worker takes part in its group.
+type KafkaSettings struct {
+	Brokers            []string      `koanf:"brokers" need:"yes" doc:"addresses (host:port) of brokers to ask first" example:"kafka-1:9092,kafka-2:9092"`
+	Group              string        `koanf:"group" need:"yes" doc:"consumer group; workers of one group share the partitions" example:"reviews"`
+	InstanceID         string        `koanf:"instance_id" doc:"name of this worker (static membership): unique in the group, the same after a restart" example:"reviews-0"`
+	SessionTimeout     time.Duration `koanf:"session_timeout" doc:"how long a dead worker keeps its partitions; a restart within it causes no rebalance" example:"2m"`
+	RebalanceTimeout   time.Duration `koanf:"rebalance_timeout" doc:"how long a rebalance waits for members that do not answer" example:"25s"`
+	TransactionTimeout time.Duration `koanf:"transaction_timeout" doc:"how long the broker keeps an open transaction of a dead worker" example:"1m"`
+	Guarantee          string        `koanf:"guarantee" oneof:"exactly-once,at-least-once" doc:"exactly-once: results and offsets in one transaction; at-least-once: repeats after a crash carry the same id" example:"at-least-once"`
+	CommitInterval     time.Duration `koanf:"commit_interval" doc:"longest a finished result waits for its commit" example:"100ms"`
+	Compression        string        `koanf:"compression" oneof:"none,gzip,snappy,lz4,zstd" doc:"compression of what is written" example:"zstd"`
+	Fetch              FetchSettings `koanf:"fetch"`
+	TLS                TLSSettings   `koanf:"tls"`
+	SASL               SASLSettings  `koanf:"sasl"`
+}
+
+// FetchSettings shape the long-poll requests that read the input.
+type FetchSettings struct {
+	MaxBytes Bytes         `koanf:"max_bytes" doc:"most bytes in the answer to one fetch" example:"16MiB"`
+	MaxWait  time.Duration `koanf:"max_wait" doc:"longest the broker waits for records" example:"500ms"`
+}
+
+// TLSSettings encrypt the connections to the brokers. Any of the files, or server_name, switches TLS on.
+type TLSSettings struct {
+	Enabled    bool   `koanf:"enabled" doc:"encrypt with the system's certificate authorities; the other keys of kafka.tls imply it" example:"true"`
+	CAFile     string `koanf:"ca_file" path:"yes" doc:"PEM file of the certificate authorities to trust, in place of the system's" example:"/etc/kafka/ca.pem"`
+	CertFile   string `koanf:"cert_file" path:"yes" doc:"PEM file of the client certificate (with key_file)" example:"/etc/kafka/client.pem"`
+	KeyFile    string `koanf:"key_file" path:"yes" doc:"PEM file of the client certificate's key" example:"/etc/kafka/client.key"`
+	ServerName string `koanf:"server_name" doc:"name to expect in the broker's certificate, where it is not the address" example:"kafka.internal"`
+}
+
+// On says whether connections are encrypted.
+func (t TLSSettings) On() bool {
+	return t.Enabled || t.CAFile != "" || t.CertFile != "" || t.KeyFile != "" || t.ServerName != ""
+}
+
+// SASLSettings log in to the brokers. The password comes from a file or from the environment.
+type SASLSettings struct {
+	Mechanism    string `koanf:"mechanism" oneof:"PLAIN,SCRAM-SHA-256,SCRAM-SHA-512" doc:"how to log in; empty: no login" example:"SCRAM-SHA-512"`
+	Username     string `koanf:"username" doc:"user to log in as" example:"sluice"`
+	PasswordFile string `koanf:"password_file" path:"yes" doc:"file that holds the password (a newline at its end is ignored)" example:"/run/secrets/kafka-password"`
+	Password     string `koanf:"password" secret:"yes" doc:"the password itself; from the environment only" example:"(from a secret store)"`
+}
+
+// InputSettings say what is read and where in a record the text is.
+type InputSettings struct {
+	Topics       []string `koanf:"topics" need:"yes" doc:"topics to read" example:"customer_reviews"`
+	Format       string   `koanf:"format" oneof:"json,text" doc:"json: each value is an object with a text field; text: the whole value is the text" example:"text"`
+	Text         string   `koanf:"text" doc:"path of the text field in a JSON value, with dots between levels (\\. is a dot in a name)" example:"review.body"`
+	Start        string   `koanf:"start" oneof:"earliest,latest,error" doc:"where to begin when the group has no offset yet" example:"latest"`
+	MaxTextBytes Bytes    `koanf:"max_text_bytes" doc:"longer texts are cut before tokenizing, and flagged" example:"256KiB"`
+	MaxDepth     int      `koanf:"max_depth" doc:"JSON values nested deeper go to the dead letter topic" example:"512"`
+}
+
+// ModelSettings are one model directory and how its verdicts are made.
+type ModelSettings struct {
+	Name           string `koanf:"name" need:"yes" doc:"name of the model in verdicts, metrics and /status" example:"sentiment"`
+	Path           string `koanf:"path" need:"yes" path:"yes" doc:"model directory" example:"models/sentiment"`
+	Field          string `koanf:"field" doc:"member of the output field that takes the verdict; empty: the name" example:"entities"`
+	Device         string `koanf:"device" oneof:"cpu,cuda" doc:"where the model runs" example:"cuda"`
+	DeviceFallback string `koanf:"device_fallback" oneof:"fail,cpu" doc:"what to do where the device is missing: refuse to start, or run on the CPU and say so" example:"cpu"`
+	Aggregation    string `koanf:"aggregation" oneof:"none,simple,first,average,max" doc:"how tokens become entities (token-classification), as Hugging Face's aggregation_strategy" example:"first"`
+	LongText       string `koanf:"long_text" oneof:"truncate,window" doc:"texts longer than the model: cut off and flag, or read in overlapping windows" example:"window"`
+	Stride         int    `koanf:"stride" doc:"tokens that neighbouring windows share" example:"64"`
+	WindowMerge    string `koanf:"window_merge" oneof:"mean,max" doc:"how the scores of windows become one (text-classification)" example:"max"`
+	Scores         string `koanf:"scores" oneof:"top,all" doc:"top: the best label; all: every label with its score" example:"all"`
+}
+
+// VerdictField is the member of the output field that takes this model's verdict.
+func (m ModelSettings) VerdictField() string {
+	if m.Field != "" {
+		return m.Field
+	}
+	return m.Name
+}
+
+// OutputSettings say where results go.
+type OutputSettings struct {
+	Topic string `koanf:"topic" need:"yes" doc:"topic for results" example:"review_analysis"`
+	Field string `koanf:"field" doc:"field that is added to the source object" example:"inference"`
+}
+
+// DeadLetterSettings say where records go that cannot be judged.
+type DeadLetterSettings struct {
+	Topic string `koanf:"topic" need:"yes" doc:"topic for records that cannot be judged, unchanged, with the reason in their headers" example:"review_dlq"`
+}
+
+// LimitSettings bound the memory of work in flight. A partition at its limit is not fetched until there is room.
+type LimitSettings struct {
+	Partition Limit `koanf:"partition"`
+	Total     Limit `koanf:"total"`
+}
+
+// Limit is one bound on work in flight, in three units; the first that is reached counts.
+type Limit struct {
+	Records int   `koanf:"records" doc:"most records in flight" example:"2000"`
+	Bytes   Bytes `koanf:"bytes" doc:"most bytes of records in flight" example:"16MiB"`
+	Tokens  int   `koanf:"tokens" doc:"most tokens in flight" example:"200000"`
+}
+
+// ServerSettings are the HTTP endpoints /metrics, /healthz, /readyz and /status.
+type ServerSettings struct {
+	Listen string `koanf:"listen" doc:"address of /metrics, /healthz, /readyz and /status; \"off\": no server" example:"0.0.0.0:9464"`
+}
+
+// LogSettings say what is logged, to standard error. Payloads and secrets never are.
+type LogSettings struct {
+	Level  string `koanf:"level" oneof:"debug,info,warn,error" doc:"least severe message to log" example:"debug"`
+	Format string `koanf:"format" oneof:"text,json" doc:"form of log lines" example:"json"`
+}
+
+// defaultSettings is what holds where nothing is said.
+func defaultSettings() Settings {
+	lim := pipeline.DefaultLimits
+	return Settings{
+		Kafka: KafkaSettings{
+			InstanceID:         "${HOSTNAME}",
+			SessionTimeout:     120 * time.Second,
+			RebalanceTimeout:   25 * time.Second,
+			TransactionTimeout: 60 * time.Second,
+			Guarantee:          "exactly-once",
+			CommitInterval:     100 * time.Millisecond,
+			Compression:        "lz4",
+			Fetch:              FetchSettings{MaxBytes: 8 << 20, MaxWait: 500 * time.Millisecond},
+		},
+		Input:  InputSettings{Format: "json", Text: "text", Start: "earliest", MaxTextBytes: 256 << 10, MaxDepth: 512},
+		Output: OutputSettings{Field: "inference"},
+		Limits: LimitSettings{
+			Partition: Limit{Records: lim.PartitionRecords, Bytes: Bytes(lim.PartitionBytes), Tokens: lim.PartitionTokens},
+			Total:     Limit{Records: lim.TotalRecords, Bytes: Bytes(lim.TotalBytes), Tokens: lim.TotalTokens},
+		},
+		BatchTokens: pipeline.DefaultBatchTokens,
+		RunTimeout:  30 * time.Second,
+		Server:      ServerSettings{Listen: "127.0.0.1:9464"},
+		Log:         LogSettings{Level: "info", Format: "text"},
+	}
+}
+
+// defaultModel is what holds for every entry of models.
+func defaultModel() ModelSettings {
+	return ModelSettings{
+		Device: "cpu", DeviceFallback: "fail", Aggregation: "simple", LongText: "truncate", Stride: 64, WindowMerge: "mean", Scores: "top",
+	}
+}
+
+// Bytes is a number of bytes, written as 1048576, 1024KiB, 1MiB or 1MB.
+type Bytes int64
+
+var byteUnits = []struct {
+	suffix string
+	size   int64
+}{ // longest suffix first
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1000}, {"KB", 1000}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1},
+}
+
+// parseBytes reads a size. The error says how to write one.
+func parseBytes(s string) (Bytes, error) {
+	number, unit := strings.TrimSpace(s), int64(1)
+	for _, u := range byteUnits {
+		if rest, ok := strings.CutSuffix(number, u.suffix); ok {
+			number, unit = strings.TrimSpace(rest), u.size
+			break
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is not a size; write for example 65536, 64KiB or 1MiB", s)
+	}
+	return Bytes(n * unit), nil
+}
+
+func (b Bytes) String() string {
+	for _, u := range []int{2, 1, 0} {
+		if size := byteUnits[u].size; int64(b) >= size && int64(b)%size == 0 {
+			return strconv.FormatInt(int64(b)/size, 10) + byteUnits[u].suffix
+		}
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}

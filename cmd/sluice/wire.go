@@ -1,0 +1,310 @@
+package main
+
+// This file joins the rooms: the only place that knows the tokenizer, the model runtime, the Kafka client and the pipeline
+// at once.
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"sluice/model"
+	"sluice/model/ort"
+	"sluice/pipeline"
+	"sluice/pipeline/kafka"
+	"sluice/tokenize"
+	"sluice/tokenize/hf"
+)
+
+// ---- ONNX Runtime
+
+// initOnnxRuntime loads ONNX Runtime: the file that SLUICE_ONNXRUNTIME names, else lib/libonnxruntime.so.1 beside the binary.
+func initOnnxRuntime() error { return ort.Init("") }
+
+// executableDir is the directory of the binary, links resolved.
+func executableDir() (string, error) {
+	exe, err := os.Executable()
+	if err == nil {
+		exe, err = filepath.EvalSymlinks(exe)
+	}
+	if err != nil {
+		return "", fmt.Errorf("where this program is: %w", err)
+	}
+	return filepath.Dir(exe), nil
+}
+
+// ---- models
+
+// loadedModel is one model, ready to be run.
+type loadedModel struct {
+	settings  ModelSettings
+	model     *model.Model
+	tokenizer tokenize.Tokenizer
+	judge     *model.Judge
+	session   *ort.Session
+	note      string // of the self-test, where there was nothing to test
+}
+
+// openModel reads, verifies, loads and self-tests one model.
+func openModel(ctx context.Context, s ModelSettings, o ort.Options, st steps) (_ *loadedModel, err error) {
+	l := &loadedModel{settings: s}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if l.model, err = model.Open(s.Path); err != nil {
+		return nil, err
+	}
+	end := st.begin("verifying %s", s.Path)
+	err = l.model.Verify()
+	end()
+	if err != nil {
+		return nil, err
+	}
+	if l.tokenizer, err = hf.Open(l.model.Path(model.TokenizerFile)); err != nil {
+		return nil, fmt.Errorf("model %s: %w", s.Path, err)
+	}
+	l.judge, err = model.NewJudge(l.model, l.tokenizer, model.JudgeOptions{
+		Aggregation: model.Aggregation(s.Aggregation), LongText: model.LongText(s.WindowMerge), AllScores: s.Scores == "all",
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.LongText == "window" {
+		if probe := l.tokenizer.Encode([][]byte{[]byte("a")}, l.tokenizeOptions())[0]; probe.Err != nil {
+			return nil, fmt.Errorf("model %s: stride %d with %d tokens: %w", s.Path, s.Stride, l.model.MaxTokens, probe.Err)
+		}
+	}
+	end = st.begin("loading %s", s.Path)
+	l.session, err = ort.Open(l.model, o)
+	end()
+	if err != nil {
+		return nil, err
+	}
+	end = st.begin("self-test of %s", s.Path)
+	l.note, err = l.session.SelfTest(ctx, l.tokenizer)
+	end()
+	return l, err
+}
+
+func (l *loadedModel) close() {
+	if l.session != nil {
+		l.session.Close()
+	}
+	if l.tokenizer != nil {
+		l.tokenizer.Close()
+	}
+}
+
+func (l *loadedModel) tokenizeOptions() tokenize.Options {
+	return tokenize.Options{MaxTokens: l.model.MaxTokens, Windows: l.settings.LongText == "window", Stride: l.settings.Stride}
+}
+
+// tag names the model in verdicts.
+func (l *loadedModel) tag() string { return l.model.Tag(l.settings.Name) }
+
+func (l *loadedModel) page() modelPage {
+	precision := "unknown"
+	if l.model.Manifest != nil {
+		precision = string(l.model.Manifest.Precision)
+	}
+	return modelPage{
+		Name: l.settings.Name, Field: l.settings.VerdictField(), Model: l.tag(), Digest: l.model.Digest, Task: string(l.model.Task),
+		Labels: l.model.Labels, MaxTokens: l.model.MaxTokens, Layout: string(l.model.Layout), Precision: precision,
+		Provider: l.session.Provider(), Directory: l.settings.Path, Warnings: l.warnings(),
+	}
+}
+
+func (l *loadedModel) warnings() []string {
+	w := slices.Concat(l.model.Warnings, l.judge.Warnings(), l.session.Warnings())
+	if l.note != "" {
+		w = append(w, l.note)
+	}
+	return w
+}
+
+// probe is a row that is known to work: the first golden text, or one letter where the model has none.
+func (l *loadedModel) probe() pipeline.Row {
+	if m := l.model.Manifest; m != nil && m.Golden != nil && len(m.Golden.Texts) > 0 {
+		return m.Golden.Texts[0].InputIDs
+	}
+	return l.tokenizer.Encode([][]byte{[]byte("a")}, tokenize.Options{MaxTokens: l.model.MaxTokens})[0].Windows[0].IDs
+}
+
+// openModels opens every model of a configuration. The error joins those of all models; it is a configuration fault.
+func openModels(ctx context.Context, settings []ModelSettings, runners int, runTimeout time.Duration, st steps) ([]*loadedModel, error) {
+	if err := initOnnxRuntime(); err != nil {
+		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "onnxruntime", Err: err}
+	}
+	var models []*loadedModel
+	var errs []error
+	for _, s := range settings {
+		if err := ctx.Err(); err != nil {
+			errs = append(errs, err)
+			break
+		}
+		m, err := openModel(ctx, s, ort.Options{Device: s.Device, DeviceFallback: s.DeviceFallback, Runners: runners, RunTimeout: runTimeout}, st)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		models = append(models, m)
+	}
+	if len(errs) > 0 {
+		closeModels(models)
+		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "model", Err: errors.Join(errs...)}
+	}
+	return models, nil
+}
+
+func closeModels(models []*loadedModel) {
+	for _, m := range models {
+		m.close()
+	}
+}
+
+// ---- the processor
+
+// newEngine starts runners for models. warm runs the longest row on each of them first, so that buffers have their full
+// size before the first record.
+func newEngine(ctx context.Context, models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pipeline.Engine, error) {
+	list := make([]pipeline.EngineModel, len(models))
+	for i, m := range models {
+		open := func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }
+		if warm {
+			open = func(n int) (pipeline.Runner, error) {
+				r, err := m.session.NewRunner(n)
+				return &warmRunner{r, func() error { return m.session.Warmup(ctx, r) }}, err
+			}
+		}
+		list[i] = pipeline.EngineModel{Name: m.settings.Name, Open: open, Probe: m.probe()}
+		page := m.page()
+		o.Metrics.ModelLoaded(page.Name, page.Model, page.Digest, page.Provider, page.Precision, page.Layout)
+	}
+	return pipeline.NewEngine(list, o)
+}
+
+// warmRunner warms a runner up on the thread that it is bound to.
+type warmRunner struct {
+	pipeline.Runner
+	warm func() error
+}
+
+// Bind implements pipeline.Runner.
+func (w *warmRunner) Bind() error {
+	if err := w.Runner.Bind(); err != nil {
+		return err
+	}
+	if err := w.warm(); err != nil {
+		return fmt.Errorf("warming up: %w", err)
+	}
+	return nil
+}
+
+// newClassifier starts the processor that runs all models on every record.
+func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, maxBytes func(string) int, m *pipeline.Metrics) (*pipeline.Classifier, *pipeline.Writer) {
+	list := make([]pipeline.ClassifierModel, len(models))
+	for i, m := range models {
+		list[i] = pipeline.ClassifierModel{Name: m.settings.VerdictField(), Tag: m.tag(), Tokenizer: m.tokenizer, Judge: m.judge, Options: m.tokenizeOptions()}
+	}
+	format := pipeline.Format(s.Input.Format)
+	w := pipeline.Writer{Format: format, Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, Field: s.Output.Field, MaxBytes: maxBytes}
+	c := pipeline.NewClassifier(list, engine, pipeline.ClassifierOptions{
+		Decoder:      pipeline.Decoder{Format: format, Path: pipeline.ParsePath(s.Input.Text), Field: s.Output.Field, MaxDepth: s.Input.MaxDepth},
+		Writer:       w,
+		MaxTextBytes: int(s.Input.MaxTextBytes),
+		Metrics:      m,
+	})
+	return c, &w
+}
+
+func limitsOf(l LimitSettings) pipeline.Limits {
+	return pipeline.Limits{
+		PartitionRecords: l.Partition.Records, PartitionBytes: int(l.Partition.Bytes), PartitionTokens: l.Partition.Tokens,
+		TotalRecords: l.Total.Records, TotalBytes: int(l.Total.Bytes), TotalTokens: l.Total.Tokens,
+	}
+}
+
+// runnersOf is how many runners a setting means.
+func runnersOf(setting int) int {
+	if setting > 0 {
+		return setting
+	}
+	return ort.DefaultRunners()
+}
+
+// ---- Kafka
+
+// kafkaConfig turns the settings into the client's, reading certificates and the password. The error joins all mistakes.
+func kafkaConfig(s *Settings) (kafka.Config, error) {
+	c := kafka.DefaultConfig()
+	k := &s.Kafka
+	c.Brokers, c.Group, c.InstanceID = k.Brokers, k.Group, k.InstanceID
+	c.ClientID = "sluice-" + k.InstanceID
+	c.SessionTimeout, c.RebalanceTimeout, c.TransactionTimeout = k.SessionTimeout, k.RebalanceTimeout, k.TransactionTimeout
+	c.Guarantee, c.Start = kafka.Guarantee(k.Guarantee), kafka.Start(s.Input.Start)
+	c.Topics, c.Outputs = s.Input.Topics, []string{s.Output.Topic, s.DeadLetter.Topic}
+	c.Compression, c.FetchMaxBytes, c.FetchMaxWait = k.Compression, int(k.Fetch.MaxBytes), k.Fetch.MaxWait
+
+	var errs []error
+	var err error
+	if c.TLS, err = tlsConfig(k.TLS); err != nil {
+		errs = append(errs, err)
+	}
+	c.SASL = kafka.SASL{Mechanism: k.SASL.Mechanism, User: k.SASL.Username, Password: k.SASL.Password}
+	if k.SASL.PasswordFile != "" {
+		b, err := os.ReadFile(k.SASL.PasswordFile)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("kafka.sasl.password_file: %w", err))
+		}
+		if c.SASL.Password = strings.TrimRight(string(b), "\r\n"); err == nil && c.SASL.Password == "" {
+			errs = append(errs, fmt.Errorf("kafka.sasl.password_file: %s is empty", k.SASL.PasswordFile))
+		}
+	}
+	if len(errs) > 0 {
+		return c, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: errors.Join(errs...)}
+	}
+	return c, nil
+}
+
+// tlsConfig is nil without TLS.
+func tlsConfig(t TLSSettings) (*tls.Config, error) {
+	if !t.On() {
+		return nil, nil
+	}
+	c := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12}
+	var errs []error
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("kafka.tls.ca_file: %w", err))
+		} else if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
+			errs = append(errs, fmt.Errorf("kafka.tls.ca_file: %s holds no certificate in PEM form", t.CAFile))
+		}
+	}
+	if t.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("kafka.tls.cert_file and key_file: %w", err))
+		}
+		c.Certificates = []tls.Certificate{cert}
+	}
+	return c, errors.Join(errs...)
+}
+
+// observe connects the Kafka client's events to metrics.
+func observe(m *pipeline.Metrics) kafka.Observer {
+	return kafka.Observer{
+		Rebalance: func(int32, int) { m.Rebalanced() },
+		Retry:     m.Retried,
+		InGroup:   m.Joined,
+	}
+}
