@@ -33,6 +33,8 @@ type EngineModel struct {
 	Name  string
 	Open  func(runner int) (Runner, error) // makes the runner-th runner's instance
 	Probe Row                              // a row known to work: tells a bad row from a broken model
+	// Warm runs the largest shape once, so that the first record does not pay for growing buffers; nil: nothing to do.
+	Warm func(context.Context, Runner) error
 }
 
 // EngineOptions configure an Engine.
@@ -167,6 +169,9 @@ func (e *Engine) runner(n int, ready chan<- error) {
 		}
 		if err == nil && len(m.Probe) > 0 {
 			_, err = e.try(r, []Row{m.Probe})
+		}
+		if err == nil && m.Warm != nil {
+			err = m.Warm(context.Background(), r)
 		}
 		if err != nil {
 			ready <- fmt.Errorf("model %s: %w", m.Name, err)

@@ -40,9 +40,9 @@ type Client struct {
 	coordinators map[int8]int32 // by key type; absent: unknown
 	topics       map[string]topicView
 	refreshed    time.Time
-	changed      chan struct{}    // closed when topics changes
-	limits       map[string]int   // max.message.bytes of output topics
-	session      *session         // the membership, nil while there is none
+	changed      chan struct{}        // closed when topics changes
+	limits       map[string]sizeLimit // of output topics
+	session      *session             // the membership, nil while there is none
 	committed    map[pipeline.TopicPartition]int64
 	ran          bool
 }
@@ -83,7 +83,7 @@ func New(cfg Config) (*Client, error) {
 		coordinators: map[int8]int32{},
 		topics:       map[string]topicView{},
 		changed:      make(chan struct{}),
-		limits:       map[string]int{},
+		limits:       map[string]sizeLimit{},
 	}
 	c.transport.MetadataTopics = c.allTopics()
 	c.producer = &producer{c: c, id: -1, epoch: -1}

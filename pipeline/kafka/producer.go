@@ -198,19 +198,18 @@ const maxProduceRequest = 8 << 20
 
 // produce publishes the queues: batches of one partition one after the other, in order, those of different leaders in
 // parallel. What is retried is sent with the same bytes; "duplicate sequence" then means that it is in the log already.
-func (p *producer) produce(ctx context.Context, queues map[pipeline.TopicPartition][]encodedBatch) error {
-	deadline := time.Now().Add(p.c.cfg.deliveryTimeout())
+func (p *producer) produce(ctx context.Context, deadline time.Time, queues map[pipeline.TopicPartition][]encodedBatch) error {
 	queues = maps.Clone(queues)
 	for len(queues) > 0 {
-		err := p.c.retry(ctx, "produce", deadline, func() error { return p.produceHeads(ctx, queues) })
-		if err != nil {
+		if err := p.c.retry(ctx, "produce", deadline, func() error { return p.produceHeads(ctx, queues) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// produceHeads sends the first batch of as many queues as a request per leader takes and removes what the brokers have.
+// produceHeads sends the first batch of as many queues as one request per leader takes, and removes what the brokers have.
+// The error is the worst one: one that must not be retried before one that may.
 func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPartition][]encodedBatch) error {
 	var worst error
 	note := func(err error) {
@@ -218,7 +217,7 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 			worst = err
 		}
 	}
-	byNode := map[int32][]pipeline.TopicPartition{}
+	requests := map[int32]map[pipeline.TopicPartition]encodedBatch{} // by leader
 	bytes := map[int32]int{}
 	for tp, q := range queues {
 		n := p.c.leader(tp)
@@ -228,30 +227,35 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 		}
 		if size := len(q[0].data); bytes[n] == 0 || bytes[n]+size <= maxProduceRequest {
 			bytes[n] += size
-			byNode[n] = append(byNode[n], tp)
+			if requests[n] == nil {
+				requests[n] = map[pipeline.TopicPartition]encodedBatch{}
+			}
+			requests[n][tp] = q[0]
 		}
 	}
-	var mu sync.Mutex
+	var mu sync.Mutex // guards worst, queues and p.sequences
 	var wg sync.WaitGroup
-	for n, tps := range byNode {
+	for n, heads := range requests {
 		wg.Go(func() {
-			codes, err := p.produceTo(ctx, n, tps, queues)
+			codes, err := p.produceTo(ctx, n, heads)
 			mu.Lock()
 			defer mu.Unlock()
 			note(err)
-			for _, tp := range tps {
+			if err != nil {
+				return
+			}
+			for tp, head := range heads {
 				code, answered := codes[tp]
 				switch {
-				case err != nil:
 				case !answered:
 					note(fmt.Errorf("Produce: the answer of broker %d lacks %s", n, tp))
 				case code == 0 || code == errDuplicateSequence:
-					p.sequences[tp] = int32((int64(p.sequences[tp]) + int64(queues[tp][0].records)) & 0x7fffffff)
+					p.sequences[tp] = int32((int64(p.sequences[tp]) + int64(head.records)) & 0x7fffffff)
 					if queues[tp] = queues[tp][1:]; len(queues[tp]) == 0 {
 						delete(queues, tp)
 					}
 				case code == errMessageTooLarge || code == errRecordListTooLarge:
-					note(&pipeline.TooLargeError{Topic: tp.Topic, Partition: tp.Partition, Err: answer(code, "Produce", "topic %s", tp.Topic)})
+					note(p.c.tooLarge(tp, head, answer(code, "Produce", "topic %s", tp.Topic)))
 				default:
 					note(answer(code, "Produce", "topic %s", tp.Topic))
 				}
@@ -267,16 +271,16 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 	return worst
 }
 
-// produceTo sends one request. The queues are only read.
-func (p *producer) produceTo(ctx context.Context, n int32, tps []pipeline.TopicPartition, queues map[pipeline.TopicPartition][]encodedBatch) (map[pipeline.TopicPartition]int16, error) {
+// produceTo sends one request and returns the code of each partition.
+func (p *producer) produceTo(ctx context.Context, n int32, heads map[pipeline.TopicPartition]encodedBatch) (map[pipeline.TopicPartition]int16, error) {
 	req := &produceRequest{Acks: -1, TimeoutMs: int32(requestTimeout.Milliseconds() / 2)}
 	if p.c.cfg.Guarantee == ExactlyOnce {
 		req.TransactionalID = p.c.cfg.TransactionalID()
 	}
-	for _, t := range byTopic(tps) {
+	for _, t := range byTopic(slices.Collect(maps.Keys(heads))) {
 		x := produceTopic{Name: t.topic}
 		for _, q := range t.partitions {
-			x.Partitions = append(x.Partitions, producePartition{Partition: q, Records: queues[pipeline.TopicPartition{Topic: t.topic, Partition: q}][0].data})
+			x.Partitions = append(x.Partitions, producePartition{Partition: q, Records: heads[pipeline.TopicPartition{Topic: t.topic, Partition: q}].data})
 		}
 		req.Topics = append(req.Topics, x)
 	}

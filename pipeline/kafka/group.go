@@ -1,0 +1,471 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"sluice/pipeline"
+)
+
+// This file owns membership: the state machine of Run.
+//
+//	START  contact, versions, topics, producer identity with scrub            (start)
+//	JOIN   JoinGroup, SyncGroup                                               (join)
+//	POS    committed offsets, Flow.Assign                                     (live)
+//	LOOP   fetch; heartbeats beside it; the flow commits through the sink     (live)
+//	       ends when a rebalance is due -> Flow.Quiesce -> JOIN
+//	       or the offsets turned out to have moved -> Flow.Quiesce -> POS
+//	STOP   no LeaveGroup: the membership waits for the next start
+//
+// The protocol is Kafka's classic one, eager, with static membership (KIP-345): at a rebalance everybody stops fetching and
+// joins again; what is in flight of partitions that stay is kept by the flow.
+
+// Why a session ended.
+var (
+	errReposition = errors.New("the group's offsets are not where this worker thought they were")
+	errGrown      = errors.New("an input topic has more partitions now")
+)
+
+// session is one generation of membership.
+type session struct {
+	member     string
+	generation int32
+	leads      bool
+	ended      chan struct{} // closed at the end
+	once       sync.Once
+	cause      error // valid once ended is closed
+}
+
+func newSession(member string, generation int32, leads bool) *session {
+	return &session{member: member, generation: generation, leads: leads, ended: make(chan struct{})}
+}
+
+// end tells Run that the session is over, and why. The first call counts.
+func (s *session) end(cause error) {
+	s.once.Do(func() {
+		s.cause = cause
+		close(s.ended)
+	})
+}
+
+func (s *session) over() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// until is a context that ends with ctx or with the session.
+func (s *session) until(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-s.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// membership is what Run carries from session to session.
+type membership struct {
+	member     string // id the broker gave; new at every start
+	generation int32
+	owned      []pipeline.TopicPartition
+	counts     map[string]int                       // partitions of the input topics that the assignment was made from
+	shares     map[string][]pipeline.TopicPartition // by instance id: the assignment this member made last as leader
+	sharesGen  int32                                // its generation
+	resets     map[pipeline.TopicPartition]int64    // positions to begin at instead of the committed ones
+}
+
+// Run implements pipeline.Source. It may be called once.
+func (c *Client) Run(ctx context.Context, flow pipeline.Flow) error {
+	c.mu.Lock()
+	again := c.ran
+	c.ran = true
+	c.mu.Unlock()
+	if again {
+		return pipeline.Faultf(pipeline.Internal, "join", "run-twice", "Run was called twice: a second start in one process would fence its own twin")
+	}
+	err := c.run(ctx, flow)
+	c.mu.Lock()
+	c.session = nil
+	c.mu.Unlock()
+	c.observeInGroup(false)
+	if ctx.Err() != nil && pipeline.KindOf(err) != pipeline.Fenced {
+		return nil
+	}
+	return err
+}
+
+func (c *Client) run(ctx context.Context, flow pipeline.Flow) error {
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+	m := &membership{generation: -1, resets: map[pipeline.TopicPartition]int64{}}
+	for {
+		s, err := c.join(ctx, m)
+		if err != nil {
+			return err
+		}
+		if err := c.live(ctx, flow, m, s); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) observeInGroup(in bool) {
+	if c.cfg.Observer.InGroup != nil {
+		c.cfg.Observer.InGroup(in)
+	}
+}
+
+// start makes contact, checks what can be checked, and takes the producer identity.
+func (c *Client) start(ctx context.Context) error {
+	told := time.Now()
+	for {
+		err := c.refresh(ctx)
+		if err == nil {
+			break
+		}
+		sentence, hopeless := c.connectionProblem(err)
+		if hopeless {
+			return pipeline.Faultf(pipeline.Config, "start", "connection", "%s: %w", sentence, err)
+		}
+		if time.Since(told) > 2*time.Second {
+			told = time.Now()
+			c.log.Warn("waiting for Kafka", "problem", sentence)
+		}
+		if !sleep(ctx, 250*time.Millisecond) {
+			return stopped("start", err)
+		}
+	}
+	if err := c.checkVersions(ctx); err != nil {
+		return err
+	}
+	if err := c.awaitTopics(ctx, c.allTopics()); err != nil {
+		return err
+	}
+	if err := c.loadLimits(ctx); err != nil {
+		c.log.Warn("max.message.bytes of the outputs cannot be seen; taking Kafka's default of 1 MiB (DESCRIBE_CONFIGS on the topics would tell)", "error", err)
+	}
+	if err := c.producer.begin(ctx); err != nil {
+		return c.identityFault(ctx, "start", err)
+	}
+	return nil
+}
+
+// awaitTopics waits a moment for topics to appear (they may have just been made) and is a fault when they do not.
+func (c *Client) awaitTopics(ctx context.Context, topics []string) error {
+	began := time.Now()
+	err := c.retry(ctx, "metadata", time.Time{}, func() error {
+		if err := c.refresh(ctx); err != nil {
+			return err
+		}
+		_, err := c.partitions(topics)
+		if is(err, errUnknownTopic) && time.Since(began) > 5*time.Second {
+			return missingTopic("start", err)
+		}
+		return err
+	})
+	if f := c.configFault("start", err); f != nil && !errors.As(err, new(*pipeline.Fault)) {
+		return f
+	}
+	return err
+}
+
+// join joins the group, for as long as it takes.
+func (c *Client) join(ctx context.Context, m *membership) (*session, error) {
+	began, told, missing := time.Now(), time.Now(), time.Time{}
+	for {
+		s, err := c.joinOnce(ctx, m)
+		if err == nil {
+			c.failpoint("after-join")
+			c.log.Info("joined the group", "generation", s.generation, "leader", s.leads, "partitions", len(m.owned), "took", time.Since(began).Round(time.Millisecond))
+			if c.cfg.Observer.Rebalance != nil {
+				c.cfg.Observer.Rebalance(s.generation, len(m.owned))
+			}
+			return s, nil
+		}
+		if ctx.Err() != nil {
+			return nil, stopped("join", err)
+		}
+		c.observeRetry("join", err)
+		if !is(err, errUnknownTopic) {
+			missing = time.Time{}
+		} else if missing.IsZero() {
+			missing = time.Now()
+		}
+		switch {
+		case errors.As(err, new(*pipeline.Fault)):
+			return nil, err
+		case is(err, errFencedInstance):
+			return nil, c.fenced("join", err)
+		case is(err, errUnknownMember):
+			m.member = ""
+		case is(err, errUnknownTopic) && time.Since(missing) > 10*time.Second:
+			return nil, missingTopic("join", err)
+		case is(err, errMemberIDRequired), lostMembership(err), retriable(err):
+		default:
+			if f := c.configFault("join", err); f != nil {
+				return nil, f
+			}
+			return nil, pipeline.Faultf(pipeline.Internal, "join", "join", "joining group %s failed: %w", c.cfg.Group, err)
+		}
+		if time.Since(told) > 5*time.Second {
+			told = time.Now()
+			c.log.Warn("still joining the group", "for", time.Since(began).Round(time.Second), "error", err)
+		}
+		sleep(ctx, 50*time.Millisecond)
+	}
+}
+
+// joinOnce is JoinGroup and SyncGroup. As leader it shares the partitions out.
+func (c *Client) joinOnce(ctx context.Context, m *membership) (*session, error) {
+	if err := c.refresh(ctx); err != nil {
+		return nil, err
+	}
+	counts, err := c.partitions(c.cfg.Topics)
+	if err != nil {
+		return nil, err
+	}
+	wait := c.cfg.RebalanceTimeout + requestTimeout
+	self := member{topics: c.cfg.Topics, owned: m.owned, generation: m.generation}
+	j, err := askCoordinator[*joinResponse](ctx, c, groupCoordinator, wait, &joinRequest{
+		GroupID: c.cfg.Group, SessionTimeoutMs: int32(c.cfg.SessionTimeout.Milliseconds()), RebalanceTimeoutMs: int32(c.cfg.RebalanceTimeout.Milliseconds()),
+		MemberID: m.member, InstanceID: c.cfg.InstanceID, ProtocolType: "consumer",
+		Protocols: []joinProtocol{{Name: protocolName, Metadata: self.subscription()}}})
+	if err != nil {
+		return nil, err
+	}
+	if j.ErrorCode == errMemberIDRequired {
+		m.member = j.MemberID
+	}
+	if err := c.coordinated(groupCoordinator, j.ErrorCode, "JoinGroup", "group %s", c.cfg.Group); err != nil {
+		return nil, err
+	}
+	m.member = j.MemberID
+	leads := j.LeaderID == j.MemberID
+	req := &syncRequest{GroupID: c.cfg.Group, Generation: j.Generation, MemberID: j.MemberID, InstanceID: c.cfg.InstanceID,
+		ProtocolType: "consumer", ProtocolName: protocolName}
+	// A static leader that comes back leads, but must not assign anew (KIP-814).
+	if leads && !j.SkipAssignment {
+		if req.Assignments, err = c.shareOut(m, j, counts); err != nil {
+			return nil, err
+		}
+	}
+	s, err := askCoordinator[*syncResponse](ctx, c, groupCoordinator, wait, req)
+	if err == nil {
+		err = c.coordinated(groupCoordinator, s.ErrorCode, "SyncGroup", "group %s", c.cfg.Group)
+	}
+	if err != nil {
+		return nil, err
+	}
+	owned, counts, err := readAssignment(s.Assignment)
+	if err != nil {
+		return nil, pipeline.Faultf(pipeline.Config, "join", "assignment", "group %s: %w", c.cfg.Group, err)
+	}
+	m.owned, m.counts, m.generation = owned, counts, j.Generation
+	return newSession(j.MemberID, j.Generation, leads), nil
+}
+
+// shareOut makes the assignment of a generation.
+func (c *Client) shareOut(m *membership, j *joinResponse, counts map[string]int) ([]syncAssignment, error) {
+	members := make([]member, len(j.Members))
+	ids := map[string]string{}
+	for i, x := range j.Members {
+		key := x.InstanceID
+		if key == "" {
+			key = x.MemberID // a dynamic member: not one of ours, but it may have a share
+		}
+		one, err := readSubscription(key, x.Metadata)
+		if err != nil {
+			return nil, pipeline.Faultf(pipeline.Config, "join", "subscription", "group %s: %w: does another program use this group?", c.cfg.Group, err)
+		}
+		// A member that has restarted claims nothing. What this leader gave it last is still what it should keep.
+		if share, ok := m.shares[key]; ok && m.sharesGen > one.generation {
+			one.owned, one.generation = share, m.sharesGen
+		}
+		members[i], ids[key] = one, x.MemberID
+	}
+	m.shares, m.sharesGen = assign(members, counts), j.Generation
+	var out []syncAssignment
+	for _, instance := range slices.Sorted(maps.Keys(m.shares)) {
+		out = append(out, syncAssignment{MemberID: ids[instance], Assignment: assignment(m.shares[instance], counts)})
+	}
+	return out, nil
+}
+
+// live is a session from assignment to the end of its membership. It returns nil when the group is to be joined again.
+func (c *Client) live(ctx context.Context, flow pipeline.Flow, m *membership, s *session) error {
+	beat, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	// Sessions that only differ in their positions share heartbeats: current is the one they end.
+	current := &sessionRef{s: s}
+	wg.Go(func() { c.heartbeats(beat, current) })
+	if s.leads {
+		wg.Go(func() { c.watchGrowth(beat, current, m.counts) })
+	}
+	for {
+		err := c.own(ctx, flow, m, s)
+		if ctx.Err() != nil && pipeline.KindOf(err) != pipeline.Fenced {
+			return stopped("fetch", ctx.Err())
+		}
+		if f := new(pipeline.Fault); errors.As(err, &f) {
+			return err
+		}
+		if is(err, errFencedInstance) {
+			return c.fenced("heartbeat", err)
+		}
+		if f := c.configFault("fetch", err); f != nil {
+			return f
+		}
+		c.observeInGroup(false)
+		c.log.Info("assignment ends", "generation", s.generation, "reason", err)
+		// The flow may still commit what is ready: a group that prepares a rebalance takes offsets of the old generation.
+		quiesce, done := context.WithTimeout(ctx, max(c.cfg.RebalanceTimeout-2*c.cfg.heartbeatInterval(), c.cfg.RebalanceTimeout/2))
+		flow.Quiesce(quiesce)
+		done()
+		c.mu.Lock()
+		c.session = nil
+		c.mu.Unlock()
+		if !errors.Is(err, errReposition) {
+			if is(err, errUnknownMember) {
+				m.member = ""
+			}
+			return nil
+		}
+		s = newSession(s.member, s.generation, s.leads)
+		current.set(s)
+	}
+}
+
+// own fetches from one assignment of positions to the end of the session, whose cause it returns.
+func (c *Client) own(ctx context.Context, flow pipeline.Flow, m *membership, s *session) error {
+	committed, from, err := c.positions(ctx, s, m.owned, m.resets)
+	if s.over() {
+		return s.cause
+	}
+	if err != nil {
+		return err
+	}
+	clear(m.resets)
+	c.mu.Lock()
+	c.session, c.committed = s, committed
+	c.mu.Unlock()
+	from = flow.Assign(from)
+	c.observeInGroup(true)
+
+	f := newFetcher(c, flow, s, m.owned, from)
+	ctx, cancel := s.until(ctx)
+	defer cancel()
+	err = f.run(ctx)
+	maps.Copy(m.resets, f.resets)
+	if s.over() {
+		return s.cause
+	}
+	return err
+}
+
+// sessionRef is the session that heartbeats speak for.
+type sessionRef struct {
+	mu sync.Mutex
+	s  *session
+}
+
+func (r *sessionRef) get() *session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.s
+}
+
+func (r *sessionRef) set(s *session) {
+	r.mu.Lock()
+	r.s = s
+	r.mu.Unlock()
+}
+
+// heartbeats keeps the membership alive until ctx ends, also while the flow quiesces. A network error says nothing about
+// the group.
+func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
+	every := c.cfg.heartbeatInterval()
+	silent := time.Now()
+	for sleep(ctx, every) {
+		s := current.get()
+		r, err := askCoordinator[*heartbeatResponse](ctx, c, groupCoordinator, max(c.cfg.SessionTimeout/4, time.Second),
+			&heartbeatRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member, InstanceID: c.cfg.InstanceID})
+		if err == nil {
+			err = c.coordinated(groupCoordinator, r.ErrorCode, "Heartbeat", "group %s", c.cfg.Group)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			silent = time.Now()
+		case is(err, errRebalancing):
+			silent = time.Now()
+			s.end(err)
+		case codeOf(err) == 0 || is(err, errCoordinatorLoading, errNoCoordinator, errNotCoordinator):
+			c.observeRetry("heartbeat", err)
+			if time.Since(silent) > c.cfg.SessionTimeout/2 {
+				silent = time.Now()
+				c.log.Warn("no heartbeat has got through for half the session timeout", "error", err)
+			}
+		default: // 22, 25, 82, 30; go on, for the session may have been replaced meanwhile
+			s.end(err)
+		}
+	}
+}
+
+// partitionPoll is how often the leader looks for new partitions: brokers do not tell classic groups.
+const partitionPoll = 30 * time.Second
+
+func (c *Client) watchGrowth(ctx context.Context, current *sessionRef, known map[string]int) {
+	for first := true; ; first = false {
+		// The first look is at once: a topic may have grown while the leader was restarting.
+		if !first && !sleep(ctx, partitionPoll) {
+			return
+		}
+		if err := c.refresh(ctx); err != nil {
+			c.observeRetry("metadata", err)
+			continue
+		}
+		now, err := c.partitions(c.cfg.Topics)
+		if err == nil && !maps.Equal(now, known) {
+			c.log.Info("the partitions of the input topics have changed; joining again", "were", known, "are", now)
+			current.get().end(fmt.Errorf("%w: %v, were %v", errGrown, now, known))
+			return
+		}
+	}
+}
+
+// Leave takes this instance out of the group for good, for a scale-in: its partitions go to the others at once instead of
+// after the session timeout. Not for restarts.
+func (c *Client) Leave(ctx context.Context) error {
+	return c.retry(ctx, "leave", time.Now().Add(requestTimeout), func() error {
+		r, err := askCoordinator[*leaveResponse](ctx, c, groupCoordinator, requestTimeout, &leaveRequest{
+			GroupID: c.cfg.Group, Members: []leaveMember{{InstanceID: c.cfg.InstanceID, Reason: "scale-in"}}})
+		if err != nil {
+			return err
+		}
+		if err := c.coordinated(groupCoordinator, r.ErrorCode, "LeaveGroup", "group %s", c.cfg.Group); err != nil {
+			return err
+		}
+		for _, x := range r.Members {
+			if err := answer(x.ErrorCode, "LeaveGroup", "instance %s", x.InstanceID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,158 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"sluice/pipeline"
+)
+
+// This file owns where reading begins: the group's committed offsets, and the start policy where there is none.
+
+// errSessionOver ends a wait because the membership it was for is over.
+var errSessionOver = errors.New("the group is rebalancing")
+
+// groupOffsets reads the group's committed offsets, -1 where there is none. It waits for transactions that hold offsets
+// (KIP-447), so that the former owner's last transaction is either in or out.
+func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (map[pipeline.TopicPartition]int64, error) {
+	ctx, cancel := s.until(ctx)
+	defer cancel()
+	req := &offsetFetchRequest{GroupID: c.cfg.Group, RequireStable: c.cfg.Guarantee == ExactlyOnce}
+	for _, t := range byTopic(tps) {
+		req.Topics = append(req.Topics, offsetFetchTopic{Name: t.topic, Partitions: t.partitions})
+	}
+	offsets := make(map[pipeline.TopicPartition]int64, len(tps))
+	if len(tps) == 0 {
+		return offsets, nil
+	}
+	var unstable time.Time
+	defer func() {
+		if !unstable.IsZero() && c.cfg.Observer.UnstableOffsets != nil {
+			c.cfg.Observer.UnstableOffsets(0)
+		}
+	}()
+	err := c.retry(ctx, "offset-fetch", time.Time{}, func() error {
+		r, err := askCoordinator[*offsetFetchResponse](ctx, c, groupCoordinator, requestTimeout, req)
+		if err == nil {
+			err = c.coordinated(groupCoordinator, r.ErrorCode, "OffsetFetch", "group %s", c.cfg.Group)
+		}
+		if err != nil {
+			return err
+		}
+		for _, t := range r.Topics {
+			for _, x := range t.Partitions {
+				if x.ErrorCode == errUnstableOffsets {
+					return c.heldUp(ctx, &unstable, answer(x.ErrorCode, "OffsetFetch", "%s-%d", t.Name, x.Partition))
+				}
+				if err := c.coordinated(groupCoordinator, x.ErrorCode, "OffsetFetch", "topic %s", t.Name); err != nil {
+					return err
+				}
+				offsets[pipeline.TopicPartition{Topic: t.Name, Partition: x.Partition}] = max(-1, x.Offset)
+			}
+		}
+		for _, tp := range tps {
+			if _, ok := offsets[tp]; !ok {
+				return errors.New("OffsetFetch: the answer lacks " + tp.String())
+			}
+		}
+		return nil
+	})
+	if err != nil && s.over() {
+		return nil, errSessionOver
+	}
+	return offsets, err
+}
+
+// heldUp watches a transaction that holds up offsets. One of our own producer id is ended by a new epoch with its scrub;
+// one of another id is for that worker's next start, or for an operator.
+func (c *Client) heldUp(ctx context.Context, since *time.Time, cause error) error {
+	if since.IsZero() {
+		*since = time.Now()
+	}
+	held := time.Since(*since)
+	if c.cfg.Observer.UnstableOffsets != nil {
+		c.cfg.Observer.UnstableOffsets(held)
+	}
+	if held < c.cfg.TransactionTimeout+3*time.Second {
+		return cause
+	}
+	c.log.Error("a transaction holds up the group's offsets for longer than transaction_timeout; if another instance of this group has left it, starting that instance ends it, else: kafka-transactions abort",
+		"held", held.Round(time.Second), "error", cause)
+	*since = time.Now()
+	if err := c.producer.renew(ctx); err != nil {
+		return c.identityFault(ctx, "join", err)
+	}
+	return cause
+}
+
+// positions finds where each partition's reading begins. committed is what the group has, -1 for none; from is that or what
+// the start policy says. resets holds positions that were found to be necessary while fetching.
+func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.TopicPartition, resets map[pipeline.TopicPartition]int64) (committed, from map[pipeline.TopicPartition]int64, err error) {
+	committed, err = c.groupOffsets(ctx, s, owned)
+	if err != nil {
+		return nil, nil, err
+	}
+	from = make(map[pipeline.TopicPartition]int64, len(owned))
+	for _, tp := range owned {
+		at := committed[tp]
+		if reset, ok := resets[tp]; ok {
+			at = reset
+		}
+		if at < 0 {
+			if c.cfg.Start == StartError {
+				return nil, nil, pipeline.Faultf(pipeline.Config, "join", "no-offset",
+					"group %s has no offset for %s, and input.start is error: set start to earliest or latest, or give the group an offset with kafka-consumer-groups --reset-offsets", c.cfg.Group, tp)
+			}
+			if at, err = c.logOffset(ctx, s, tp, c.cfg.Start); err != nil {
+				return nil, nil, err
+			}
+			c.log.Info("no committed offset; reading begins by start policy", "partition", tp.String(), "start", c.cfg.Start, "offset", at)
+		}
+		from[tp] = at
+	}
+	return committed, from, nil
+}
+
+// logOffset is the first offset of a partition's log, or the one behind its last committed record.
+func (c *Client) logOffset(ctx context.Context, s *session, tp pipeline.TopicPartition, which Start) (int64, error) {
+	ctx, cancel := s.until(ctx)
+	defer cancel()
+	timestamp := int64(-2)
+	if which == Latest {
+		timestamp = -1
+	}
+	var offset int64
+	err := c.retry(ctx, "list-offsets", time.Time{}, func() error {
+		leader := c.leader(tp)
+		if leader < 0 {
+			if err := c.refresh(ctx); err != nil {
+				return err
+			}
+			return answer(5, "ListOffsets", "topic %s", tp.Topic)
+		}
+		req := &listOffsetsRequest{ReplicaID: -1, IsolationLevel: 1, Topics: []listOffsetsTopic{{Name: tp.Topic,
+			Partitions: []listOffsetsPartition{{Partition: tp.Partition, LeaderEpoch: -1, Timestamp: timestamp}}}}}
+		req.route(leader)
+		r, err := ask[*listOffsetsResponse](ctx, c, requestTimeout, req)
+		if err != nil {
+			return errors.Join(err, c.refresh(ctx))
+		}
+		if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
+			return errors.New("ListOffsets: the answer is not for one partition")
+		}
+		x := r.Topics[0].Partitions[0]
+		if err := answer(x.ErrorCode, "ListOffsets", "topic %s", tp.Topic); err != nil {
+			if retriable(err) {
+				err = errors.Join(err, c.refresh(ctx))
+			}
+			return err
+		}
+		offset = x.Offset
+		return nil
+	})
+	if err != nil && s.over() {
+		return 0, errSessionOver
+	}
+	return offset, err
+}

@@ -1,0 +1,384 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/segmentio/kafka-go/protocol/describeconfigs"
+
+	"sluice/pipeline"
+)
+
+// This file owns Commit: messages and offsets in one transaction (or, with at-least-once, messages, then offsets), and the
+// way back from every failure to a state in which the next Commit can begin.
+
+const (
+	defaultMaxMessage = 1048588 // Kafka's default of max.message.bytes
+	// framing is what a message's batch and record headers take of max.message.bytes, at most, for up to about 40 headers.
+	framing = 512
+)
+
+// smallerBatches says that a batch of several records was refused for its size; the batch limit has been lowered.
+type smallerBatches struct{ err error }
+
+func (e *smallerBatches) Error() string { return "smaller batches from now on: " + e.err.Error() }
+func (e *smallerBatches) Unwrap() error { return e.err }
+
+// Commit implements pipeline.Sink.
+func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
+	c.mu.Lock()
+	s := c.session
+	c.mu.Unlock()
+	if s == nil {
+		return pipeline.Faultf(pipeline.Rebalance, "commit", "no-membership", "this worker is not a member of group %s at the moment", c.cfg.Group)
+	}
+	began := time.Now()
+	err := c.commit(ctx, s, commit)
+	if c.cfg.Observer.Transaction != nil {
+		result := map[pipeline.Kind]string{"": "committed", pipeline.Transient: "aborted", pipeline.Rebalance: "rebalance", pipeline.Fenced: "fenced"}[pipeline.KindOf(err)]
+		var large *pipeline.TooLargeError
+		switch {
+		case errors.As(err, &large):
+			result = "aborted"
+		case result == "":
+			result = "failed"
+		}
+		c.cfg.Observer.Transaction(result, time.Since(began))
+	}
+	return err
+}
+
+func (c *Client) commit(ctx context.Context, s *session, commit *pipeline.Commit) error {
+	queues, err := c.encode(ctx, commit)
+	if err != nil {
+		return err // nothing has begun
+	}
+	c.failpoint("before-commit")
+	var ambiguous bool
+	if c.cfg.Guarantee == ExactlyOnce {
+		ambiguous, err = c.transaction(ctx, s, queues, commit.Offsets)
+	} else {
+		err = c.publish(ctx, s, queues, commit.Offsets)
+	}
+	if err != nil {
+		return c.recoverCommit(ctx, s, commit, ambiguous, err)
+	}
+	c.mu.Lock()
+	maps.Copy(c.committed, commit.Offsets)
+	c.mu.Unlock()
+	return nil
+}
+
+// transaction runs the steps. ambiguous says that the request to commit went out: it may have succeeded although err is
+// not nil.
+func (c *Client) transaction(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, offsets map[pipeline.TopicPartition]int64) (ambiguous bool, err error) {
+	p := c.producer
+	deadline := time.Now().Add(c.cfg.deliveryTimeout())
+	if len(queues) > 0 {
+		if err := c.retry(ctx, "add-partitions", deadline, func() error {
+			return p.addPartitions(ctx, slices.Collect(maps.Keys(queues)))
+		}); err != nil {
+			return false, err
+		}
+		c.failpoint("after-add-partitions")
+		if err := p.produce(ctx, deadline, queues); err != nil {
+			return false, err
+		}
+		c.failpoint("after-produce")
+	}
+	if err := c.retry(ctx, "add-offsets", deadline, func() error { return p.addOffsets(ctx) }); err != nil {
+		return false, err
+	}
+	c.failpoint("after-add-offsets")
+	if err := c.retry(ctx, "txn-offset-commit", deadline, func() error { return p.commitOffsets(ctx, s, offsets) }); err != nil {
+		return false, err
+	}
+	c.failpoint("after-txn-offset-commit")
+	c.failpoint("before-end-txn")
+	// From here on only the same request may be sent again, for as long as it takes: an abort after a commit whose answer
+	// was lost would make a finished transaction look undone.
+	if err := c.retry(ctx, "end-txn", time.Time{}, func() error { return p.end(ctx, true) }); err != nil {
+		return true, err
+	}
+	c.failpoint("after-end-txn")
+	return false, nil
+}
+
+// publish is the at-least-once form: messages first, then offsets.
+func (c *Client) publish(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, offsets map[pipeline.TopicPartition]int64) error {
+	deadline := time.Now().Add(c.cfg.deliveryTimeout())
+	if err := c.producer.produce(ctx, deadline, queues); err != nil {
+		return err
+	}
+	c.failpoint("after-produce")
+	req := &offsetCommitRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member, InstanceID: c.cfg.InstanceID}
+	for _, t := range byTopic(slices.Collect(maps.Keys(offsets))) {
+		x := offsetCommitTopic{Name: t.topic}
+		for _, q := range t.partitions {
+			x.Partitions = append(x.Partitions, offsetCommitPartition{Partition: q, Offset: offsets[pipeline.TopicPartition{Topic: t.topic, Partition: q}], LeaderEpoch: -1})
+		}
+		req.Topics = append(req.Topics, x)
+	}
+	return c.retry(ctx, "offset-commit", deadline, func() error {
+		r, err := askCoordinator[*offsetCommitResponse](ctx, c, groupCoordinator, requestTimeout, req)
+		if err != nil {
+			return err
+		}
+		for _, t := range r.Topics {
+			for _, x := range t.Partitions {
+				if err := c.coordinated(groupCoordinator, x.ErrorCode, "OffsetCommit", "topic %s", t.Name); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// recoverCommit ends what a failed commit left open, takes a new producer epoch, and says what the caller must do.
+func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline.Commit, ambiguous bool, cause error) error {
+	if ctx.Err() != nil {
+		return c.tidy(ctx, ambiguous, cause)
+	}
+	if is(cause, errFencedInstance) {
+		return c.fenced("commit", cause)
+	}
+	if pipeline.KindOf(cause) == pipeline.Internal && errors.As(cause, new(*pipeline.Fault)) {
+		return cause
+	}
+	if c.cfg.Guarantee == ExactlyOnce && !ambiguous && !lostEpoch(cause) {
+		// Whatever the answer is, the next step finds out how things stand.
+		if err := c.retry(ctx, "abort", time.Now().Add(20*time.Second), func() error { return c.producer.end(ctx, false) }); err != nil && !is(err, errInvalidTxnState) {
+			c.log.Warn("aborting a transaction failed; taking a new epoch will abort it", "error", err)
+		}
+	}
+	// A person must act: stop now, the transaction has ended.
+	if f := c.configFault("commit", cause); f != nil {
+		return f
+	}
+	if err := c.producer.renew(ctx); err != nil {
+		return c.identityFault(ctx, "commit", err)
+	}
+	var large *pipeline.TooLargeError
+	switch {
+	case errors.As(cause, &large):
+		return cause
+	case lostMembership(cause):
+		s.end(cause)
+		return &pipeline.Fault{Kind: pipeline.Rebalance, Stage: "commit", Reason: "rebalance", Err: cause}
+	}
+	return c.afterRecovery(ctx, s, commit, cause)
+}
+
+// identityFault is the fault for a producer that could not get its next epoch.
+func (c *Client) identityFault(ctx context.Context, stage string, err error) error {
+	var f *pipeline.Fault
+	switch {
+	case errors.As(err, &f):
+		return err
+	case ctx.Err() != nil:
+		return stopped(stage, err)
+	case lostEpoch(err) || is(err, errInvalidPidMapping, errFencedInstance):
+		return c.fenced(stage, err)
+	}
+	if f := c.configFault(stage, err); f != nil {
+		return f
+	}
+	return pipeline.Faultf(pipeline.Internal, stage, "producer", "the producer's identity cannot be renewed: %w", err)
+}
+
+// tidy ends a transaction in the little time that a stopping worker has, so that it does not hold up readers.
+func (c *Client) tidy(ctx context.Context, ambiguous bool, cause error) error {
+	if c.cfg.Guarantee == ExactlyOnce {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		err := c.retry(ctx, "stop", time.Time{}, func() error { return c.producer.end(ctx, ambiguous) })
+		switch {
+		case err == nil && ambiguous:
+			return nil
+		case err != nil && !is(err, errInvalidTxnState):
+			c.log.Warn("a transaction is left open; the broker ends it after transaction_timeout, or the next start of this instance does", "error", err)
+		}
+	}
+	return stopped("commit", cause)
+}
+
+// afterRecovery compares the group's offsets with what this client believes. They are the truth about what was committed,
+// also when the answer to EndTxn was lost.
+func (c *Client) afterRecovery(ctx context.Context, s *session, commit *pipeline.Commit, cause error) error {
+	c.mu.Lock()
+	before := maps.Clone(c.committed)
+	c.mu.Unlock()
+	now, err := c.groupOffsets(ctx, s, slices.Collect(maps.Keys(before)))
+	if err != nil {
+		if ctx.Err() != nil {
+			return stopped("commit", err)
+		}
+		if is(err, errFencedInstance) {
+			return c.fenced("commit", err)
+		}
+		if f := c.configFault("commit", err); f != nil {
+			return f
+		}
+		s.end(errReposition)
+		return &pipeline.Fault{Kind: pipeline.Rebalance, Stage: "commit", Reason: "rebalance", Err: errors.Join(cause, err)}
+	}
+	asBefore, asMeant := true, true
+	for tp, had := range before {
+		want, part := commit.Offsets[tp]
+		if !part {
+			want = had
+		}
+		asBefore = asBefore && now[tp] == had
+		asMeant = asMeant && now[tp] == want
+	}
+	switch {
+	case asMeant:
+		c.log.Warn("a commit went through although its answer was lost", "error", cause)
+		c.mu.Lock()
+		maps.Copy(c.committed, commit.Offsets)
+		c.mu.Unlock()
+		return nil
+	case asBefore:
+		return &pipeline.Fault{Kind: pipeline.Transient, Stage: "commit", Reason: "aborted", Err: cause}
+	}
+	c.log.Warn("the group's offsets are not what this worker committed; reading begins again from them", "error", cause)
+	s.end(errReposition)
+	return &pipeline.Fault{Kind: pipeline.Rebalance, Stage: "commit", Reason: "offsets-moved", Err: cause}
+}
+
+// encode groups messages by output partition and encodes them with the sequences that are next.
+func (c *Client) encode(ctx context.Context, commit *pipeline.Commit) (map[pipeline.TopicPartition][]encodedBatch, error) {
+	used := map[string]bool{}
+	for i := range commit.Messages {
+		used[commit.Messages[i].Topic] = true
+	}
+	topics := slices.Sorted(maps.Keys(used))
+	for _, t := range topics {
+		if !slices.Contains(c.cfg.Outputs, t) {
+			return nil, pipeline.Faultf(pipeline.Internal, "commit", "unknown-output", "a message is for topic %s, which is not among the configured outputs %v", t, c.cfg.Outputs)
+		}
+	}
+	var counts map[string]int
+	err := c.retry(ctx, "metadata", time.Now().Add(10*time.Second), func() (err error) {
+		if counts, err = c.partitions(topics); err == nil {
+			return nil
+		}
+		if err := c.refresh(ctx); err != nil {
+			return err
+		}
+		counts, err = c.partitions(topics)
+		return err
+	})
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, stopped("commit", err)
+	case is(err, errUnknownTopic):
+		return nil, missingTopic("commit", err)
+	default:
+		if f := c.configFault("commit", err); f != nil {
+			return nil, f
+		}
+		return nil, &pipeline.Fault{Kind: pipeline.Transient, Stage: "commit", Reason: "metadata", Err: err}
+	}
+	byPartition := map[pipeline.TopicPartition][]*pipeline.Message{}
+	for i := range commit.Messages {
+		m := &commit.Messages[i]
+		tp := pipeline.TopicPartition{Topic: m.Topic, Partition: m.Source.Partition % int32(counts[m.Topic])}
+		byPartition[tp] = append(byPartition[tp], m)
+	}
+	codec, err := codecByName(c.cfg.Compression)
+	if err != nil {
+		return nil, pipeline.Faultf(pipeline.Config, "commit", "compression", "%w", err)
+	}
+	queues := make(map[pipeline.TopicPartition][]encodedBatch, len(byPartition))
+	for tp, messages := range byPartition {
+		known, limit := c.sizeLimits(tp.Topic)
+		e := batcher{codec: codec, transactional: c.cfg.Guarantee == ExactlyOnce, producer: c.producer.id, epoch: c.producer.epoch,
+			sequence: c.producer.sequences[tp], limit: limit}
+		batches, err := e.encode(messages)
+		if err != nil {
+			return nil, &pipeline.Fault{Kind: pipeline.Internal, Stage: "commit", Reason: "encode", Err: err}
+		}
+		for _, b := range batches {
+			if known > 0 && len(b.data) > known {
+				return nil, &pipeline.TooLargeError{Topic: tp.Topic, Partition: tp.Partition, Err: fmt.Errorf("%d bytes; the topic takes %d", len(b.data), known)}
+			}
+		}
+		queues[tp] = batches
+	}
+	return queues, nil
+}
+
+// sizeLimit is what is known of the size of batches that a topic takes.
+type sizeLimit struct {
+	known int // max.message.bytes, 0 when the worker may not see it
+	batch int // largest batch to make; lower than known after a refusal
+}
+
+func (c *Client) sizeLimits(topic string) (known, batch int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.limits[topic]
+	if l.batch == 0 {
+		l.batch = defaultMaxMessage
+	}
+	return l.known, l.batch
+}
+
+// MaxMessageBytes implements pipeline.Sink.
+func (c *Client) MaxMessageBytes(topic string) int {
+	known, _ := c.sizeLimits(topic)
+	if known == 0 {
+		known = defaultMaxMessage
+	}
+	return max(1, known-framing)
+}
+
+// tooLarge is the error for a refused batch. One of several records is made smaller next time; a lone record is the
+// caller's business.
+func (c *Client) tooLarge(tp pipeline.TopicPartition, b encodedBatch, err error) error {
+	if b.records == 1 {
+		return &pipeline.TooLargeError{Topic: tp.Topic, Partition: tp.Partition, Err: err}
+	}
+	c.mu.Lock()
+	l := c.limits[tp.Topic]
+	l.batch = max(batchHeader, len(b.data)/2)
+	c.limits[tp.Topic] = l
+	c.mu.Unlock()
+	return &smallerBatches{err}
+}
+
+// loadLimits asks for max.message.bytes of the outputs. Without permission the default is taken and the broker has the
+// last word.
+func (c *Client) loadLimits(ctx context.Context) error {
+	req := &describeconfigs.Request{}
+	for _, t := range c.cfg.Outputs {
+		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: 2, ResourceName: t, ConfigNames: []string{"max.message.bytes"}})
+	}
+	r, err := ask[*describeconfigs.Response](ctx, c, requestTimeout, req)
+	if err != nil {
+		return err
+	}
+	var denied []error
+	for _, t := range r.Resources {
+		if t.ErrorCode != 0 {
+			denied = append(denied, answer(t.ErrorCode, "DescribeConfigs", "topic %s", t.ResourceName))
+			continue
+		}
+		for _, e := range t.ConfigEntries {
+			n := 0
+			if _, err := fmt.Sscanf(e.ConfigValue, "%d", &n); err == nil && e.ConfigName == "max.message.bytes" && n > 0 {
+				c.mu.Lock()
+				c.limits[t.ResourceName] = sizeLimit{known: n, batch: min(n, defaultMaxMessage)}
+				c.mu.Unlock()
+			}
+		}
+	}
+	return errors.Join(denied...)
+}

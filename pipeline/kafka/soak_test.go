@@ -1,0 +1,3 @@
+package kafka
+
+func soakWorker() int { return 1 }
