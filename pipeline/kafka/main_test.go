@@ -93,8 +93,8 @@ func (c copier) Process(j *pipeline.Job) {
 		Timestamp: j.Record.Timestamp, Key: j.Record.Key, Value: j.Record.Value, Headers: j.Record.Headers}}})
 }
 
-func newStage(c *Client, p pipeline.Processor) *pipeline.Stage {
-	return pipeline.NewStage(p, c, pipeline.StageOptions{CommitInterval: 20 * time.Millisecond, Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Logger: c.cfg.Logger})
+func newStage(c *Client, sink pipeline.Sink, p pipeline.Processor) *pipeline.Stage {
+	return pipeline.NewStage(p, sink, pipeline.StageOptions{CommitInterval: 20 * time.Millisecond, Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Logger: c.cfg.Logger})
 }
 
 // running is a worker in this process.
@@ -108,7 +108,7 @@ func startWorker(t testing.TB, cfg Config) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{client: newClient(t, cfg), stop: cancel, done: make(chan error, 1)}
-	stage := newStage(r.client, copier{cfg.Outputs[0]})
+	stage := newStage(r.client, r.client, copier{cfg.Outputs[0]})
 	go func() { r.done <- stage.Run(ctx, r.client) }()
 	t.Cleanup(cancel)
 	return r
