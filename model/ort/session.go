@@ -120,7 +120,7 @@ func (s *Session) configure(o *onnx.SessionOptions) error {
 			return fmt.Errorf("session options: %w", err)
 		}
 		if precision == model.Int8 {
-			s.warn("this CPU has no VNNI instructions: int8 is computed exactly, but hardly faster than fp32")
+			s.warn("this CPU has no VNNI instructions: int8 is computed exactly, but slower than on a CPU that has them")
 		}
 	}
 	return nil
