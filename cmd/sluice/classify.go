@@ -145,7 +145,7 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	}
 	metrics := pipeline.NewMetrics(prometheus.NewRegistry())
 	var stage *pipeline.Stage // set before the engine gets its first row
-	engine, err := newEngine(ctx, models, false, pipeline.EngineOptions{
+	engine, err := newEngine(models, false, pipeline.EngineOptions{
 		Runners: runnersOf(s.Runners), BatchTokens: s.BatchTokens, Timeout: s.RunTimeout, Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
 	})
 	if err != nil {

@@ -35,7 +35,7 @@ const (
 	demoOutput     = "review_analysis"
 	demoDeadLetter = "review_dlq"
 	demoPartitions = 3
-	demoAhead      = 2000 // most records produced and not yet answered, so that --rate 0 does not fill the memory
+	demoAhead      = 500 // most records produced and not yet answered, so that --rate 0 does not fill the memory
 	demoRetention  = 10 * time.Minute
 )
 
@@ -111,9 +111,11 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 	view.say("broker     %s (this process; connect with any Kafka client while the demo runs)", broker)
 	view.say("topics     %s -> %s, %s", demoInput, demoOutput, demoDeadLetter)
 
-	// The worker outlives the show: it is told to stop when everything else has ended.
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	// The consumer outlives the worker, to see what it commits while it stops.
+	consuming, stopConsumer := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopConsumer()
 	var wg sync.WaitGroup
 	errs := make(chan error, 3)
 	start := func(what string, f func() error) {
@@ -125,6 +127,7 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 		})
 	}
 	start("the worker", func() error {
+		defer stopConsumer()
 		err := runWorker(ctx, s, workerOptions{
 			grace: 10 * time.Second, log: log, problems: problems, steps: steps{view.say},
 			started: func(w *runningWorker) {
@@ -145,7 +148,7 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 		return err
 	})
 	start("the producer", func() error { return demoProduce(ctx, broker, texts, o, live) })
-	start("the consumer", func() error { return demoConsume(ctx, broker, live, view, o.records, func() { stop(nil) }) })
+	start("the consumer", func() error { return demoConsume(consuming, broker, live, view, o.records, func() { stop(nil) }) })
 	start("retention", func() error {
 		for tick := time.NewTicker(time.Minute); ; {
 			select {
@@ -183,7 +186,7 @@ func demoModels(dir string) ([]ModelSettings, error) {
 	var list []ModelSettings
 	add := func(name, field string) {
 		m := defaultModel()
-		m.Name, m.Path, m.Field = name, filepath.Join(dir, name), field
+		m.Name, m.Path, m.Field, m.Aggregation = name, filepath.Join(dir, name), field, "first" // whole words
 		list = append(list, m)
 	}
 	has := func(name string) bool {
@@ -282,8 +285,8 @@ func demoProduce(ctx context.Context, broker string, texts [][]byte, o demoOptio
 	return nil
 }
 
-// demoConsume reads what is committed, as any downstream service would, and shows it. done is called after the last of
-// records.
+// demoConsume reads what is committed, as any downstream service would, and shows it, until ctx ends. done is called when
+// all records have an answer.
 func demoConsume(ctx context.Context, broker string, live *demoState, view *demoView, records int, done func()) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics(demoOutput, demoDeadLetter), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(250*time.Millisecond))
@@ -291,21 +294,34 @@ func demoConsume(ctx context.Context, broker string, live *demoState, view *demo
 		return fmt.Errorf("demo consumer: %w", err)
 	}
 	defer client.Close()
-	for {
-		fetches := client.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
+	take := func(fetches kgo.Fetches) error {
 		if errs := fetches.Errors(); len(errs) > 0 {
 			return fmt.Errorf("demo consumer: %s: %w", errs[0].Topic, errs[0].Err)
 		}
 		now := time.Now()
-		fetches.EachRecord(func(r *kgo.Record) {
-			view.show(live.answered(newDemoRow(r, now)))
-		})
-		if records > 0 && live.count() >= records {
-			done()
+		fetches.EachRecord(func(r *kgo.Record) { view.show(live.answered(newDemoRow(r, now))) })
+		return nil
+	}
+	for records == 0 || live.count() < records {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if err := take(fetches); err != nil {
+			return err
+		}
+	}
+	done()
+	<-ctx.Done()
+	for { // what the worker committed last, and whatever should not be there
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 300*time.Millisecond)
+		fetches := client.PollFetches(last)
+		cancel()
+		if fetches.NumRecords() == 0 {
 			return nil
+		}
+		if err := take(fetches); err != nil {
+			return err
 		}
 	}
 }
@@ -365,18 +381,22 @@ func newDemoRow(r *kgo.Record, now time.Time) demoRow {
 			Route    string  `json:"route"`
 			Entities []struct {
 				Group string `json:"entity_group"`
-				Word  string `json:"word"`
+				Start int    `json:"start"`
+				End   int    `json:"end"`
 			} `json:"entities"`
 		}
 		if json.Unmarshal(raw, &v) != nil {
 			continue // "reason", "flags"
 		}
 		row.route = v.Route
+		characters := []rune(row.text)
 		if v.Label != "" {
 			row.verdicts = append(row.verdicts, demoVerdict{fmt.Sprint(name), v.Label, v.Score})
 		}
 		for _, e := range v.Entities {
-			row.entities = append(row.entities, demoEntity{e.Group, e.Word})
+			if 0 <= e.Start && e.Start <= e.End && e.End <= len(characters) { // the text's own spelling
+				row.entities = append(row.entities, demoEntity{e.Group, string(characters[e.Start:e.End])})
+			}
 		}
 	}
 	return row

@@ -213,7 +213,6 @@ func (d *demoState) summary(w io.Writer, records int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.results+d.dead == 0 {
-		fmt.Fprintln(w, "no verdicts yet")
 		return
 	}
 	took := d.lastAt.Sub(d.firstAt)
@@ -313,6 +312,7 @@ const (
 func (v *demoView) begin() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.said = time.Now()
 	if !v.table {
 		close(v.done)
 		return

@@ -25,7 +25,7 @@ func newLogger(w io.Writer, s LogSettings) (*slog.Logger, *problemLog) {
 	return slog.New(p), p
 }
 
-// problemLog is a slog.Handler that remembers the latest warning or error.
+// problemLog is a slog.Handler that remembers the latest warning or error that names its cause ("error").
 type problemLog struct {
 	state *problemState
 	next  slog.Handler
@@ -57,21 +57,23 @@ func (p *problemLog) Enabled(ctx context.Context, l slog.Level) bool {
 // Handle implements slog.Handler.
 func (p *problemLog) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelWarn {
-		text := r.Message
 		r.Attrs(func(a slog.Attr) bool {
 			if a.Key == "error" {
-				text += fmt.Sprintf(": %v", a.Value)
+				p.remember(r, a.Value)
 			}
 			return true
 		})
-		p.state.mu.Lock()
-		p.state.last = &lastError{Time: r.Time, Level: r.Level.String(), Message: text}
-		p.state.mu.Unlock()
 	}
 	if !p.next.Enabled(ctx, r.Level) {
 		return nil
 	}
 	return p.next.Handle(ctx, r)
+}
+
+func (p *problemLog) remember(r slog.Record, cause slog.Value) {
+	p.state.mu.Lock()
+	p.state.last = &lastError{Time: r.Time, Level: r.Level.String(), Message: fmt.Sprintf("%s: %v", r.Message, cause)}
+	p.state.mu.Unlock()
 }
 
 // WithAttrs implements slog.Handler.

@@ -121,14 +121,14 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 		pages[i] = m.page()
 		o.log.Info("model loaded", "name", m.settings.Name, "model", m.tag(), "task", m.model.Task, "provider", m.session.Provider(), "layout", m.model.Layout)
 		for _, w := range pages[i].Warnings {
-			o.log.Warn("model "+m.settings.Name, "error", w)
+			o.log.Warn("model "+m.settings.Name, "warning", w)
 		}
 	}
 
 	srv.enter("starting: warming up models")
 	var stage *pipeline.Stage // set before the engine gets its first row
 	end := o.steps.begin("warming up")
-	engine, err := newEngine(ctx, models, true, pipeline.EngineOptions{
+	engine, err := newEngine(models, true, pipeline.EngineOptions{
 		Runners: runners, BatchTokens: s.BatchTokens, Timeout: s.RunTimeout, Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
 	})
 	end()

@@ -128,6 +128,9 @@ func (l *loadedModel) warnings() []string {
 	if l.note != "" {
 		w = append(w, l.note)
 	}
+	for i := range w {
+		w[i] = strings.TrimPrefix(w[i], "model "+l.model.Name+": ")
+	}
 	return w
 }
 
@@ -153,7 +156,7 @@ func openModels(ctx context.Context, settings []ModelSettings, runners int, runT
 		}
 		m, err := openModel(ctx, s, ort.Options{Device: s.Device, DeviceFallback: s.DeviceFallback, Runners: runners, RunTimeout: runTimeout}, st)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, unfault(err))
 			continue
 		}
 		models = append(models, m)
@@ -175,38 +178,17 @@ func closeModels(models []*loadedModel) {
 
 // newEngine starts runners for models. warm runs the longest row on each of them first, so that buffers have their full
 // size before the first record.
-func newEngine(ctx context.Context, models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pipeline.Engine, error) {
+func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pipeline.Engine, error) {
 	list := make([]pipeline.EngineModel, len(models))
 	for i, m := range models {
-		open := func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }
+		list[i] = pipeline.EngineModel{Name: m.settings.Name, Open: func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }, Probe: m.probe()}
 		if warm {
-			open = func(n int) (pipeline.Runner, error) {
-				r, err := m.session.NewRunner(n)
-				return &warmRunner{r, func() error { return m.session.Warmup(ctx, r) }}, err
-			}
+			list[i].Warm = m.session.Warmup
 		}
-		list[i] = pipeline.EngineModel{Name: m.settings.Name, Open: open, Probe: m.probe()}
 		page := m.page()
 		o.Metrics.ModelLoaded(page.Name, page.Model, page.Digest, page.Provider, page.Precision, page.Layout)
 	}
 	return pipeline.NewEngine(list, o)
-}
-
-// warmRunner warms a runner up on the thread that it is bound to.
-type warmRunner struct {
-	pipeline.Runner
-	warm func() error
-}
-
-// Bind implements pipeline.Runner.
-func (w *warmRunner) Bind() error {
-	if err := w.Runner.Bind(); err != nil {
-		return err
-	}
-	if err := w.warm(); err != nil {
-		return fmt.Errorf("warming up: %w", err)
-	}
-	return nil
 }
 
 // newClassifier starts the processor that runs all models on every record.
