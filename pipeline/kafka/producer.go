@@ -248,7 +248,7 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 				code, answered := codes[tp]
 				switch {
 				case !answered:
-					note(fmt.Errorf("Produce: the answer of broker %d lacks %s", n, tp))
+					note(fmt.Errorf("produce: the answer of broker %d lacks %s", n, tp))
 				case code == 0 || code == errDuplicateSequence:
 					p.sequences[tp] = int32((int64(p.sequences[tp]) + int64(head.records)) & 0x7fffffff)
 					if queues[tp] = queues[tp][1:]; len(queues[tp]) == 0 {

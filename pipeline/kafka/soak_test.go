@@ -133,7 +133,7 @@ func newSoak(t testing.TB, partitions int, session time.Duration, env ...string)
 	s.in, s.out, s.group = topicNames(t)
 	createTopics(t, s.broker.Addrs(), partitions, nil, s.in, s.out)
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || os.Getenv("SOAK_LOGS") != "" {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			for name, b := range s.logs {
