@@ -43,13 +43,13 @@ type labelled struct {
 
 // entities of all windows of one text.
 func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [][]float32) ([]Entity, error) {
-	chars := newCharacters(text)
+	chars := tokenize.NewRunes(text)
 	all := []Entity{}
 	for w, enc := range windows {
 		if len(enc.Offsets) != len(enc.IDs) || len(enc.Special) != len(enc.IDs) {
 			return nil, fmt.Errorf("window %d has %d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets", w, len(enc.IDs), len(enc.Offsets), len(enc.Special))
 		}
-		tokens, err := a.gatherPreEntities(chars, enc, logits[w])
+		tokens, err := a.gatherPreEntities(text, chars, enc, logits[w])
 		if err != nil {
 			return nil, fmt.Errorf("window %d: %w", w, err)
 		}
@@ -61,20 +61,21 @@ func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [
 	return all, nil
 }
 
-func (a *aggregator) gatherPreEntities(chars *characters, enc tokenize.Encoding, logits []float32) ([]preEntity, error) {
+func (a *aggregator) gatherPreEntities(text []byte, chars *tokenize.Runes, enc tokenize.Encoding, logits []float32) ([]preEntity, error) {
 	tokens := make([]preEntity, 0, len(enc.IDs))
 	for i, id := range enc.IDs {
 		if enc.Special[i] {
 			continue
 		}
 		o := enc.Offsets[i]
-		if o.Start < 0 || o.End < o.Start || o.End > len(chars.text) {
-			return nil, fmt.Errorf("token %d spans bytes %d to %d of a text of %d", i, o.Start, o.End, len(chars.text))
+		if o.Start < 0 || o.End < o.Start || o.End > len(text) {
+			return nil, fmt.Errorf("token %d spans bytes %d to %d of a text of %d", i, o.Start, o.End, len(text))
 		}
+		span := chars.Span(o)
 		t := preEntity{
 			word:   a.tok.Token(id),
 			scores: softmax(logits[i*len(a.labels) : (i+1)*len(a.labels)]),
-			start:  chars.index(o.Start), end: chars.index(o.End),
+			start:  span.Start, end: span.End,
 			index: i,
 		}
 		if a.marksSubwords {
@@ -82,14 +83,35 @@ func (a *aggregator) gatherPreEntities(chars *characters, enc tokenize.Encoding,
 			// takes both for continuations.
 			t.subword = utf8.RuneCountInString(t.word) != t.end-t.start
 		} else {
-			t.subword = t.start > 0 && !strings.Contains(chars.slice(t.start-1, t.start+1), " ")
+			// The guess of the reference: a word begins at a space, before the token or (byte-level BPE) as its first
+			// character. A space is one byte wherever it stands.
+			t.subword = o.Start > 0 && text[o.Start-1] != ' ' && !(o.Start < len(text) && text[o.Start] == ' ')
 		}
 		if a.unknown != "" && t.word == a.unknown {
-			t.word, t.subword = chars.slice(t.start, t.end), false
+			t.word, t.subword = decode(text[o.Start:o.End]), false
 		}
 		tokens = append(tokens, t)
 	}
 	return tokens, nil
+}
+
+// decode is b.decode("utf-8", "replace"): each maximal invalid part becomes one U+FFFD.
+func decode(b []byte) string {
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	var out []byte
+	for len(b) > 0 {
+		r, n := utf8.DecodeRune(b)
+		if r == utf8.RuneError && n == 1 { // as long as it counts as one character
+			for n < len(b) && tokenize.NewRunes(b[:n+1]).Offset(n+1) == 1 {
+				n++
+			}
+		}
+		out = utf8.AppendRune(out, r)
+		b = b[n:]
+	}
+	return string(out)
 }
 
 // aggregate makes the entities of one window, without those outside.
