@@ -48,6 +48,22 @@ def build(encoder, task, labels, plan):
     return _Builder(encoder, task, labels, plan).model()
 
 
+def jitter(model, seed, size=1e-6):
+    """A copy of a ModelProto whose norms' biases carry noise of the given size: how far rounding alone may move its answers.
+
+    An int8 graph rounds activations to 255 steps, so a sum that another CPU adds up in another order can land on the next
+    step, and the layers after it multiply that. Noise of one millionth is a little more than what CPUs differ by.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    rng = np.random.default_rng(seed)
+    for t in copy.graph.initializer:
+        if t.name == "norm.b" or t.name.endswith((".ln1.b", ".ln2.b")):
+            value = numpy_helper.to_array(t)
+            t.CopyFrom(numpy_helper.from_array((value + rng.normal(0, size, value.shape)).astype(value.dtype), t.name))
+    return copy
+
+
 class _Builder:
     def __init__(self, encoder, task, labels, plan):
         self.e, self.task, self.labels, self.plan = encoder, task, labels, plan
