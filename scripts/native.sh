@@ -4,7 +4,8 @@
 #   scripts/native.sh tokenizers            builds libtokenizers.a, prints the directory it is in
 #   scripts/native.sh onnxruntime [ARCH]    fetches libonnxruntime.so.1 and its licences, prints its path
 #                                           ARCH: amd64 or arm64; default: this machine's
-#   scripts/native.sh env                   does both, prints the exports that `go build` and `go test` need:
+#   scripts/native.sh test                  runs the tests of the crate that libtokenizers.a is built from
+#   scripts/native.sh env                   builds and fetches, prints the exports that `go build` and `go test` need:
 #                                           eval "$(scripts/native.sh env)"
 #
 # Results go to stdout, progress to stderr. A verb that has nothing to do says nothing and takes milliseconds. Every
@@ -38,7 +39,8 @@ exclusively() {
 	fi
 }
 
-scratch() { # a directory for half-made things; gone when the script ends, however it ends
+scratch() { # a directory for half-made things, gone when the script ends; after a SIGKILL, when the next one begins
+	rm -rf "$build"/.native-??????
 	work=$(mktemp -d "$build/.native-XXXXXX")
 	trap 'rm -rf "$work"' EXIT
 	trap 'exit 130' INT TERM
@@ -51,6 +53,26 @@ tokenizers_dir() {
 	local hash
 	hash=$(cd "$crate" && LC_ALL=C && sha256sum Cargo.toml Cargo.lock src/*.rs | sha256sum | cut -c1-12)
 	echo "$build/tokenizers-$hash"
+}
+
+# The licences of the crates that are linked into the archive: each text once, under the names of its crates.
+crate_licences() {
+	need python3 "apt-get install python3"
+	cargo metadata --locked --format-version 1 --manifest-path "$crate/Cargo.toml" \
+		--filter-platform "$(rustc -vV | sed -n 's/^host: //p')" | python3 -c '
+import json, pathlib, sys
+
+texts = {}
+for p in sorted(json.load(sys.stdin)["packages"], key=lambda p: (p["name"], p["version"])):
+    if p["source"] is None:
+        continue  # our own
+    files = sorted(f for f in pathlib.Path(p["manifest_path"]).parent.iterdir()
+                   if f.is_file() and f.name.upper().startswith(("LICEN", "COPYING", "NOTICE", "UNLICENSE")))
+    text = "\n\n".join(f.read_text(errors="replace").strip() for f in files) or "(the crate has no licence file)"
+    texts.setdefault(text, []).append("%s %s (%s)" % (p["name"], p["version"], p["license"]))
+for text, crates in texts.items():
+    print("=" * 80, *crates, "=" * 80, text, "", sep="\n")
+'
 }
 
 tokenizers() {
@@ -69,11 +91,17 @@ tokenizers() {
 			die "cargo could not build $crate: see its message above; it needs crates.io (or a configured mirror)"
 		mkdir "$work/tokenizers"
 		cp "$build/cargo/release/libtokenizers.a" "$work/tokenizers/"
+		crate_licences >"$work/tokenizers/tokenizers.ThirdPartyNotices.txt"
 		rm -rf "$dir"
 		mv -T "$work/tokenizers" "$dir"
 		say "built ${dir#"$root/"}/libtokenizers.a"
 	fi
 	echo "$dir"
+}
+
+crate_tests() {
+	need cargo "install Rust 1.85 or newer, with rustup for example"
+	cargo test --quiet --locked --manifest-path "$crate/Cargo.toml" --target-dir "$build/cargo"
 }
 
 # --- libonnxruntime.so.1 ----------------------------------------------------------------------------------------------
@@ -144,8 +172,8 @@ this_arch() {
 
 env_exports() {
 	local dir library flag
-	dir=$("${BASH_SOURCE[0]}" tokenizers)
-	library=$("${BASH_SOURCE[0]}" onnxruntime)
+	# After a failure the caller evaluates "false", so that `eval "$(scripts/native.sh env)" && ...` stops there.
+	dir=$("${BASH_SOURCE[0]}" tokenizers) && library=$("${BASH_SOURCE[0]}" onnxruntime) || { echo false; exit 1; }
 	flag=-L$dir
 	case $dir in *[[:space:]]*) flag="\"$flag\"" ;; esac # go splits CGO_LDFLAGS at spaces outside quotes
 	printf 'export CGO_LDFLAGS=%q\n' "$flag"
@@ -156,6 +184,7 @@ case "$#:${1-}" in
 1:tokenizers) tokenizers ;;
 1:onnxruntime) onnxruntime "$(this_arch)" ;;
 2:onnxruntime) onnxruntime "$2" ;;
+1:test) crate_tests ;;
 1:env) env_exports ;;
 *) usage ;;
 esac
