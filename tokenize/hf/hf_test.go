@@ -368,7 +368,7 @@ func TestMemoryStaysBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer failing.Close()
-	// A forgotten free, of batches or of strings, is 30 MiB and more.
+	// A forgotten free, of batches or of strings, is 50 MiB and more, of tokenizers 400.
 	encodeAll := func() {
 		for _, o := range []tokenize.Options{{Offsets: true}, {MaxTokens: 64, Windows: true, Stride: 16}, {MaxTokens: 16}} {
 			for start := 0; start < len(texts); start += 64 {
@@ -395,8 +395,8 @@ func TestMemoryStaysBounded(t *testing.T) {
 		rounds int
 		f      func()
 	}{
-		{fmt.Sprintf("encoding %d KiB", size>>10), 3, 15, encodeAll},
-		{"opening and closing", 5, 40, openClose},
+		{fmt.Sprintf("encoding %d KiB", size>>10), 3, 25, encodeAll},
+		{"opening and closing", 30, 40, openClose},
 	} {
 		for range c.warm {
 			c.f()
@@ -407,7 +407,7 @@ func TestMemoryStaysBounded(t *testing.T) {
 		}
 		after := residentMB(t)
 		t.Logf("%s, %d times: resident %d MiB before, %d MiB after", c.name, c.rounds, before, after)
-		if after > before+20 {
+		if after > before+32 {
 			t.Errorf("%s, %d times: resident memory grew from %d to %d MiB", c.name, c.rounds, before, after)
 		}
 	}
