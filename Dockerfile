@@ -18,7 +18,7 @@ FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS tokenizers
 WORKDIR /src
 COPY scripts/native.sh scripts/onnxruntime.lock scripts/
 COPY tokenize/hf/native tokenize/hf/native
-RUN scripts/native.sh tokenizers
+RUN scripts/native.sh tokenizers && mv build/tokenizers-* /libtokenizers && rm -rf build
 
 # --- ONNX Runtime, from PyPI ----------------------------------------------------------------------------------------
 FROM python:3.11-slim-${DEBIAN} AS onnxruntime
@@ -45,13 +45,13 @@ FROM golang:${GO_VERSION}-${DEBIAN} AS worker
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
-COPY --from=tokenizers /src/build build
+COPY --from=tokenizers /libtokenizers /libtokenizers
 COPY VERSION ./
 COPY cmd cmd
 COPY model model
 COPY pipeline pipeline
 COPY tokenize tokenize
-RUN CGO_ENABLED=1 CGO_LDFLAGS="-L$(echo /src/build/tokenizers-*)" \
+RUN CGO_ENABLED=1 CGO_LDFLAGS=-L/libtokenizers \
     go build -trimpath -ldflags="-s -w -buildid= -X main.version=$(cat VERSION)" -o /out/sluice ./cmd/sluice
 
 # --- what both images share -----------------------------------------------------------------------------------------
