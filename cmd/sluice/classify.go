@@ -266,9 +266,18 @@ func (s *lineSource) Run(ctx context.Context, flow pipeline.Flow) error {
 		end <- readLines(ctx, s.in, read)
 		close(read)
 	}()
-	var batch []pipeline.Record
-	for r := range read {
-		batch = append(batch[:0:0], r)
+	for open := true; open; {
+		var batch []pipeline.Record
+		select {
+		case r, ok := <-read:
+			if !ok {
+				open = false
+				continue
+			}
+			batch = append(batch, r)
+		case <-ctx.Done():
+			return nil
+		}
 		for more := true; more && len(batch) < cap(read); {
 			select {
 			case r, ok := <-read:

@@ -602,7 +602,13 @@ func suggestKey(path string) string {
 		section, name = path[:i], path[i+1:]
 	}
 	siblings := childrenOf(section)
-	if n := nearest(name, siblings); n != "" {
+	known := slices.Clone(siblings)
+	for later := range notYet { // better to hear that it comes later than to be led to another key
+		if rest, ok := strings.CutPrefix(later, section); ok {
+			known = append(known, strings.TrimPrefix(rest, "."))
+		}
+	}
+	if n := nearest(name, known); n != "" {
 		if section != "" {
 			n = section + "." + n
 		}

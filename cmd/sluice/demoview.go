@@ -398,7 +398,7 @@ func (r demoRow) verdict() string {
 	for i, v := range r.verdicts {
 		parts[i] = fmt.Sprintf("%s %.4f", printable(v.label), v.score)
 	}
-	if parts == nil {
+	if len(parts) == 0 {
 		return "-"
 	}
 	return strings.Join(parts, " ")
@@ -520,8 +520,10 @@ func demoColumns(width int) []demoColumn {
 		columns[3].width = min(40, 18+(width-90)/3)
 	case width >= 60:
 		columns = []demoColumn{source, verdict, score, route, text}
-	default:
+	case width >= 24:
 		columns = []demoColumn{verdict, text}
+	default:
+		columns = []demoColumn{text}
 	}
 	used := 0
 	for _, c := range columns[:len(columns)-1] {

@@ -88,7 +88,7 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if _, isKey := f.Value.(*keyFlag); isKey {
 			keys = append(keys, f)
-		} else if !f.Hidden {
+		} else if !f.Hidden && f.Name != "help" {
 			flags = append(flags, f)
 		}
 	})

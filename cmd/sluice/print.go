@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"reflect"
 	"strings"
 
@@ -58,7 +59,13 @@ func printSection(lines *[]printLine, c *loaded, indent, prefix string, v reflec
 		if c.origins[path].isDefault() && c.idle(path) {
 			continue
 		}
-		*lines = append(*lines, printLine{fmt.Sprintf("%s%s: %s", indent, name, k.show(field.Interface())), c.origins[path].String()})
+		value := field.Interface()
+		if k.file && field.String() != "" { // so that it means the same in whatever file it stands
+			if abs, err := filepath.Abs(field.String()); err == nil {
+				value = abs
+			}
+		}
+		*lines = append(*lines, printLine{fmt.Sprintf("%s%s: %s", indent, name, k.show(value)), c.origins[path].String()})
 	}
 }
 

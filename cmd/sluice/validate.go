@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,10 +30,12 @@ is wrong.`,
 			if err != nil {
 				return err
 			}
+			report := cmd.OutOrStdout()
 			if show {
-				c.print(cmd.OutOrStdout())
+				c.print(report)
+				report = cmd.ErrOrStderr() // standard output is the configuration, and nothing else
 			}
-			return validate(cmd.Context(), cmd.ErrOrStderr(), c, offline)
+			return validate(cmd.Context(), report, c, offline)
 		},
 	}
 	addConfigFlag(cmd, &file)
@@ -92,6 +95,7 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 
 // validateBrokers asks the brokers about topics and permissions.
 func validateBrokers(ctx context.Context, kc kafka.Config, report func(string, error)) {
+	kc.Logger = slog.New(slog.DiscardHandler) // problems are returned
 	client, err := kafka.New(kc)
 	if err != nil {
 		report("", err)
