@@ -93,8 +93,8 @@ def word_tags(source, text, encoding, logits, starts):
     """One tag a word: that of the word's first token; "O" where the text was truncated before it."""
     first = {}
     for row, ((a, b), special) in enumerate(zip(encoding.offsets, encoding.special_tokens_mask)):
+        a += len(text[a:b]) - len(text[a:b].lstrip())       # byte-level tokens may begin with, or be, the blank before a word
         if not special and b > a:
-            a += len(text[a:b]) - len(text[a:b].lstrip())       # byte-level tokens may begin with the blank before the word
             first.setdefault(int(np.searchsorted(starts, a, side="right")) - 1, row)
     return [source.labels[int(logits[first[w]].argmax())] if w in first else "O" for w in range(len(starts))]
 
