@@ -36,6 +36,8 @@ type Client struct {
 	transport *segmentio.Transport
 	producer  *producer
 
+	growthPoll time.Duration // how often a leader looks for new partitions of the inputs
+
 	mu           sync.Mutex
 	coordinators map[int8]int32 // by key type; absent: unknown
 	topics       map[string]topicView
@@ -45,6 +47,7 @@ type Client struct {
 	session      *session             // the membership, nil while there is none
 	committed    map[pipeline.TopicPartition]int64
 	ran          bool
+	broken       error // why no Commit may follow; nil while one may
 }
 
 var (
@@ -80,6 +83,7 @@ func New(cfg Config) (*Client, error) {
 			// found as fast as this.
 			MetadataTTL: time.Second,
 		},
+		growthPoll:   30 * time.Second,
 		coordinators: map[int8]int32{},
 		topics:       map[string]topicView{},
 		changed:      make(chan struct{}),

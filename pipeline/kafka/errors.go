@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	segmentio "github.com/segmentio/kafka-go"
@@ -128,7 +129,7 @@ func (c *Client) configFault(stage string, err error) *pipeline.Fault {
 	switch e.code {
 	case errTopicAuth:
 		op := "WRITE"
-		if e.api == "Fetch" || e.api == "ListOffsets" || e.api == "OffsetFetch" || e.api == "TxnOffsetCommit" || e.api == "OffsetCommit" {
+		if slices.Contains(c.cfg.Topics, strings.TrimPrefix(e.resource, "topic ")) {
 			op = "READ"
 		}
 		return bad("permission", "%s lacks permission %s on %s: grant it with kafka-acls", c.principal(), op, e.resource)

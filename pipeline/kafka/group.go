@@ -427,13 +427,11 @@ func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 	}
 }
 
-// partitionPoll is how often the leader looks for new partitions: brokers do not tell classic groups.
-const partitionPoll = 30 * time.Second
-
+// watchGrowth looks for new partitions, as leader: brokers do not tell classic groups.
 func (c *Client) watchGrowth(ctx context.Context, current *sessionRef, known map[string]int) {
 	for first := true; ; first = false {
 		// The first look is at once: a topic may have grown while the leader was restarting.
-		if !first && !sleep(ctx, partitionPoll) {
+		if !first && !sleep(ctx, c.growthPoll) {
 			return
 		}
 		if err := c.refresh(ctx); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -101,15 +102,19 @@ func newStage(c *Client, sink pipeline.Sink, p pipeline.Processor) *pipeline.Sta
 type running struct {
 	client *Client
 	stop   context.CancelFunc
-	done   chan error
+	ended  chan struct{} // closed when Run has returned
+	err    error         // valid then
 }
 
 func startWorker(t testing.TB, cfg Config) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{client: newClient(t, cfg), stop: cancel, done: make(chan error, 1)}
+	r := &running{client: newClient(t, cfg), stop: cancel, ended: make(chan struct{})}
 	stage := newStage(r.client, r.client, copier{cfg.Outputs[0]})
-	go func() { r.done <- stage.Run(ctx, r.client) }()
+	go func() {
+		defer close(r.ended)
+		r.err = stage.Run(ctx, r.client)
+	}()
 	t.Cleanup(cancel)
 	return r
 }
@@ -118,8 +123,8 @@ func startWorker(t testing.TB, cfg Config) *running {
 func (r *running) wait(t testing.TB) error {
 	t.Helper()
 	select {
-	case err := <-r.done:
-		return err
+	case <-r.ended:
+		return r.err
 	case <-time.After(30 * time.Second):
 		t.Fatal("the worker does not end")
 		return nil
@@ -204,11 +209,29 @@ func history(rs []*kgo.Record, partitions int) *pipelinetest.History {
 func awaitCommitted(t testing.TB, addrs []string, group string, n int64) {
 	t.Helper()
 	adm := kadm.NewClient(franz(t, addrs))
-	await(t, 60*time.Second, fmt.Sprintf("%d committed records of group %s", n, group), func() bool {
-		os, err := adm.FetchOffsets(t.Context(), group)
-		sum := int64(0)
-		os.Each(func(o kadm.OffsetResponse) { sum += max(0, o.At) })
-		return err == nil && sum >= n
+	await(t, 90*time.Second, fmt.Sprintf("%d committed records of group %s", n, group), func() bool { return committedSum(t, adm, group) >= n })
+}
+
+func committedSum(t testing.TB, adm *kadm.Client, group string) (sum int64) {
+	os, err := adm.FetchOffsets(t.Context(), group)
+	if err != nil {
+		return 0
+	}
+	os.Each(func(o kadm.OffsetResponse) { sum += max(0, o.At) })
+	return sum
+}
+
+// awaitCommitted waits until the worker's group has committed n records; the worker must not end before.
+func (r *running) awaitCommitted(t testing.TB, n int64) {
+	t.Helper()
+	adm := kadm.NewClient(franz(t, r.client.cfg.Brokers))
+	await(t, 60*time.Second, fmt.Sprintf("%d committed records", n), func() bool {
+		select {
+		case <-r.ended:
+			t.Fatalf("the worker has ended: %v", r.err)
+		default:
+		}
+		return committedSum(t, adm, r.client.cfg.Group) >= n
 	})
 }
 
@@ -225,4 +248,13 @@ func await(t testing.TB, d time.Duration, what string, ok func() bool) {
 			t.Fatal(t.Context().Err())
 		}
 	}
+}
+
+// randomBytes do not compress.
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
 }

@@ -33,21 +33,21 @@ func (p *producer) begin(ctx context.Context) error {
 	if p.c.cfg.Guarantee != ExactlyOnce {
 		return nil
 	}
-	if err := p.scrub(ctx); err != nil {
-		if lostEpoch(err) { // it took longer than the transaction timeout
-			return p.renew(ctx)
-		}
-		return err
+	err := p.scrub(ctx)
+	if lostEpoch(err) || is(err, errInvalidTxnState) { // it took longer than the transaction timeout
+		err = p.renew(ctx)
 	}
-	p.c.failpoint("after-scrub")
-	return nil
+	if err == nil {
+		p.c.failpoint("after-scrub")
+	}
+	return err
 }
 
 // renew takes the next epoch after a failed transaction: only so are the sequence numbers known again. The broker's answer
 // to the present id and epoch is the judge: success means that the transaction failed or timed out, lostEpoch that there is
 // a successor (KIP-360).
 func (p *producer) renew(ctx context.Context) error {
-	for {
+	for tries := 1; ; tries++ {
 		id, epoch := p.id, p.epoch
 		if p.c.cfg.Guarantee != ExactlyOnce {
 			id, epoch = -1, -1 // an idempotent producer just takes a new id
@@ -55,7 +55,8 @@ func (p *producer) renew(ctx context.Context) error {
 		if err := p.init(ctx, id, epoch); err != nil || p.c.cfg.Guarantee != ExactlyOnce {
 			return err
 		}
-		if err := p.scrub(ctx); !lostEpoch(err) {
+		err := p.scrub(ctx)
+		if again := lostEpoch(err) || is(err, errInvalidTxnState); !again || tries == 5 {
 			return err
 		}
 	}

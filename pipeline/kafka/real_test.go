@@ -20,7 +20,7 @@ func TestRealCopiesEachRecordOnce(t *testing.T) {
 			cfg := testConfig(t, b.Addrs(), in, out, group)
 			cfg.Guarantee = g
 			w := startWorker(t, cfg)
-			awaitCommitted(t, b.Addrs(), group, 5000)
+			w.awaitCommitted(t, 5000)
 			w.stop()
 			if err := w.wait(t); err != nil {
 				t.Fatal(err)

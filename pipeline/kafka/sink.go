@@ -31,13 +31,22 @@ func (e *smallerBatches) Unwrap() error { return e.err }
 // Commit implements pipeline.Sink.
 func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 	c.mu.Lock()
-	s := c.session
+	s, broken := c.session, c.broken
 	c.mu.Unlock()
+	if broken != nil {
+		return broken
+	}
 	if s == nil {
 		return pipeline.Faultf(pipeline.Rebalance, "commit", "no-membership", "this worker is not a member of group %s at the moment", c.cfg.Group)
 	}
 	began := time.Now()
 	err := c.commit(ctx, s, commit)
+	if f := new(pipeline.Fault); errors.As(err, &f) && f.Kind != pipeline.Transient && f.Kind != pipeline.Rebalance {
+		// What was sent may still lie in an open transaction, and another commit in the same epoch would commit it, too.
+		c.mu.Lock()
+		c.broken = err
+		c.mu.Unlock()
+	}
 	if c.cfg.Observer.Transaction != nil {
 		result := map[pipeline.Kind]string{"": "committed", pipeline.Transient: "aborted", pipeline.Rebalance: "rebalance", pipeline.Fenced: "fenced"}[pipeline.KindOf(err)]
 		var large *pipeline.TooLargeError
@@ -144,9 +153,6 @@ func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline
 	if ctx.Err() != nil {
 		return c.tidy(ctx, ambiguous, cause)
 	}
-	if is(cause, errFencedInstance) {
-		return c.fenced("commit", cause)
-	}
 	if pipeline.KindOf(cause) == pipeline.Internal && errors.As(cause, new(*pipeline.Fault)) {
 		return cause
 	}
@@ -155,6 +161,9 @@ func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline
 		if err := c.retry(ctx, "abort", time.Now().Add(20*time.Second), func() error { return c.producer.end(ctx, false) }); err != nil && !is(err, errInvalidTxnState) {
 			c.log.Warn("aborting a transaction failed; taking a new epoch will abort it", "error", err)
 		}
+	}
+	if is(cause, errFencedInstance) {
+		return c.fenced("commit", cause)
 	}
 	// A person must act: stop now, the transaction has ended.
 	if f := c.configFault("commit", cause); f != nil {
