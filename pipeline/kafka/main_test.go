@@ -108,14 +108,22 @@ type running struct {
 
 func startWorker(t testing.TB, cfg Config) *running {
 	t.Helper()
+	c := newClient(t, cfg)
+	return runWorker(t, c, newStage(c, c, copier{cfg.Outputs[0]}))
+}
+
+func runWorker(t testing.TB, c *Client, stage *pipeline.Stage) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{client: newClient(t, cfg), stop: cancel, ended: make(chan struct{})}
-	stage := newStage(r.client, r.client, copier{cfg.Outputs[0]})
+	r := &running{client: c, stop: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(r.ended)
-		r.err = stage.Run(ctx, r.client)
+		r.err = stage.Run(ctx, c)
 	}()
-	t.Cleanup(cancel)
+	t.Cleanup(func() { // before the client is closed and the test's log ends
+		cancel()
+		<-r.ended
+	})
 	return r
 }
 
