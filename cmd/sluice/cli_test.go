@@ -102,7 +102,7 @@ func needModel(t *testing.T, name string) string {
 }
 
 func TestHelpShowsFlagEnvironmentDefaultAndExample(t *testing.T) {
-	for _, name := range []string{"", "run", "demo", "classify", "validate", "models", "models verify", "version"} {
+	for _, name := range []string{"", "run", "demo", "classify", "validate", "models", "models verify", "health", "version"} {
 		t.Run("sluice "+name, func(t *testing.T) {
 			r := finish(t, sluice(t, append(strings.Fields(name), "--help")...))
 			if r.code != 0 || r.err != "" {
@@ -163,6 +163,7 @@ func TestExitCodes(t *testing.T) {
 		{"no directory to verify", []string{"models", "verify"}, 2, "no model directory given"},
 		{"a command of models that is none", []string{"models", "verfy"}, 2, "did you mean verify?"},
 		{"a rate below zero", []string{"demo", "--rate", "-1"}, 2, "must not be negative"},
+		{"no worker to ask", []string{"health", "--address", "127.0.0.1:1"}, 1, "no worker answers"},
 		{"a demo without models", []string{"demo", "--models", dir}, 2, "there is no model directory in " + dir},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -193,7 +194,9 @@ func TestEveryFlagHasItsVariableDeclared(t *testing.T) {
 	for _, c := range root.Commands() {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			for _, env := range f.Annotations[annotationEnv] {
-				declared[env] = true
+				if env != envName("server.listen") { // a configuration key, which health follows
+					declared[env] = true
+				}
 			}
 		})
 	}
@@ -513,6 +516,9 @@ func TestRunFromTopicToTopic(t *testing.T) {
 
 	if code, body := w.get(t, "/healthz"); code != 200 || body != "ok\n" {
 		t.Errorf("/healthz: %d %s", code, body)
+	}
+	if r := finish(t, sluice(t, "health", "--address", strings.TrimPrefix(w.http, "http://"))); r.code != 0 || r.out != "ready\n" {
+		t.Errorf("health: %+v", r)
 	}
 	_, body := w.get(t, "/metrics")
 	for _, want := range []string{`sluice_records_total{outcome="result"} 2`, `sluice_records_total{outcome="dead_letter"} 2`, "sluice_model_info{", "go_goroutines", "process_resident_memory_bytes"} {

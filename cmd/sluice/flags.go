@@ -36,7 +36,7 @@ var commandEnv = map[string]bool{
 func describe(fs *pflag.FlagSet, name, env, example string) {
 	f := fs.Lookup(name)
 	f.Annotations = map[string][]string{annotationEnv: {env}, annotationEx: {example}}
-	if !commandEnv[env] {
+	if !commandEnv[env] && env != envName("server.listen") {
 		panic("flag --" + name + ": " + env + " is not in commandEnv")
 	}
 }
