@@ -129,7 +129,7 @@ def run(a):
         "name": a.name or Path(a.directory).absolute().name, "task": s.task, "architecture": s.architecture, "layout": layout, "precision": a.precision,
         "max_tokens": s.max_tokens, "pad_token_id": s.pad_token_id,
         "source": {"id": Path(a.source).name if Path(a.source).is_dir() else a.source, "revision": a.revision or "", "files": s.files},
-        "license": a.license or s.license, "exporter": folder.exporter(), "quantization": quantization, "evaluation": evaluation,
+        "license": a.license or s.license, "exporter": folder.exporter(model), "quantization": quantization, "evaluation": evaluation,
         "golden": {"tolerance": tolerance, "texts": texts},
     })
     if not (a.license or s.license):

@@ -6,7 +6,9 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from . import VERSION, graph
+import onnx
+
+from . import VERSION
 from .errors import ExportError
 from .source import sha256
 
@@ -58,9 +60,10 @@ def write(directory, source, model_bytes, manifest):
         raise
 
 
-def exporter():
+def exporter(model_bytes):
     """Who made the file, for the manifest."""
-    return {"name": "export_model.py", "version": VERSION, "onnx": version("onnx"), "onnxruntime": version("onnxruntime"), "opset": graph.OPSET}
+    opset = next(o.version for o in onnx.load_from_string(model_bytes).opset_import if o.domain in ("", "ai.onnx"))
+    return {"name": "export_model.py", "version": VERSION, "onnx": version("onnx"), "onnxruntime": version("onnxruntime"), "opset": opset}
 
 
 def _layout(manifest):

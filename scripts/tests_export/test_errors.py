@@ -1,13 +1,14 @@
 """Wrong input gives one line that says what to do, the right exit status, and no half-written directory."""
 import json
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-import tiny_models
-from sluice_export import cli, evaluate, graph, other, reference, source
+from sluice_export import cli, graph, other, reference, source
 
 
 def refused(result, status, *parts):
@@ -101,6 +102,45 @@ def test_an_unknown_architecture_has_no_packed_layout(checkpoint, tmp_path, expo
     folder = checkpoint("bert-token")
     edit(folder, architectures=["DebertaV2ForTokenClassification"], model_type="deberta-v2")
     refused(export(folder, tmp_path / "out", "--layout", "packed"), 2, "padded layout", "--layout packed")
+
+
+def fake_optimum(monkeypatch, main_export):
+    module = types.ModuleType("optimum.exporters.onnx")
+    module.main_export = main_export
+    for name in ("optimum", "optimum.exporters"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "optimum.exporters.onnx", module)
+
+
+def test_what_optimum_exports_is_checked_and_written(checkpoint, tmp_path, export, monkeypatch):
+    """optimum itself is too large for this environment: a stand-in writes the padded graph that it would."""
+    folder = checkpoint("bert-token")
+    real = source.read(folder)
+    edit(folder, architectures=["OtherForTokenClassification"], model_type="other")
+    asked = {}
+
+    def main_export(name, output, task, device, do_validation):
+        asked.update(name=name, task=task)
+        model = graph.build(source.encoder(real), real.task, len(real.labels), graph.Plan("padded", "fp32"))
+        (Path(output) / "model.onnx").write_bytes(model.SerializeToString())
+    fake_optimum(monkeypatch, main_export)
+    monkeypatch.setattr(reference, "logits", lambda s, ids: ([reference.numpy_logits(real, row) for row in ids], "stand-in"))
+    status, said = export(folder, tmp_path / "out")
+    assert status == 0, said
+    assert asked == {"name": str(folder), "task": "token-classification"}
+    m = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert (m["layout"], m["precision"], m["architecture"]) == ("padded", "fp32", "OtherForTokenClassification")
+
+
+def test_an_architecture_that_optimum_refuses(checkpoint, tmp_path, export, monkeypatch):
+    folder = checkpoint("bert-token")
+    edit(folder, architectures=["OtherForTokenClassification"], model_type="other")
+
+    def main_export(*_, **__):
+        raise ValueError("other is not supported\nlong story")
+    fake_optimum(monkeypatch, main_export)
+    refused(export(folder, tmp_path / "out"), 1, "optimum cannot export OtherForTokenClassification", "other is not supported")
+    nothing_left(tmp_path)
 
 
 def test_a_model_without_a_head(checkpoint, tmp_path, export):
