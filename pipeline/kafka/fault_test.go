@@ -529,3 +529,34 @@ func TestCheckFindsNothingWrong(t *testing.T) {
 		t.Errorf("MaxMessageBytes %d", n)
 	}
 }
+
+// TestHeldUpOffsets: a broker that lost the markers of an aborted transaction answers 88 for ever; a new epoch with its scrub
+// ends that, if the transaction was ours.
+func TestHeldUpOffsets(t *testing.T) {
+	k := fakeKafka(t, 1, "in", "out")
+	send(t, k.ListenAddrs(), "in", 1, 0, 10)
+	var epochs atomic.Int64
+	k.Fault(
+		kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Observe: true, TopLevel: true, Count: -1, When: func(kmsg.Request) bool { epochs.Add(1); return true }},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetFetch}, Err: kerr.UnstableOffsetCommit, Count: -1, When: func(r kmsg.Request) bool {
+			return r.(*kmsg.OffsetFetchRequest).RequireStable && epochs.Load() < 2
+		}},
+	)
+	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+	cfg.TransactionTimeout = time.Second
+	var longest atomic.Int64
+	var over atomic.Bool
+	cfg.Observer.UnstableOffsets = func(d time.Duration) {
+		longest.Store(max(longest.Load(), int64(d)))
+		over.Store(d == 0)
+	}
+	w := startWorker(t, cfg)
+	await(t, 30*time.Second, "results after a new epoch", func() bool { return len(readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())) == 10 })
+	if epochs.Load() < 2 || time.Duration(longest.Load()) < 4*time.Second || !over.Load() {
+		t.Errorf("%d epochs, held up for %v, over: %v", epochs.Load(), time.Duration(longest.Load()), over.Load())
+	}
+	w.stop()
+	if err := w.wait(t); err != nil {
+		t.Fatal(err)
+	}
+}

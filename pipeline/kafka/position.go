@@ -37,6 +37,9 @@ func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.To
 		if err == nil {
 			err = c.coordinated(groupCoordinator, r.ErrorCode, "OffsetFetch", "group %s", c.cfg.Group)
 		}
+		if is(err, errUnstableOffsets) {
+			return c.heldUp(ctx, &unstable, err)
+		}
 		if err != nil {
 			return err
 		}

@@ -68,7 +68,7 @@ func soakWorker() int {
 	cfg.Brokers = strings.Split(env("SOAK_BROKERS"), ",")
 	cfg.Topics, cfg.Outputs, cfg.Group, cfg.InstanceID = []string{env("SOAK_IN")}, []string{env("SOAK_OUT")}, env("SOAK_GROUP"), env("SLUICE_SOAK_WORKER")
 	cfg.SessionTimeout, _ = time.ParseDuration(env("SOAK_SESSION"))
-	cfg.RebalanceTimeout, cfg.TransactionTimeout, cfg.FetchMaxWait = 8*time.Second, 10*time.Second, 100*time.Millisecond
+	cfg.RebalanceTimeout, cfg.TransactionTimeout, cfg.FetchMaxWait = 8*time.Second, 5*time.Second, 100*time.Millisecond
 	cfg.FetchMaxBytes = 32 << 10 // several fetches, several transactions
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	var out sync.Mutex
@@ -372,11 +372,12 @@ func (s *soak) chaos(partitions, records, kills int, fed <-chan struct{}) pipeli
 				if die == "" {
 					limit = time.Duration(300+rand.IntN(1200)) * time.Millisecond
 					switch rand.IntN(4) {
-					case 0: // frozen, then a zombie for a moment
+					case 0: // frozen, for longer than the transaction and the session live; then a zombie for a moment
 						frozen.Add(1)
-						time.AfterFunc(limit/2, func() { w.cmd.Process.Signal(syscall.SIGSTOP) })
-						time.AfterFunc(limit, func() { w.cmd.Process.Signal(syscall.SIGCONT) })
-						limit += 300 * time.Millisecond
+						asleep := s.session + time.Duration(rand.IntN(2000))*time.Millisecond
+						time.AfterFunc(limit, func() { w.cmd.Process.Signal(syscall.SIGSTOP) })
+						time.AfterFunc(limit+asleep, func() { w.cmd.Process.Signal(syscall.SIGCONT) })
+						limit += asleep + 700*time.Millisecond
 					case 1: // a twin under the same name
 						twins.Add(1)
 						twin := s.start(instance, "")
