@@ -256,7 +256,7 @@ func (c *Client) partitions(topics []string) (map[string]int, error) {
 		switch {
 		case !ok:
 			return nil, answer(errUnknownTopic, "Metadata", "topic %s", t)
-		case v.code != 0 && v.code != 5: // 5: some partition has no leader just now
+		case v.code != 0 && v.code != errLeaderNotAvailable: // some partition has no leader just now
 			return nil, answer(v.code, "Metadata", "topic %s", t)
 		case len(v.leaders) == 0:
 			return nil, answer(errUnknownTopic, "Metadata", "topic %s", t)

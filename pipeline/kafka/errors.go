@@ -16,39 +16,53 @@ import (
 
 // Kafka's error codes that decide something here.
 const (
-	errOffsetOutOfRange      = 1
-	errCorrupt               = 2
-	errUnknownTopic          = 3
-	errMessageTooLarge       = 10
-	errCoordinatorLoading    = 14
-	errNoCoordinator         = 15
-	errNotCoordinator        = 16
-	errRecordListTooLarge    = 18
-	errIllegalGeneration     = 22
-	errUnknownMember         = 25
-	errSessionTimeout        = 26
-	errRebalancing           = 27
-	errTopicAuth             = 29
-	errGroupAuth             = 30
-	errClusterAuth           = 31
-	errInvalidTimestamp      = 32
-	errOutOfOrder            = 45
-	errDuplicateSequence     = 46
-	errInvalidProducerEpoch  = 47
-	errInvalidTxnState       = 48
-	errInvalidPidMapping     = 49
-	errInvalidTxnTimeout     = 50
-	errConcurrentTxn         = 51
-	errTransactionalIDAuth   = 53
-	errMemberIDRequired      = 79
-	errFencedInstance        = 82
-	errInvalidRecord         = 87
-	errUnstableOffsets       = 88
-	errProducerFenced        = 90
-	errInconsistentProtocol  = 23
-	errInvalidGroup          = 24
-	errGroupMaxSize          = 81
-	errUnsupportedForMessage = 43
+	errOffsetOutOfRange             = 1
+	errCorrupt                      = 2
+	errUnknownTopic                 = 3
+	errLeaderNotAvailable           = 5
+	errNotLeader                    = 6
+	errRequestTimedOut              = 7
+	errBrokerNotAvailable           = 8
+	errReplicaNotAvailable          = 9
+	errMessageTooLarge              = 10
+	errNetwork                      = 13
+	errCoordinatorLoading           = 14
+	errNoCoordinator                = 15
+	errNotCoordinator               = 16
+	errInvalidTopic                 = 17
+	errRecordListTooLarge           = 18
+	errNotEnoughReplicas            = 19
+	errNotEnoughReplicasAfterAppend = 20
+	errIllegalGeneration            = 22
+	errInconsistentProtocol         = 23
+	errInvalidGroup                 = 24
+	errUnknownMember                = 25
+	errSessionTimeout               = 26
+	errRebalancing                  = 27
+	errTopicAuth                    = 29
+	errGroupAuth                    = 30
+	errClusterAuth                  = 31
+	errInvalidTimestamp             = 32
+	errUnsupportedForMessage        = 43
+	errPolicyViolation              = 44
+	errOutOfOrder                   = 45
+	errDuplicateSequence            = 46
+	errInvalidProducerEpoch         = 47
+	errInvalidTxnState              = 48
+	errInvalidPidMapping            = 49
+	errInvalidTxnTimeout            = 50
+	errConcurrentTxn                = 51
+	errTransactionalIDAuth          = 53
+	errNotAttempted                 = 55
+	errStorage                      = 56
+	errUnsupportedCompression       = 76
+	errMemberIDRequired             = 79
+	errGroupMaxSize                 = 81
+	errFencedInstance               = 82
+	errInvalidRecord                = 87
+	errUnstableOffsets              = 88
+	errThrottled                    = 89
+	errProducerFenced               = 90
 )
 
 // codeError is an error code that a broker answered with. API and resource say to what.
@@ -102,8 +116,9 @@ func retriable(err error) bool {
 	switch codeOf(err) {
 	case 0:
 		return true
-	case errUnknownTopic, 5, 6, 7, 8, 9, 13, errCoordinatorLoading, errNoCoordinator, errNotCoordinator,
-		19 /* "concurrent transactions", told to old clients */, 20, errConcurrentTxn, 56, 89 /* throttled */, errUnstableOffsets:
+	case errUnknownTopic, errLeaderNotAvailable, errNotLeader, errRequestTimedOut, errBrokerNotAvailable, errReplicaNotAvailable, errNetwork,
+		errCoordinatorLoading, errNoCoordinator, errNotCoordinator, errNotEnoughReplicas /* also: "concurrent transactions", told to old clients */, errNotEnoughReplicasAfterAppend,
+		errConcurrentTxn, errStorage, errUnstableOffsets, errThrottled:
 		return true
 	}
 	return false
@@ -149,15 +164,15 @@ func (c *Client) configFault(stage string, err error) *pipeline.Fault {
 		return bad("group", "group %q is not a valid group id", c.cfg.Group)
 	case errGroupMaxSize:
 		return bad("group-size", "group %s is full (group.max.size of the brokers)", c.cfg.Group)
-	case 17:
+	case errInvalidTopic:
 		return bad("topic", "%s is not a valid topic name", e.resource)
 	case errInvalidTimestamp:
 		return bad("timestamp", "%s refuses the timestamp of a message (message.timestamp.after.max.ms or .before.max.ms of the topic): relax the setting; messages carry the timestamp of their input record", e.resource)
 	case errInvalidRecord:
 		return bad("record", "%s refuses a message (a compacted topic refuses messages without a key): use a topic with cleanup.policy=delete, or give the input records keys", e.resource)
-	case 44:
+	case errPolicyViolation:
 		return bad("policy", "%s refuses a message by a policy of the broker", e.resource)
-	case errUnsupportedForMessage, 76:
+	case errUnsupportedForMessage, errUnsupportedCompression:
 		return bad("message-format", "%s does not take this message format or compression", e.resource)
 	}
 	return nil

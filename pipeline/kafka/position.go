@@ -132,7 +132,7 @@ func (c *Client) logOffset(ctx context.Context, s *session, tp pipeline.TopicPar
 			if err := c.refresh(ctx); err != nil {
 				return err
 			}
-			return answer(5, "ListOffsets", "topic %s", tp.Topic)
+			return answer(errLeaderNotAvailable, "ListOffsets", "topic %s", tp.Topic)
 		}
 		req := &listOffsetsRequest{ReplicaID: -1, IsolationLevel: 1, Topics: []listOffsetsTopic{{Name: tp.Topic,
 			Partitions: []listOffsetsPartition{{Partition: tp.Partition, LeaderEpoch: -1, Timestamp: timestamp}}}}}

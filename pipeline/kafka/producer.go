@@ -148,8 +148,8 @@ func (p *producer) addPartitions(ctx context.Context, tps []pipeline.TopicPartit
 	var worst error
 	for _, t := range r.Topics {
 		for _, x := range t.Partitions {
-			// 55 OPERATION_NOT_ATTEMPTED only says that another partition has an error.
-			if err := p.c.coordinated(txnCoordinator, x.ErrorCode, "AddPartitionsToTxn", "topic %s", t.Name); err != nil && (worst == nil || is(worst, 55) || retriable(worst)) {
+			// "Not attempted" only says that another partition has an error.
+			if err := p.c.coordinated(txnCoordinator, x.ErrorCode, "AddPartitionsToTxn", "topic %s", t.Name); err != nil && (worst == nil || is(worst, errNotAttempted) || retriable(worst)) {
 				worst = err
 			}
 		}
@@ -223,7 +223,7 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 	for tp, q := range queues {
 		n := p.c.leader(tp)
 		if n < 0 {
-			note(answer(5, "Produce", "topic %s", tp.Topic))
+			note(answer(errLeaderNotAvailable, "Produce", "topic %s", tp.Topic))
 			continue
 		}
 		if size := len(q[0].data); bytes[n] == 0 || bytes[n]+size <= maxProduceRequest {
