@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -559,4 +560,28 @@ func TestHeldUpOffsets(t *testing.T) {
 	if err := w.wait(t); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestNothingIsLeftRunning after Run has returned and the client is closed.
+func TestNothingIsLeftRunning(t *testing.T) {
+	k := fakeKafka(t, 3, "in", "out")
+	send(t, k.ListenAddrs(), "in", 3, 0, 300)
+	w := startWorker(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
+	w.awaitCommitted(t, 300)
+	w.stop()
+	if err := w.wait(t); err != nil {
+		t.Fatal(err)
+	}
+	w.client.Close()
+	var left []string
+	await(t, 20*time.Second, "end of all goroutines", func() bool {
+		buf := make([]byte, 1<<20)
+		left = nil
+		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+			if !strings.Contains(g, "testing.") && (strings.Contains(g, "sluice/pipeline") || strings.Contains(g, "segmentio/kafka-go")) {
+				left = append(left, g)
+			}
+		}
+		return len(left) == 0
+	})
 }
