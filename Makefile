@@ -30,6 +30,7 @@ venv: ## make .venv, the Python of the export script
 build: native ## dist/sluice, and the library that it loads from dist/lib
 	@mkdir -p dist/lib
 	@$(native) && install -m 644 "$$(dirname "$$SLUICE_ONNXRUNTIME")"/* dist/lib/
+	@install -m 644 "$$(scripts/native.sh tokenizers)"/*.txt dist/lib/
 	@echo 'build: compiling dist/sluice' >&2
 	@$(native) && go build $(goflags) -o dist/sluice ./cmd/sluice
 
@@ -54,7 +55,8 @@ test-export: venv ## the export script: tiny models of every architecture agains
 	@.venv/bin/python -m pytest -q -p no:cacheprovider scripts/tests_export
 
 test-go: dist ## tokenizer, models, inference and command line, on the native libraries and bundled models
-	$(step) 'tokenizer, inference, command line'
+	$(step) 'tokenizer (Rust and Go), inference, command line'
+	@scripts/native.sh test
 	@$(native) && go test ./tokenize/... ./model/... ./cmd/... ./bench/...
 
 test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Maven)

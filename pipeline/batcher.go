@@ -104,15 +104,6 @@ func (b *batcher) add(model int, req *request, index int, row Row) {
 	q.tokens += len(row)
 }
 
-func (b *batcher) empty() bool {
-	for i := range b.queues {
-		if b.queues[i].rows > 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // next forms the batch for a free runner while idle other runners wait for work too. It returns false when nothing waits.
 func (b *batcher) next(idle int, into []task) (batch, bool) {
 	model, class, oldest := -1, 0, uint64(0)

@@ -28,6 +28,7 @@ type Metrics struct {
 	rebalances   prometheus.Counter
 	retries      *prometheus.CounterVec
 	member       prometheus.Gauge
+	unstable     prometheus.Gauge
 	modelInfo    *prometheus.GaugeVec
 	failed       *prometheus.CounterVec
 
@@ -69,6 +70,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		rebalances: f.NewCounter(prometheus.CounterOpts{Name: "sluice_rebalances_total", Help: "Times the group was joined again. Growing without deployments: a worker dies or is too slow to send heartbeats."}),
 		retries:    counter("kafka_retries_total", "Kafka requests repeated, by request and error code. A few around restarts are normal.", "request", "code"),
 		member:     f.NewGauge(prometheus.GaugeOpts{Name: "sluice_group_joined", Help: "1 while this worker is a member of its consumer group with an assignment."}),
+		unstable: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_unstable_offsets_seconds", Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when they are not. " +
+			"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with kafka-transactions abort."}),
 		modelInfo: f.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_model_info", Help: "1 for every loaded model; the labels say which bytes run on which provider."},
 			[]string{"name", "model", "digest", "provider", "precision", "layout"}),
 		failed: counter("runs_failed_total", "Model runs that failed and were halved, or failed alone, by reason: run-failed, not-finite, deadline.", "model", "reason"),
@@ -133,6 +136,9 @@ func (m *Metrics) Joined(in bool) {
 		m.member.Set(0)
 	}
 }
+
+// OffsetsUnstable tells for how long the group's offsets have been held up. For the Kafka client's observer.
+func (m *Metrics) OffsetsUnstable(d time.Duration) { m.unstable.Set(d.Seconds()) }
 
 // ModelLoaded publishes which model runs under a configured name.
 func (m *Metrics) ModelLoaded(name, model, digest, provider, precision, layout string) {

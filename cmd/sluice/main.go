@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,6 +66,15 @@ func untilSignal(errw io.Writer) (context.Context, func()) {
 			cancel(fmt.Errorf("stopped by %v", s))
 		case <-done:
 			return
+		}
+		// A terminal, timeout(1) and some supervisors signal the process and its group: one wish, delivered twice.
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-done:
+			return
+		}
+		for len(signals) > 0 {
+			<-signals
 		}
 		select {
 		case <-signals:

@@ -288,5 +288,7 @@ func observe(m *pipeline.Metrics) kafka.Observer {
 		Rebalance: func(int32, int) { m.Rebalanced() },
 		Retry:     m.Retried,
 		InGroup:   m.Joined,
+
+		UnstableOffsets: m.OffsetsUnstable,
 	}
 }
