@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/model/ort"
+	"sluice/tokenize/hf"
 )
 
 // version is set by the linker: -ldflags "-X main.version=v1.2.3".
@@ -99,7 +100,7 @@ func readVersion() versionPage {
 	p := versionPage{
 		Sluice: ownVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Kafka:      "kafka-go " + moduleVersion("github.com/segmentio/kafka-go"),
-		Tokenizers: "daulet/tokenizers " + moduleVersion("github.com/daulet/tokenizers"),
+		Tokenizers: "tokenizers " + hf.Version() + " (Rust), daulet/tokenizers " + moduleVersion("github.com/daulet/tokenizers"),
 		CPUs:       ort.DefaultRunners(), CPU: readCPU(),
 	}
 	if err := initOnnxRuntime(); err != nil {

@@ -50,6 +50,9 @@ type Tokenizer struct {
 
 var _ tokenize.Tokenizer = (*Tokenizer)(nil)
 
+// Version is the version of Hugging Face's tokenizers crate that is linked in, such as "0.23.2".
+func Version() string { return C.GoString(C.tokenizers_version()) }
+
 // Open reads a tokenizer.json.
 func Open(path string) (*Tokenizer, error) {
 	definition, err := os.ReadFile(path)

@@ -435,3 +435,14 @@ func BenchmarkEncode(b *testing.B) {
 		}
 	}
 }
+
+// The linked crate is the one that Cargo.toml pins.
+func TestVersionIsTheOnePinned(t *testing.T) {
+	manifest, err := os.ReadFile("native/Cargo.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pin := `version = "=` + Version() + `"`; !strings.Contains(string(manifest), pin) {
+		t.Errorf("linked: tokenizers %s; native/Cargo.toml pins another", Version())
+	}
+}

@@ -29,6 +29,7 @@ struct slz_string {
 	size_t len;
 };
 
+const char *tokenizers_version(void);
 uint32_t slz_added_tokens(void *tok);
 void slz_encode_batch(void *tok, const uint8_t *text, const uint32_t *end, uint32_t n, const struct slz_options *options,
 		      struct slz_batch *out);
