@@ -26,6 +26,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"sluice/pipeline/pipelinetest"
 )
 
 // These tests run the command line as a process of its own: this test binary, which becomes sluice when asSluice is set.
@@ -37,7 +39,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asSluice) != "" {
 		os.Exit(execute(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	pipelinetest.StopKafka()
+	os.Exit(code)
 }
 
 // sluice is a process of the command line, with no SLUICE_ variable but the place of ONNX Runtime.

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/pipeline/pipelinetest"
+)
+
+// The product as a user runs it: two processes of `sluice run` with a bundled model on a real broker, killed with SIGKILL
+// again and again while they work. An independent read_committed client must see every record once, in order, as a result
+// or as a dead letter, and the group's offsets at the end of the log.
+func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: no real broker")
+	}
+	dir := needModel(t, "sentiment-tiny")
+	address := pipelinetest.Kafka(t).Addrs()[0]
+	const records, kills, every = 6000, 12, 400
+	topics := []string{"customer_reviews", "review_analysis", "review_dlq"}
+	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topics[1:]...), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()), kgo.MetadataMinAge(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	if _, err := admin.CreateTopics(t.Context(), 4, 1, nil, topics...); err != nil {
+		t.Fatal(err)
+	}
+	var input []*kgo.Record
+	dead := 0
+	for i := range records {
+		value := fmt.Sprintf(`{"id":%d,"text":"Review number %d of a hotel by the sea, all in all a pleasant stay."}`, i, i)
+		if i%50 == 7 {
+			value = value[:len(value)-1] // no JSON
+			dead++
+		}
+		input = append(input, &kgo.Record{Topic: topics[0], Key: []byte(strconv.Itoa(i)), Value: []byte(value)})
+	}
+	if err := client.ProduceSync(t.Context(), input...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+
+	config := runConfig(t, address, dir)
+	start := func(instance string) *worker {
+		return startWorker(t, "-c", config, "--kafka.instance_id="+instance, "--kafka.commit_interval=20ms", "--limits.partition.records=100")
+	}
+	workers := []*worker{start("w-0"), start("w-1")}
+
+	seen := map[string]int{}
+	last := map[string]int{}
+	got, letters, killed := 0, 0, 0
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	for got < records {
+		f := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("%d of %d records after 4 minutes and %d kills\n%s\n%s", got, records, killed, workers[0].logs(), workers[1].logs())
+		}
+		f.EachRecord(func(r *kgo.Record) {
+			got++
+			if r.Topic == topics[2] {
+				letters++
+			}
+			id := string(r.Key)
+			seen[id]++
+			n, err := strconv.Atoi(id)
+			if err != nil {
+				t.Fatalf("%s-%d@%d has key %q, which no record has", r.Topic, r.Partition, r.Offset, id)
+			}
+			lane := fmt.Sprint(r.Topic, r.Partition)
+			if before, ok := last[lane]; ok && n <= before {
+				t.Errorf("%s-%d@%d: record %d after %d", r.Topic, r.Partition, r.Offset, n, before)
+			}
+			last[lane] = n
+		})
+		if killed < kills && got >= (killed+1)*every {
+			w := killed % 2
+			if err := workers[w].cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			<-workers[w].done
+			killed++
+			workers[w] = start(fmt.Sprintf("w-%d", w))
+		}
+	}
+	for _, w := range workers {
+		w.waitReady(t)
+		w.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	for _, w := range workers {
+		if code := w.exit(t); code != exitDone {
+			t.Errorf("exit code %d after SIGTERM\n%s", code, w.logs())
+		}
+	}
+	lost, doubled := 0, 0
+	for i := range records {
+		switch n := seen[strconv.Itoa(i)]; {
+		case n == 0:
+			lost++
+		case n > 1:
+			doubled++
+		}
+	}
+	if lost+doubled > 0 || got != records || letters != dead {
+		t.Errorf("%d records: %d lost, %d doubled, %d messages, %d dead letters where %d were due", records, lost, doubled, got, letters, dead)
+	}
+	offsets, err := admin.FetchOffsets(t.Context(), "reviews")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends, err := admin.ListEndOffsets(t.Context(), topics[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends.Each(func(o kadm.ListedOffset) {
+		if c, ok := offsets.Lookup(o.Topic, o.Partition); !ok || c.At != o.Offset {
+			t.Errorf("%s-%d: offset %d is committed, the log ends at %d", o.Topic, o.Partition, c.At, o.Offset)
+		}
+	})
+	t.Logf("%d records, %d SIGKILLs, %d lost, %d doubled, %d dead letters", records, killed, lost, doubled, letters)
+	if killed != kills {
+		t.Errorf("only %d kills happened while there was work", killed)
+	}
+}
