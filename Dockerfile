@@ -13,7 +13,7 @@ ARG GO_VERSION=1.26
 ARG RUST_VERSION=1.95
 ARG DEBIAN=bookworm
 
-# --- libtokenizers.a, from crates.io -------------------------------------------------------------------------------
+# --- libtokenizers.a, from the Rust package registry ----------------------------------------------------------
 FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS tokenizers
 WORKDIR /src
 COPY scripts/native.sh scripts/onnxruntime.lock scripts/

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the native parts of Sluice under build/, from crates.io and PyPI only.
+# Makes the native parts of Sluice under build/, from Rust's and Python's package registries only.
 #
 #   scripts/native.sh tokenizers            builds libtokenizers.a, prints the directory it is in
 #   scripts/native.sh onnxruntime [ARCH]    fetches libonnxruntime.so.1 and its licences, prints its path
@@ -83,12 +83,12 @@ tokenizers() {
 		scratch
 		need cargo "install Rust 1.85 or newer, with rustup for example"
 		need cc "a linker is needed: apt-get install gcc"
-		say "building libtokenizers.a from crates.io (74 crates, about 100 s of processor time, once)"
+		say "building libtokenizers.a from the Rust package registry (74 crates, about 100 s of processor time, once)"
 		# No path of this machine gets into the archive, so its bytes are the same everywhere. --target-dir is
 		# ours, whatever CARGO_TARGET_DIR says.
 		CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo$sep--remap-path-prefix=$root=/src" \
 			cargo build --release --locked --manifest-path "$crate/Cargo.toml" --target-dir "$build/cargo" >&2 9>&- ||
-			die "cargo could not build $crate: see its message above; it needs crates.io (or a configured mirror)"
+			die "cargo could not build $crate: see its message above; it needs the Rust package registry (or a configured mirror)"
 		mkdir "$work/tokenizers"
 		cp "$build/cargo/release/libtokenizers.a" "$work/tokenizers/"
 		crate_licences >"$work/tokenizers/tokenizers.ThirdPartyNotices.txt"

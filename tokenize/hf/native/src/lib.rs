@@ -4,7 +4,7 @@
 //! `vocab` add, under the prefix `slz_`, what that interface lacks; their C declarations are in ../../native.h.
 //!
 //! What differs from daulet's own Rust code, none of it visible in its Go interface:
-//!   * no tiktoken, hence no dependency outside crates.io;
+//!   * no tiktoken, hence no dependency outside the package registry;
 //!   * the bytes C0 80, which are never valid UTF-8, read as NUL, so that a caller limited to C strings can say NUL;
 //!   * offsets always index the bytes the caller gave, also where invalid UTF-8 was replaced;
 //!   * ids alone are made by the path of `tokenizers` that tracks no offsets, which is faster;
