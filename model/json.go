@@ -52,7 +52,7 @@ func (v *Verdict) AppendJSON(b []byte) []byte {
 
 func appendLabelScore(b []byte, label string, score float64) []byte {
 	b = append(b, `"label":`...)
-	b = appendString(b, label)
+	b = AppendString(b, label)
 	b = append(b, `,"score":`...)
 	return appendScore(b, score)
 }
@@ -63,7 +63,7 @@ func (e *Entity) appendJSON(b []byte, token bool) []byte {
 	} else {
 		b = append(b, `{"entity_group":`...)
 	}
-	b = appendString(b, e.Group)
+	b = AppendString(b, e.Group)
 	b = append(b, `,"score":`...)
 	b = appendScore(b, e.Score)
 	if token {
@@ -71,7 +71,7 @@ func (e *Entity) appendJSON(b []byte, token bool) []byte {
 		b = strconv.AppendInt(b, int64(e.Index), 10)
 	}
 	b = append(b, `,"word":`...)
-	b = appendString(b, e.Word)
+	b = AppendString(b, e.Word)
 	b = append(b, `,"start":`...)
 	b = strconv.AppendInt(b, int64(e.Start), 10)
 	b = append(b, `,"end":`...)
@@ -91,9 +91,9 @@ func appendScore(b []byte, x float64) []byte {
 	return strconv.AppendFloat(b, x, 'g', 6, 64)
 }
 
-// appendString writes a JSON string. Escaped are only the quote, the backslash, control characters and U+2028/2029 (line
+// AppendString appends s as a JSON string. Escaped are only the quote, the backslash, control characters and U+2028/2029 (line
 // ends in JavaScript); invalid UTF-8 becomes U+FFFD.
-func appendString(b []byte, s string) []byte {
+func AppendString(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	for i := 0; i < len(s); {

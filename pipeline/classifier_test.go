@@ -322,6 +322,16 @@ func TestAResultLargerThanItsTopicTakesBecomesAPointer(t *testing.T) {
 	}
 }
 
+func TestAPlainTextBecomesAnObject(t *testing.T) {
+	w := Writer{Format: Text, Output: "out", Field: "inference"}
+	r := &Record{Topic: "in", Value: []byte("a <b> & \"c\"\xe2\x82\xff\u2028")}
+	o := w.Empty(r, []ClassifierModel{{Name: "m", Tag: "m@0"}}, Flags{Repaired: true})
+	const want = `{"text":"a <b> & \"c\"` + "\ufffd\ufffd" + `\u2028","inference":{"m":null,"reason":"empty","flags":["invalid-utf8"]}}`
+	if got := string(o.Messages[0].Value); got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+}
+
 func TestParsePath(t *testing.T) {
 	for path, want := range map[string]string{"text": "text", "a.b.c": "a|b|c", `a\.b.c`: "a.b|c", `a\\b`: `a\b`} {
 		if got := strings.Join(ParsePath(path), "|"); got != want {

@@ -48,13 +48,12 @@ type EngineOptions struct {
 
 // request is one text for one model: done is called when the last of its rows is computed.
 type request struct {
-	logits   [][]float32
-	left     int
-	started  bool
-	added    time.Time
-	attempts int
-	err      error
-	done     func(logits [][]float32, err error)
+	logits  [][]float32
+	left    int
+	started bool
+	added   time.Time
+	err     error
+	done    func(logits [][]float32, err error)
 }
 
 // Engine runs rows of several models on a fixed set of runners.
@@ -213,7 +212,6 @@ func (e *Engine) run(r Runner, b batch) {
 	for i, t := range b.tasks {
 		rows[i] = t.row
 		longest = max(longest, len(t.row))
-		t.req.attempts++
 		if !t.req.started {
 			t.req.started = true
 			e.o.Metrics.queueTime.Observe(began.Sub(t.req.added).Seconds())

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"sluice/model"
+	"sluice/tokenize"
 )
 
 // This file owns the way out: the messages made of a record and its verdicts. Everything here is a pure function of its
@@ -69,7 +70,7 @@ func (w *Writer) Result(r *Record, models []ClassifierModel, verdicts []model.Ve
 		b = append(b, '{')
 		b = verdicts[i].AppendJSON(b)
 		b = append(b, `,"route":"model","model":`...)
-		b = appendString(b, models[i].Tag)
+		b = model.AppendString(b, models[i].Tag)
 		b = append(b, `,"revision":1}`...)
 	}
 	b = appendFlags(b, f)
@@ -95,7 +96,8 @@ func (w *Writer) Tombstone(r *Record) Outcome {
 	return w.publish(r, Tombstone, nil, "")
 }
 
-// DeadLetter publishes the record byte for byte, with the reason in headers. attempts counts model runs.
+// DeadLetter publishes the record byte for byte, with the reason in headers. attempts says how often it was
+// processed before it was given up.
 func (w *Writer) DeadLetter(r *Record, f *Fault, attempts int) Outcome {
 	m := Message{Topic: w.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: r.Value,
 		Headers: append(append(make([]Header, 0, len(r.Headers)+10), r.Headers...), errorHeaders(r, f, attempts)...)}
@@ -193,7 +195,7 @@ func (w *Writer) value(r *Record, member []byte) []byte {
 		return Insert(r.Value, member)
 	}
 	b := appendKey(append(make([]byte, 0, len(r.Value)+len(member)+16), '{'), "text")
-	b = appendString(b, string(r.Value))
+	b = model.AppendString(b, string(tokenize.Repair(r.Value)))
 	b = append(b, ',')
 	b = append(b, member...)
 	return append(b, '}')
@@ -213,15 +215,7 @@ func appendFlags(b []byte, f Flags) []byte {
 	return append(b, `,"flags":[`+strings.Join(flags, ",")+`]`...)
 }
 
-func appendKey(b []byte, name string) []byte { return append(appendString(b, name), ':') }
-
-func appendString(b []byte, s string) []byte {
-	q, err := json.Marshal(s)
-	if err != nil { // a string always marshals
-		panic(err)
-	}
-	return append(b, q...)
-}
+func appendKey(b []byte, name string) []byte { return append(model.AppendString(b, name), ':') }
 
 // ReservedNames may not be names of models: the output field uses them itself.
 var ReservedNames = []string{"reason", "flags"}

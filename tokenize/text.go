@@ -70,6 +70,24 @@ func charLen(b []byte) int {
 	return n
 }
 
+// Repair is b as a tokenizer reads it: every maximal invalid part is U+FFFD. b itself when there is none.
+func Repair(b []byte) []byte {
+	if utf8.Valid(b) {
+		return b
+	}
+	out := make([]byte, 0, len(b)+16)
+	for len(b) > 0 {
+		n := charLen(b)
+		if utf8.Valid(b[:n]) {
+			out = append(out, b[:n]...)
+		} else {
+			out = utf8.AppendRune(out, utf8.RuneError)
+		}
+		b = b[n:]
+	}
+	return out
+}
+
 // Runes turns byte offsets of a text into character offsets, as Python counts them in
 // text.decode("utf-8", errors="replace"): a character is a code point or a maximal invalid part. Offsets asked for in
 // ascending order cost one pass over the text in all; going back costs a pass from the start. Not for concurrent use.

@@ -75,6 +75,11 @@ func checkText(t *testing.T, b []byte) {
 		}
 	}
 
+	repaired := Repair(b)
+	if !utf8.Valid(repaired) || utf8.RuneCount(repaired) != len(starts)-1 || utf8.Valid(b) && !bytes.Equal(repaired, b) {
+		t.Fatalf("%q repaired is %q; it has %d characters", b, repaired, len(starts)-1)
+	}
+
 	before := make([]int, len(b)+1) // characters that begin before an offset
 	for _, at := range starts[:len(starts)-1] {
 		for i := at + 1; i <= len(b); i++ {
