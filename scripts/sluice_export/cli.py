@@ -27,7 +27,7 @@ LEAST_TEXTS = 32
 FIGURE_LOSS = 0.003         # accuracy or F1 that int8 may lose before more matrices stay fp32
 GROUPS = {"ffn1": "f1", "ffn2": "f2"}
 # What the worker's self-test allows on another CPU, as part of the largest golden logit; int8 has more, see golden_rows.
-TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-3}
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-2}
 GOLDEN_TEXTS = 8            # of the candidates in golden.py, those that rounding moves least
 
 
