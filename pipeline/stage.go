@@ -45,7 +45,9 @@ type StageOptions struct {
 	CommitRecords  int           // most records in one transaction; 2000
 	CommitBytes    int           // about the most bytes of messages in one transaction; 8 MiB
 	Grace          time.Duration // how long Run goes on finishing after its context ended; 30 s
-	Replace        func(*Record, *TooLargeError) Outcome
+	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
+	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever.
+	Replace func(*Record, *TooLargeError) Outcome
 	Metrics        *Metrics     // required
 	Logger         *slog.Logger // slog.Default()
 }
