@@ -48,8 +48,8 @@ type StageOptions struct {
 	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
 	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever.
 	Replace func(*Record, *TooLargeError) Outcome
-	Metrics        *Metrics     // required
-	Logger         *slog.Logger // slog.Default()
+	Metrics *Metrics     // required
+	Logger  *slog.Logger // slog.Default()
 }
 
 // Stage connects a source, a processor and a sink.
