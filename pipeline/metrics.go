@@ -74,7 +74,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with kafka-transactions abort."}),
 		modelInfo: f.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_model_info", Help: "1 for every loaded model; the labels say which bytes run on which provider."},
 			[]string{"name", "model", "digest", "provider", "precision", "layout"}),
-		failed: counter("runs_failed_total", "Model runs that failed and were halved, or failed alone, by reason: run-failed, not-finite, deadline.", "model", "reason"),
+		failed: counter("runs_failed_total", "Model runs that failed and were halved, or failed alone, by reason: run-failed, not-finite, deadline, bad-row.", "model", "reason"),
 	}
 	m.dispositions = map[Disposition]prometheus.Counter{}
 	for _, d := range []Disposition{Scored, Empty, Tombstone, DeadLetter} {

@@ -86,8 +86,6 @@ type Observer struct {
 	Transaction func(result string, took time.Duration)
 	// Rebalance tells that a new generation began, with how many partitions here.
 	Rebalance func(generation int32, partitions int)
-	// Fetch tells of one fetch answer: records delivered, bytes received, time waited for it.
-	Fetch func(records, bytes int, took time.Duration)
 	// Retry tells that a request was repeated. Code is Kafka's error code, 0 for a network error or timeout.
 	Retry func(step string, code int)
 	// InGroup tells whether the worker is a member with an assignment.

@@ -233,7 +233,6 @@ func (f *fetcher) fetch(ctx context.Context, n int32, want []wanted, wait time.D
 		req.MaxBytes = max(req.MaxBytes, int32(min(w.state.maxBytes, 1<<30)))
 	}
 	req.route(n)
-	began := time.Now()
 	r, err := ask[*fetchResponse](ctx, f.c, wait+requestTimeout, req)
 	if ctx.Err() != nil {
 		return nil
@@ -247,12 +246,10 @@ func (f *fetcher) fetch(ctx context.Context, n int32, want []wanted, wait time.D
 		sleep(ctx, stalePause)
 		return nil
 	}
-	took := time.Since(began)
 	asked := make(map[pipeline.TopicPartition]*fetchState, len(want))
 	for _, w := range want {
 		asked[w.tp] = w.state
 	}
-	records, bytes := 0, 0
 	for i := range r.Topics {
 		for j := range r.Topics[i].Partitions {
 			x := &r.Topics[i].Partitions[j]
@@ -261,31 +258,26 @@ func (f *fetcher) fetch(ctx context.Context, n int32, want []wanted, wait time.D
 			if p == nil {
 				continue
 			}
-			n, err := f.take(ctx, tp, p, x)
-			if err != nil {
+			if err := f.take(ctx, tp, p, x); err != nil {
 				return err
 			}
-			records, bytes = records+n, bytes+len(x.Records)
 		}
-	}
-	if f.c.cfg.Observer.Fetch != nil {
-		f.c.cfg.Observer.Fetch(records, bytes, took)
 	}
 	return nil
 }
 
 // take delivers what an answer brought for one partition.
-func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetchState, x *fetchResult) (int, error) {
+func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetchState, x *fetchResult) error {
 	switch x.ErrorCode {
 	case 0:
 	case errOffsetOutOfRange:
-		return 0, f.outOfRange(ctx, tp, p)
+		return f.outOfRange(ctx, tp, p)
 	case errCorrupt:
-		return 0, f.damaged(tp, p, &corruptError{tp, p.next, answer(errCorrupt, "Fetch", "topic %s", tp.Topic)})
+		return f.damaged(tp, p, &corruptError{tp, p.next, answer(errCorrupt, "Fetch", "topic %s", tp.Topic)})
 	default:
 		err := answer(x.ErrorCode, "Fetch", "topic %s", tp.Topic)
 		if fault := f.c.configFault("fetch", err); fault != nil {
-			return 0, fault
+			return fault
 		}
 		f.c.observeRetry("fetch", err)
 		if time.Since(p.told) > 30*time.Second { // the first time, too: the zero time is long ago
@@ -294,7 +286,7 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 		}
 		f.postpone(p, stalePause)
 		f.refreshSoon()
-		return 0, nil
+		return nil
 	}
 	f.flow.Lag(tp, x.HighWatermark)
 	records, next, err := committedRecords(tp, x, p.next)
@@ -304,29 +296,29 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 		f.mu.Lock()
 		p.maxBytes = min(2*p.maxBytes, 1<<30)
 		f.mu.Unlock()
-		return 0, nil
+		return nil
 	case errors.As(err, &damage):
-		return 0, f.damaged(tp, p, damage)
+		return f.damaged(tp, p, damage)
 	}
 	f.mu.Lock()
 	p.starved = len(x.Records) == 0 && p.next < x.LastStableOffset
 	p.corrupt = 0
 	f.mu.Unlock()
 	if next == p.next {
-		return 0, nil
+		return nil
 	}
 	if ctx.Err() != nil {
-		return 0, nil
+		return nil
 	}
 	if !f.flow.Deliver(tp, p.next, records, next) {
 		f.mu.Lock()
 		delete(f.parts, tp) // not ours any more
 		f.mu.Unlock()
-		return 0, nil
+		return nil
 	}
 	p.next = next
 	p.maxBytes = partitionMaxBytes
-	return len(records), nil
+	return nil
 }
 
 // damaged tries a damaged batch again (a network or a broker can be at fault) and then gives up.
