@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench clean
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile race clean
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -11,6 +11,10 @@ native    := eval "$$(scripts/native.sh env)"
 goflags   := -trimpath -ldflags='-s -w -buildid= -X main.version=$(version)'
 step       = @printf '\n== %s\n'
 RECORDS   ?= 0
+RACE_ROUNDS  ?= 5
+RACE_SECONDS ?= 15
+RACE         ?=
+RACE_MIX     ?=
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,11 +48,12 @@ lint: native ## gofmt, go vet, staticcheck
 	$(step) 'gofmt, go vet, staticcheck'
 	@files=$$(gofmt -l cmd model pipeline tokenize bench); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
 	@$(native) && go vet ./... && go tool staticcheck ./...
+	@python3 -W error -m py_compile bench/race/*.py bench/peers/*/*.py && bash -n bench/race/prepare.sh
 
 test-pure: ## the pure core without cgo, and with the race detector
 	$(step) 'pure Go: CGO_ENABLED=0, then the race detector'
-	@CGO_ENABLED=0 go test ./pipeline ./model ./tokenize
-	@go test -race ./pipeline ./model ./tokenize
+	@CGO_ENABLED=0 go test ./pipeline ./model ./tokenize ./bench/load ./bench/bare
+	@go test -race ./pipeline ./model ./tokenize ./bench/load ./bench/bare
 
 test-export: venv ## the export script: tiny models of every architecture against transformers
 	$(step) 'export script'
@@ -65,6 +70,22 @@ test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Ma
 
 bench: dist ## msgs/s and tokens/s of the whole path against the bare session loop; writes under bench/results
 	@$(native) && go run ./bench
+
+bench-graph: venv ## tokens/s of the exported graph against other forms and runtimes: CHECKPOINT=folder TEXTS=file [PEAK=GMAC/s]; writes bench/results/graph-NAME.md
+	@.venv/bin/python scripts/measure_graph.py $(CHECKPOINT) $(TEXTS) $(if $(PEAK),--peak $(PEAK)) >bench/results/graph-$(notdir $(CHECKPOINT)).md
+
+bench-options: dist ## what cache and student bring (LABELLED=FILE.tsv, MORE=FILE.tsv, MODEL=DIR); writes under bench/results
+	@$(native) && go run ./bench/options $(if $(MODEL),-model $(MODEL)) $(if $(LABELLED),-labelled $(LABELLED)) $(if $(MORE),-more $(MORE))
+
+bench-latency: dist ## latency at shares of the highest sustained rate, and at 120 %, on a real broker (MODEL=DIR); writes under bench/results
+	@$(native) && go run ./bench/latency $(if $(MODEL),-model $(MODEL))
+
+bench-profile: dist ## where a worker's CPU time and allocations go, on a real broker (MODEL=DIR); writes under bench/results
+	@$(native) && go run ./bench/profile $(if $(MODEL),-model $(MODEL))
+
+race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUNDS=1 RACE_SECONDS=5 for a quick look; RACE='-only sluice,hugot'); writes under bench/results
+	@RACE_MIX='$(RACE_MIX)' bench/race/prepare.sh
+	@$(native) && go run ./bench/race -rounds $(RACE_ROUNDS) -seconds $(RACE_SECONDS) $(RACE)
 
 clean: ## remove everything that make made
 	@rm -rf build dist .venv

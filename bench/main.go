@@ -4,34 +4,25 @@
 // bench/results with the machine described.
 //
 //	make bench
-//	go run ./bench -models models/sentiment -records 4000 -rounds 3
+//	go run ./bench -models models/sentiment -seconds 10 -rounds 3
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
-
+	"sluice/bench/bare"
+	"sluice/bench/load"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline"
@@ -41,7 +32,7 @@ import (
 
 func main() {
 	models := flag.String("models", "models/sentiment,models/sentiment-tiny,models/ner", "model directories, comma-separated")
-	texts := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field; repeated as often as needed")
+	texts := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the texts")
 	seconds := flag.Float64("seconds", 15, "about how long one measurement takes; sets the number of records")
 	rounds := flag.Int("rounds", 3, "rounds; bare loop and whole path alternate within each")
 	partitions := flag.Int("partitions", 6, "partitions of the topics")
@@ -57,7 +48,7 @@ func main() {
 // result is one measurement.
 type result struct {
 	messages, tokens float64 // per second
-	cpu              float64 // CPU seconds of the worker per 1,000 messages; 0 for the bare loop
+	cpu              float64 // CPU seconds per 1,000 messages
 }
 
 func run(dirs []string, textFile string, seconds float64, rounds, partitions int, binary, out string) error {
@@ -68,25 +59,26 @@ func run(dirs []string, textFile string, seconds float64, rounds, partitions int
 	if err := ort.Init(lib); err != nil {
 		return err
 	}
-	values, err := readLines(textFile)
+	words, err := load.ReadTexts(textFile, "text")
 	if err != nil {
 		return err
 	}
-	broker, err := startBroker()
+	fmt.Fprintln(os.Stderr, "bench: starting a Kafka broker")
+	broker, err := load.StartBroker()
 	if err != nil {
 		return err
 	}
-	defer broker.stop()
+	defer broker.Stop()
 
 	var table bytes.Buffer
 	fmt.Fprintf(&table, "# The whole path against the bare session loop\n\n"+
 		"Whole path: Apache Kafka broker -> `sluice run` (exactly-once, default settings) -> broker, records waiting in %d partitions beforehand; counted by an independent read_committed consumer from 10 %% of the results to the last one.\n"+
-		"The broker and the counting consumer share the cores with the worker. Bare loop: the same texts tokenized beforehand, sorted by length in windows of 512, batches of at most %d tokens, %d threads pinned, no Kafka, no tokenizing, no JSON.\n"+
-		"Made by `make bench`; medians of %d rounds in alternation, with the range.\n\n%s\n\n"+
-		"| model | bare loop msgs/s | bare loop tokens/s | whole path msgs/s | whole path tokens/s | whole path / bare loop | worker CPU s per 1,000 msgs |\n|---|---|---|---|---|---|---|\n",
-		partitions, pipeline.DefaultBatchTokens, runtime.GOMAXPROCS(0), rounds, machine())
+		"The broker and the counting consumer share the cores with the worker. Bare loop: the same texts tokenized beforehand, sorted by length in windows of 512, batches of at most 64, 128, 256 or 512 tokens, whichever is fastest, %d threads pinned, no Kafka, no tokenizing, no JSON.\n"+
+		"The bare loop runs for a fixed time, the whole path on as many records as that should take. Made by `make bench`; medians of %d rounds in alternation, with the range.\n\n%s\n\n"+
+		"| model | bare loop msgs/s | bare loop tokens/s | whole path msgs/s | whole path tokens/s | whole path / bare loop | CPU s per 1,000 msgs, bare loop | CPU s per 1,000 msgs, worker |\n|---|---|---|---|---|---|---|---|\n",
+		partitions, ort.DefaultRunners(), rounds, machine())
 	for _, dir := range dirs {
-		row, err := measure(dir, values, seconds, rounds, partitions, binary, broker)
+		row, err := measure(dir, words, seconds, rounds, partitions, binary, broker)
 		if err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
@@ -99,16 +91,16 @@ func run(dirs []string, textFile string, seconds float64, rounds, partitions int
 	return os.WriteFile(out, table.Bytes(), 0o644)
 }
 
-func readLines(file string) ([][]byte, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
-	return lines, nil
+// budgets are the token budgets among which the bare loop takes its best: a ceiling has no other purpose than to be high.
+var budgets = []int{64, 128, 256, 512}
+
+// bareLoop says how rows are run through the session: on one pinned thread a core.
+func bareLoop(session *ort.Session, budget int, seconds float64) bare.Options {
+	return bare.Options{Runners: ort.DefaultRunners(), BatchTokens: budget, Length: time.Duration(seconds * float64(time.Second)), Open: session.NewRunner, Warm: session.Warmup}
 }
 
-func measure(dir string, values [][]byte, seconds float64, rounds, partitions int, binary string, b *broker) (string, error) {
+func measure(dir string, words []string, seconds float64, rounds, partitions int, binary string, b *load.Broker) (string, error) {
+	ctx := context.Background()
 	m, err := model.Open(dir)
 	if err != nil {
 		return "", err
@@ -118,13 +110,17 @@ func measure(dir string, values [][]byte, seconds float64, rounds, partitions in
 		return "", err
 	}
 	defer tok.Close()
-	texts := make([][]byte, len(values))
-	for i, v := range values {
-		var record struct{ Text string }
-		if err := json.Unmarshal(v, &record); err != nil {
-			return "", err
-		}
-		texts[i] = []byte(record.Text)
+	profile, err := load.ProfileNamed("mixed")
+	if err != nil {
+		return "", err
+	}
+	sequence, err := load.NewTexts(profile, words, 1)
+	if err != nil {
+		return "", err
+	}
+	var texts [][]byte
+	for _, text := range sequence.Sample(4000) {
+		texts = append(texts, []byte(text))
 	}
 	var rows []pipeline.Row
 	tokens := 0
@@ -134,26 +130,30 @@ func measure(dir string, values [][]byte, seconds float64, rounds, partitions in
 	}
 	perMessage := float64(tokens) / float64(len(rows))
 
-	session, err := ort.Open(m, ort.Options{Device: "cpu", Runners: runtime.GOMAXPROCS(0)})
+	session, err := ort.Open(m, ort.Options{Device: "cpu", Runners: ort.DefaultRunners()})
 	if err != nil {
 		return "", err
 	}
 	defer session.Close()
-	warm, err := bare(session, rows, len(rows))
+	budget, err := bare.Best(ctx, rows, budgets, bareLoop(session, 0, 2))
 	if err != nil {
 		return "", err
 	}
-	n := max(len(rows), int(warm*seconds))
+	warm, err := bare.Run(ctx, rows, bareLoop(session, budget, 2))
+	if err != nil {
+		return "", err
+	}
+	n := int(warm.RowsPerS * seconds)
 	var loops, paths []result
 	for round := range rounds {
-		fmt.Fprintf(os.Stderr, "bench: %s round %d of %d: bare loop, %d texts\n", m.Name, round+1, rounds, n)
-		rate, err := bare(session, rows, n)
+		fmt.Fprintf(os.Stderr, "bench: %s round %d of %d: bare loop\n", m.Name, round+1, rounds)
+		loop, err := bare.Run(ctx, rows, bareLoop(session, budget, seconds))
 		if err != nil {
 			return "", err
 		}
-		loops = append(loops, result{messages: rate, tokens: rate * perMessage})
+		loops = append(loops, result{messages: loop.RowsPerS, tokens: loop.TokensPerS, cpu: loop.CPUPer1000})
 		fmt.Fprintf(os.Stderr, "bench: %s round %d of %d: whole path, %d records\n", m.Name, round+1, rounds, n)
-		r, err := wholePath(dir, values, n, partitions, binary, b)
+		r, err := wholePath(dir, sequence, n, partitions, binary, b)
 		if err != nil {
 			return "", err
 		}
@@ -166,9 +166,10 @@ func measure(dir string, values [][]byte, seconds float64, rounds, partitions in
 	for i := range ratios {
 		ratios[i].messages = paths[i].messages / loops[i].messages
 	}
-	return fmt.Sprintf("| %s (%s, %s, mean %.1f tokens) | %s | %s | %s | %s | %s | %s |\n", m.Name, m.Manifest.Precision, m.Layout, perMessage,
+	cpus := func(r result) float64 { return r.cpu }
+	return fmt.Sprintf("| %s (%s, %s, mean %.1f tokens) | %s | %s | %s | %s | %s | %s | %s |\n", m.Name, m.Manifest.Precision, m.Layout, perMessage,
 		spread(loops, msgs, "%.0f"), spread(loops, toks, "%.0f"), spread(paths, msgs, "%.0f"), spread(paths, toks, "%.0f"),
-		spread(ratios, msgs, "%.2f"), spread(paths, func(r result) float64 { return r.cpu }, "%.2f")), nil
+		spread(ratios, msgs, "%.2f"), spread(loops, cpus, "%.2f"), spread(paths, cpus, "%.2f")), nil
 }
 
 // spread is the median with the range.
@@ -181,210 +182,40 @@ func spread(rs []result, of func(result) float64, format string) string {
 	return fmt.Sprintf(format+" ("+format+"–"+format+")", v[len(v)/2], v[0], v[len(v)-1])
 }
 
-// bare runs n rows through the session on one pinned thread a core and returns rows per second.
-func bare(session *ort.Session, rows []pipeline.Row, n int) (float64, error) {
-	many := make([]pipeline.Row, 0, n)
-	for len(many) < n {
-		many = append(many, rows[:min(len(rows), n-len(many))]...)
-	}
-	var batches [][]pipeline.Row
-	for window := range slices.Chunk(many, 512) {
-		slices.SortFunc(window, func(a, b pipeline.Row) int { return len(a) - len(b) })
-		begin, tokens := 0, 0
-		for i, row := range window {
-			if i > begin && tokens+len(row) > pipeline.DefaultBatchTokens {
-				batches = append(batches, window[begin:i])
-				begin, tokens = i, 0
-			}
-			tokens += len(row)
-		}
-		batches = append(batches, window[begin:])
-	}
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	var failure atomic.Value
-	ready := make(chan struct{})
-	var warm sync.WaitGroup
-	for i := range runtime.GOMAXPROCS(0) {
-		warm.Add(1)
-		wg.Go(func() {
-			runtime.LockOSThread()
-			r, err := session.NewRunner(i)
-			if err == nil {
-				defer r.Close()
-				if err = r.Bind(); err == nil {
-					_, err = r.Run(context.Background(), batches[0])
-				}
-			}
-			warm.Done()
-			<-ready
-			for err == nil {
-				k := int(next.Add(1)) - 1
-				if k >= len(batches) {
-					return
-				}
-				_, err = r.Run(context.Background(), batches[k])
-			}
-			failure.Store(err)
-		})
-	}
-	warm.Wait()
-	began := time.Now()
-	close(ready)
-	wg.Wait()
-	if err, ok := failure.Load().(error); ok {
-		return 0, err
-	}
-	return float64(n) / time.Since(began).Seconds(), nil
-}
-
 // wholePath fills a new input topic, starts a worker on it and counts its results.
-func wholePath(dir string, values [][]byte, n, partitions int, binary string, b *broker) (r result, err error) {
+func wholePath(dir string, sequence *load.Texts, n, partitions int, binary string, b *load.Broker) (r result, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)
-	in, out, dlq := "in-"+run, "out-"+run, "dlq-"+run
-	client, err := kgo.NewClient(kgo.SeedBrokers(b.address), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
-	if err != nil {
+	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" + run, Format: load.JSON}
+	if err := load.CreateTopics(ctx, target, partitions); err != nil {
 		return r, err
 	}
-	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopics(ctx, int32(partitions), 1, nil, in, out, dlq); err != nil {
-		return r, err
-	}
-	records := make([]*kgo.Record, n)
-	for i := range records {
-		records[i] = &kgo.Record{Topic: in, Value: values[i%len(values)]}
-	}
-	if err := client.ProduceSync(ctx, records...).FirstErr(); err != nil {
-		return r, err
-	}
-
-	dir, err = filepath.Abs(dir)
-	if err != nil {
-		return r, err
-	}
-	config := filepath.Join(b.dir, "bench-"+run+".yaml")
-	yaml := fmt.Sprintf("kafka: {brokers: [%q], group: bench-%s, instance_id: bench-0}\ninput: {topics: [%s]}\nmodels:\n  - {name: verdict, path: %q}\noutput: {topic: %s}\ndead_letter: {topic: %s}\nserver: {listen: \"off\"}\nlog: {level: warn}\n",
-		b.address, run, in, dir, out, dlq)
-	if err := os.WriteFile(config, []byte(yaml), 0o644); err != nil {
-		return r, err
-	}
-	consumer, err := kgo.NewClient(kgo.SeedBrokers(b.address), kgo.ConsumeTopics(out, dlq), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		return r, err
-	}
-	defer consumer.Close()
-	var log bytes.Buffer
-	worker := exec.CommandContext(ctx, binary, "run", "-c", config)
-	worker.Stderr = &log
-	worker.Cancel = func() error { return worker.Process.Signal(syscall.SIGKILL) }
-	if err := worker.Start(); err != nil {
-		return r, err
-	}
+	sequence.Rewind()
+	var worker *load.Worker
 	defer func() {
-		worker.Process.Signal(syscall.SIGTERM)
-		if e := worker.Wait(); e != nil && err == nil {
-			err = fmt.Errorf("worker: %w\n%s", e, log.String())
+		if worker != nil {
+			err = errors.Join(err, worker.Stop())
 		}
 	}()
-
-	seen, first := 0, 0
-	var began, ended time.Time
-	var cpuBegan float64
-	for seen < n {
-		f := consumer.PollFetches(ctx)
-		if e := f.Err(); e != nil {
-			return r, fmt.Errorf("%d of %d results: %w\n%s", seen, n, e, log.String())
+	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: n, Texts: sequence, Begin: func(ctx context.Context) ([]int, error) {
+		worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: binary, Dir: b.Dir, Target: target, Model: dir, Group: "bench-" + run, Name: "bench-0"})
+		if err != nil {
+			return nil, err
 		}
-		bad := 0
-		f.EachRecord(func(rec *kgo.Record) {
-			if rec.Topic == dlq {
-				bad++
-			}
-		})
-		if bad > 0 {
-			return r, fmt.Errorf("%d records in the dead letter topic", bad)
-		}
-		seen += f.NumRecords()
-		ended = time.Now()
-		if began.IsZero() && seen >= n/10 {
-			began, first, cpuBegan = ended, seen, cpuSeconds(worker.Process.Pid)
-		}
-	}
-	counted := float64(n - first)
-	r.messages = counted / ended.Sub(began).Seconds()
-	r.cpu = (cpuSeconds(worker.Process.Pid) - cpuBegan) / counted * 1000
-	if seen != n {
-		return r, fmt.Errorf("%d results for %d records", seen, n)
-	}
-	return r, nil
-}
-
-// cpuSeconds is the user and system time of a process so far (proc(5), stat).
-func cpuSeconds(pid int) float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return []int{worker.PID}, nil
+	}})
 	if err != nil {
-		return math.NaN()
+		return r, err
 	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	user, _ := strconv.ParseFloat(fields[11], 64)
-	system, _ := strconv.ParseFloat(fields[12], 64)
-	return (user + system) / 100 // USER_HZ
-}
-
-// broker is a real Kafka broker, started by scripts/kafka-local.
-type broker struct{ dir, address string }
-
-func startBroker() (*broker, error) {
-	dir, err := os.MkdirTemp("", "sluice-bench-")
-	if err != nil {
-		return nil, err
+	if d.DeadLetters > 0 {
+		return r, fmt.Errorf("%d records in the dead letter topic", d.DeadLetters)
 	}
-	b := &broker{dir: dir}
-	fmt.Fprintln(os.Stderr, "bench: starting a Kafka broker")
-	if _, err := b.kafkaLocal("start", "1"); err != nil {
-		return nil, err
-	}
-	env, err := b.kafkaLocal("env")
-	if err != nil {
-		return nil, err
-	}
-	at := regexp.MustCompile(`(127\.0\.0\.1:\d+)`).FindString(env)
-	if at == "" {
-		return nil, fmt.Errorf("kafka-local env names no address:\n%s", env)
-	}
-	b.address = at
-	return b, nil
-}
-
-func (b *broker) kafkaLocal(args ...string) (string, error) {
-	c := exec.Command("scripts/kafka-local", args...)
-	c.Env = append(os.Environ(), "KAFKA_LOCAL_DIR="+filepath.Join(b.dir, "kafka"))
-	var stdout, stderr bytes.Buffer
-	c.Stdout, c.Stderr = &stdout, &stderr
-	if err := c.Run(); err != nil {
-		return "", fmt.Errorf("kafka-local %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
-	}
-	return stdout.String(), nil
-}
-
-func (b *broker) stop() {
-	b.kafkaLocal("stop")
-	os.RemoveAll(b.dir)
+	return result{messages: d.Rate, cpu: d.CPUPer1000}, nil
 }
 
 // machine describes where it ran.
 func machine() string {
-	name := "unknown CPU"
-	if f, err := os.Open("/proc/cpuinfo"); err == nil {
-		defer f.Close()
-		for s := bufio.NewScanner(f); s.Scan(); {
-			if k, v, ok := strings.Cut(s.Text(), ":"); ok && strings.TrimSpace(k) == "model name" {
-				name = strings.TrimSpace(v)
-				break
-			}
-		}
-	}
-	return fmt.Sprintf("Machine: %s, %d cores, features %s; ONNX Runtime %s; %s; %s.", name, runtime.NumCPU(), strings.Join(ort.CPUFeatures(), " "), ort.Version(), runtime.Version(), time.Now().UTC().Format("2006-01-02"))
+	m := load.DescribeMachine()
+	return fmt.Sprintf("Machine: %s, %d cores, features %s; ONNX Runtime %s; %s; %s.", m.CPU, m.Cores, strings.Join(ort.CPUFeatures(), " "), ort.Version(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
 }

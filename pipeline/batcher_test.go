@@ -11,7 +11,9 @@ import (
 func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		budget := rapid.IntRange(1, 300).Draw(t, "budget")
-		b := newBatcher(2, budget)
+		runners := rapid.IntRange(1, 4).Draw(t, "runners")
+		b := newBatcher(runners, []Budget{{Tokens: budget, Least: rapid.IntRange(1, budget).Draw(t, "least")}, {Tokens: budget, Least: budget}})
+		var running []batch
 		type key struct{ model, id int }
 		waiting := map[key]int{} // tokens
 		next := 0
@@ -19,18 +21,25 @@ func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 			"add": func(t *rapid.T) {
 				m, n := rapid.IntRange(0, 1).Draw(t, "model"), rapid.IntRange(1, 600).Draw(t, "tokens")
 				next++
-				b.add(m, nil, next, make(Row, n))
+				b.add(&task{model: m, row: make(Row, n), priority: priority(rapid.IntRange(0, 1).Draw(t, "priority")), due: int64(rapid.IntRange(0, 5).Draw(t, "due")), hash: uint64(next)})
 				waiting[key{m, next}] = n
 			},
 			"next": func(t *rapid.T) {
 				idle := rapid.IntRange(0, 3).Draw(t, "idle")
+				if len(running) == runners {
+					b.done(running[0])
+					running = running[1:]
+				}
 				out, ok := b.next(idle, nil)
+				if ok {
+					running = append(running, out)
+				}
 				if ok != (len(waiting) > 0) {
 					t.Fatalf("next says %v with %d rows waiting", ok, len(waiting))
 				}
 				tokens := 0
 				for _, task := range out.tasks {
-					k := key{out.model, task.index}
+					k := key{out.model, int(task.hash)}
 					n, here := waiting[k]
 					if !here || n != len(task.row) {
 						t.Fatalf("row %v is not waiting", k)
@@ -60,15 +69,20 @@ func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 	})
 }
 
-func TestBatcherServesTheOldestFirst(t *testing.T) {
-	b := newBatcher(1, 64)
-	b.add(0, nil, 0, make(Row, 100)) // a long text, oldest
-	for i := 1; i < 10; i++ {
-		b.add(0, nil, i, make(Row, 10))
+// waits makes a batcher of one model in which rows of these lengths wait, in order of arrival.
+func waits(runners, budget int, lengths ...int) *batcher {
+	b := newBatcher(runners, []Budget{{Tokens: budget, Least: budget}})
+	for i, n := range lengths {
+		b.add(&task{row: make(Row, n), priority: ordinary, due: int64(i)})
 	}
+	return b
+}
+
+func TestBatcherServesTheOldestFirst(t *testing.T) {
+	b := waits(1, 64, 100, 10, 10, 10, 10, 10, 10, 10, 10, 10) // a long text, oldest
 	out, _ := b.next(0, nil)
-	if len(out.tasks) != 1 || out.tasks[0].index != 0 || out.reason != ByBudget {
-		t.Fatalf("first batch has %d rows, first is %d, closed by %s; want the long text alone, by budget", len(out.tasks), out.tasks[0].index, out.reason)
+	if len(out.tasks) != 1 || len(out.tasks[0].row) != 100 || out.reason != ByBudget {
+		t.Fatalf("first batch has %d rows, closed by %s; want the long text alone, by budget", len(out.tasks), out.reason)
 	}
 	out, _ = b.next(0, nil)
 	if len(out.tasks) != 6 || out.reason != ByBudget {
@@ -81,10 +95,7 @@ func TestBatcherServesTheOldestFirst(t *testing.T) {
 }
 
 func TestBatcherSharesAFewRowsAmongIdleRunners(t *testing.T) {
-	b := newBatcher(1, 256)
-	for i := range 4 {
-		b.add(0, nil, i, make(Row, 20))
-	}
+	b := waits(2, 256, 20, 20, 20, 20)
 	out, _ := b.next(1, nil)
 	if len(out.tasks) != 2 || out.reason != ByShare {
 		t.Fatalf("with one more runner idle the batch has %d rows, closed by %s; want 2, shared", len(out.tasks), out.reason)
@@ -95,11 +106,97 @@ func TestBatcherSharesAFewRowsAmongIdleRunners(t *testing.T) {
 	}
 }
 
-func TestLengthClassesFillAtLeastHalf(t *testing.T) {
-	for n := 1; n <= 8<<(classes-1); n++ {
+func TestBusyRunnersShareWhatIsLessThanTheirBudgets(t *testing.T) {
+	for waiting, want := range map[int]int{4: 3, 8: 4, 64: 16} { // rows of 16 tokens; budget 256, least 48, two runners
+		b := newBatcher(2, []Budget{{Tokens: 256, Least: 48}})
+		for i := range waiting {
+			b.add(&task{row: make(Row, 16), priority: ordinary, due: int64(i)})
+		}
+		if out, _ := b.next(0, nil); len(out.tasks) != want {
+			t.Errorf("of %d rows waiting a runner takes %d, want %d", waiting, len(out.tasks), want)
+		}
+	}
+}
+
+func TestUrgentRowsGoFirstAndOthersAreNotStarved(t *testing.T) {
+	b := newBatcher(1, []Budget{{Tokens: 16, Least: 16}})
+	for i := range 40 {
+		b.add(&task{row: make(Row, 16), priority: ordinary, due: int64(i)})
+		b.add(&task{row: make(Row, 16), priority: urgent, due: int64(1000 + i)})
+	}
+	var order []priority
+	for range 40 {
+		out, _ := b.next(0, nil)
+		order = append(order, out.tasks[0].priority)
+	}
+	if order[0] != urgent {
+		t.Error("an urgent row does not go first")
+	}
+	for i := 0; i+urgentStreak < len(order); i++ {
+		others := 0
+		for _, p := range order[i : i+urgentStreak+1] {
+			if p == ordinary {
+				others++
+			}
+		}
+		if others != 1 {
+			t.Fatalf("of %d batches in a row %d are for others, want 1: %v", urgentStreak+1, others, order)
+		}
+	}
+}
+
+func TestLongRowsLeaveARunnerToShorterOnes(t *testing.T) {
+	b := waits(2, 64, 300, 300, 20, 300)
+	long, _ := b.next(0, nil)
+	short, _ := b.next(0, nil)
+	if !long.long || short.long {
+		t.Fatalf("two runners took rows of %d and %d tokens; want the older long one and, past the second, the short one", len(long.tasks[0].row), len(short.tasks[0].row))
+	}
+	b.done(short)
+	second, ok := b.next(0, nil)
+	if !ok || !second.long {
+		t.Fatal("a free runner idles although only long rows wait")
+	}
+	b.add(&task{row: make(Row, 20), priority: ordinary, due: 1000})
+	b.done(long)
+	b.done(second)
+	if third, _ := b.next(0, nil); !third.long {
+		t.Fatal("the last long row was passed over although no long row was running")
+	}
+}
+
+func TestARowThatIsDueFirstGoesFirst(t *testing.T) {
+	b := newBatcher(1, []Budget{{Tokens: 16, Least: 16}})
+	for i, due := range []int64{50, 10, 30, 20, 40} {
+		b.add(&task{row: make(Row, 9+i), priority: ordinary, due: due}) // of several classes
+	}
+	for _, want := range []int64{10, 20, 30, 40, 50} {
+		out, _ := b.next(0, nil)
+		if out.tasks[0].due != want {
+			t.Fatalf("the row due at %d runs before the one due at %d", out.tasks[0].due, want)
+		}
+	}
+}
+
+func TestLengthClassesFillAtLeastFourFifths(t *testing.T) {
+	longest := map[int]int{}
+	shortest := map[int]int{}
+	for n := 1; n <= 4096; n++ {
 		c := classOf(n)
-		if n > 8<<c || c > 0 && n <= 8<<(c-1) {
-			t.Fatalf("%d tokens are in class %d", n, c)
+		longest[c] = n
+		if shortest[c] == 0 {
+			shortest[c] = n
+		}
+		if n > 1 && c < classOf(n-1) {
+			t.Fatalf("%d tokens are in a lower class than %d", n, n-1)
+		}
+	}
+	for c, n := range shortest {
+		if c > 0 && 5*n < 4*longest[c] {
+			t.Errorf("class %d holds rows of %d to %d tokens", c, n, longest[c])
+		}
+		if low := octaveBelow(c); 2*longest[low] <= longest[c] || low > 1 && 2*longest[low-1] > longest[c] {
+			t.Errorf("an octave below class %d (%d tokens) begins with class %d (%d tokens)", c, longest[c], low, longest[low])
 		}
 	}
 }

@@ -16,21 +16,51 @@ import (
 // This file owns the classify stage's processor: decode -> tokenize -> engine -> judge -> outcome. A record's journey is
 // one work value; whoever completes its last model makes the outcome.
 
-// ClassifierModel is one model as the classifier uses it; its index in the list is its index in the Engine.
+// ClassifierModel is one model as the classifier uses it.
 type ClassifierModel struct {
-	Name      string // the verdict's name in the output field
-	Tag       string // which model made it: "sentiment@3f9c2a1b2c3d"
+	Name string // the verdict's name in the output field
+	Step
+	Student *Student // a small model that is asked first; nil: none
+}
+
+// Step is a model that makes verdicts.
+type Step struct {
+	Engine    int    // index in the list given to NewEngine
+	Tag       string // which model it is: "sentiment@3f9c2a1b2c3d"
 	Tokenizer tokenize.Tokenizer
 	Judge     *model.Judge
 	Options   tokenize.Options // MaxTokens, Windows, Stride; Offsets follows the judge
+}
+
+// Student is a small model before the full one: a verdict of it with a score of at least Threshold is final.
+type Student struct {
+	Step
+	Threshold float64
+}
+
+// Route says how a verdict came to be.
+type Route string
+
+const (
+	ByModel   Route = "model"   // computed for this record, or at the same time for another one with the same tokens
+	ByStudent Route = "student" // the student was sure enough
+	ByCache   Route = "cache"   // computed before
+)
+
+// Decision is a verdict with who made it, and how.
+type Decision struct {
+	model.Verdict
+	Tag   string
+	Route Route
 }
 
 // ClassifierOptions configure a Classifier.
 type ClassifierOptions struct {
 	Decoder      Decoder
 	Writer       Writer
-	MaxTextBytes int // longer texts are cut before tokenizing and flagged
-	Tokenizers   int // goroutines that decode and tokenize; GOMAXPROCS
+	MaxTextBytes int     // longer texts are cut before tokenizing and flagged
+	Urgent       *Urgent // which records go first; nil: none
+	Tokenizers   int     // goroutines that decode and tokenize; GOMAXPROCS
 	Metrics      *Metrics
 }
 
@@ -41,8 +71,11 @@ type Classifier struct {
 	engine *Engine
 	o      ClassifierOptions
 
+	full, student []int // which group has the tokens of the i-th model, and of its student
+
 	mu     sync.Mutex
 	work   *sync.Cond
+	first  []*Job // urgent by topic or header
 	intake []*Job
 	closed bool
 	wg     sync.WaitGroup
@@ -52,18 +85,19 @@ type Classifier struct {
 type tokenizerGroup struct {
 	tokenizer tokenize.Tokenizer
 	options   tokenize.Options
-	models    []int
 }
 
 // work is one record under way.
 type work struct {
-	job      *Job
-	text     []byte
-	flags    Flags
-	verdicts []model.Verdict // one a model
-	mu       sync.Mutex
-	left     int
-	fault    *Fault
+	job     *Job
+	text    []byte
+	flags   Flags
+	urgent  bool
+	encoded []tokenize.Encoded // one a group
+	mu      sync.Mutex
+	made    []Decision // one a model
+	left    int
+	fault   *Fault
 }
 
 // NewClassifier starts the tokenizing goroutines; Close stops them.
@@ -71,21 +105,13 @@ func NewClassifier(models []ClassifierModel, engine *Engine, o ClassifierOptions
 	if o.Tokenizers <= 0 {
 		o.Tokenizers = runtime.GOMAXPROCS(0)
 	}
-	c := &Classifier{models: models, engine: engine, o: o}
+	c := &Classifier{models: models, engine: engine, o: o, full: make([]int, len(models)), student: make([]int, len(models))}
 	c.work = sync.NewCond(&c.mu)
-	for i, m := range models {
-		at := slices.IndexFunc(c.groups, func(g tokenizerGroup) bool {
-			a, b := g.options, m.Options
-			a.Offsets, b.Offsets = false, false
-			return g.tokenizer.Digest() == m.Tokenizer.Digest() && a == b
-		})
-		if at < 0 {
-			at = len(c.groups)
-			c.groups = append(c.groups, tokenizerGroup{tokenizer: m.Tokenizer, options: m.Options})
+	for i := range models {
+		c.full[i] = c.group(&models[i].Step)
+		if s := models[i].Student; s != nil {
+			c.student[i] = c.group(&s.Step)
 		}
-		g := &c.groups[at]
-		g.models = append(g.models, i)
-		g.options.Offsets = g.options.Offsets || m.Judge.NeedsOffsets()
 	}
 	for range o.Tokenizers {
 		c.wg.Go(c.tokenizeLoop)
@@ -93,10 +119,31 @@ func NewClassifier(models []ClassifierModel, engine *Engine, o ClassifierOptions
 	return c
 }
 
+// group finds or makes the group of a model's tokenizer and options.
+func (c *Classifier) group(s *Step) int {
+	at := slices.IndexFunc(c.groups, func(g tokenizerGroup) bool {
+		a, b := g.options, s.Options
+		a.Offsets, b.Offsets = false, false
+		return g.tokenizer.Digest() == s.Tokenizer.Digest() && a == b
+	})
+	if at < 0 {
+		at = len(c.groups)
+		c.groups = append(c.groups, tokenizerGroup{tokenizer: s.Tokenizer, options: s.Options})
+	}
+	g := &c.groups[at]
+	g.options.Offsets = g.options.Offsets || s.Judge.NeedsOffsets()
+	return at
+}
+
 // Process implements Processor.
 func (c *Classifier) Process(j *Job) {
+	early := c.o.Urgent.early(j.Record)
 	c.mu.Lock()
-	c.intake = append(c.intake, j)
+	if early {
+		c.first = append(c.first, j)
+	} else {
+		c.intake = append(c.intake, j)
+	}
 	c.mu.Unlock()
 	c.work.Signal()
 }
@@ -117,21 +164,28 @@ func (c *Classifier) tokenizeLoop() {
 	var jobs []*Job
 	for {
 		c.mu.Lock()
-		for len(c.intake) == 0 && !c.closed {
+		for len(c.first)+len(c.intake) == 0 && !c.closed {
 			c.work.Wait()
 		}
 		if c.closed {
 			c.mu.Unlock()
 			return
 		}
-		n := min(tokenizeAtOnce, len(c.intake))
-		jobs = append(jobs[:0], c.intake[:n]...)
-		rest := copy(c.intake, c.intake[n:])
-		clear(c.intake[rest:])
-		c.intake = c.intake[:rest]
+		jobs = takeJobs(&c.first, jobs[:0])
+		jobs = takeJobs(&c.intake, jobs)
 		c.mu.Unlock()
 		c.start(jobs)
 	}
+}
+
+// takeJobs moves jobs from the front of a queue until there are tokenizeAtOnce.
+func takeJobs(from *[]*Job, to []*Job) []*Job {
+	n := min(tokenizeAtOnce-len(to), len(*from))
+	to = append(to, (*from)[:n]...)
+	rest := copy(*from, (*from)[n:])
+	clear((*from)[rest:])
+	*from = (*from)[:rest]
+	return to
 }
 
 // start decodes and tokenizes jobs and submits their rows.
@@ -155,8 +209,10 @@ func (c *Classifier) start(jobs []*Job) {
 	c.o.Metrics.tokenizeTime.Observe(time.Since(began).Seconds())
 	for i, w := range works {
 		tokens := 0
+		w.encoded = make([]tokenize.Encoded, len(c.groups))
 		for g := range c.groups {
 			e := &encoded[g][i]
+			w.encoded[g] = *e
 			if e.Err != nil && w.fault == nil {
 				w.fault = &Fault{Kind: Poison, Stage: "tokenize", Reason: "tokenizer-failed", Err: e.Err}
 			}
@@ -170,17 +226,54 @@ func (c *Classifier) start(jobs []*Job) {
 		}
 		w.job.Weigh(tokens)
 		w.left = len(c.models)
-		for g, group := range c.groups {
-			e := encoded[g][i]
-			rows := make([]Row, len(e.Windows))
-			for k := range rows {
-				rows[k] = e.Windows[k].IDs
-			}
-			for _, m := range group.models {
-				c.engine.Submit(m, rows, func(logits [][]float32, err error) { c.judge(w, m, e, logits, err) })
+		for m := range c.models {
+			if c.models[m].Student != nil {
+				c.askStudent(w, m)
+			} else {
+				c.ask(w, m)
 			}
 		}
 	}
+}
+
+// ask asks the m-th model for its verdict.
+func (c *Classifier) ask(w *work, m int) {
+	s, e := &c.models[m].Step, &w.encoded[c.full[m]]
+	c.submit(w, s, e, func(a Answer) {
+		v, err := c.verdict(w, s, c.models[m].Name, e, a)
+		c.decide(w, m, Decision{v, s.Tag, routeOf(a, ByModel)}, err)
+	})
+}
+
+// askStudent asks the student of the m-th model, and the model itself where the student is not sure enough. A student that
+// fails on a text is not sure of it.
+func (c *Classifier) askStudent(w *work, m int) {
+	s, e := c.models[m].Student, &w.encoded[c.student[m]]
+	c.submit(w, &s.Step, e, func(a Answer) {
+		v, err := c.verdict(w, &s.Step, c.models[m].Name, e, a)
+		if err != nil || v.Score < s.Threshold {
+			c.o.Metrics.student.WithLabelValues(c.models[m].Name, "unsure").Inc()
+			c.ask(w, m)
+			return
+		}
+		c.o.Metrics.student.WithLabelValues(c.models[m].Name, "final").Inc()
+		c.decide(w, m, Decision{v, s.Tag, routeOf(a, ByStudent)}, nil)
+	})
+}
+
+func routeOf(a Answer, otherwise Route) Route {
+	if a.Cached {
+		return ByCache
+	}
+	return otherwise
+}
+
+func (c *Classifier) submit(w *work, s *Step, e *tokenize.Encoded, done func(Answer)) {
+	rows := make([]Row, len(e.Windows))
+	for k := range rows {
+		rows[k] = e.Windows[k].IDs
+	}
+	c.engine.Submit(Ask{Model: s.Engine, Rows: rows, Urgent: w.urgent, Since: w.job.Record.Timestamp, Done: done})
 }
 
 // open decodes a job. It returns nil when the outcome needs no model.
@@ -195,13 +288,14 @@ func (c *Classifier) open(j *Job) *work {
 		j.Done(c.o.Writer.DeadLetter(r, asPoison("decode", err), 0))
 		return nil
 	}
-	w := &work{job: j, verdicts: make([]model.Verdict, len(c.models))}
+	w := &work{job: j, made: make([]Decision, len(c.models))}
 	clean := tokenize.Clean(text, c.o.MaxTextBytes)
 	w.text, w.flags = clean.Bytes, Flags{Repaired: clean.Repaired, Cut: clean.Cut}
 	if blank(w.text) {
 		j.Done(c.o.Writer.Empty(r, c.models, w.flags))
 		return nil
 	}
+	w.urgent = c.o.Urgent.is(r, w.text, c.o.Metrics)
 	return w
 }
 
@@ -217,14 +311,10 @@ func blank(text []byte) bool {
 	return true
 }
 
-// judge takes one model's logits for a record.
-func (c *Classifier) judge(w *work, m int, e tokenize.Encoded, logits [][]float32, err error) {
-	var v model.Verdict
-	if err == nil {
-		v, err = c.verdict(w, m, e, logits)
-	}
+// decide takes one model's decision about a record.
+func (c *Classifier) decide(w *work, m int, d Decision, err error) {
 	w.mu.Lock()
-	w.verdicts[m] = v
+	w.made[m] = d
 	if err != nil && w.fault == nil {
 		w.fault = asPoison("infer", err)
 	}
@@ -237,14 +327,17 @@ func (c *Classifier) judge(w *work, m int, e tokenize.Encoded, logits [][]float3
 }
 
 // verdict makes sense of logits. A panic over one text is that text's fault, not the worker's.
-func (c *Classifier) verdict(w *work, m int, e tokenize.Encoded, logits [][]float32) (v model.Verdict, err error) {
+func (c *Classifier) verdict(w *work, s *Step, name string, e *tokenize.Encoded, a Answer) (v model.Verdict, err error) {
+	if a.Err != nil {
+		return v, a.Err
+	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = Faultf(Poison, "judge", "panic", "model %s: post-processing panicked: %v", c.models[m].Name, p)
+			err = Faultf(Poison, "judge", "panic", "model %s: post-processing panicked: %v", name, p)
 		}
 	}()
-	if v, err = c.models[m].Judge.Verdict(w.text, e, logits); err != nil {
-		err = Faultf(Poison, "judge", "no-verdict", "model %s: %w", c.models[m].Name, err)
+	if v, err = s.Judge.Verdict(w.text, *e, a.Logits); err != nil {
+		err = Faultf(Poison, "judge", "no-verdict", "model %s: %w", name, err)
 	}
 	return v, err
 }
@@ -255,7 +348,7 @@ func (c *Classifier) close(w *work) {
 		w.job.Done(c.o.Writer.DeadLetter(w.job.Record, w.fault, 1))
 		return
 	}
-	w.job.Done(c.o.Writer.Result(w.job.Record, c.models, w.verdicts, w.flags))
+	w.job.Done(c.o.Writer.Result(w.job.Record, c.models, w.made, w.flags))
 }
 
 // asPoison makes err a fault that goes to the dead letter topic. A fault of another kind has stopped the worker already;

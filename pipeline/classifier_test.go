@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"sluice/model"
 	"sluice/tokenize"
 )
@@ -97,7 +99,7 @@ type bench struct {
 	limit   int // of the output topic
 }
 
-func newBench(t *testing.T, models int) *bench {
+func newBench(t testing.TB, models int) *bench {
 	b := &bench{tok: &wordTokenizer{}, failure: make(chan error, 100)}
 	metrics := NewMetrics(prometheus.NewRegistry())
 	var mu sync.Mutex
@@ -112,9 +114,9 @@ func newBench(t *testing.T, models int) *bench {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cm = append(cm, ClassifierModel{Name: name, Tag: name + "@0123456789ab", Tokenizer: b.tok, Judge: judge, Options: tokenize.Options{MaxTokens: 6}})
+		cm = append(cm, ClassifierModel{Name: name, Step: Step{Engine: i, Tag: name + "@0123456789ab", Tokenizer: b.tok, Judge: judge, Options: tokenize.Options{MaxTokens: 6}}})
 	}
-	engine, err := NewEngine(em, EngineOptions{Runners: 2, Metrics: metrics, Fail: func(err error) { b.failure <- err }})
+	engine, err := NewEngine(em, EngineOptions{Runners: 2, BatchTokens: 256, Metrics: metrics, Fail: func(err error) { b.failure <- err }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,10 +324,97 @@ func TestAResultLargerThanItsTopicTakesBecomesAPointer(t *testing.T) {
 	}
 }
 
+// A student decides what it is sure of; of the rest, and of what it fails on, the full model decides.
+func TestAStudentIsAskedFirst(t *testing.T) {
+	b := newBench(t, 2)
+	full, student := b.c.models[0], b.c.models[1]
+	// The fake models are surer the longer the first word is: 1 letter 0.88, 2 letters 0.982.
+	full.Student = &Student{Step: student.Step, Threshold: 0.95}
+	c := NewClassifier([]ClassifierModel{full}, b.c.engine, b.c.o)
+	defer c.Close()
+	b.c.Close()
+	b.c = c
+	for i, o := range b.outcomes(t, `{"text":"a"}`, `{"text":"bb"}`, `{"text":"thirteenthirt"}`) {
+		want := []struct{ route, tag string }{{"model", full.Tag}, {"student", student.Tag}, {"", ""}}[i]
+		if want.tag == "" {
+			if o.Disposition != DeadLetter || header(&o.Messages[0], HeaderErrorReason) != "run-failed" {
+				t.Errorf("what both models fail on became %s: %v", o.Disposition, o.Fault)
+			}
+			continue
+		}
+		if v := string(o.Messages[0].Value); !strings.Contains(v, `"route":"`+want.route+`","model":"`+want.tag+`"`) || header(&o.Messages[0], HeaderModel) != want.tag {
+			t.Errorf("record %d: %s (%s), want route %s of %s", i, v, header(&o.Messages[0], HeaderModel), want.route, want.tag)
+		}
+	}
+	if b.tok.texts != 3 {
+		t.Errorf("3 texts were tokenized %d times for student and model with one tokenizer", b.tok.texts)
+	}
+	m := b.c.o.Metrics
+	if final, unsure := testutil.ToFloat64(m.student.WithLabelValues("m0", "final")), testutil.ToFloat64(m.student.WithLabelValues("m0", "unsure")); final != 1 || unsure != 2 {
+		t.Errorf("%v final and %v unsure counted, want 1 and 2", final, unsure)
+	}
+}
+
+func TestWhichRecordsAreUrgent(t *testing.T) {
+	rule, err := ParseRule(`number("priority") > 7 || field("user.tier") == "gold" || text contains "outage"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &Urgent{Topics: []string{"alerts"}, HeaderName: "priority", HeaderValue: "high", When: rule}
+	m := NewMetrics(prometheus.NewRegistry())
+	for name, c := range map[string]struct {
+		r    Record
+		want bool
+	}{
+		"by topic":             {Record{Topic: "alerts", Value: []byte(`{}`)}, true},
+		"by header":            {Record{Headers: []Header{{"priority", []byte("high")}}, Value: []byte(`{}`)}, true},
+		"another header value": {Record{Headers: []Header{{"priority", []byte("low")}}, Value: []byte(`{}`)}, false},
+		"by a number":          {Record{Value: []byte(`{"priority": 9}`)}, true},
+		"by a nested field":    {Record{Value: []byte(`{"user": {"tier": "gold"}}`)}, true},
+		"by the text":          {Record{Value: []byte(`{"text": "an outage!"}`)}, true},
+		"no JSON at all":       {Record{Value: []byte(`plain`)}, false},
+		"none of it":           {Record{Topic: "reviews", Key: []byte("k"), Value: []byte(`{"priority": 1, "text": "fine"}`)}, false},
+	} {
+		text, _ := (&Decoder{Format: JSON, Path: []string{"text"}, MaxDepth: 9}).Decode(c.r.Value)
+		if got := u.is(&c.r, text, m); got != c.want {
+			t.Errorf("%s: urgent %v, want %v", name, got, c.want)
+		}
+	}
+	if n := testutil.ToFloat64(m.urgent); n != 5 {
+		t.Errorf("%v urgent records counted, want 5", n)
+	}
+	if (*Urgent)(nil).is(&Record{Topic: "alerts"}, nil, m) {
+		t.Error("a record is urgent without any rule")
+	}
+	loose, err := ParseRule(`field("priority") > 3`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if (&Urgent{When: loose}).is(&Record{Value: []byte(`{"priority": "high"}`)}, nil, m) || testutil.ToFloat64(m.ruleErrors.WithLabelValues("urgent.when")) != 1 {
+		t.Error("a rule that cannot be evaluated holds, or is not counted")
+	}
+}
+
+func TestAWrongRuleIsRefusedWithItsPlace(t *testing.T) {
+	for source, want := range map[string][]string{
+		`text contains`: {"column 13", "headers"},
+		`topik == "a"`:  {"column 1", "topik"},
+		`bytes`:         {"bool"},
+		`bytes > "10"`:  {"column 7", "mismatched types"},
+	} {
+		_, err := ParseRule(source)
+		for _, w := range want {
+			if err == nil || !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %v, want %q in it", source, err, w)
+			}
+		}
+	}
+}
+
 func TestAPlainTextBecomesAnObject(t *testing.T) {
 	w := Writer{Format: Text, Output: "out", Field: "inference"}
 	r := &Record{Topic: "in", Value: []byte("a <b> & \"c\"\xe2\x82\xff\u2028")}
-	o := w.Empty(r, []ClassifierModel{{Name: "m", Tag: "m@0"}}, Flags{Repaired: true})
+	o := w.Empty(r, []ClassifierModel{{Name: "m", Step: Step{Tag: "m@0"}}}, Flags{Repaired: true})
 	const want = `{"text":"a <b> & \"c\"` + "\ufffd\ufffd" + `\u2028","inference":{"m":null,"reason":"empty","flags":["invalid-utf8"]}}`
 	if got := string(o.Messages[0].Value); got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)

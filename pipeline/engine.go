@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -30,69 +32,100 @@ type Runner interface {
 
 // EngineModel is one model that the engine runs.
 type EngineModel struct {
-	Name  string
-	Open  func(runner int) (Runner, error) // makes the runner-th runner's instance
-	Probe Row                              // a row known to work: tells a bad row from a broken model
+	Name   string
+	Digest string                           // of the bytes that make its logits; part of every key of the cache
+	Open   func(runner int) (Runner, error) // makes the runner-th runner's instance
+	Probe  Row                              // a row known to work: tells a bad row from a broken model
 	// Warm runs the largest shape once, so that the first record does not pay for growing buffers; nil: nothing to do.
 	Warm func(context.Context, Runner) error
+	// Clock is the time that counts when token budgets are measured: the calling thread's processor time for a model on the
+	// CPU; nil: the wall clock's.
+	Clock func() time.Duration
 }
 
 // EngineOptions configure an Engine.
 type EngineOptions struct {
 	Runners     int           // goroutines that run models; GOMAXPROCS, which follows the container's CPU limit
-	BatchTokens int           // token budget of one run; DefaultBatchTokens
+	BatchTokens int           // token budget of one run; 0: measured for every model (needs EngineModel.Probe)
+	Deadline    time.Duration // a record should be judged this long after its timestamp; 0: in order of arrival. See due
+	CacheBytes  int           // about the most memory for results of rows seen before; 0: no cache
 	Timeout     time.Duration // longest one run may take; 30 s
 	Metrics     *Metrics      // required
 	Fail        func(error)   // called once when a model is broken and the worker must stop; required
 }
 
-// request is one text for one model: done is called when the last of its rows is computed.
+// Ask is one text for one model.
+type Ask struct {
+	Model  int       // index in the list given to NewEngine
+	Rows   []Row     // of the text: one, or one a window; never written to
+	Urgent bool      // goes before others, see batcher.go
+	Since  time.Time // the record's timestamp; the zero time: unknown
+	// Done is called once, on a runner's goroutine, or on the caller's where nothing had to be run.
+	Done func(Answer)
+}
+
+// Answer is what became of an Ask.
+type Answer struct {
+	Logits [][]float32 // one slice a row, shared with others who asked for the same row: not to be written to
+	Cached bool        // every row's logits came from the cache
+	Err    error       // a *Fault: Poison when a row of this text fails though the model works
+}
+
+// request is an Ask under way: it ends with the last of its rows.
 type request struct {
-	logits  [][]float32
+	answer  Answer
 	left    int
 	started bool
 	added   time.Time
-	err     error
-	done    func(logits [][]float32, err error)
+	done    func(Answer)
 }
 
-// Engine runs rows of several models on a fixed set of runners.
+// Engine runs rows of several models on a fixed set of runners. A row that is waiting or running already is not run again
+// for another text: both get its logits.
 type Engine struct {
-	models []EngineModel
-	o      EngineOptions
-	count  []modelCounters
+	models  []EngineModel
+	o       EngineOptions
+	count   []modelCounters
+	budgets []Budget
+	epoch   time.Time // zero of the clock of due
+	seed    maphash.Seed
+	cache   *resultCache // nil: none
 
-	mu      sync.Mutex
-	work    *sync.Cond
-	batcher *batcher
-	idle    int
-	closed  bool
-	wg      sync.WaitGroup
+	mu       sync.Mutex
+	work     *sync.Cond
+	batcher  *batcher         // nil while the runners get ready
+	inFlight map[uint64]*task // rows waiting or running, by hash
+	idle     int
+	closed   bool
+	wg       sync.WaitGroup
 }
 
 // modelCounters are a model's metrics, resolved once.
 type modelCounters struct {
-	rows, tokens, slots interface{ Add(float64) }
-	batchTokens         interface{ Observe(float64) }
-	reasons             map[BatchReason]interface{ Inc() }
+	rows, tokens, slots, duplicates, hits, misses interface{ Add(float64) }
+	batchTokens                                   interface{ Observe(float64) }
+	reasons                                       map[BatchReason]interface{ Inc() }
 }
 
-// NewEngine opens every model on every runner, warms it up, and starts the runners.
+// NewEngine opens every model on every runner, warms it up, measures token budgets where none is given, and starts the
+// runners.
 func NewEngine(models []EngineModel, o EngineOptions) (*Engine, error) {
 	if o.Runners <= 0 {
 		o.Runners = runtime.GOMAXPROCS(0)
 	}
-	if o.BatchTokens <= 0 {
-		o.BatchTokens = DefaultBatchTokens
-	}
 	if o.Timeout <= 0 {
 		o.Timeout = 30 * time.Second
 	}
-	e := &Engine{models: models, o: o, batcher: newBatcher(len(models), o.BatchTokens)}
+	e := &Engine{models: models, o: o, epoch: time.Now(), seed: maphash.MakeSeed(), inFlight: map[uint64]*task{}}
 	e.work = sync.NewCond(&e.mu)
+	if o.CacheBytes > 0 {
+		e.cache = newResultCache(o.CacheBytes)
+		o.Metrics.watchCache(e.cache)
+	}
 	for _, m := range models {
 		c := modelCounters{
 			rows: o.Metrics.rows.WithLabelValues(m.Name), tokens: o.Metrics.tokens.WithLabelValues(m.Name), slots: o.Metrics.slots.WithLabelValues(m.Name),
+			duplicates: o.Metrics.duplicates.WithLabelValues(m.Name), hits: o.Metrics.cacheHits.WithLabelValues(m.Name), misses: o.Metrics.cacheMisses.WithLabelValues(m.Name),
 			batchTokens: o.Metrics.batchTokens.WithLabelValues(m.Name), reasons: map[BatchReason]interface{ Inc() }{},
 		}
 		for _, r := range []BatchReason{ByBudget, ByDrained, ByShare, ByLength, BySplit} {
@@ -100,47 +133,133 @@ func NewEngine(models []EngineModel, o EngineOptions) (*Engine, error) {
 		}
 		e.count = append(e.count, c)
 	}
-	ready := make(chan error, o.Runners)
+	type readiness struct {
+		curves [][]BudgetPoint
+		err    error
+	}
+	ready := make(chan readiness, o.Runners)
 	for i := range o.Runners {
-		e.wg.Go(func() { e.runner(i, ready) })
+		e.wg.Go(func() {
+			runtime.LockOSThread() // never unlocked: a pinned thread must not go back to the pool
+			runners, curves, err := e.prepare(i)
+			defer func() {
+				for _, r := range runners {
+					r.Close()
+				}
+			}()
+			ready <- readiness{curves, err}
+			if err == nil {
+				e.serve(runners)
+			}
+		})
 	}
 	var err error
+	curves := make([][][]BudgetPoint, len(models)) // of each model, one a runner
 	for range o.Runners {
-		err = errors.Join(err, <-ready)
+		r := <-ready
+		err = errors.Join(err, r.err)
+		for m := range r.curves {
+			curves[m] = append(curves[m], r.curves[m])
+		}
 	}
 	if err != nil {
 		e.Close()
 		return nil, err
 	}
+	for m := range models {
+		b := Budget{Model: models[m].Name, Tokens: o.BatchTokens, Least: o.BatchTokens}
+		if o.BatchTokens <= 0 {
+			b = chooseBudget(models[m].Name, curves[m])
+		}
+		e.budgets = append(e.budgets, b)
+	}
+	e.mu.Lock()
+	e.batcher = newBatcher(o.Runners, e.budgets)
+	e.mu.Unlock()
+	e.work.Broadcast()
 	return e, nil
 }
 
 // Runners is how many runs may be in progress at once.
 func (e *Engine) Runners() int { return e.o.Runners }
 
-// BatchTokens is the token budget of one run.
-func (e *Engine) BatchTokens() int { return e.o.BatchTokens }
+// Budgets are the token budgets of a run, one a model, in the order of the models.
+func (e *Engine) Budgets() []Budget { return e.budgets }
 
-// Submit queues the rows of one text for a model, by its index in the list given to NewEngine. done is called once, on a
-// runner's goroutine, with one slice of logits per row, or with a *Fault: Poison when a row of this text fails though the
-// model works.
-func (e *Engine) Submit(model int, rows []Row, done func(logits [][]float32, err error)) {
-	r := &request{logits: make([][]float32, len(rows)), left: len(rows), added: time.Now(), done: done}
+// Submit queues the rows of one text for a model.
+func (e *Engine) Submit(a Ask) {
+	now := time.Now()
+	r := &request{answer: Answer{Logits: make([][]float32, len(a.Rows))}, left: len(a.Rows), added: now, done: a.Done}
+	p := ordinary
+	if a.Urgent {
+		p = urgent
+	}
+	c := &e.count[a.Model]
+	hits := 0
+	if e.cache != nil {
+		for i, row := range a.Rows {
+			if l, ok := e.cache.get(e.models[a.Model].Digest, row); ok {
+				r.answer.Logits[i] = l
+				hits++
+			}
+		}
+		c.hits.Add(float64(hits))
+		c.misses.Add(float64(len(a.Rows) - hits))
+		if r.left -= hits; r.left == 0 {
+			r.answer.Cached = true
+			r.done(r.answer)
+			return
+		}
+	}
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
-		done(nil, Faultf(Internal, "infer", "closed", "the engine is closed"))
+		r.done(Answer{Err: Faultf(Internal, "infer", "closed", "the engine is closed")})
 		return
 	}
-	for i, row := range rows {
-		e.batcher.add(model, r, i, row)
+	added := 0
+	for i, row := range a.Rows {
+		if r.answer.Logits[i] != nil {
+			continue
+		}
+		hash := e.hash(a.Model, row)
+		if t := e.inFlight[hash]; t != nil && t.model == a.Model && (t.running || t.priority <= p) && slices.Equal(t.row, row) {
+			t.askers = append(t.askers, asker{r, i})
+			continue
+		}
+		t := &task{row: row, model: a.Model, priority: p, due: e.due(now, a.Since, a.Model, len(row)), hash: hash, askers: []asker{{r, i}}}
+		e.inFlight[hash] = t
+		e.batcher.add(t)
+		added++
 	}
 	e.mu.Unlock()
-	if len(rows) == 1 {
+	c.duplicates.Add(float64(len(a.Rows) - hits - added))
+	switch {
+	case added == 1:
 		e.work.Signal()
-	} else {
+	case added > 1:
 		e.work.Broadcast()
 	}
+}
+
+// due is the time, on the engine's clock, by which a row should have begun to run: Deadline after the record's timestamp,
+// less what its run takes. A record that was late already when it came is as late as one that missed its deadline just
+// then: so a row waits at most for rows that came up to Deadline after it. Without a Deadline it is the time of arrival.
+func (e *Engine) due(now, since time.Time, model, tokens int) int64 {
+	due := now.Sub(e.epoch)
+	if e.o.Deadline <= 0 {
+		return int64(due)
+	}
+	if !since.IsZero() && since.Before(now) {
+		due = max(due-e.o.Deadline, since.Sub(e.epoch))
+	}
+	return int64(due + e.o.Deadline - time.Duration(tokens)*e.budgets[model].perToken())
+}
+
+// hash finds a row in inFlight. Its seed is a secret of the process, so nobody can write texts that collide; rows are
+// compared all the same.
+func (e *Engine) hash(model int, row Row) uint64 {
+	return maphash.Bytes(e.seed, bytesOf(row)) ^ uint64(model)*0x9E3779B97F4A7C15
 }
 
 // Close stops the runners after the run in progress; what still waits is never done.
@@ -150,16 +269,14 @@ func (e *Engine) Close() {
 	e.mu.Unlock()
 	e.work.Broadcast()
 	e.wg.Wait()
+	if e.cache != nil {
+		e.cache.close()
+	}
 }
 
-func (e *Engine) runner(n int, ready chan<- error) {
-	runtime.LockOSThread() // never unlocked: a pinned thread must not go back to the pool
-	runners := make([]Runner, 0, len(e.models))
-	defer func() {
-		for _, r := range runners {
-			r.Close()
-		}
-	}()
+// prepare opens, binds, tries and warms every model on the n-th runner's thread, and measures token budgets. The runners
+// are to be closed also when there is an error.
+func (e *Engine) prepare(n int) (runners []Runner, curves [][]BudgetPoint, err error) {
 	for _, m := range e.models {
 		r, err := m.Open(n)
 		if err == nil {
@@ -172,25 +289,38 @@ func (e *Engine) runner(n int, ready chan<- error) {
 		if err == nil && m.Warm != nil {
 			err = m.Warm(context.Background(), r)
 		}
-		if err != nil {
-			ready <- fmt.Errorf("model %s: %w", m.Name, err)
-			return
+		var curve []BudgetPoint
+		if err == nil && e.o.BatchTokens <= 0 {
+			clock := m.Clock
+			if clock == nil {
+				clock = func() time.Duration { return time.Since(e.epoch) }
+			}
+			curve, err = measureBudgets(m.Probe, clock, func(rows []Row) error { _, err := e.try(r, rows); return err })
 		}
+		if err != nil {
+			return runners, nil, fmt.Errorf("model %s: %w", m.Name, err)
+		}
+		curves = append(curves, curve)
 	}
-	ready <- nil
+	return runners, curves, nil
+}
 
-	var tasks []task
+// serve runs batches until Close.
+func (e *Engine) serve(runners []Runner) {
+	var tasks []*task
 	for {
 		e.mu.Lock()
 		var b batch
 		for {
-			var ok bool
 			if e.closed {
 				e.mu.Unlock()
 				return
 			}
-			if b, ok = e.batcher.next(e.idle, tasks); ok {
-				break
+			if e.batcher != nil {
+				var ok bool
+				if b, ok = e.batcher.next(e.idle, tasks); ok {
+					break
+				}
 			}
 			e.idle++
 			e.work.Wait()
@@ -198,6 +328,9 @@ func (e *Engine) runner(n int, ready chan<- error) {
 		}
 		e.mu.Unlock()
 		e.run(runners[b.model], b)
+		e.mu.Lock()
+		e.batcher.done(b)
+		e.mu.Unlock()
 		tasks = b.tasks
 		clear(tasks)
 	}
@@ -212,9 +345,12 @@ func (e *Engine) run(r Runner, b batch) {
 	for i, t := range b.tasks {
 		rows[i] = t.row
 		longest = max(longest, len(t.row))
-		if !t.req.started {
-			t.req.started = true
-			e.o.Metrics.queueTime.Observe(began.Sub(t.req.added).Seconds())
+		t.running = true
+		for _, a := range t.askers {
+			if !a.req.started {
+				a.req.started = true
+				e.o.Metrics.queueTime.Observe(began.Sub(a.req.added).Seconds())
+			}
 		}
 	}
 	e.mu.Unlock()
@@ -230,7 +366,7 @@ func (e *Engine) run(r Runner, b batch) {
 	if err != nil && len(rows) > 1 {
 		e.o.Metrics.failed.WithLabelValues(e.models[b.model].Name, reasonOf(err)).Inc()
 		half := len(rows) / 2
-		for _, part := range [][]task{b.tasks[:half], b.tasks[half:]} {
+		for _, part := range [][]*task{b.tasks[:half], b.tasks[half:]} {
 			n := 0
 			for _, t := range part {
 				n += len(t.row)
@@ -241,14 +377,9 @@ func (e *Engine) run(r Runner, b batch) {
 	}
 	if err != nil {
 		err = e.blame(r, b, err)
+		logits = make([][]float32, len(rows))
 	}
-	for i, t := range b.tasks {
-		var l []float32
-		if err == nil {
-			l = logits[i]
-		}
-		e.settle(t, l, err)
-	}
+	e.settle(b.tasks, logits, err)
 }
 
 // try runs rows within the time limit and checks that every logit is a number.
@@ -292,23 +423,35 @@ func reasonOf(err error) string {
 	return "run-failed"
 }
 
-// settle stores a row's logits and ends its request when it was the last row.
-func (e *Engine) settle(t task, logits []float32, err error) {
+// settle gives the logits of tasks that have run to everybody who asked, and ends the requests that they complete.
+func (e *Engine) settle(tasks []*task, logits [][]float32, err error) {
+	if e.cache != nil && err == nil {
+		for i, t := range tasks {
+			e.cache.put(e.models[t.model].Digest, t.row, logits[i])
+		}
+	}
+	var complete []*request
 	e.mu.Lock()
-	r := t.req
-	r.logits[t.index] = logits
-	if err != nil && r.err == nil {
-		r.err = err
+	for i, t := range tasks {
+		if e.inFlight[t.hash] == t {
+			delete(e.inFlight, t.hash)
+		}
+		for _, a := range t.askers {
+			r := a.req
+			r.answer.Logits[a.index] = logits[i]
+			if err != nil && r.answer.Err == nil {
+				r.answer.Err = err
+			}
+			if r.left--; r.left == 0 {
+				complete = append(complete, r)
+			}
+		}
 	}
-	r.left--
-	last := r.left == 0
 	e.mu.Unlock()
-	if !last {
-		return
+	for _, r := range complete {
+		if r.answer.Err != nil {
+			r.answer.Logits = nil
+		}
+		r.done(r.answer)
 	}
-	if r.err != nil {
-		r.done(nil, r.err)
-		return
-	}
-	r.done(r.logits, nil)
 }

@@ -88,14 +88,19 @@ var DefaultLimits = Limits{
 
 type ledger struct {
 	limits Limits
+	urgent map[string]bool // topics that the total limits do not hold up
 	lanes  map[TopicPartition]*lane
 	order  []*lane // lanes by topic and partition: the order commits go round in
 	turn   int     // index into order where the next commit begins
 	usage  usage
 }
 
-func newLedger(l Limits) *ledger {
-	return &ledger{limits: l, lanes: map[TopicPartition]*lane{}}
+func newLedger(l Limits, urgentTopics ...string) *ledger {
+	urgent := make(map[string]bool, len(urgentTopics))
+	for _, t := range urgentTopics {
+		urgent[t] = true
+	}
+	return &ledger{limits: l, urgent: urgent, lanes: map[TopicPartition]*lane{}}
 }
 
 // room is how many bytes more of tp may be fetched, 0 when a limit is reached.
@@ -105,6 +110,9 @@ func (l *ledger) room(tp TopicPartition) int {
 		return 0
 	}
 	lim, u, all := l.limits, ln.usage, l.usage
+	if l.urgent[tp.Topic] { // a backlog elsewhere must not keep an urgent record from being fetched; its own limits bound it
+		all = usage{}
+	}
 	if u.records >= lim.PartitionRecords || u.tokens >= lim.PartitionTokens ||
 		all.records >= lim.TotalRecords || all.tokens >= lim.TotalTokens {
 		return 0

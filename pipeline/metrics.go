@@ -31,6 +31,13 @@ type Metrics struct {
 	unstable     prometheus.Gauge
 	modelInfo    *prometheus.GaugeVec
 	failed       *prometheus.CounterVec
+	duplicates   *prometheus.CounterVec
+	cacheHits    *prometheus.CounterVec
+	cacheMisses  *prometheus.CounterVec
+	student      *prometheus.CounterVec
+	urgent       prometheus.Counter
+	ruleErrors   *prometheus.CounterVec
+	reg          promauto.Factory // for what is there only with some options
 
 	// children resolved once: the hot path adds to a counter, it does not look one up
 	dispositions                            map[Disposition]prometheus.Counter
@@ -74,6 +81,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with kafka-transactions abort."}),
 		modelInfo: f.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_model_info", Help: "1 for every loaded model; the labels say which bytes run on which provider."},
 			[]string{"name", "model", "digest", "provider", "precision", "layout"}),
+		duplicates: counter("duplicate_rows_total", "Rows answered by the run of an equal row that was waiting or running at the time. A large share of sluice_rows_total: the cache (cache.max_bytes) would pay.", "model"),
+		cacheHits:  counter("cache_hits_total", "Rows whose logits were found in the cache. sluice_cache_hits_total / (hits + misses) is the hit rate.", "model"),
+		cacheMisses: counter("cache_misses_total", "Rows that were not found in the cache. When nearly all are misses the cache costs memory and gains nothing: set cache.max_bytes to 0; "+
+			"when sluice_cache_bytes is at its limit, raise it.", "model"),
+		student: counter("student_verdicts_total", "Records that a student model looked at, by result: final (it was sure), unsure (the full model was asked). Mostly unsure: the student costs more than it saves; lower student_threshold or remove it.", "model", "result"),
+		urgent:  f.NewCounter(prometheus.CounterOpts{Name: "sluice_urgent_records_total", Help: "Records that went first, by the rules of the section urgent. When it is most of sluice_records_total nothing is urgent any more: narrow the rules."}),
+		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be evaluated; it then does not hold. "+
+			"When it grows, a field that the rule compares is missing or of another type.", "rule"),
+		reg:    f,
 		failed: counter("runs_failed_total", "Model runs that failed and were halved, or failed alone, by reason: run-failed, not-finite, deadline, bad-row.", "model", "reason"),
 	}
 	m.dispositions = map[Disposition]prometheus.Counter{}
@@ -118,6 +134,12 @@ func (m *Metrics) durable(r *Record, o *Outcome, arrived, now time.Time) {
 	if !r.Timestamp.IsZero() {
 		m.endToEnd.Observe(max(0, now.Sub(r.Timestamp).Seconds()))
 	}
+}
+
+// watchCache reads the size of the cache when it is scraped.
+func (m *Metrics) watchCache(c *resultCache) {
+	m.reg.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_cache_bytes", Help: "About how many bytes the cache holds. At its limit (cache.max_bytes) with a low hit rate: raise it, or switch it off."},
+		func() float64 { return float64(c.bytes()) })
 }
 
 // Rebalanced counts a join of the group. For the Kafka client's observer.

@@ -41,6 +41,7 @@ type Processor interface {
 // StageOptions configure a Stage; the zero value of a field means the default named with it.
 type StageOptions struct {
 	Limits         Limits        // DefaultLimits
+	UrgentTopics   []string      // their partitions have their own limits only, so that a backlog elsewhere cannot hold them up
 	CommitInterval time.Duration // the longest a finished record waits for its transaction to begin; 100 ms
 	CommitRecords  int           // most records in one transaction; 2000
 	CommitBytes    int           // about the most bytes of messages in one transaction; 8 MiB
@@ -91,7 +92,7 @@ func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits), quiet: true}
+	return &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits, o.UrgentTopics...), quiet: true}
 }
 
 // Run processes until ctx ends; then it takes in nothing more, finishes and commits what is in flight for at most

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	"sluice/model"
 	"sluice/tokenize"
@@ -59,23 +60,36 @@ func (w *Writer) fits(m *Message) (limit int, ok bool) {
 	return limit, limit <= 0 || m.Size()+overhead(m) <= limit
 }
 
+// scratches are buffers for the output field, which value copies into the message.
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
+
 // Result publishes the source object with the verdicts added.
-func (w *Writer) Result(r *Record, models []ClassifierModel, verdicts []model.Verdict, f Flags) Outcome {
-	b := w.member(nil)
+func (w *Writer) Result(r *Record, models []ClassifierModel, made []Decision, f Flags) Outcome {
+	scratch := scratches.Get().(*[]byte)
+	b := w.member((*scratch)[:0])
 	for i := range models {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = appendKey(b, models[i].Name)
 		b = append(b, '{')
-		b = verdicts[i].AppendJSON(b)
-		b = append(b, `,"route":"model","model":`...)
-		b = model.AppendString(b, models[i].Tag)
+		b = made[i].AppendJSON(b)
+		b = append(b, `,"route":"`...)
+		b = append(b, made[i].Route...)
+		b = append(b, `","model":`...)
+		b = model.AppendString(b, made[i].Tag)
 		b = append(b, `,"revision":1}`...)
 	}
 	b = appendFlags(b, f)
 	b = append(b, '}')
-	return w.publish(r, Scored, w.value(r, b), tags(models))
+	value := w.value(r, b)
+	*scratch = b
+	scratches.Put(scratch)
+	tags := made[0].Tag
+	for i := range made[1:] {
+		tags += "," + made[i+1].Tag
+	}
+	return w.publish(r, Scored, value, tags)
 }
 
 // Empty publishes the source object with a null verdict for every model.
@@ -116,8 +130,7 @@ func (w *Writer) Replace(r *Record, cause *TooLargeError) Outcome {
 func (w *Writer) publish(r *Record, d Disposition, value []byte, models string) Outcome {
 	m := Message{Topic: w.Output, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value}
 	m.Headers = append(make([]Header, 0, len(r.Headers)+4), r.Headers...)
-	source := sourceOf(r)
-	m.Headers = append(m.Headers, Header{HeaderSource, []byte(source)}, Header{HeaderID, []byte(source + "#0")})
+	m.Headers = append(m.Headers, origin(r)...)
 	if models != "" {
 		m.Headers = append(m.Headers, Header{HeaderModel, []byte(models)}, Header{HeaderRevision, []byte("1")})
 	}
@@ -157,10 +170,10 @@ func errorHeaders(r *Record, f *Fault, attempts int) []Header {
 	if f.Err != nil {
 		text = f.Err.Error()
 	}
-	source := sourceOf(r)
+	of := origin(r)
 	return []Header{
-		{HeaderSource, []byte(source)},
-		{HeaderID, []byte(source + "#0")},
+		of[0],
+		of[1],
 		{HeaderErrorStage, []byte(f.Stage)},
 		{HeaderErrorKind, []byte(f.Kind)},
 		{HeaderErrorReason, []byte(f.Reason)},
@@ -172,8 +185,15 @@ func errorHeaders(r *Record, f *Fault, attempts int) []Header {
 	}
 }
 
-func sourceOf(r *Record) string {
-	return r.Topic + "/" + strconv.Itoa(int(r.Partition)) + "/" + strconv.FormatInt(r.Offset, 10)
+// origin is the headers that say which record a message was made of, and its id.
+func origin(r *Record) []Header {
+	id := make([]byte, 0, len(r.Topic)+32)
+	id = append(append(id, r.Topic...), '/')
+	id = append(strconv.AppendInt(id, int64(r.Partition), 10), '/')
+	id = strconv.AppendInt(id, r.Offset, 10)
+	source := id[:len(id):len(id)]
+	id = append(id, "#0"...)
+	return []Header{{HeaderSource, source}, {HeaderID, id}}
 }
 
 func tags(models []ClassifierModel) string {

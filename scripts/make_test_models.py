@@ -52,6 +52,9 @@ def tiny():
             for precision in ("fp32", "int8"):
                 plan = graph.Plan(layout, precision, ranges if precision == "int8" else {})
                 save(graph.build(e, task, labels, plan), OUT / f"tiny_{layout}_{short}_{precision}.onnx")
+        for precision in ("fp32", "int8"):
+            plan = graph.Plan("padded", precision, ranges if precision == "int8" else {}, ops="standard")
+            save(graph.build(e, task, labels, plan), OUT / f"tiny_standard_{short}_{precision}.onnx")
 
 
 class Toy:

@@ -4,6 +4,8 @@
 #   scripts/native.sh tokenizers            builds libtokenizers.a, prints the directory it is in
 #   scripts/native.sh onnxruntime [ARCH]    fetches libonnxruntime.so.1 and its licences, prints its path
 #                                           ARCH: amd64 or arm64; default: this machine's
+#   scripts/native.sh openvino              fetches an ONNX Runtime with the OpenVINO provider (amd64, 81 MB), prints the path
+#                                           of its libonnxruntime.so.1: for SLUICE_ONNXRUNTIME where device: openvino is used
 #   scripts/native.sh test                  runs the tests of the crate that libtokenizers.a is built from
 #   scripts/native.sh env                   builds and fetches, prints the exports that `go build` and `go test` need:
 #                                           eval "$(scripts/native.sh env)"
@@ -160,6 +162,55 @@ PY
 	echo "$library"
 }
 
+# The wheel's libraries stay together: the provider finds OpenVINO and its plugins beside itself. Plugins for GPUs and NPUs
+# and the copies that are symbolic links elsewhere are left out.
+openvino() {
+	local pins=$root/scripts/onnxruntime-openvino.lock dir library
+	[ "$(this_arch)" = amd64 ] || die "OpenVINO is pinned for amd64 only; leave out device: openvino on $(this_arch)"
+	dir=$build/onnxruntime-openvino-$(sha256sum "$pins" | cut -c1-12)
+	library=$dir/libonnxruntime.so.1
+	if [ ! -f "$library" ]; then exclusively; fi
+	if [ ! -f "$library" ]; then # still not, now that no other run is fetching it
+		scratch
+		need python3 "apt-get install python3 python3-pip python3-venv"
+		python3 -m pip --version >/dev/null 2>&1 || die "python3 has no pip; apt-get install python3-pip python3-venv"
+		say "downloading $(grep -o '^onnxruntime-openvino==[0-9.]*' "$pins") (81 MB, once)"
+		python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+			--implementation cp --python-version 3.11 --platform manylinux_2_28_x86_64 \
+			--dest "$work/wheel" -r "$pins" >&2 ||
+			die "pip could not download the wheel that $pins pins: see its message above; it needs PyPI (or a configured mirror)"
+		mkdir "$work/openvino"
+		python3 - "$work/wheel" "$work/openvino" <<'PY' || die "the wheel could not be unpacked: see the message above"
+import glob, os, re, shutil, sys, zipfile
+
+wheels, to = glob.glob(sys.argv[1] + "/onnxruntime_openvino-*.whl"), sys.argv[2]
+assert len(wheels) == 1, f"expected one wheel, found {wheels}"
+rename = [
+    (r"onnxruntime/capi/libonnxruntime\.so\.\d[\d.]*", "libonnxruntime.so.1"),
+    (r"onnxruntime/capi/(libonnxruntime_providers_(?:openvino|shared)\.so)", r"\1"),
+    (r"onnxruntime/capi/(libopenvino(?:_onnx_frontend)?\.so\.\d{4})", r"\1"),
+    (r"onnxruntime/capi/(libopenvino_intel_cpu_plugin\.so|libtbb\.so\.12|libtbbmalloc\.so)", r"\1"),
+    (r"onnxruntime/LICENSE", "onnxruntime.LICENSE"),
+    (r"onnxruntime/ThirdPartyNotices\.txt", "onnxruntime.ThirdPartyNotices.txt"),
+]
+with zipfile.ZipFile(wheels[0]) as z:
+    found = set()
+    for member in z.namelist():
+        for pattern, name in rename:
+            if re.fullmatch(pattern, member):
+                found.add(pattern)
+                with z.open(member) as src, open(os.path.join(to, re.sub(pattern, name, member)), "wb") as dst:
+                    shutil.copyfileobj(src, dst)
+missing = [pattern for pattern, _ in rename if pattern not in found]
+assert not missing, f"not in the wheel: {missing}"
+PY
+		rm -rf "$dir"
+		mv -T "$work/openvino" "$dir"
+		say "fetched ${library#"$root/"}"
+	fi
+	echo "$library"
+}
+
 this_arch() {
 	case $(uname -m) in
 	x86_64) echo amd64 ;;
@@ -184,6 +235,7 @@ case "$#:${1-}" in
 1:tokenizers) tokenizers ;;
 1:onnxruntime) onnxruntime "$(this_arch)" ;;
 2:onnxruntime) onnxruntime "$2" ;;
+1:openvino) openvino ;;
 1:test) crate_tests ;;
 1:env) env_exports ;;
 *) usage ;;

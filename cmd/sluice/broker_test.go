@@ -45,13 +45,20 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 		}
 		input = append(input, &kgo.Record{Topic: topics[0], Key: []byte(strconv.Itoa(i)), Value: []byte(value)})
 	}
-	if err := client.ProduceSync(t.Context(), input...).FirstErr(); err != nil {
-		t.Fatal(err)
+	// There are always records ahead of the next kill, however fast the machine is.
+	produced := 0
+	produce := func(n int) {
+		n = min(n, records-produced)
+		if err := client.ProduceSync(t.Context(), input[produced:produced+n]...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		produced += n
 	}
+	produce(3 * every)
 
 	config := runConfig(t, address, dir)
 	start := func(instance string) *worker {
-		return startWorker(t, "-c", config, "--kafka.instance_id="+instance, "--kafka.commit_interval=20ms", "--limits.partition.records=100")
+		return startWorker(t, "-c", config, "--kafka.instance_id="+instance, "--kafka.commit_interval=20ms", "--limits.partition.records=100", "--batch_tokens=256")
 	}
 	workers := []*worker{start("w-0"), start("w-1")}
 
@@ -90,6 +97,10 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 			<-workers[w].done
 			killed++
 			workers[w] = start(fmt.Sprintf("w-%d", w))
+			produce(every)
+			if killed == kills {
+				produce(records)
+			}
 		}
 	}
 	for _, w := range workers {

@@ -73,6 +73,7 @@ func (l *loader) check(s *Settings) {
 	l.checkInput(s)
 	l.checkModels(s)
 	l.checkBounds(s)
+	l.checkUrgent(s)
 	if s.Server.Listen != "off" {
 		l.checkAddress("server.listen", s.Server.Listen, "127.0.0.1:9464, or off")
 	}
@@ -276,8 +277,17 @@ func (l *loader) checkModels(s *Settings) {
 				}
 			}
 		}
+		if m.Student == "" && l.given(at("student_threshold")) {
+			l.between([]string{at("student_threshold"), at("student")}, "has no effect without a student; give student, the directory of a smaller model, or remove it")
+		}
+		if m.StudentThreshold <= 0 || m.StudentThreshold > 1 {
+			l.about(at("student_threshold"), "%v is out of range; above 0, at most 1", m.StudentThreshold)
+		}
+		if m.Student != "" && m.Student == m.Path {
+			l.between([]string{at("student"), at("path")}, "is the model itself; give a smaller one, or remove it")
+		}
 		if m.Device == "cpu" && l.given(at("device_fallback")) {
-			l.between([]string{at("device_fallback"), at("device")}, "has no effect with device: cpu; set device: cuda, or remove device_fallback")
+			l.between([]string{at("device_fallback"), at("device")}, "has no effect with device: cpu; set device: cuda or openvino, or remove device_fallback")
 		}
 	}
 }
@@ -307,13 +317,35 @@ func (l *loader) checkBounds(s *Settings) {
 	if s.Runners < 0 || s.Runners > 1024 {
 		l.about("runners", "%d is out of range; between 1 and 1024, or 0 for the number of CPUs", s.Runners)
 	}
-	if s.BatchTokens < 1 {
-		l.about("batch_tokens", "must be at least 1")
+	if s.BatchTokens < 0 {
+		l.about("batch_tokens", "must be at least 1, or 0 to have it measured")
 	}
 	if s.BatchTokens > t.Tokens {
 		l.between([]string{"batch_tokens", "limits.total.tokens"}, "%d is more than limits.total.tokens (%d), so no batch would ever be full; lower batch_tokens, or raise the limit", s.BatchTokens, t.Tokens)
 	}
+	if s.Deadline < 0 {
+		l.about("deadline", "must not be negative")
+	}
+	if s.Cache.MaxBytes != 0 && (s.Cache.MaxBytes < 1<<16 || s.Cache.MaxBytes > 1<<40) {
+		l.about("cache.max_bytes", "%s is out of range; between 64KiB and 1TiB, or 0 for no cache", s.Cache.MaxBytes)
+	}
 	if s.RunTimeout < 10*time.Millisecond {
 		l.about("run_timeout", "%s is too short for a batch; write for example 30s", shortDuration(s.RunTimeout))
+	}
+}
+
+func (l *loader) checkUrgent(s *Settings) {
+	for _, t := range s.Urgent.Topics {
+		if len(s.Input.Topics) > 0 && !slices.Contains(s.Input.Topics, t) {
+			l.between([]string{"urgent.topics", "input.topics"}, "%q is not among input.topics, so nothing of it is read%s", t, didYouMean(t, s.Input.Topics))
+		}
+	}
+	if strings.HasPrefix(s.Urgent.Header, "=") {
+		l.about("urgent.header", "%q names no header; write for example priority=high", s.Urgent.Header)
+	}
+	if s.Urgent.When != "" {
+		if _, err := pipeline.ParseRule(s.Urgent.When); err != nil {
+			l.about("urgent.when", "%v", err)
+		}
 	}
 }

@@ -70,7 +70,7 @@ code 1 at the end.`,
 	describe(fs, "field", envClassify+"FIELD", "verdict")
 	fs.IntVar(&o.runners, "runners", 0, "`N` threads that run models; 0: as many as CPUs may be used")
 	describe(fs, "runners", envClassify+"RUNNERS", "2")
-	fs.StringVar(&o.shape.Device, "device", o.shape.Device, "where models run: `cpu|cuda`")
+	fs.StringVar(&o.shape.Device, "device", o.shape.Device, "where models run: `cpu|cuda|openvino`")
 	describe(fs, "device", envClassify+"DEVICE", "cuda")
 	fs.StringVar(&o.shape.Aggregation, "aggregation", o.shape.Aggregation, "how tokens become entities: `none|simple|first|average|max`")
 	describe(fs, "aggregation", envClassify+"AGGREGATION", "first")
@@ -146,7 +146,7 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	metrics := pipeline.NewMetrics(prometheus.NewRegistry())
 	var stage *pipeline.Stage // set before the engine gets its first row
 	engine, err := newEngine(models, false, pipeline.EngineOptions{
-		Runners: runnersOf(s.Runners), BatchTokens: s.BatchTokens, Timeout: s.RunTimeout, Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
+		Runners: runnersOf(s.Runners), BatchTokens: pipeline.DefaultBatchTokens, Timeout: s.RunTimeout, Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
 	})
 	if err != nil {
 		return err
@@ -156,7 +156,10 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	p := &lineProcessor{format: o.format, bad: pipeline.Writer{DeadLetters: linesBad}}
 	for _, format := range []pipeline.Format{pipeline.JSON, pipeline.Text} {
 		s.Input.Format = string(format)
-		c, _ := newClassifier(models, engine, s, nil, metrics)
+		c, _, err := newClassifier(models, engine, s, nil, metrics)
+		if err != nil {
+			return err
+		}
 		defer c.Close()
 		if format == pipeline.JSON {
 			p.json = c

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -106,7 +108,7 @@ func needModel(t *testing.T, name string) string {
 }
 
 func TestHelpShowsFlagEnvironmentDefaultAndExample(t *testing.T) {
-	for _, name := range []string{"", "run", "demo", "classify", "validate", "models", "models verify", "health", "version"} {
+	for _, name := range []string{"", "run", "demo", "classify", "validate", "models", "models verify", "bench", "bench topics", "bench engine", "bench scale", "bench size", "health", "version"} {
 		t.Run("sluice "+name, func(t *testing.T) {
 			r := finish(t, sluice(t, append(strings.Fields(name), "--help")...))
 			if r.code != 0 || r.err != "" {
@@ -195,7 +197,8 @@ func TestAFlagCanComeFromTheEnvironment(t *testing.T) {
 func TestEveryFlagHasItsVariableDeclared(t *testing.T) {
 	root, _ := newRoot()
 	declared := map[string]bool{envOnnx: true}
-	for _, c := range root.Commands() {
+	var visit func(*cobra.Command)
+	visit = func(c *cobra.Command) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			for _, env := range f.Annotations[annotationEnv] {
 				if env != envName("server.listen") { // a configuration key, which health follows
@@ -203,7 +206,11 @@ func TestEveryFlagHasItsVariableDeclared(t *testing.T) {
 				}
 			}
 		})
+		for _, sub := range c.Commands() {
+			visit(sub)
+		}
 	}
+	visit(root)
 	if d := cmp.Diff(commandEnv, declared); d != "" {
 		t.Error(d)
 	}
@@ -600,6 +607,101 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	}()
 	if code := w.exit(t); code != 1 || !strings.Contains(w.logs(), "second signal") {
 		t.Errorf("exit code %d\n%s", code, w.logs())
+	}
+}
+
+// editConfig replaces parts of a configuration file.
+func editConfig(t *testing.T, file string, replace ...string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited := strings.NewReplacer(replace...).Replace(string(text))
+	if edited == string(text) {
+		t.Fatalf("nothing to replace in\n%s", text)
+	}
+	if err := os.WriteFile(file, []byte(edited), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The engine's options together, as a user sees them: a sure student decides, the full model the rest, the cache repeats,
+// and what is urgent is counted.
+func TestStudentCacheAndUrgentRecords(t *testing.T) {
+	dir := needModel(t, "sentiment")
+	address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")
+	file := runConfig(t, address, dir)
+	editConfig(t, file, "name: sentiment,", "name: sentiment, student: "+needModel(t, "sentiment-tiny")+", student_threshold: 0.9,",
+		"server:", "cache: {max_bytes: 1MiB}\nurgent: {when: 'field(\"vip\") == true'}\nserver:")
+	if r := finish(t, sluice(t, "validate", "-c", file)); r.code != 0 || !strings.Contains(r.out, "ok       model sentiment-student: sentiment-student@") {
+		t.Fatalf("validate: %+v", r)
+	}
+	w := startWorker(t, "-c", file)
+	w.waitReady(t)
+	routes := func(want int) map[string]string { // by id
+		out := map[string]string{}
+		for _, r := range consume(t, address, want, "review_analysis") {
+			var v struct {
+				ID        int
+				Inference struct {
+					Sentiment struct{ Label, Route, Model string }
+				}
+			}
+			if err := json.Unmarshal(r.Value, &v); err != nil {
+				t.Fatalf("%s: %v", r.Value, err)
+			}
+			tag, _, _ := strings.Cut(v.Inference.Sentiment.Model, "@")
+			out[strconv.Itoa(v.ID)] = v.Inference.Sentiment.Label + " " + v.Inference.Sentiment.Route + " " + tag
+		}
+		return out
+	}
+	produce(t, address, `{"id":1,"text":"What a wonderful, charming and moving film!","vip":true}`, `{"id":2,"text":"The film is a film, more or less, somewhat not."}`)
+	first := routes(2)
+	if first["1"] != "POSITIVE student sentiment-student" || !strings.HasSuffix(first["2"], " model sentiment") {
+		t.Fatalf("a clear and an unclear text went %v", first)
+	}
+	produce(t, address, `{"id":3,"text":"What a wonderful, charming and moving film!"}`, `{"id":4,"text":"The film is a film, more or less, somewhat not."}`)
+	second := routes(4)
+	if second["3"] != "POSITIVE cache sentiment-student" || second["4"] != strings.Replace(first["2"], "model ", "cache ", 1) {
+		t.Errorf("the same texts again went %v", second)
+	}
+	_, metrics := w.get(t, "/metrics")
+	for _, want := range []string{
+		`sluice_student_verdicts_total{model="sentiment",result="final"} 2`, `sluice_student_verdicts_total{model="sentiment",result="unsure"} 2`,
+		`sluice_cache_hits_total{model="sentiment"} 1`, `sluice_cache_hits_total{model="sentiment-student"} 2`, "sluice_urgent_records_total 1", "sluice_cache_bytes ",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("/metrics does not have %s", want)
+		}
+	}
+	_, page := w.get(t, "/status")
+	var status statusPage
+	if err := json.Unmarshal([]byte(page), &status); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range status.Models {
+		if m.BatchTokens < 32 || len(m.BatchMeasured) < 5 {
+			t.Errorf("/status: model %s has a token budget of %d, measured %v", m.Name, m.BatchTokens, m.BatchMeasured)
+		}
+	}
+}
+
+func TestAStudentMustDecideTheSameQuestion(t *testing.T) {
+	address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")
+	for _, c := range []struct{ model, student, want string }{
+		{"sentiment", "toxicity", "a student must have the same"},
+		{"ner", "sentiment-tiny", "a student can stand before a text-classification model only"},
+		{"sentiment", "ner", "a student must have the same"},
+		{"toxicity", "sentiment-tiny", "no single score says how sure a student is"},
+	} {
+		file := runConfig(t, address, needModel(t, c.model))
+		editConfig(t, file, "name: sentiment,", "name: sentiment, student: "+needModel(t, c.student)+",")
+		for _, command := range []string{"validate", "run"} {
+			if r := finish(t, sluice(t, command, "-c", file)); r.code != 2 || !strings.Contains(r.out+r.err, c.want) {
+				t.Errorf("%s of %s before %s: %+v", command, c.student, c.model, r)
+			}
+		}
 	}
 }
 

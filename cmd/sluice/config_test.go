@@ -91,7 +91,7 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml:10: run_timeout: 30 has no unit; write for example 30s or 30ms`,
 			`c.yaml:11: log.level: "loud" is not one of debug, info, warn, error`,
 			`c.yaml:11: log.format: must be one value (text), not a list; write for example json`,
-			`c.yaml:12: server: must hold keys (listen), not the value "9464"`,
+			`c.yaml:12: server: must hold keys (listen, pprof), not the value "9464"`,
 			`c.yaml:13: limits.total.bytes: "3 apples" is not a size; write for example 65536, 64KiB or 1MiB`,
 		}},
 		{"a choice with a slip", strings.Replace(minimal, "group: reviews", "group: reviews\n  guarantee: exactly_once", 1), []string{
@@ -146,7 +146,23 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		}},
 		{"options without effect", strings.Replace(minimal, "path: models/sentiment", "path: m, stride: 3, device_fallback: cpu", 1), []string{
 			`c.yaml:6: models[0].stride: has no effect with long_text: truncate; set long_text: window, or remove stride`,
-			`c.yaml:6: models[0].device_fallback: has no effect with device: cpu; set device: cuda, or remove device_fallback`,
+			`c.yaml:6: models[0].device_fallback: has no effect with device: cpu; set device: cuda or openvino, or remove device_fallback`,
+		}},
+		{"an urgent topic that is not read", minimal + "urgent: {topics: [customer_review], header: \"=high\"}\n", []string{
+			`c.yaml:9: urgent.topics: "customer_review" is not among input.topics, so nothing of it is read; did you mean customer_reviews?`,
+			`c.yaml:9: urgent.header: "=high" names no header; write for example priority=high`,
+		}},
+		{"a rule with a slip", minimal + "urgent: {when: 'txt contains \"outage\"'}\n", []string{
+			`c.yaml:9: urgent.when: column 1: unknown name txt; a rule may use topic, partition, key, headers["name"], text, bytes, field("path") and number("path"), and must be true or false`,
+		}},
+		{"a threshold without a student", strings.Replace(minimal, "path: models/sentiment", "path: m, student_threshold: 0.9", 1), []string{
+			`c.yaml:6: models[0].student_threshold: has no effect without a student; give student, the directory of a smaller model, or remove it`,
+		}},
+		{"a threshold that is no score", strings.Replace(minimal, "path: models/sentiment", "path: m, student: s, student_threshold: 97", 1), []string{
+			`c.yaml:6: models[0].student_threshold: 97 is out of range; above 0, at most 1`,
+		}},
+		{"a cache too small to hold anything", minimal + "cache: {max_bytes: 100}\n", []string{
+			`c.yaml:9: cache.max_bytes: 100B is out of range; between 64KiB and 1TiB, or 0 for no cache`,
 		}},
 		{"two models of one name", strings.Replace(minimal, "}\noutput", "}\n  - {name: sentiment, path: other}\noutput", 1), []string{
 			`c.yaml:7: models[1].name: "sentiment" is also the name of models[0]; names must differ`,

@@ -19,6 +19,7 @@ const (
 	envOnnx       = "SLUICE_ONNXRUNTIME"
 	envDemo       = "SLUICE_DEMO_"
 	envClassify   = "SLUICE_CLASSIFY_"
+	envBench      = "SLUICE_BENCH_"
 	annotationEnv = "env"
 	annotationEx  = "example"
 )
@@ -30,6 +31,14 @@ var commandEnv = map[string]bool{
 	envClassify + "FORMAT": true, envClassify + "TEXT": true, envClassify + "FIELD": true, envClassify + "RUNNERS": true,
 	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify + "SCORES": true,
 	envClassify + "DEVICE": true,
+	envBench + "PROFILE":   true, envBench + "TEXTS": true, envBench + "DUPLICATES": true, envBench + "POISON": true, envBench + "ARRIVALS": true,
+	envBench + "SEED": true, envBench + "RATE": true, envBench + "START": true, envBench + "STEPS": true, envBench + "SECONDS": true,
+	envBench + "SEARCH_SECONDS": true, envBench + "WARMUP": true, envBench + "PATIENCE": true, envBench + "JSON": true, envBench + "HTML": true,
+	envBench + "PARTITIONS": true, envBench + "GUARANTEE": true, envBench + "BROKERS": true, envBench + "INPUT": true, envBench + "OUTPUT": true,
+	envBench + "DEAD_LETTER": true, envBench + "FORMAT": true, envBench + "TEXT_FIELD": true, envBench + "PID": true, envBench + "METRICS": true,
+	envBench + "SYSTEM": true, envBench + "FIND": true, envBench + "RUNNERS": true, envBench + "BATCH_TOKENS": true, envBench + "WINDOW": true,
+	envBench + "ROUNDS": true, envBench + "WORKERS": true, envBench + "TOKENS": true, envBench + "PER_CORE": true, envBench + "EFFICIENCY": true,
+	envBench + "UTILIZATION": true, envBench + "CORES_PER_WORKER": true, envBench + "WORKER_ARGS": true,
 }
 
 // describe says which environment variable gives a flag, and shows an example.

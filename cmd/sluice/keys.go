@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -29,13 +30,14 @@ const (
 	kindString kind = iota
 	kindStrings
 	kindInt
+	kindFloat
 	kindBool
 	kindDuration
 	kindBytes
 )
 
 func (k kind) String() string {
-	return [...]string{"text", "list", "number", "true|false", "duration", "size"}[k]
+	return [...]string{"text", "list", "number", "fraction", "true|false", "duration", "size"}[k]
 }
 
 const modelsPrefix = "models[]."
@@ -80,6 +82,8 @@ func kindOf(t reflect.Type) kind {
 		return kindStrings
 	case reflect.TypeFor[int]():
 		return kindInt
+	case reflect.TypeFor[float64]():
+		return kindFloat
 	case reflect.TypeFor[bool]():
 		return kindBool
 	case reflect.TypeFor[time.Duration]():
@@ -134,6 +138,12 @@ func (k key) parseScalar(s string) (any, error) {
 			return nil, fmt.Errorf("%q is not a whole number; write for example %s", s, k.example)
 		}
 		return n, nil
+	case kindFloat:
+		x, err := strconv.ParseFloat(s, 64)
+		if err != nil || math.IsNaN(x) || math.IsInf(x, 0) {
+			return nil, fmt.Errorf("%q is not a number; write for example %s", s, k.example)
+		}
+		return x, nil
 	case kindBool:
 		switch s {
 		case "true":

@@ -82,6 +82,8 @@ func (c *loaded) idle(path string) bool {
 	switch m := c.Models[i]; name {
 	case "stride", "window_merge":
 		return m.LongText == "truncate"
+	case "student_threshold":
+		return m.Student == ""
 	case "device_fallback":
 		return m.Device == "cpu"
 	}

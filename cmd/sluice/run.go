@@ -91,9 +91,9 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 	reg.MustRegister(collectors.NewBuildInfoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
 	metrics := pipeline.NewMetrics(reg)
 	runners := runnersOf(s.Runners)
-	srv, err := startServer(s.Server.Listen, reg, o.problems, statusPage{
+	srv, err := startServer(s.Server, reg, o.problems, statusPage{
 		Version: ownVersion(), Started: began, Group: s.Kafka.Group, InstanceID: s.Kafka.InstanceID, Guarantee: s.Kafka.Guarantee,
-		Inputs: s.Input.Topics, Output: s.Output.Topic, DeadLetter: s.DeadLetter.Topic, Runners: runners, BatchTokens: s.BatchTokens,
+		Inputs: s.Input.Topics, Output: s.Output.Topic, DeadLetter: s.DeadLetter.Topic, Runners: runners,
 	})
 	if err != nil {
 		return err
@@ -116,9 +116,9 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 		return err
 	}
 	defer closeModels(models)
-	pages := make([]modelPage, len(models))
-	for i, m := range models {
-		pages[i] = m.page()
+	var pages []modelPage
+	for i, m := range withStudents(models) {
+		pages = append(pages, m.page())
 		o.log.Info("model loaded", "name", m.settings.Name, "model", m.tag(), "task", m.model.Task, "provider", m.session.Provider(), "layout", m.model.Layout)
 		for _, w := range pages[i].Warnings {
 			o.log.Warn("model "+m.settings.Name, "warning", w)
@@ -129,7 +129,8 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 	var stage *pipeline.Stage // set before the engine gets its first row
 	end := o.steps.begin("warming up")
 	engine, err := newEngine(models, true, pipeline.EngineOptions{
-		Runners: runners, BatchTokens: s.BatchTokens, Timeout: s.RunTimeout, Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
+		Runners: runners, BatchTokens: s.BatchTokens, Deadline: s.Deadline, CacheBytes: int(s.Cache.MaxBytes), Timeout: s.RunTimeout,
+		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
 	})
 	end()
 	if err != nil && ctx.Err() != nil {
@@ -139,6 +140,11 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 		return err
 	}
 	defer engine.Close()
+	for i, b := range engine.Budgets() {
+		pages[i].BatchTokens = b.Tokens
+		pages[i].BatchMeasured = b.Curve
+		o.log.Info("token budget of a batch", "model", b.Model, "tokens", b.Tokens, "measured", b.Curve != nil)
+	}
 
 	kc.Logger, kc.Observer = o.log, observe(metrics)
 	client, err := kafka.New(kc)
@@ -146,14 +152,17 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 		return &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
 	}
 	defer client.Close()
-	classifier, writer := newClassifier(models, engine, s, client.MaxMessageBytes, metrics)
+	classifier, writer, err := newClassifier(models, engine, s, client.MaxMessageBytes, metrics)
+	if err != nil {
+		return err
+	}
 	defer classifier.Close()
 	stage = pipeline.NewStage(classifier, client, pipeline.StageOptions{
-		Limits: limitsOf(s.Limits), CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Metrics: metrics, Logger: o.log,
+		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Metrics: metrics, Logger: o.log,
 	})
 	reg.MustRegister(stage)
 	srv.serve(stage.Status, func(p *statusPage) { p.Models, p.OnnxRuntime = pages, ort.Version() })
-	o.log.Info("ready to join the group", "runners", runners, "batch_tokens", engine.BatchTokens(), "after", time.Since(began).Round(time.Millisecond))
+	o.log.Info("ready to join the group", "runners", runners, "after", time.Since(began).Round(time.Millisecond))
 	if o.started != nil {
 		o.started(&runningWorker{stage: stage, models: pages, server: srv})
 	}

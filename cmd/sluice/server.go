@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"sync"
 	"syscall"
 	"time"
@@ -24,6 +25,7 @@ import (
 //	/healthz  200 while the process works
 //	/readyz   200 when models are warm and partitions are assigned; otherwise 503 and a sentence that says why not
 //	/status   what runs, with which models, on which partitions, as JSON
+//	/debug/pprof/  Go's profiles, where server.pprof is set
 type server struct {
 	http *http.Server
 	ln   net.Listener
@@ -49,7 +51,6 @@ type statusPage struct {
 	Output      string           `json:"output"`
 	DeadLetter  string           `json:"dead_letter"`
 	Runners     int              `json:"runners"`
-	BatchTokens int              `json:"batch_tokens"`
 	OnnxRuntime string           `json:"onnxruntime"`
 	Models      []modelPage      `json:"models"`
 	Stage       *pipeline.Status `json:"stage,omitempty"`
@@ -58,22 +59,25 @@ type statusPage struct {
 
 // modelPage is one loaded model in /status.
 type modelPage struct {
-	Name      string   `json:"name"`
-	Field     string   `json:"field"`
-	Model     string   `json:"model"` // as verdicts name it
-	Digest    string   `json:"digest"`
-	Task      string   `json:"task"`
-	Labels    []string `json:"labels"`
-	MaxTokens int      `json:"max_tokens"`
-	Layout    string   `json:"layout"`
-	Precision string   `json:"precision"`
-	Provider  string   `json:"provider"`
-	Directory string   `json:"directory"`
-	Warnings  []string `json:"warnings,omitempty"`
+	Name          string                 `json:"name"`
+	Field         string                 `json:"field"`
+	Model         string                 `json:"model"` // as verdicts name it
+	Digest        string                 `json:"digest"`
+	Task          string                 `json:"task"`
+	Labels        []string               `json:"labels"`
+	MaxTokens     int                    `json:"max_tokens"`
+	Layout        string                 `json:"layout"`
+	Precision     string                 `json:"precision"`
+	Provider      string                 `json:"provider"`
+	BatchTokens   int                    `json:"batch_tokens"`                    // token budget of one run
+	BatchMeasured []pipeline.BudgetPoint `json:"batch_tokens_measured,omitempty"` // what it was chosen from
+	Directory     string                 `json:"directory"`
+	Warnings      []string               `json:"warnings,omitempty"`
 }
 
 // startServer listens and serves. address "off" gives a server that answers nobody.
-func startServer(address string, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server, error) {
+func startServer(o ServerSettings, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server, error) {
+	address := o.Listen
 	s := &server{phase: "starting", status: page, done: make(chan struct{})}
 	if address == "off" {
 		close(s.done)
@@ -104,6 +108,11 @@ func startServer(address string, reg *prometheus.Registry, problems *problemLog,
 			slog.Debug("status: the client went away", "error", err)
 		}
 	})
+	if o.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "sluice "+page.Version+"\n\n/metrics\n/healthz\n/readyz\n/status")
 	})

@@ -27,8 +27,11 @@ type Settings struct {
 	DeadLetter  DeadLetterSettings `koanf:"dead_letter"`
 	Limits      LimitSettings      `koanf:"limits"`
 	Runners     int                `koanf:"runners" doc:"threads that run models, each on its own core; 0: as many as the container has CPUs" example:"4"`
-	BatchTokens int                `koanf:"batch_tokens" doc:"most tokens in one batch; a runner takes what waits, it never waits for a batch to fill" example:"512"`
+	BatchTokens int                `koanf:"batch_tokens" doc:"most tokens in one batch; 0: each model's is measured at the start. A runner takes what waits, it never waits for a batch to fill" example:"128"`
 	RunTimeout  time.Duration      `koanf:"run_timeout" doc:"longest a model may compute on one batch; then the batch is stopped and halved" example:"30s"`
+	Deadline    time.Duration      `koanf:"deadline" doc:"how soon after its timestamp a record should be judged: the one with the least time left goes first; 0: in order of arrival" example:"500ms"`
+	Urgent      UrgentSettings     `koanf:"urgent"`
+	Cache       CacheSettings      `koanf:"cache"`
 	Server      ServerSettings     `koanf:"server"`
 	Log         LogSettings        `koanf:"log"`
 }
@@ -89,16 +92,18 @@ type InputSettings struct {
 
 // ModelSettings are one model directory and how its verdicts are made.
 type ModelSettings struct {
-	Name           string `koanf:"name" need:"yes" doc:"name of the model in verdicts, metrics and /status" example:"sentiment"`
-	Path           string `koanf:"path" need:"yes" path:"yes" doc:"model directory" example:"models/sentiment"`
-	Field          string `koanf:"field" doc:"member of the output field that takes the verdict; empty: the name" example:"entities"`
-	Device         string `koanf:"device" oneof:"cpu,cuda" doc:"where the model runs" example:"cuda"`
-	DeviceFallback string `koanf:"device_fallback" oneof:"fail,cpu" doc:"what to do where the device is missing: refuse to start, or run on the CPU and say so" example:"cpu"`
-	Aggregation    string `koanf:"aggregation" oneof:"none,simple,first,average,max" doc:"how tokens become entities (token-classification), as Hugging Face's aggregation_strategy" example:"first"`
-	LongText       string `koanf:"long_text" oneof:"truncate,window" doc:"texts longer than the model: cut off and flag, or read in overlapping windows" example:"window"`
-	Stride         int    `koanf:"stride" doc:"tokens that neighbouring windows share" example:"64"`
-	WindowMerge    string `koanf:"window_merge" oneof:"mean,max" doc:"how the scores of windows become one (text-classification)" example:"max"`
-	Scores         string `koanf:"scores" oneof:"top,all" doc:"top: the best label; all: every label with its score" example:"all"`
+	Name             string  `koanf:"name" need:"yes" doc:"name of the model in verdicts, metrics and /status" example:"sentiment"`
+	Path             string  `koanf:"path" need:"yes" path:"yes" doc:"model directory" example:"models/sentiment"`
+	Field            string  `koanf:"field" doc:"member of the output field that takes the verdict; empty: the name" example:"entities"`
+	Device           string  `koanf:"device" oneof:"cpu,cuda,openvino" doc:"where the model runs" example:"cuda"`
+	DeviceFallback   string  `koanf:"device_fallback" oneof:"fail,cpu" doc:"what to do where the device is missing: refuse to start, or run on the CPU and say so" example:"cpu"`
+	Aggregation      string  `koanf:"aggregation" oneof:"none,simple,first,average,max" doc:"how tokens become entities (token-classification), as Hugging Face's aggregation_strategy" example:"first"`
+	LongText         string  `koanf:"long_text" oneof:"truncate,window" doc:"texts longer than the model: cut off and flag, or read in overlapping windows" example:"window"`
+	Stride           int     `koanf:"stride" doc:"tokens that neighbouring windows share" example:"64"`
+	WindowMerge      string  `koanf:"window_merge" oneof:"mean,max" doc:"how the scores of windows become one (text-classification)" example:"max"`
+	Student          string  `koanf:"student" path:"yes" doc:"directory of a smaller model with the same labels that is asked first (text-classification)" example:"models/sentiment-tiny"`
+	StudentThreshold float64 `koanf:"student_threshold" doc:"score from which the student's verdict is final; below, the full model decides" example:"0.97"`
+	Scores           string  `koanf:"scores" oneof:"top,all" doc:"top: the best label; all: every label with its score" example:"all"`
 }
 
 // VerdictField is the member of the output field that takes this model's verdict.
@@ -133,9 +138,22 @@ type Limit struct {
 	Tokens  int   `koanf:"tokens" doc:"most tokens in flight" example:"200000"`
 }
 
+// UrgentSettings say which records go before others. Of four batches in a row at least one is for the others.
+type UrgentSettings struct {
+	Topics []string `koanf:"topics" doc:"input topics whose records go first; a backlog of other topics does not hold up their fetching" example:"incidents"`
+	Header string   `koanf:"header" doc:"header that makes a record urgent: name, or name=value" example:"priority=high"`
+	When   string   `koanf:"when" doc:"rule that makes a record urgent, over topic, key, headers, text, bytes, field(\"path\"), number(\"path\")" example:"number(\"priority\") > 7"`
+}
+
+// CacheSettings are the cache of results.
+type CacheSettings struct {
+	MaxBytes Bytes `koanf:"max_bytes" doc:"memory for results of texts seen before, by model and tokens; 0: no cache. An answer from it has route: cache" example:"64MiB"`
+}
+
 // ServerSettings are the HTTP endpoints /metrics, /healthz, /readyz and /status.
 type ServerSettings struct {
 	Listen string `koanf:"listen" doc:"address of /metrics, /healthz, /readyz and /status; \"off\": no server" example:"0.0.0.0:9464"`
+	Pprof  bool   `koanf:"pprof" doc:"serve Go's profiles under /debug/pprof/ too; for whoever may see what the process does" example:"true"`
 }
 
 // LogSettings say what is logged, to standard error. Payloads and secrets never are.
@@ -164,17 +182,16 @@ func defaultSettings() Settings {
 			Partition: Limit{Records: lim.PartitionRecords, Bytes: Bytes(lim.PartitionBytes), Tokens: lim.PartitionTokens},
 			Total:     Limit{Records: lim.TotalRecords, Bytes: Bytes(lim.TotalBytes), Tokens: lim.TotalTokens},
 		},
-		BatchTokens: pipeline.DefaultBatchTokens,
-		RunTimeout:  30 * time.Second,
-		Server:      ServerSettings{Listen: "127.0.0.1:9464"},
-		Log:         LogSettings{Level: "info", Format: "text"},
+		RunTimeout: 30 * time.Second,
+		Server:     ServerSettings{Listen: "127.0.0.1:9464"},
+		Log:        LogSettings{Level: "info", Format: "text"},
 	}
 }
 
 // defaultModel is what holds for every entry of models.
 func defaultModel() ModelSettings {
 	return ModelSettings{
-		Device: "cpu", DeviceFallback: "fail", Aggregation: "simple", LongText: "truncate", Stride: 64, WindowMerge: "mean", Scores: "top",
+		Device: "cpu", DeviceFallback: "fail", Aggregation: "simple", LongText: "truncate", Stride: 64, WindowMerge: "mean", Scores: "top", StudentThreshold: 0.95,
 	}
 }
 

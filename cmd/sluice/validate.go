@@ -68,10 +68,12 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 			report("", fmt.Errorf("%s: models[%d] (%s): %w", c.origins[fmt.Sprintf("models[%d].path", i)], i, s.Name, unfault(err)))
 			continue
 		}
-		p := models[0].page()
-		report(fmt.Sprintf("model %s: %s, %s, %s, %s, %d labels, on %s; self-test passed", p.Name, p.Model, p.Task, p.Layout, p.Precision, len(p.Labels), p.Provider), nil)
-		for _, text := range p.Warnings {
-			warn("model %s: %s", p.Name, text)
+		for _, m := range withStudents(models) {
+			p := m.page()
+			report(fmt.Sprintf("model %s: %s, %s, %s, %s, %d labels, on %s; self-test passed", p.Name, p.Model, p.Task, p.Layout, p.Precision, len(p.Labels), p.Provider), nil)
+			for _, text := range p.Warnings {
+				warn("model %s: %s", p.Name, text)
+			}
 		}
 		closeModels(models)
 	}

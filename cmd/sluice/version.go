@@ -6,7 +6,6 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -77,31 +76,12 @@ type cpuPage struct {
 	Int8     string   `json:"int8"` // what they mean for int8 models
 }
 
-// readCPU names the instructions that decide how fast models run, and says what they mean for int8 models.
-func readCPU() cpuPage {
-	p := cpuPage{Features: ort.CPUFeatures()}
-	has := func(names ...string) bool {
-		return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(p.Features, n) })
-	}
-	switch {
-	case has("amx-int8", "i8mm"):
-		p.Int8 = "fastest: the CPU multiplies matrices of 8-bit numbers (AMX, I8MM)"
-	case has("avxvnni", "avx512vnni", "dotprod"):
-		p.Int8 = "fast: the CPU adds up products of 8-bit numbers in one step (VNNI, dot product)"
-	case has("avx2"):
-		p.Int8 = "exact, but hardly faster than fp32: the CPU has no VNNI"
-	default:
-		p.Int8 = "slow: the CPU has neither AVX2 nor 8-bit dot products"
-	}
-	return p
-}
-
 func readVersion() versionPage {
 	p := versionPage{
 		Sluice: ownVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Kafka:      "kafka-go " + moduleVersion("github.com/segmentio/kafka-go"),
 		Tokenizers: "tokenizers " + hf.Version() + " (Rust), daulet/tokenizers " + moduleVersion("github.com/daulet/tokenizers"),
-		CPUs:       ort.DefaultRunners(), CPU: readCPU(),
+		CPUs:       ort.DefaultRunners(), CPU: cpuPage{Features: ort.CPUFeatures(), Int8: ort.Int8Speed()},
 	}
 	if err := initOnnxRuntime(); err != nil {
 		p.OnnxRuntime.Error = err.Error()

@@ -49,7 +49,8 @@ type loadedModel struct {
 	tokenizer tokenize.Tokenizer
 	judge     *model.Judge
 	session   *ort.Session
-	note      string // of the self-test, where there was nothing to test
+	student   *loadedModel // asked first; nil: none
+	note      string       // of the self-test, where there was nothing to test
 }
 
 // openModel reads, verifies, loads and self-tests one model.
@@ -96,6 +97,9 @@ func openModel(ctx context.Context, s ModelSettings, o ort.Options, st steps) (_
 }
 
 func (l *loadedModel) close() {
+	if l.student != nil {
+		l.student.close()
+	}
 	if l.session != nil {
 		l.session.Close()
 	}
@@ -142,7 +146,7 @@ func (l *loadedModel) probe() pipeline.Row {
 	return l.tokenizer.Encode([][]byte{[]byte("a")}, tokenize.Options{MaxTokens: l.model.MaxTokens})[0].Windows[0].IDs
 }
 
-// openModels opens every model of a configuration. The error joins those of all models; it is a configuration fault.
+// openModels opens every model of a configuration, students included, which stand behind the model that they belong to. The error joins those of all models; it is a configuration fault.
 func openModels(ctx context.Context, settings []ModelSettings, runners int, runTimeout time.Duration, st steps) ([]*loadedModel, error) {
 	if err := initOnnxRuntime(); err != nil {
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "onnxruntime", Err: err}
@@ -154,18 +158,60 @@ func openModels(ctx context.Context, settings []ModelSettings, runners int, runT
 			errs = append(errs, err)
 			break
 		}
-		m, err := openModel(ctx, s, ort.Options{Device: s.Device, DeviceFallback: s.DeviceFallback, Runners: runners, RunTimeout: runTimeout}, st)
+		o := ort.Options{Device: s.Device, DeviceFallback: s.DeviceFallback, Runners: runners, RunTimeout: runTimeout}
+		m, err := openModel(ctx, s, o, st)
 		if err != nil {
 			errs = append(errs, unfault(err))
 			continue
 		}
 		models = append(models, m)
+		if s.Student == "" {
+			continue
+		}
+		if m.student, err = openStudent(ctx, m, o, st); err != nil {
+			errs = append(errs, fmt.Errorf("student of model %s: %w", s.Name, unfault(err)))
+		}
 	}
 	if len(errs) > 0 {
 		closeModels(models)
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "model", Err: errors.Join(errs...)}
 	}
 	return models, nil
+}
+
+// openStudent opens the smaller model that is asked before m. It must decide the same question.
+func openStudent(ctx context.Context, m *loadedModel, o ort.Options, st steps) (*loadedModel, error) {
+	s := m.settings
+	s.Name, s.Path, s.Student = s.Name+"-student", s.Student, ""
+	student, err := openModel(ctx, s, o, st)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case m.model.Task != model.TextClassification:
+		err = fmt.Errorf("%s: a student can stand before a text-classification model only, and %s is for %s; remove student", s.Path, m.settings.Path, m.model.Task)
+	case m.model.Config.ProblemType == model.MultiLabel:
+		err = fmt.Errorf("%s: %s gives every label a score of its own, so no single score says how sure a student is; remove student", s.Path, m.settings.Path)
+	case student.model.Task != m.model.Task || !slices.Equal(slices.Sorted(slices.Values(student.model.Labels)), slices.Sorted(slices.Values(m.model.Labels))):
+		err = fmt.Errorf("%s: its labels are %s, those of %s are %s; a student must have the same", s.Path, strings.Join(student.model.Labels, ", "), m.settings.Path, strings.Join(m.model.Labels, ", "))
+	}
+	if err != nil {
+		student.close()
+		return nil, err
+	}
+	return student, nil
+}
+
+// withStudents is models with every student behind its model: the order of models in the engine.
+func withStudents(models []*loadedModel) []*loadedModel {
+	var all []*loadedModel
+	for _, m := range models {
+		all = append(all, m)
+		if m.student != nil {
+			all = append(all, m.student)
+		}
+	}
+	return all
 }
 
 func closeModels(models []*loadedModel) {
@@ -179,12 +225,13 @@ func closeModels(models []*loadedModel) {
 // newEngine starts runners for models. warm runs the longest row on each of them first, so that buffers have their full
 // size before the first record.
 func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pipeline.Engine, error) {
-	list := make([]pipeline.EngineModel, len(models))
-	for i, m := range models {
-		list[i] = pipeline.EngineModel{Name: m.settings.Name, Open: func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }, Probe: m.probe()}
+	var list []pipeline.EngineModel
+	for _, m := range withStudents(models) {
+		e := pipeline.EngineModel{Name: m.settings.Name, Digest: m.model.Digest, Open: func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }, Probe: m.probe(), Clock: m.session.Clock()}
 		if warm {
-			list[i].Warm = m.session.Warmup
+			e.Warm = m.session.Warmup
 		}
+		list = append(list, e)
 		page := m.page()
 		o.Metrics.ModelLoaded(page.Name, page.Model, page.Digest, page.Provider, page.Precision, page.Layout)
 	}
@@ -192,10 +239,21 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 }
 
 // newClassifier starts the processor that runs all models on every record.
-func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, maxBytes func(string) int, m *pipeline.Metrics) (*pipeline.Classifier, *pipeline.Writer) {
+func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, maxBytes func(string) int, m *pipeline.Metrics) (*pipeline.Classifier, *pipeline.Writer, error) {
+	urgent, err := urgentOf(s.Urgent)
+	if err != nil {
+		return nil, nil, err
+	}
+	all := withStudents(models)
+	step := func(m *loadedModel) pipeline.Step {
+		return pipeline.Step{Engine: slices.Index(all, m), Tag: m.tag(), Tokenizer: m.tokenizer, Judge: m.judge, Options: m.tokenizeOptions()}
+	}
 	list := make([]pipeline.ClassifierModel, len(models))
 	for i, m := range models {
-		list[i] = pipeline.ClassifierModel{Name: m.settings.VerdictField(), Tag: m.tag(), Tokenizer: m.tokenizer, Judge: m.judge, Options: m.tokenizeOptions()}
+		list[i] = pipeline.ClassifierModel{Name: m.settings.VerdictField(), Step: step(m)}
+		if m.student != nil {
+			list[i].Student = &pipeline.Student{Step: step(m.student), Threshold: m.settings.StudentThreshold}
+		}
 	}
 	format := pipeline.Format(s.Input.Format)
 	w := pipeline.Writer{Format: format, Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, Field: s.Output.Field, MaxBytes: maxBytes}
@@ -203,9 +261,26 @@ func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, 
 		Decoder:      pipeline.Decoder{Format: format, Path: pipeline.ParsePath(s.Input.Text), Field: s.Output.Field, MaxDepth: s.Input.MaxDepth},
 		Writer:       w,
 		MaxTextBytes: int(s.Input.MaxTextBytes),
+		Urgent:       urgent,
 		Metrics:      m,
 	})
-	return c, &w
+	return c, &w, nil
+}
+
+// urgentOf is nil where nothing is urgent.
+func urgentOf(s UrgentSettings) (*pipeline.Urgent, error) {
+	if len(s.Topics) == 0 && s.Header == "" && s.When == "" {
+		return nil, nil
+	}
+	u := &pipeline.Urgent{Topics: s.Topics}
+	u.HeaderName, u.HeaderValue, _ = strings.Cut(s.Header, "=")
+	if s.When != "" {
+		var err error
+		if u.When, err = pipeline.ParseRule(s.When); err != nil {
+			return nil, pipeline.Faultf(pipeline.Config, "start", "urgent", "urgent.when: %w", err)
+		}
+	}
+	return u, nil
 }
 
 func limitsOf(l LimitSettings) pipeline.Limits {

@@ -1,6 +1,19 @@
 package ort
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// threadTime is the processor time that the calling thread has used so far.
+var threadTime = func() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0 // the clock exists since Linux 2.6.12
+	}
+	return time.Duration(t.Nano())
+}
 
 func allowedCPUs() []int {
 	var set unix.CPUSet

@@ -2,7 +2,12 @@
 
 package ort
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
+
+var threadTime func() time.Duration // unknown here
 
 func allowedCPUs() []int { return nil }
 

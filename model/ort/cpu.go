@@ -2,6 +2,7 @@ package ort
 
 import (
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/cpu"
 )
@@ -30,6 +31,25 @@ func CPUFeatures() []string {
 		}
 	}
 	return names
+}
+
+// Int8Speed says in words what the CPU's instructions mean for int8 models.
+func Int8Speed() string { return int8Speed(CPUFeatures()) }
+
+func int8Speed(features []string) string {
+	for _, c := range []struct{ feature, words string }{
+		{"amx-int8", "AMX, full speed"},
+		{"avx512vnni", "AVX512-VNNI, full speed"},
+		{"avxvnni", "AVX-VNNI, full speed"},
+		{"avx2", "AVX2 without VNNI: right answers, but hardly faster than fp32"},
+		{"i8mm", "I8MM, full speed"},
+		{"dotprod", "dot product, full speed"},
+	} {
+		if slices.Contains(features, c.feature) {
+			return c.words
+		}
+	}
+	return "no 8-bit dot product and no AVX2: slow"
 }
 
 // saturatesInt8 says whether the CPU's u8 x s8 products overflow 16 bits: x86 without VNNI adds two of them in an int16.

@@ -19,8 +19,8 @@ import (
 
 // Options say where and how a model runs.
 type Options struct {
-	Device         string        // "cpu" (default) or "cuda"
-	DeviceFallback string        // when CUDA cannot be used: "fail" (default) or "cpu"
+	Device         string        // "cpu" (default), "cuda" or "openvino"
+	DeviceFallback string        // when the device cannot be used: "fail" (default) or "cpu"
 	Runners        int           // how many runners will be made; DefaultRunners. Threads are pinned if there are cores for all
 	RunTimeout     time.Duration // longest one run may take; 0: only the context's deadline counts
 }
@@ -41,7 +41,11 @@ type Session struct {
 // Open loads a model's ONNX. Init must have been called. It takes as long as reading the file and preparing the weights,
 // and returns a *pipeline.Fault of kind Config.
 func Open(m *model.Model, o Options) (*Session, error) {
-	s, err := open(m, o)
+	var s *Session
+	err := withSignalStack(func() (err error) {
+		s, err = open(m, o)
+		return err
+	})
 	if err != nil {
 		giveBackMemory()
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "infer", Reason: "open", Err: fmt.Errorf("model %s: %w", m.Dir, err)}
@@ -79,6 +83,9 @@ func open(m *model.Model, o Options) (*Session, error) {
 		return nil, err
 	}
 	s.session, err = onnx.NewDynamicAdvancedSession(path, s.graph.inputNames(), []string{s.graph.output}, options)
+	if err != nil && s.provider == "openvino" {
+		return nil, fmt.Errorf("%s: OpenVINO refuses it: %w: export the model with --ops standard, or set device: cpu", model.OnnxFile, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: ONNX Runtime %s refuses it: %w: export the model again, or load a newer ONNX Runtime", model.OnnxFile, Version(), err)
 	}
@@ -130,31 +137,62 @@ func (s *Session) chooseDevice(options *onnx.SessionOptions, o Options) error {
 	if !slices.Contains([]string{"", "fail", "cpu"}, o.DeviceFallback) {
 		return fmt.Errorf("device_fallback: %q is unknown; it is \"fail\" or \"cpu\"", o.DeviceFallback)
 	}
+	var add func(*onnx.SessionOptions) error
+	var probed func() error
+	var name, remedy string
 	switch o.Device {
 	case "", "cpu":
 		return nil
 	case "cuda":
+		name, probed, add = "CUDA", probeCUDA, appendCUDA
+		remedy = "take libonnxruntime.so.1, libonnxruntime_providers_shared.so and libonnxruntime_providers_cuda.so of one onnxruntime-gpu release, side by side, with the CUDA and cuDNN libraries it was built for"
+	case "openvino":
+		name, probed, add = "OpenVINO", probeOpenVINO, func(so *onnx.SessionOptions) error { return s.useOpenVINO(so) }
+		remedy = "run scripts/native.sh openvino, which fetches an ONNX Runtime with it"
 	default:
-		return fmt.Errorf("device: %q is unknown; it is \"cpu\" or \"cuda\"", o.Device)
+		return fmt.Errorf("device: %q is unknown; it is \"cpu\", \"cuda\" or \"openvino\"", o.Device)
 	}
-	err := probeCUDA()
+	err := probed()
 	if err == nil {
-		err = appendCUDA(options)
+		err = add(options)
 	}
 	if err == nil {
-		s.provider = "cuda"
+		s.provider = o.Device
 		return nil
 	}
-	why := fmt.Errorf("device: cuda: ONNX Runtime %s (%s) cannot use CUDA: %w", Version(), library.path, err)
+	why := fmt.Errorf("device: %s: ONNX Runtime %s (%s) cannot use %s: %w", o.Device, Version(), library.path, name, err)
 	if o.DeviceFallback == "cpu" {
 		s.warn("%v; running on the CPU, as device_fallback says", why)
 		return nil
 	}
-	return fmt.Errorf("%w: take libonnxruntime.so.1, libonnxruntime_providers_shared.so and libonnxruntime_providers_cuda.so of one onnxruntime-gpu release, side by side, with the CUDA and cuDNN libraries it was built for, and point %s at it; or set device: cpu, or device_fallback: cpu", why, LibraryEnv)
+	return fmt.Errorf("%w: %s, and point %s at it; or set device: cpu, or device_fallback: cpu", why, remedy, LibraryEnv)
 }
 
-// Provider is the execution provider that runs the model: "cpu" or "cuda".
+// useOpenVINO gives the whole graph to OpenVINO. Operators of ONNX Runtime's own it does not know: a graph that was cut into
+// pieces for them would be slower than without it, so such a graph is refused when the session opens.
+func (s *Session) useOpenVINO(o *onnx.SessionOptions) error {
+	err := errors.Join(
+		o.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelDisableAll), // OpenVINO has its own, and fusions would bring such operators
+		o.AddSessionConfigEntry("session.disable_cpu_ep_fallback", "1"),
+		appendOpenVINO(o, s.runners),
+	)
+	if err == nil && openVINOInBF16() && (s.model.Manifest == nil || s.model.Manifest.Precision == model.FP32) {
+		s.warn("OpenVINO multiplies in bf16 on this CPU (AMX): logits differ from fp32 in the third digit")
+	}
+	return err
+}
+
+// Provider is the execution provider that runs the model: "cpu", "cuda" or "openvino".
 func (s *Session) Provider() string { return s.provider }
+
+// Clock is the time that a run takes as far as it is the runner's own doing: its thread's processor time on the CPU, nil
+// (the wall clock's) on another device or where the system does not tell.
+func (s *Session) Clock() func() time.Duration {
+	if s.provider != "cpu" {
+		return nil
+	}
+	return threadTime
+}
 
 // Warnings are sentences about what works, but not as one would wish. Runners may add to them when they are bound.
 func (s *Session) Warnings() []string {
@@ -178,7 +216,7 @@ func (s *Session) Close() error {
 	if s.session == nil {
 		return nil
 	}
-	err := s.session.Destroy()
+	err := withSignalStack(s.session.Destroy)
 	s.session = nil
 	giveBackMemory()
 	return err
@@ -197,8 +235,17 @@ func (s *Session) SelfTest(ctx context.Context, tok tokenize.Tokenizer) (note st
 		return "", err
 	}
 	defer r.Close()
+	tolerance := man.Golden.Tolerance
+	if s.provider == "openvino" && openVINOInBF16() {
+		// As the exporter allows fp16: bf16 has fewer digits, but the golden texts are those that rounding moves least.
+		for _, g := range man.Golden.Texts {
+			for _, x := range slices.Concat(g.Logits...) {
+				tolerance = max(tolerance, 2e-2*math.Abs(float64(x)))
+			}
+		}
+	}
 	for i, g := range man.Golden.Texts {
-		if err := s.testGolden(ctx, tok, r, &g, man.Golden.Tolerance); err != nil {
+		if err := s.testGolden(ctx, tok, r, &g, tolerance); err != nil {
 			return "", pipeline.Faultf(pipeline.Config, "infer", "self-test", "model %s: golden text %d (%.60q): %w", s.model.Dir, i, g.Text, err)
 		}
 	}

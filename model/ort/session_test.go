@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	onnx "github.com/yalue/onnxruntime_go"
@@ -52,7 +53,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		{"other task", as(toy("toy_padded_cls"), func(m *model.Model) { m.Task = model.TokenClassification }), Options{}, []string{"2 dimensions instead of 3"}},
 		{"half a file", cut(toy("toy_padded_cls"), 600), Options{}, []string{"cannot load it", "export the model again"}},
 		{"file gone", as(toy("toy_padded_cls"), func(m *model.Model) { m.Dir = t.TempDir() }), Options{}, []string{"model.onnx", "no such file"}},
-		{"unknown device", toy("toy_padded_cls").open(t), Options{Device: "tpu"}, []string{`device: "tpu"`, `"cpu" or "cuda"`}},
+		{"unknown device", toy("toy_padded_cls").open(t), Options{Device: "tpu"}, []string{`device: "tpu"`, `"cpu", "cuda" or "openvino"`}},
 		{"unknown policy", toy("toy_padded_cls").open(t), Options{DeviceFallback: "maybe"}, []string{`device_fallback: "maybe"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -87,6 +88,83 @@ func TestMissingCUDAFollowsThePolicy(t *testing.T) {
 		t.Errorf("policy cpu: provider %s, warnings %q", s.Provider(), w)
 	}
 	run(t, newRunner(t, s, -1), pipeline.Row{1})
+}
+
+func TestMissingOpenVINOFollowsThePolicy(t *testing.T) {
+	needLibrary(t)
+	if slices.Contains(Providers(), "openvino") {
+		t.Skip("SKIPPED: OpenVINO works here")
+	}
+	_, err := Open(toy("toy_padded_cls").open(t), Options{Device: "openvino"})
+	if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "native.sh openvino") || !strings.Contains(err.Error(), LibraryEnv) {
+		t.Errorf("without OpenVINO, policy fail: %v", err)
+	}
+	s := toy("toy_padded_cls").session(t, Options{Device: "openvino", DeviceFallback: "cpu"})
+	if w := s.Warnings(); s.Provider() != "cpu" || len(w) != 1 || !strings.Contains(w[0], "running on the CPU") {
+		t.Errorf("policy cpu: provider %s, warnings %q", s.Provider(), w)
+	}
+	run(t, newRunner(t, s, -1), pipeline.Row{1})
+}
+
+// With the library of scripts/native.sh openvino in SLUICE_ONNXRUNTIME: rows of many shapes, by two runners at once, have the
+// logits of ONNX Runtime's own provider.
+func TestOpenVINOComputesWhatTheCPUProviderDoes(t *testing.T) {
+	needLibrary(t)
+	if !slices.Contains(Providers(), "openvino") {
+		t.Skip("SKIPPED: needs SLUICE_ONNXRUNTIME=$(scripts/native.sh openvino)")
+	}
+	for _, c := range []struct {
+		testModel
+		within float64
+	}{
+		{testModel{onnx: "tiny_standard_cls_fp32", labels: 3, precision: model.FP32}, 1e-4},
+		{testModel{onnx: "tiny_standard_cls_int8", labels: 3, precision: model.Int8}, 5e-2},
+		{testModel{onnx: "tiny_standard_tok_fp32", labels: 5, precision: model.FP32}, 1e-4},
+		{testModel{onnx: "tiny_standard_tok_int8", labels: 5, precision: model.Int8}, 5e-2},
+	} {
+		t.Run(c.onnx, func(t *testing.T) {
+			if openVINOInBF16() {
+				c.within = max(c.within, 5e-2)
+			}
+			s := c.session(t, Options{Device: "openvino", Runners: 2})
+			if s.Provider() != "openvino" {
+				t.Fatalf("provider %s", s.Provider())
+			}
+			want, got := c.runner(t, Options{}), []pipeline.Runner{newRunner(t, s, 0), newRunner(t, s, 1)}
+			rng := rand.New(rand.NewPCG(3, 4))
+			batches := make([][]pipeline.Row, 30)
+			for i := range batches {
+				for range 1 + rng.IntN(6) {
+					batches[i] = append(batches[i], randomRow(rng, 48))
+				}
+			}
+			var wg sync.WaitGroup
+			results := make([][][]float32, len(batches))
+			for r := range got {
+				wg.Go(func() {
+					for i := r; i < len(batches); i += len(got) {
+						var err error
+						if results[i], err = got[r].Run(t.Context(), batches[i]); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			for i, rows := range batches {
+				for k, w := range run(t, want, rows...) {
+					if d := distance(results[i][k], w); d > c.within {
+						t.Fatalf("row %d of batch %d: off by %.2g", k, i, d)
+					}
+				}
+			}
+		})
+	}
+	// A graph with operators that only ONNX Runtime has is refused, not run in pieces.
+	_, err := Open(testModel{onnx: "tiny_padded_cls_fp32", labels: 3, precision: model.FP32}.open(t), Options{Device: "openvino"})
+	if err == nil || !strings.Contains(err.Error(), "--ops standard") {
+		t.Errorf("a contrib graph: %v", err)
+	}
 }
 
 // A config entry with a wrong name changes nothing and is no error, so its effect is what is tested.

@@ -1,0 +1,126 @@
+package pipeline
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// This file owns the token budget of a run: how many tokens a batch should have on this machine. How much batching pays
+// depends on the core: nothing beyond 16 tokens on some, twice as much at 256 on others, and above some size activations
+// leave the cache. So it is measured at the start, with all runners at work, and the smallest budget is taken that reaches
+// nearly the best rate: larger ones would only cost latency.
+
+const (
+	probeRow      = 16                     // tokens of a row of the probe
+	probeLeast    = 512                    // sizes up to this are always tried
+	probeMost     = 8192                   // largest budget tried
+	probeTime     = 700 * time.Millisecond // time for repeats; two rounds over all sizes are always run
+	probeRepeats  = 8
+	probeNoGain   = 1.03 // a size must be this much faster than the best of the smaller ones to count as a gain
+	budgetNearly  = 0.95 // of the best rate: Budget.Tokens
+	budgetFair    = 0.85 // of the best rate: Budget.Least
+	budgetMinimum = 32   // below, a batch is one text at a time
+)
+
+// Budget is the token budget of a model's runs.
+type Budget struct {
+	Model  string        `json:"model"`
+	Tokens int           `json:"tokens"`             // most tokens of a run
+	Least  int           `json:"least"`              // as many as a run may have without regard to other runners; see batcher.next
+	Curve  []BudgetPoint `json:"measured,omitempty"` // what it was chosen from; none where it was given
+}
+
+// BudgetPoint is the rate of runs of a size: of one runner, while the others ran as well.
+type BudgetPoint struct {
+	Tokens int     `json:"tokens"`
+	Rate   float64 `json:"tokens_per_second"`
+}
+
+// perToken is about how long a run takes for each of its tokens; 0 where it was not measured.
+func (b *Budget) perToken() time.Duration {
+	for _, p := range b.Curve {
+		if p.Tokens == b.Tokens && p.Rate > 0 {
+			return time.Duration(float64(time.Second) / p.Rate)
+		}
+	}
+	return 0
+}
+
+// measureBudgets runs batches of rows of probeRow tokens made of sample's, 16 tokens a batch, then 32, and so on, at least
+// to probeLeast and until two doublings in a row gain nothing; then it repeats them in turns for a while, and keeps the
+// best time of each. clock is what a run takes: the thread's own time where that is the CPU's, so that a machine that is
+// busy with something else at the start does not spoil the figures.
+func measureBudgets(sample Row, clock func() time.Duration, run func([]Row) error) ([]BudgetPoint, error) {
+	if len(sample) == 0 {
+		return nil, fmt.Errorf("no sample row to measure the token budget with; give batch_tokens")
+	}
+	row := make(Row, probeRow)
+	for i := range row {
+		row[i] = sample[i%len(sample)]
+	}
+	began := time.Now()
+	once := func(tokens int) (float64, error) {
+		rows := make([]Row, tokens/probeRow)
+		for i := range rows {
+			rows[i] = row
+		}
+		t := clock()
+		err := run(rows)
+		return float64(tokens) / max(clock()-t, time.Microsecond).Seconds(), err
+	}
+	var curve []BudgetPoint
+	best := 0.0
+	for tokens, without := probeRow, 0; tokens <= probeMost && (without < 2 || tokens <= probeLeast); tokens *= 2 {
+		rate, err := once(tokens)
+		if err != nil && len(curve) > 0 { // a device may have no memory for so much: then it is no budget
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		curve = append(curve, BudgetPoint{tokens, rate})
+		if without++; rate > best*probeNoGain {
+			without = 0
+		}
+		best = max(best, rate)
+	}
+	for n := 0; n < probeRepeats && (n == 0 || time.Since(began) < probeTime); n++ {
+		for i := range curve {
+			rate, err := once(curve[i].Tokens)
+			if err != nil {
+				return nil, err
+			}
+			curve[i].Rate = max(curve[i].Rate, rate)
+		}
+	}
+	return curve, nil
+}
+
+// chooseBudget takes the mean of the runners' curves and the smallest size that is nearly as fast as the best.
+func chooseBudget(model string, curves [][]BudgetPoint) Budget {
+	sizes := math.MaxInt // runners may have stopped at different sizes
+	for _, c := range curves {
+		sizes = min(sizes, len(c))
+	}
+	b := Budget{Model: model}
+	best := 0.0
+	for i := range sizes {
+		p := BudgetPoint{Tokens: curves[0][i].Tokens}
+		for _, c := range curves {
+			p.Rate += c[i].Rate / float64(len(curves))
+		}
+		b.Curve = append(b.Curve, p)
+		best = max(best, p.Rate)
+	}
+	smallest := func(part float64) int {
+		for _, p := range b.Curve {
+			if p.Tokens >= budgetMinimum && p.Rate >= part*best {
+				return p.Tokens
+			}
+		}
+		return budgetMinimum
+	}
+	b.Tokens, b.Least = smallest(budgetNearly), smallest(budgetFair)
+	return b
+}
