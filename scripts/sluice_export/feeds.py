@@ -1,4 +1,7 @@
 """Token ids to the inputs of either layout, and sessions that run them. The worker's Go code builds the same inputs."""
+import platform
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 
@@ -32,18 +35,30 @@ def padded(ids, pad):
     return {"input_ids": rows, "attention_mask": mask, "token_type_ids": np.zeros_like(rows)}
 
 
+def saturates_int8(machine=None, cpuinfo="/proc/cpuinfo"):
+    """Whether this CPU's u8 x s8 products overflow 16 bits: x86 without VNNI. Where the flags cannot be read, yes: that costs time only."""
+    if (machine or platform.machine()).lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        flags = next(line for line in Path(cpuinfo).read_text().splitlines() if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        return True
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
 def session(model):
     """A CPU session of a ModelProto, of its bytes or of a file's path. One thread: sums then have one order."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Without VNNI (AVX2 only) ONNX Runtime's u8 x s8 product saturates at 16 bits: measured on the bundled models, every
-    # row's logits are off, by up to 0.4. This entry makes it compute exactly, as VNNI and AMX do, and changes nothing
-    # where they are present. It acts only at EXTENDED and above (at BASIC it is ignored silently), where the fusion of
-    # SkipLayerNormalization has to be kept away: its kernel is slower than Add + LayerNormalization.
-    # The worker's sessions are made in the same way (model/ort).
+    # row's logits are off, by up to 0.4. x64quantprecision makes it compute exactly there. Where VNNI is present the
+    # product is exact without it, and the entry would only take a kernel of half the speed. It acts only at EXTENDED and
+    # above (at BASIC it is ignored silently), where the fusion of SkipLayerNormalization has to be kept away: its kernel
+    # is slower than Add + LayerNormalization. The worker's sessions are made in the same way (model/ort).
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if saturates_int8():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
     data = model.SerializeToString() if hasattr(model, "SerializeToString") else model
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

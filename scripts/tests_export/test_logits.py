@@ -99,3 +99,33 @@ def test_a_graph_reads_positions_from_the_start_of_each_text(checkpoint):
 def test_live_transformers_agrees_with_the_committed_logits(case, checkpoint):
     s = source.read(checkpoint(case))
     assert gap(reference.transformers_logits(s.folder, s.task, [r["input_ids"] for r in GOLDEN[case]]), [r["logits"] for r in GOLDEN[case]]) < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("case", ["distilbert-multi-label", "bert-token"])
+def test_logits_have_the_same_bits_whatever_the_neighbours(case, layout, precision, checkpoint):
+    s = source.read(checkpoint(case))
+    encoder = source.encoder(s)
+    ranges = {n: (-4.0, 4.0) for n in graph.linears(encoder)}
+    session = feeds.session(graph.build(encoder, s.task, len(s.labels), graph.Plan(layout, precision, ranges=ranges)))
+    rng = np.random.RandomState(11)
+    rows = [rng.randint(0, encoder.word.shape[0], n).tolist() for n in range(2, min(s.max_tokens, 60) + 1)]
+    alone = feeds.run(session, rows, layout, s.task, s.pad_token_id, batch=1)
+    for _ in range(40):
+        chosen = rng.permutation(len(rows))[:rng.randint(2, 20)]
+        for i, got in zip(chosen, feeds.run(session, [rows[i] for i in chosen], layout, s.task, s.pad_token_id, batch=len(chosen), sort=False)):
+            assert got.tobytes() == alone[i].tobytes(), f"row of {len(rows[i])} tokens among rows of {sorted(len(rows[k]) for k in chosen)}"
+
+
+@pytest.mark.parametrize("case", tiny_models.CASES)
+def test_standard_operators_give_the_same_logits(case, checkpoint):
+    s = source.read(checkpoint(case))
+    encoder = source.encoder(s)
+    ids = [r["input_ids"] for r in GOLDEN[case]]
+    model = graph.build(encoder, s.task, len(s.labels), graph.Plan("padded", "fp32", ops="standard"))
+    assert {n.domain for n in model.graph.node} == {""} and [o.domain for o in model.opset_import] == [""]
+    assert gap(feeds.run(feeds.session(model), ids, "padded", s.task, s.pad_token_id), [r["logits"] for r in GOLDEN[case]]) < 1e-4
+    ranges = {n: (-4.0, 4.0) for n in graph.linears(encoder)}
+    both = [feeds.run(feeds.session(graph.build(encoder, s.task, len(s.labels), graph.Plan("padded", "int8", ranges=ranges, ops=ops))), ids, "padded", s.task, s.pad_token_id) for ops in ("contrib", "standard")]
+    assert gap(*both) < 0.05 * max(1.0, max(float(np.abs(z).max()) for z in both[0]))

@@ -38,7 +38,7 @@ def test_int8_says_how_it_was_calibrated(checkpoint, texts, tmp_path, export):
     assert status == 0, said
     q = json.loads((tmp_path / "out/manifest.json").read_text())["quantization"]
     assert (q["method"], q["texts"], q["kept_fp32"]) == ("static-u8s8", 100, ["l0.f2", "l0.o", "l1.f2"])
-    assert q["calibration"] in ("least-squares", "minmax", "percentile")
+    assert q["calibration"] in ("least-squares", "least-squares-apart", "minmax", "percentile")
     used = texts.read_text().split("\n")[::2]
     assert q["texts_sha256"] == hashlib.sha256("\n".join(used).encode()).hexdigest()
 
