@@ -47,6 +47,8 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY --from=tokenizers /libtokenizers /libtokenizers
 COPY VERSION ./
+COPY bench/bare bench/bare
+COPY bench/load bench/load
 COPY cmd cmd
 COPY model model
 COPY pipeline pipeline
