@@ -276,7 +276,7 @@ func TestSoakExactlyOnce(t *testing.T) {
 	const partitions, records, kills = 6, 12000, 44
 	s := newSoak(t, partitions, 6*time.Second)
 	fed := s.feed(partitions, records, 60*time.Second)
-	report := s.chaos(partitions, records, kills, fed)
+	report := s.chaos(partitions, records, chaosPlan(kills), fed)
 	t.Log(s.events())
 	if !report.Clean() {
 		t.Errorf("read_committed: %v", report)
@@ -321,18 +321,20 @@ func TestSoakSeesDuplicates(t *testing.T) {
 	const partitions, records = 2, 1500
 	s := newSoak(t, partitions, 6*time.Second, "SOAK_BUG=1")
 	fed := s.feed(partitions, records, 5*time.Second)
-	report := s.chaos(partitions, records, 6, fed)
+	// Between the messages and the offsets, with some commits before: the one moment at which such a sink must double.
+	var plan []string
+	for i := range 6 {
+		plan = append(plan, fmt.Sprintf("before-commit:%d", 2+i%3))
+	}
+	report := s.chaos(partitions, records, plan, fed)
 	t.Log(s.events(), report)
 	if report.Doubled == 0 || report.Lost != 0 {
 		t.Errorf("the checker finds %v; a sink without transactions must double records and lose none", report)
 	}
 }
 
-// chaos runs two workers until everything is committed, killing them, and returns what a read_committed reader sees.
-func (s *soak) chaos(partitions, records, kills int, fed <-chan struct{}) pipelinetest.Report {
-	t := s.t
-	deadline := time.Now().Add(4 * time.Minute)
-	// Every failpoint comes round, on both workers; in between deaths at a random moment.
+// chaosPlan is where workers die: every failpoint comes round, on both workers; in between deaths at a random moment ("").
+func chaosPlan(kills int) []string {
 	var plan []string
 	for i := range kills {
 		switch {
@@ -347,6 +349,13 @@ func (s *soak) chaos(partitions, records, kills int, fed <-chan struct{}) pipeli
 			}
 		}
 	}
+	return plan
+}
+
+// chaos runs two workers until everything is committed, killing them as planned, and returns what a read_committed reader sees.
+func (s *soak) chaos(partitions, records int, plan []string, fed <-chan struct{}) pipelinetest.Report {
+	t := s.t
+	deadline := time.Now().Add(4 * time.Minute)
 	var mu sync.Mutex
 	next := func() (string, bool) {
 		mu.Lock()
