@@ -273,3 +273,31 @@ func TestLedgerStartsAgainWhereAnotherMemberHasCommitted(t *testing.T) {
 		t.Fatalf("%d stale records still count", l.usage.records)
 	}
 }
+
+func TestABacklogDoesNotHoldUpUrgentTopics(t *testing.T) {
+	lim := Limits{PartitionRecords: 2, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 3, TotalBytes: 1000, TotalTokens: 100}
+	backlog, other, urgent := TopicPartition{"reviews", 0}, TopicPartition{"reviews", 1}, TopicPartition{"incidents", 0}
+	l := newLedger(lim, urgent.Topic)
+	l.assign(map[TopicPartition]int64{backlog: 0, other: 0, urgent: 0})
+	deliver := func(tp TopicPartition, from, n int64) {
+		t.Helper()
+		var rs []Record
+		for i := range n {
+			rs = append(rs, Record{Topic: tp.Topic, Partition: tp.Partition, Offset: from + i, Value: []byte("v")})
+		}
+		if _, ok := l.deliver(tp, from, rs, from+n, time.Time{}); !ok {
+			t.Fatalf("%v takes nothing", tp)
+		}
+	}
+	deliver(backlog, 0, 3)
+	if l.room(other) != 0 {
+		t.Fatal("the total limit does not hold up an ordinary topic")
+	}
+	if l.room(urgent) == 0 {
+		t.Error("a backlog elsewhere holds up an urgent topic")
+	}
+	deliver(urgent, 0, 2)
+	if l.room(urgent) != 0 {
+		t.Error("an urgent topic has no limit of its own")
+	}
+}

@@ -9,7 +9,7 @@ Output: logits, f32: [B,L]; for token-classification [B,S,L] (padded) or [T,L] (
 Only attention needs texts apart, so the packed graph pads just around it and does all other work on real tokens.
 For text-classification the last layer works on the first token of each text only: nothing else reaches the head.
 
-Choices that were measured (bench/results/graph.md): in the packed layout attention is written out, with gathers that pad,
+Choices that were measured (bench/results/graph-*.md): in the packed layout attention is written out, with gathers that pad,
 split and transpose in one copy, which is 8-15 % faster on CPU than com.microsoft.MultiHeadAttention and gives the same
 bits; padded graphs and fp16 (for GPUs) keep MultiHeadAttention. Add + LayerNormalization, as the fused
 SkipLayerNormalization is no faster; exact Gelu, as FastGelu moves logits by 1e-3 and gains nothing.
