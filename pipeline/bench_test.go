@@ -14,7 +14,7 @@ func BenchmarkRecord(b *testing.B) {
 	t := newBench(b, 1)
 	s := NewStage(t.c, nil, StageOptions{Metrics: NewMetrics(prometheus.NewRegistry())})
 	tp := TopicPartition{"in", 3}
-	s.Assign(map[TopicPartition]int64{tp: 0})
+	s.Assign(map[TopicPartition]Committed{tp: {}})
 	const many = 500
 	records := make([]Record, many)
 	published := 0

@@ -140,7 +140,7 @@ func (b *bench) outcomes(t *testing.T, values ...string) []Outcome {
 	t.Helper()
 	s := NewStage(b.c, nil, StageOptions{Metrics: b.c.o.Metrics})
 	tp := TopicPartition{"in", 3}
-	s.Assign(map[TopicPartition]int64{tp: 100})
+	s.Assign(map[TopicPartition]Committed{tp: {Offset: 100}})
 	rs := make([]Record, len(values))
 	for i, v := range values {
 		rs[i] = Record{Topic: "in", Partition: 3, Offset: int64(100 + i), Key: []byte("k"), Value: []byte(v),

@@ -59,8 +59,10 @@ type lane struct {
 	entries   []*entry
 	ready     int // entries[:ready] are finished
 	inCommit  bool
-	taken     int   // entries[:taken] are in the commit in progress
-	takenNext int64 // the offset that commit carries for this partition
+	taken     int    // entries[:taken] are in the commit in progress
+	takenNext int64  // the offset that commit carries for this partition
+	note      string // metadata committed with the offset
+	takenNote string // what that commit carries
 	usage     usage
 	high      int64 // high watermark seen last, -1 unknown
 }
@@ -239,6 +241,26 @@ func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 	return c, records
 }
 
+// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed.
+func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
+	c.Metadata = make(map[TopicPartition]string, len(metadata))
+	for tp, note := range metadata {
+		ln := l.lanes[tp]
+		if ln == nil {
+			continue
+		}
+		if !ln.inCommit {
+			if note == ln.note || ln.committed < 0 {
+				continue
+			}
+			ln.inCommit, ln.taken, ln.takenNext = true, 0, ln.committed
+			c.Offsets[tp] = ln.committed
+		}
+		ln.takenNote = note
+		c.Metadata[tp] = note
+	}
+}
+
 // settle removes what the last take held: it is durable. It returns the entries for counting.
 func (l *ledger) settle() []*entry {
 	var done []*entry
@@ -255,8 +277,8 @@ func (l *ledger) settle() []*entry {
 		clear(ln.entries[rest:])
 		ln.entries = ln.entries[:rest]
 		ln.ready -= ln.taken
-		ln.committed = ln.takenNext
-		ln.inCommit, ln.taken = false, 0
+		ln.committed, ln.note = ln.takenNext, ln.takenNote
+		ln.inCommit, ln.taken, ln.takenNote = false, 0, ""
 	}
 	return done
 }
@@ -264,7 +286,7 @@ func (l *ledger) settle() []*entry {
 // release puts back what the last take held: it was not committed.
 func (l *ledger) release() {
 	for _, ln := range l.order {
-		ln.inCommit, ln.taken = false, 0
+		ln.inCommit, ln.taken, ln.takenNote = false, 0, ""
 	}
 }
 
@@ -279,23 +301,25 @@ func (l *ledger) inCommit() []*entry {
 
 // assign replaces the set of lanes; see Flow.Assign for the rule. It returns the positions to fetch from and how many
 // records in flight were dropped.
-func (l *ledger) assign(committed map[TopicPartition]int64) (from map[TopicPartition]int64, dropped int) {
+func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicPartition]int64, dropped int) {
 	from = make(map[TopicPartition]int64, len(committed))
 	for tp, ln := range l.lanes {
-		at, owned := committed[tp]
+		c, owned := committed[tp]
+		at := c.Offset
 		// A lane that has committed nothing yet is still where the group is if the group says what it began with.
 		if owned && (at == ln.committed || ln.committed < 0 && at == ln.start) {
+			ln.note = c.Metadata
 			continue
 		}
 		l.drop(ln)
 		dropped += len(ln.entries)
 	}
-	for tp, at := range committed {
+	for tp, c := range committed {
 		ln := l.lanes[tp]
 		if ln == nil {
 			// committed -1 makes the lane dirty from the start: the first commit pins the position where reading began,
 			// so that with start: latest a restart before the first record goes on from here and not from a later end.
-			ln = &lane{tp: tp, committed: -1, start: at, next: at, high: -1}
+			ln = &lane{tp: tp, committed: -1, start: c.Offset, next: c.Offset, note: c.Metadata, high: -1}
 			l.lanes[tp] = ln
 		}
 		from[tp] = ln.next

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"maps"
 	"testing"
 	"time"
 
@@ -60,7 +61,7 @@ func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 						owned[tp] = group[tp]
 					}
 				}
-				from, _ := l.assign(owned)
+				from, _ := l.assign(committedAt(owned))
 				if len(from) != len(owned) {
 					t.Fatalf("assigned %d, positions for %d", len(owned), len(from))
 				}
@@ -146,7 +147,7 @@ func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 		for _, tp := range parts {
 			owned[tp] = group[tp]
 		}
-		from, _ := l.assign(owned)
+		from, _ := l.assign(committedAt(owned))
 		for tp, at := range from { // what was delivered before but dropped with its lane is read again
 			for o := at; o < end[tp]; o++ {
 				if exists(tp, o) {
@@ -205,7 +206,7 @@ func TestLedgerStopsTakingInAtEveryLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(lim)
-			l.assign(map[TopicPartition]int64{tp: 5})
+			l.assign(committedAt(map[TopicPartition]int64{tp: 5}))
 			if l.room(tp) == 0 {
 				t.Fatal("an empty partition has no room")
 			}
@@ -231,7 +232,7 @@ func TestLedgerStopsTakingInAtEveryLimit(t *testing.T) {
 func TestLedgerPinsTheStartPositionOnce(t *testing.T) {
 	tp := TopicPartition{"in", 0}
 	l := newLedger(DefaultLimits)
-	l.assign(map[TopicPartition]int64{tp: 0})
+	l.assign(committedAt(map[TopicPartition]int64{tp: 0}))
 	c, _ := l.take(10, 1000)
 	if c == nil || c.Offsets[tp] != 0 || len(c.Messages) != 0 {
 		t.Fatalf("first commit: %+v, want offset 0 and no messages", c)
@@ -245,10 +246,10 @@ func TestLedgerPinsTheStartPositionOnce(t *testing.T) {
 func TestLedgerKeepsWorkInFlightAcrossARebalance(t *testing.T) {
 	stays, goes := TopicPartition{"in", 0}, TopicPartition{"in", 1}
 	l := newLedger(DefaultLimits)
-	l.assign(map[TopicPartition]int64{stays: 10, goes: 20})
+	l.assign(committedAt(map[TopicPartition]int64{stays: 10, goes: 20}))
 	a, _ := l.deliver(stays, 10, []Record{{Offset: 10}, {Offset: 11}}, 12, time.Now())
 	b, _ := l.deliver(goes, 20, []Record{{Offset: 20}}, 21, time.Now())
-	from, dropped := l.assign(map[TopicPartition]int64{stays: 10})
+	from, dropped := l.assign(committedAt(map[TopicPartition]int64{stays: 10}))
 	if from[stays] != 12 || dropped != 1 {
 		t.Fatalf("fetch goes on from %d with %d dropped, want 12 and 1", from[stays], dropped)
 	}
@@ -264,9 +265,9 @@ func TestLedgerKeepsWorkInFlightAcrossARebalance(t *testing.T) {
 func TestLedgerStartsAgainWhereAnotherMemberHasCommitted(t *testing.T) {
 	tp := TopicPartition{"in", 0}
 	l := newLedger(DefaultLimits)
-	l.assign(map[TopicPartition]int64{tp: 10})
+	l.assign(committedAt(map[TopicPartition]int64{tp: 10}))
 	l.deliver(tp, 10, []Record{{Offset: 10}, {Offset: 11}}, 12, time.Now())
-	if from, _ := l.assign(map[TopicPartition]int64{tp: 11}); from[tp] != 11 {
+	if from, _ := l.assign(committedAt(map[TopicPartition]int64{tp: 11})); from[tp] != 11 {
 		t.Fatalf("fetch from %d, want 11: another member had the partition and committed 11", from[tp])
 	}
 	if l.usage.records != 0 {
@@ -278,7 +279,7 @@ func TestABacklogDoesNotHoldUpUrgentTopics(t *testing.T) {
 	lim := Limits{PartitionRecords: 2, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 3, TotalBytes: 1000, TotalTokens: 100}
 	backlog, other, urgent := TopicPartition{"reviews", 0}, TopicPartition{"reviews", 1}, TopicPartition{"incidents", 0}
 	l := newLedger(lim, urgent.Topic)
-	l.assign(map[TopicPartition]int64{backlog: 0, other: 0, urgent: 0})
+	l.assign(committedAt(map[TopicPartition]int64{backlog: 0, other: 0, urgent: 0}))
 	deliver := func(tp TopicPartition, from, n int64) {
 		t.Helper()
 		var rs []Record
@@ -299,5 +300,56 @@ func TestABacklogDoesNotHoldUpUrgentTopics(t *testing.T) {
 	deliver(urgent, 0, 2)
 	if l.room(urgent) != 0 {
 		t.Error("an urgent topic has no limit of its own")
+	}
+}
+
+// committedAt is an assignment without metadata.
+func committedAt(offsets map[TopicPartition]int64) map[TopicPartition]Committed {
+	c := make(map[TopicPartition]Committed, len(offsets))
+	for tp, o := range offsets {
+		c[tp] = Committed{Offset: o}
+	}
+	return c
+}
+
+func TestMetadataJoinsACommitWhenItChanged(t *testing.T) {
+	moves, rests, fresh := TopicPartition{"in", 0}, TopicPartition{"in", 1}, TopicPartition{"in", 2}
+	l := newLedger(DefaultLimits)
+	l.assign(map[TopicPartition]Committed{moves: {Offset: 10, Metadata: "a"}, rests: {Offset: 20, Metadata: "b"}, fresh: {Offset: 30}})
+	c, _ := l.take(10, 1<<20) // the start positions
+	l.annotate(c, map[TopicPartition]string{moves: "a", rests: "b"})
+	if want := map[TopicPartition]string{moves: "a", rests: "b"}; len(c.Offsets) != 3 || !maps.Equal(c.Metadata, want) {
+		t.Fatalf("first commit %v with %v, want all three with %v", c.Offsets, c.Metadata, want)
+	}
+	l.settle()
+
+	deliver := func() {
+		es, ok := l.deliver(moves, l.lanes[moves].next, []Record{{Topic: "in", Offset: l.lanes[moves].next}}, 0, time.Time{})
+		if !ok {
+			t.Fatal("delivery refused")
+		}
+		l.finish(es[0], Outcome{})
+	}
+	deliver()
+	c, _ = l.take(10, 1<<20)
+	l.annotate(c, map[TopicPartition]string{moves: "a2", rests: "b2", {"else", 0}: "x"})
+	if want := map[TopicPartition]int64{moves: 11, rests: 20}; !maps.Equal(c.Offsets, want) {
+		t.Fatalf("offsets %v, want %v: the resting partition stays where it is", c.Offsets, want)
+	}
+	if want := map[TopicPartition]string{moves: "a2", rests: "b2"}; !maps.Equal(c.Metadata, want) {
+		t.Fatalf("metadata %v, want %v", c.Metadata, want)
+	}
+	l.release()
+	c, _ = l.take(10, 1<<20)
+	l.annotate(c, map[TopicPartition]string{moves: "a2", rests: "b2"})
+	if len(c.Offsets) != 2 {
+		t.Fatalf("after a failed commit %v, want both again", c.Offsets)
+	}
+	l.settle()
+	deliver()
+	c, _ = l.take(10, 1<<20)
+	l.annotate(c, map[TopicPartition]string{moves: "a3", rests: "b2"})
+	if want := map[TopicPartition]int64{moves: 12}; !maps.Equal(c.Offsets, want) {
+		t.Fatalf("offsets %v, want %v: nothing has changed elsewhere", c.Offsets, want)
 	}
 }

@@ -16,7 +16,7 @@ func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	s := NewStage(nil, nil, StageOptions{Metrics: m})
 	reg.MustRegister(s)
 	tp := TopicPartition{"in", 0}
-	s.Assign(map[TopicPartition]int64{tp: 5})
+	s.Assign(map[TopicPartition]Committed{tp: {Offset: 5}})
 	s.mu.Lock()
 	entries, _ := s.ledger.deliver(tp, 5, []Record{{Topic: "in", Offset: 5, Value: []byte("abc"), Timestamp: time.Now().Add(-time.Minute)}}, 6, time.Now())
 	s.ledger.weigh(entries[0], 7)

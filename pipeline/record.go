@@ -72,4 +72,7 @@ func (m *Message) Size() int {
 type Commit struct {
 	Messages []Message
 	Offsets  map[TopicPartition]int64
+	// Metadata is kept with the offset of a partition and comes back with the next Assign, here or elsewhere; at most 4096
+	// bytes (the broker's offset.metadata.max.bytes). A partition of Offsets that is not in it has none from then on.
+	Metadata map[TopicPartition]string
 }

@@ -27,14 +27,20 @@ type Flow interface {
 	// ready, and starts no further commit until Assign. It returns early, with nothing more in progress, when ctx ends.
 	Quiesce(ctx context.Context)
 
-	// Assign replaces the set of owned partitions. committed holds the position to start from for every owned
-	// partition: the group's committed offset, or what the start policy says. For a partition that was owned before and
+	// Assign replaces the set of owned partitions. committed holds, for every owned partition, the position to start from
+	// (the group's committed offset, or what the start policy says) and the metadata that was committed with it. For a partition that was owned before and
 	// whose committed offset is what this flow committed last, work in flight is kept; everything else is dropped.
 	// The result is the position to fetch from, for every owned partition.
-	Assign(committed map[TopicPartition]int64) map[TopicPartition]int64
+	Assign(committed map[TopicPartition]Committed) map[TopicPartition]int64
 
 	// Lag tells the high watermark (the offset behind the last committed record of the log) seen with a fetch.
 	Lag(tp TopicPartition, highWatermark int64)
+}
+
+// Committed is what a group has for one partition.
+type Committed struct {
+	Offset   int64  // the next record to read
+	Metadata string // what the last commit of this offset said beside it (Commit.Metadata); "" if nothing
 }
 
 // Sink makes commits durable. Implemented by pipeline/kafka; one commit at a time.

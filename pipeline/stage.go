@@ -49,8 +49,13 @@ type StageOptions struct {
 	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
 	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever.
 	Replace func(*Record, *TooLargeError) Outcome
-	Metrics *Metrics     // required
-	Logger  *slog.Logger // slog.Default()
+	// Assigned is told every new assignment before the first record of it is delivered; nil: nobody is.
+	Assigned func(map[TopicPartition]Committed)
+	// Metadata is what is to be committed beside the offsets of owned partitions now; nil: nothing. A partition whose text
+	// has changed joins the next commit also when its offset stays. Called with the stage locked: it must not call the stage.
+	Metadata func() map[TopicPartition]string
+	Metrics  *Metrics     // required
+	Logger   *slog.Logger // slog.Default()
 }
 
 // Stage connects a source, a processor and a sink.
@@ -259,7 +264,10 @@ func (s *Stage) wait(ctx context.Context) {
 }
 
 // Assign implements Flow.
-func (s *Stage) Assign(committed map[TopicPartition]int64) map[TopicPartition]int64 {
+func (s *Stage) Assign(committed map[TopicPartition]Committed) map[TopicPartition]int64 {
+	if s.o.Assigned != nil {
+		s.o.Assigned(committed)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.ledger.usage.records
@@ -295,6 +303,9 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		wait := s.untilCommit(&readySince, retryAt, most)
 		if wait == 0 {
 			commit, records = s.ledger.take(most, s.o.CommitBytes)
+			if commit != nil && s.o.Metadata != nil {
+				s.ledger.annotate(commit, s.o.Metadata())
+			}
 			s.committing = commit != nil
 		}
 		changed := s.changed()

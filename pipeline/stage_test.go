@@ -61,7 +61,7 @@ func (s *fakeSource) Run(ctx context.Context, flow Flow) error {
 			owned[tp] = s.group.committed[tp]
 		}
 		s.group.mu.Unlock()
-		at := flow.Assign(owned)
+		at := flow.Assign(committedAt(owned))
 		again := false
 		for !again {
 			for tp := range owned {

@@ -262,7 +262,7 @@ type lineSource struct {
 
 // Run implements pipeline.Source. It returns when everything read is written, or ctx ends.
 func (s *lineSource) Run(ctx context.Context, flow pipeline.Flow) error {
-	flow.Assign(map[pipeline.TopicPartition]int64{lines: 0})
+	flow.Assign(map[pipeline.TopicPartition]pipeline.Committed{lines: {}})
 	read := make(chan pipeline.Record, 256)
 	end := make(chan error, 1)
 	go func() { // left behind when ctx ends while the input is silent: nothing can interrupt a read

@@ -240,10 +240,10 @@ func (c *Client) own(ctx context.Context, flow pipeline.Flow, m *membership, s *
 	c.mu.Lock()
 	c.session, c.committed = s, committed
 	c.mu.Unlock()
-	from = flow.Assign(from)
+	at := flow.Assign(from)
 	c.observeInGroup(true)
 
-	f := newFetcher(c, flow, s, m.owned, from)
+	f := newFetcher(c, flow, s, m.owned, at)
 	ctx, cancel := s.until(ctx)
 	defer cancel()
 	err = f.run(ctx)

@@ -13,16 +13,16 @@ import (
 // errSessionOver ends a wait because the membership it was for is over.
 var errSessionOver = errors.New("the group is rebalancing")
 
-// groupOffsets reads the group's committed offsets, -1 where there is none. It waits for transactions that hold offsets
+// groupOffsets reads the group's committed offsets and what was committed beside them, -1 where there is none. It waits for transactions that hold offsets
 // (KIP-447), so that the former owner's last transaction is either in or out.
-func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (map[pipeline.TopicPartition]int64, error) {
+func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (map[pipeline.TopicPartition]pipeline.Committed, error) {
 	ctx, cancel := s.until(ctx)
 	defer cancel()
 	req := &offsetFetchRequest{GroupID: c.cfg.Group, RequireStable: c.cfg.Guarantee == ExactlyOnce}
 	for _, t := range byTopic(tps) {
 		req.Topics = append(req.Topics, offsetFetchTopic{Name: t.topic, Partitions: t.partitions})
 	}
-	offsets := make(map[pipeline.TopicPartition]int64, len(tps))
+	offsets := make(map[pipeline.TopicPartition]pipeline.Committed, len(tps))
 	if len(tps) == 0 {
 		return offsets, nil
 	}
@@ -51,7 +51,7 @@ func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.To
 				if err := c.coordinated(groupCoordinator, x.ErrorCode, "OffsetFetch", "topic %s", t.Name); err != nil {
 					return err
 				}
-				offsets[pipeline.TopicPartition{Topic: t.Name, Partition: x.Partition}] = max(-1, x.Offset)
+				offsets[pipeline.TopicPartition{Topic: t.Name, Partition: x.Partition}] = pipeline.Committed{Offset: max(-1, x.Offset), Metadata: x.Metadata}
 			}
 		}
 		for _, tp := range tps {
@@ -90,15 +90,17 @@ func (c *Client) heldUp(ctx context.Context, since *time.Time, cause error) erro
 }
 
 // positions finds where each partition's reading begins. committed is what the group has, -1 for none; from is that or what
-// the start policy says. resets holds positions that were found to be necessary while fetching.
-func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.TopicPartition, resets map[pipeline.TopicPartition]int64) (committed, from map[pipeline.TopicPartition]int64, err error) {
-	committed, err = c.groupOffsets(ctx, s, owned)
+// the start policy says, with the committed metadata. resets holds positions that were found to be necessary while fetching.
+func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.TopicPartition, resets map[pipeline.TopicPartition]int64) (committed map[pipeline.TopicPartition]int64, from map[pipeline.TopicPartition]pipeline.Committed, err error) {
+	held, err := c.groupOffsets(ctx, s, owned)
 	if err != nil {
 		return nil, nil, err
 	}
-	from = make(map[pipeline.TopicPartition]int64, len(owned))
+	committed = make(map[pipeline.TopicPartition]int64, len(owned))
+	from = make(map[pipeline.TopicPartition]pipeline.Committed, len(owned))
 	for _, tp := range owned {
-		at := committed[tp]
+		at := held[tp].Offset
+		committed[tp] = at
 		if reset, ok := resets[tp]; ok {
 			at = reset
 		}
@@ -112,7 +114,7 @@ func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.Top
 			}
 			c.log.Info("no committed offset; reading begins by start policy", "partition", tp.String(), "start", c.cfg.Start, "offset", at)
 		}
-		from[tp] = at
+		from[tp] = pipeline.Committed{Offset: at, Metadata: held[tp].Metadata}
 	}
 	return committed, from, nil
 }

@@ -157,17 +157,18 @@ func (p *producer) addPartitions(ctx context.Context, tps []pipeline.TopicPartit
 	return worst
 }
 
-func (p *producer) commitOffsets(ctx context.Context, s *session, offsets map[pipeline.TopicPartition]int64) error {
+func (p *producer) commitOffsets(ctx context.Context, s *session, commit *pipeline.Commit) error {
 	if s.generation < 0 || s.member == "" {
 		// The broker would accept it, without any fencing by the group.
 		return pipeline.Faultf(pipeline.Internal, "commit", "no-generation", "offsets of generation %d and member %q must not be committed", s.generation, s.member)
 	}
 	req := &txnOffsetCommitRequest{TransactionalID: p.c.cfg.TransactionalID(), GroupID: p.c.cfg.Group, ProducerID: p.id, ProducerEpoch: p.epoch,
 		Generation: s.generation, MemberID: s.member, InstanceID: p.c.cfg.InstanceID}
-	for _, t := range byTopic(slices.Collect(maps.Keys(offsets))) {
+	for _, t := range byTopic(slices.Collect(maps.Keys(commit.Offsets))) {
 		x := txnOffsetTopic{Name: t.topic}
 		for _, q := range t.partitions {
-			x.Partitions = append(x.Partitions, txnOffsetPartition{Partition: q, Offset: offsets[pipeline.TopicPartition{Topic: t.topic, Partition: q}], LeaderEpoch: -1})
+			tp := pipeline.TopicPartition{Topic: t.topic, Partition: q}
+			x.Partitions = append(x.Partitions, txnOffsetPartition{Partition: q, Offset: commit.Offsets[tp], LeaderEpoch: -1, Metadata: commit.Metadata[tp]})
 		}
 		req.Topics = append(req.Topics, x)
 	}

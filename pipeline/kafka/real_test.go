@@ -254,3 +254,53 @@ func TestLeaveMovesPartitionsAtOnce(t *testing.T) {
 		t.Errorf("the partitions took %v to move", took)
 	}
 }
+
+// TestMetadataTravelsWithOffsets: what is committed beside an offset comes back with the next assignment, to whoever owns
+// the partition then, in both guarantees.
+func TestMetadataTravelsWithOffsets(t *testing.T) {
+	b := pipelinetest.Kafka(t)
+	for _, g := range []Guarantee{ExactlyOnce, AtLeastOnce} {
+		t.Run(string(g), func(t *testing.T) {
+			in, out, group := topicNames(t)
+			createTopics(t, b.Addrs(), 2, nil, in, out)
+			send(t, b.Addrs(), in, 2, 0, 10)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cfg := testConfig(t, b.Addrs(), in, out, group)
+			cfg.Guarantee = g
+			// own runs a member until it has an assignment; then does is called, in the membership.
+			own := func(instance string, does func(c *Client, seen *pipelinetest.Seen)) {
+				cfg := cfg
+				cfg.InstanceID = instance
+				c, flow := newClient(t, cfg), &pipelinetest.Flow{}
+				ctx, stop := context.WithCancel(ctx)
+				ended := make(chan error, 1)
+				go func() { ended <- c.Run(ctx, flow) }()
+				seen, err := flow.Await(ctx, func(s *pipelinetest.Seen) bool { return len(s.Committed) == 2 })
+				if err == nil {
+					does(c, seen)
+				}
+				if err := c.Leave(ctx); err != nil {
+					t.Error(err)
+				}
+				stop()
+				if e := <-ended; err != nil || e != nil {
+					t.Fatal(err, e)
+				}
+			}
+			p0, p1 := pipeline.TopicPartition{Topic: in, Partition: 0}, pipeline.TopicPartition{Topic: in, Partition: 1}
+			own("one", func(c *Client, _ *pipelinetest.Seen) {
+				if err := c.Commit(ctx, &pipeline.Commit{
+					Offsets: map[pipeline.TopicPartition]int64{p0: 3, p1: 2}, Metadata: map[pipeline.TopicPartition]string{p0: `{"spent":7}`},
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+			own("two", func(_ *Client, seen *pipelinetest.Seen) {
+				if seen.Committed[p0] != 3 || seen.Committed[p1] != 2 || seen.Metadata[p0] != `{"spent":7}` || seen.Metadata[p1] != "" {
+					t.Errorf("the next owner was told offsets %v and metadata %q", seen.Committed, seen.Metadata)
+				}
+			})
+		})
+	}
+}

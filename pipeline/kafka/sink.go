@@ -69,9 +69,9 @@ func (c *Client) commit(ctx context.Context, s *session, commit *pipeline.Commit
 	c.failpoint("before-commit")
 	var ambiguous bool
 	if c.cfg.Guarantee == ExactlyOnce {
-		ambiguous, err = c.transaction(ctx, s, queues, commit.Offsets)
+		ambiguous, err = c.transaction(ctx, s, queues, commit)
 	} else {
-		err = c.publish(ctx, s, queues, commit.Offsets)
+		err = c.publish(ctx, s, queues, commit)
 	}
 	if err != nil {
 		return c.recoverCommit(ctx, s, commit, ambiguous, err)
@@ -84,7 +84,7 @@ func (c *Client) commit(ctx context.Context, s *session, commit *pipeline.Commit
 
 // transaction runs the steps. ambiguous says that the request to commit went out: it may have succeeded although err is
 // not nil.
-func (c *Client) transaction(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, offsets map[pipeline.TopicPartition]int64) (ambiguous bool, err error) {
+func (c *Client) transaction(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, commit *pipeline.Commit) (ambiguous bool, err error) {
 	p := c.producer
 	deadline := time.Now().Add(c.cfg.deliveryTimeout())
 	if len(queues) > 0 {
@@ -103,7 +103,7 @@ func (c *Client) transaction(ctx context.Context, s *session, queues map[pipelin
 		return false, err
 	}
 	c.failpoint("after-add-offsets")
-	if err := c.retry(ctx, "txn-offset-commit", deadline, func() error { return p.commitOffsets(ctx, s, offsets) }); err != nil {
+	if err := c.retry(ctx, "txn-offset-commit", deadline, func() error { return p.commitOffsets(ctx, s, commit) }); err != nil {
 		return false, err
 	}
 	c.failpoint("after-txn-offset-commit")
@@ -118,17 +118,18 @@ func (c *Client) transaction(ctx context.Context, s *session, queues map[pipelin
 }
 
 // publish is the at-least-once form: messages first, then offsets.
-func (c *Client) publish(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, offsets map[pipeline.TopicPartition]int64) error {
+func (c *Client) publish(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, commit *pipeline.Commit) error {
 	deadline := time.Now().Add(c.cfg.deliveryTimeout())
 	if err := c.producer.produce(ctx, deadline, queues); err != nil {
 		return err
 	}
 	c.failpoint("after-produce")
 	req := &offsetCommitRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member, InstanceID: c.cfg.InstanceID}
-	for _, t := range byTopic(slices.Collect(maps.Keys(offsets))) {
+	for _, t := range byTopic(slices.Collect(maps.Keys(commit.Offsets))) {
 		x := offsetCommitTopic{Name: t.topic}
 		for _, q := range t.partitions {
-			x.Partitions = append(x.Partitions, offsetCommitPartition{Partition: q, Offset: offsets[pipeline.TopicPartition{Topic: t.topic, Partition: q}], LeaderEpoch: -1})
+			tp := pipeline.TopicPartition{Topic: t.topic, Partition: q}
+			x.Partitions = append(x.Partitions, offsetCommitPartition{Partition: q, Offset: commit.Offsets[tp], LeaderEpoch: -1, Metadata: commit.Metadata[tp]})
 		}
 		req.Topics = append(req.Topics, x)
 	}
@@ -242,8 +243,8 @@ func (c *Client) afterRecovery(ctx context.Context, s *session, commit *pipeline
 		if !part {
 			want = had
 		}
-		asBefore = asBefore && now[tp] == had
-		asMeant = asMeant && now[tp] == want
+		asBefore = asBefore && now[tp].Offset == had
+		asMeant = asMeant && now[tp].Offset == want
 	}
 	switch {
 	case asMeant:

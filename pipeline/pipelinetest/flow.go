@@ -23,6 +23,7 @@ type Flow struct {
 	changed   chan struct{}
 	paused    map[pipeline.TopicPartition]bool
 	committed map[pipeline.TopicPartition]int64 // as the last Assign gave it
+	metadata  map[pipeline.TopicPartition]string
 }
 
 var _ pipeline.Flow = (*Flow)(nil)
@@ -87,13 +88,16 @@ func (f *Flow) Quiesce(context.Context) {
 }
 
 // Assign implements pipeline.Flow.
-func (f *Flow) Assign(committed map[pipeline.TopicPartition]int64) map[pipeline.TopicPartition]int64 {
+func (f *Flow) Assign(committed map[pipeline.TopicPartition]pipeline.Committed) map[pipeline.TopicPartition]int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.assigns++
-	f.assigned, f.committed = maps.Clone(committed), maps.Clone(committed)
+	f.assigned, f.committed, f.metadata = map[pipeline.TopicPartition]int64{}, map[pipeline.TopicPartition]int64{}, map[pipeline.TopicPartition]string{}
+	for tp, c := range committed {
+		f.assigned[tp], f.committed[tp], f.metadata[tp] = c.Offset, c.Offset, c.Metadata
+	}
 	f.signal()
-	return maps.Clone(committed)
+	return maps.Clone(f.assigned)
 }
 
 // Lag implements pipeline.Flow.
@@ -111,6 +115,7 @@ type Seen struct {
 	Records   []pipeline.Record
 	Positions map[pipeline.TopicPartition]int64 // of the partitions assigned now
 	Committed map[pipeline.TopicPartition]int64 // as given with the last Assign
+	Metadata  map[pipeline.TopicPartition]string
 	High      map[pipeline.TopicPartition]int64
 	Assigns   int
 	Quiesces  int
@@ -121,7 +126,7 @@ type Seen struct {
 func (f *Flow) Await(ctx context.Context, done func(*Seen) bool) (*Seen, error) {
 	for {
 		f.mu.Lock()
-		s := &Seen{Records: f.records, Positions: maps.Clone(f.assigned), Committed: maps.Clone(f.committed), High: maps.Clone(f.high), Assigns: f.assigns, Quiesces: f.quiesces, Broken: f.broken}
+		s := &Seen{Records: f.records, Positions: maps.Clone(f.assigned), Committed: maps.Clone(f.committed), Metadata: maps.Clone(f.metadata), High: maps.Clone(f.high), Assigns: f.assigns, Quiesces: f.quiesces, Broken: f.broken}
 		if f.changed == nil {
 			f.changed = make(chan struct{})
 		}
