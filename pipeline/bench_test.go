@@ -12,7 +12,7 @@ import (
 // nothing. ns/op, B/op and allocs/op are per record; bytes published are reported beside them.
 func BenchmarkRecord(b *testing.B) {
 	t := newBench(b, 1)
-	s := NewStage(t.c, nil, StageOptions{Metrics: NewMetrics(prometheus.NewRegistry())})
+	s := NewStage(t.c, nil, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), "")})
 	tp := TopicPartition{"in", 3}
 	s.Assign(map[TopicPartition]Committed{tp: {}})
 	const many = 500

@@ -138,7 +138,7 @@ func newBench(t testing.TB, models int) *bench {
 // outcomes runs values through the classifier and returns what became of each.
 func (b *bench) outcomes(t *testing.T, values ...string) []Outcome {
 	t.Helper()
-	s := NewStage(b.c, nil, StageOptions{Metrics: b.c.o.Metrics})
+	s := NewStage(b.c, nil, StageOptions{Metrics: b.c.o.Metrics.StageMetrics})
 	tp := TopicPartition{"in", 3}
 	s.Assign(map[TopicPartition]Committed{tp: {Offset: 100}})
 	rs := make([]Record, len(values))

@@ -13,7 +13,7 @@ import (
 func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m := NewMetrics(reg)
-	s := NewStage(nil, nil, StageOptions{Metrics: m})
+	s := NewStage(nil, nil, StageOptions{Metrics: m.StageMetrics})
 	reg.MustRegister(s)
 	tp := TopicPartition{"in", 0}
 	s.Assign(map[TopicPartition]Committed{tp: {Offset: 5}})

@@ -54,8 +54,8 @@ type StageOptions struct {
 	// Metadata is what is to be committed beside the offsets of owned partitions now; nil: nothing. A partition whose text
 	// has changed joins the next commit also when its offset stays. Called with the stage locked: it must not call the stage.
 	Metadata func() map[TopicPartition]string
-	Metrics  *Metrics     // required
-	Logger   *slog.Logger // slog.Default()
+	Metrics  *StageMetrics // required
+	Logger   *slog.Logger  // slog.Default()
 }
 
 // Stage connects a source, a processor and a sink.

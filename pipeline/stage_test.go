@@ -141,7 +141,7 @@ func random(most time.Duration) func(*Record) time.Duration {
 
 func runStage(t *testing.T, g *fakeGroup, p *fakeProcessor, o StageOptions, during func(stop context.CancelFunc, s *Stage, src *fakeSource)) error {
 	t.Helper()
-	o.Metrics = NewMetrics(prometheus.NewRegistry())
+	o.Metrics = NewStageMetrics(prometheus.NewRegistry(), "")
 	o.Logger = slog.New(slog.DiscardHandler)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

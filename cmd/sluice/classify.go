@@ -236,7 +236,7 @@ func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Proce
 	src := &lineSource{in: in, written: make(chan int64, 1)}
 	sink := &lineSink{out: bufio.NewWriterSize(out, 1<<16), written: src.written}
 	*stage = pipeline.NewStage(p, sink, pipeline.StageOptions{
-		Limits: limits, CommitInterval: 20 * time.Millisecond, Metrics: m,
+		Limits: limits, CommitInterval: 20 * time.Millisecond, Metrics: m.StageMetrics,
 		Logger: slog.New(slog.NewTextHandler(errw, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err := (*stage).Run(ctx, src); err != nil {

@@ -158,7 +158,7 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 	}
 	defer classifier.Close()
 	stage = pipeline.NewStage(classifier, client, pipeline.StageOptions{
-		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Metrics: metrics, Logger: o.log,
+		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Metrics: metrics.StageMetrics, Logger: o.log,
 	})
 	reg.MustRegister(stage)
 	srv.serve(stage.Status, func(p *statusPage) { p.Models, p.OnnxRuntime = pages, ort.Version() })

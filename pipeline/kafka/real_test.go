@@ -110,7 +110,7 @@ func TestLostAnswers(t *testing.T) {
 				}}, nil
 			}
 			w := runWorker(t, c, pipeline.NewStage(copier{out}, c, pipeline.StageOptions{CommitInterval: time.Millisecond, CommitRecords: 30, // many transactions
-				Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Logger: cfg.Logger}))
+				Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), ""), Logger: cfg.Logger}))
 			for i := range 10 {
 				send(t, b.Addrs(), in, 3, i*n/10, (i+1)*n/10)
 			}

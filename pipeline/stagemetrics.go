@@ -1,0 +1,200 @@
+package pipeline
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// This file names the metrics that every stage has: the classify stage's begin with sluice_, the escalate stage's with
+// sluice_escalation_. Values that live in the ledger are read when they are scraped (Stage.Collect), not written per record.
+
+// StageMetrics are the counters of one stage of a worker.
+type StageMetrics struct {
+	records      *prometheus.CounterVec
+	deadLetters  *prometheus.CounterVec
+	stage        *prometheus.HistogramVec
+	endToEnd     prometheus.Histogram
+	transactions *prometheus.CounterVec
+	commitTime   prometheus.Histogram
+	rebalances   prometheus.Counter
+	retries      *prometheus.CounterVec
+	member       prometheus.Gauge
+	unstable     prometheus.Gauge
+
+	inFlightRecords, inFlightBytes, inFlightTokens, lagRecords, lagSeconds, ledgerAge *prometheus.Desc
+
+	// children resolved once: the hot path adds to a counter, it does not look one up
+	dispositions map[Disposition]prometheus.Counter
+	all          prometheus.Observer
+}
+
+// NewStageMetrics registers the metrics of a stage with reg; name stands behind sluice_ in all of them: "" or "escalation_".
+func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
+	f := promauto.With(reg)
+	prefix := "sluice_" + name
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return f.NewCounterVec(prometheus.CounterOpts{Name: prefix + name, Help: help}, labels)
+	}
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(prefix+name, help, labels, nil)
+	}
+	m := &StageMetrics{
+		records: counter("records_total", "Input records whose outcome is durable, by outcome: result, empty (blank text), tombstone (null value), dead_letter. "+
+			"When dead_letter grows, look at sluice_dead_letters_total and at the headers in the dead letter topic.", "outcome"),
+		deadLetters: counter("dead_letters_total", "Records sent to the dead letter topic, by the stage and reason that also stand in their headers. "+
+			"When high, read one with a console consumer: the sluice.error.* headers say what is wrong with it.", "stage", "reason"),
+		stage: f.NewHistogramVec(prometheus.HistogramOpts{Name: prefix + "stage_duration_seconds", Buckets: seconds,
+			Help: "Time a record (queue: from fetch to the start of its first model run; total: from fetch to durable) or a batch (tokenize, infer) spends in a stage. " +
+				"queue high and infer low: too few workers; infer high: long texts or too few cores."}, []string{"stage"}),
+		endToEnd: f.NewHistogram(prometheus.HistogramOpts{Name: prefix + "end_to_end_duration_seconds", Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
+			Help: "From the timestamp of an input record to its result being durable. High with low sluice_stage_duration_seconds{stage=\"total\"}: the record was old when it was fetched (lag)."}),
+		transactions: counter("transactions_total", "Commits by result: committed, retried (aborted, repeated from the ledger), rebalanced (given up to a new owner), split (a message too large), failed.", "result"),
+		commitTime: f.NewHistogram(prometheus.HistogramOpts{Name: prefix + "transaction_duration_seconds", Buckets: seconds,
+			Help: "Time from the beginning to the end of a commit. Above about 0.1 s: look at the brokers (replication, disk, coordinator moves)."}),
+		rebalances: f.NewCounter(prometheus.CounterOpts{Name: prefix + "rebalances_total", Help: "Times the group was joined again. Growing without deployments: a worker dies or is too slow to send heartbeats."}),
+		retries:    counter("kafka_retries_total", "Kafka requests repeated, by request and error code. A few around restarts are normal.", "request", "code"),
+		member:     f.NewGauge(prometheus.GaugeOpts{Name: prefix + "group_joined", Help: "1 while this worker is a member of its consumer group with an assignment."}),
+		unstable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "unstable_offsets_seconds", Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when they are not. " +
+			"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with kafka-transactions abort."}),
+		inFlightRecords: desc("in_flight_records", "Records fetched and not yet committed. At its limit the partition is paused: the worker is slower than its input.", "topic", "partition"),
+		inFlightBytes:   desc("in_flight_bytes", "Bytes of records fetched and not yet committed.", "topic", "partition"),
+		inFlightTokens:  desc("in_flight_tokens", "Tokens of records tokenized and not yet committed.", "topic", "partition"),
+		lagRecords:      desc("lag_records", "Offsets between the committed position and the high watermark, as of the last fetch. Growing: add workers (up to the number of partitions).", "topic", "partition"),
+		lagSeconds:      desc("lag_seconds", "Age of the oldest record in flight by its own timestamp; 0 when nothing is in flight.", "topic", "partition"),
+		ledgerAge:       desc("ledger_age_seconds", "How long the oldest uncommitted record has been in flight. Above a few seconds: a commit or a model run hangs; see /status and the log."),
+	}
+	m.dispositions = map[Disposition]prometheus.Counter{}
+	for _, d := range []Disposition{Scored, Empty, Tombstone, DeadLetter} {
+		m.dispositions[d] = m.records.WithLabelValues(string(d))
+	}
+	for _, r := range []string{"committed", "retried", "rebalanced", "split", "failed"} {
+		m.transactions.WithLabelValues(r)
+	}
+	m.all = m.stage.WithLabelValues("total")
+	return m
+}
+
+// transaction counts a commit by its result.
+func (m *StageMetrics) transaction(err error, took time.Duration) {
+	result := "failed"
+	var tooLarge *TooLargeError
+	switch {
+	case err == nil:
+		result = "committed"
+		m.commitTime.Observe(took.Seconds())
+	case errors.As(err, &tooLarge):
+		result = "split"
+	case KindOf(err) == Transient:
+		result = "retried"
+	case KindOf(err) == Rebalance:
+		result = "rebalanced"
+	}
+	m.transactions.WithLabelValues(result).Inc()
+}
+
+// durable counts a record whose outcome has been committed.
+func (m *StageMetrics) durable(r *Record, o *Outcome, arrived, now time.Time) {
+	m.dispositions[o.Disposition].Inc()
+	if o.Disposition == DeadLetter && o.Fault != nil {
+		m.deadLetters.WithLabelValues(o.Fault.Stage, o.Fault.Reason).Inc()
+	}
+	m.all.Observe(now.Sub(arrived).Seconds())
+	if !r.Timestamp.IsZero() {
+		m.endToEnd.Observe(max(0, now.Sub(r.Timestamp).Seconds()))
+	}
+}
+
+// Rebalanced counts a join of the group. For the Kafka client's observer.
+func (m *StageMetrics) Rebalanced() { m.rebalances.Inc() }
+
+// Retried counts a repeated Kafka request. For the Kafka client's observer.
+func (m *StageMetrics) Retried(request string, code int) {
+	m.retries.WithLabelValues(request, strconv.Itoa(code)).Inc()
+}
+
+// Joined tells whether the worker is in its group. For the Kafka client's observer.
+func (m *StageMetrics) Joined(in bool) {
+	if in {
+		m.member.Set(1)
+	} else {
+		m.member.Set(0)
+	}
+}
+
+// OffsetsUnstable tells for how long the group's offsets have been held up. For the Kafka client's observer.
+func (m *StageMetrics) OffsetsUnstable(d time.Duration) { m.unstable.Set(d.Seconds()) }
+
+// Describe implements prometheus.Collector.
+func (s *Stage) Describe(ch chan<- *prometheus.Desc) {
+	m := s.o.Metrics
+	for _, d := range []*prometheus.Desc{m.inFlightRecords, m.inFlightBytes, m.inFlightTokens, m.lagRecords, m.lagSeconds, m.ledgerAge} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s *Stage) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	m, st := s.o.Metrics, s.Status()
+	for _, p := range st.Partitions {
+		topic, partition := p.Topic, strconv.Itoa(int(p.Partition))
+		gauge(m.inFlightRecords, float64(p.InFlight), topic, partition)
+		gauge(m.inFlightBytes, float64(p.InFlightBytes), topic, partition)
+		gauge(m.inFlightTokens, float64(p.InFlightTokens), topic, partition)
+		if p.Lag >= 0 {
+			gauge(m.lagRecords, float64(p.Lag), topic, partition)
+		}
+		gauge(m.lagSeconds, p.LagSeconds, topic, partition)
+	}
+	gauge(m.ledgerAge, st.LedgerAge)
+}
+
+// Status is what a stage holds now, for /status.
+type Status struct {
+	Assigned   bool              `json:"assigned"`   // in the group, with commits allowed
+	Stopping   bool              `json:"stopping"`   // finishing what is in flight
+	LedgerAge  float64           `json:"ledger_age"` // seconds the oldest record has been in flight
+	Partitions []PartitionStatus `json:"partitions"`
+}
+
+// PartitionStatus is one owned partition.
+type PartitionStatus struct {
+	Topic          string  `json:"topic"`
+	Partition      int32   `json:"partition"`
+	Committed      int64   `json:"committed"` // the group's offset; -1 before this worker's first commit
+	Position       int64   `json:"position"`  // the next offset to fetch
+	Lag            int64   `json:"lag"`       // records behind the high watermark; -1 before the first fetch
+	LagSeconds     float64 `json:"lag_seconds"`
+	InFlight       int     `json:"in_flight"`
+	InFlightBytes  int     `json:"in_flight_bytes"`
+	InFlightTokens int     `json:"in_flight_tokens"`
+}
+
+// Status reads the stage's state.
+func (s *Stage) Status() Status {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Status{Assigned: !s.quiet, Stopping: s.draining, Partitions: []PartitionStatus{}}
+	if t := s.ledger.oldest(); !t.IsZero() {
+		st.LedgerAge = now.Sub(t).Seconds()
+	}
+	for _, ln := range s.ledger.order {
+		p := PartitionStatus{Topic: ln.tp.Topic, Partition: ln.tp.Partition, Committed: ln.committed, Position: ln.next, Lag: -1,
+			InFlight: ln.usage.records, InFlightBytes: ln.usage.bytes, InFlightTokens: ln.usage.tokens}
+		if ln.high >= 0 {
+			p.Lag = max(0, ln.high-max(ln.committed, ln.start))
+		}
+		if len(ln.entries) > 0 && !ln.entries[0].record.Timestamp.IsZero() {
+			p.LagSeconds = max(0, now.Sub(ln.entries[0].record.Timestamp).Seconds())
+		}
+		st.Partitions = append(st.Partitions, p)
+	}
+	return st
+}
