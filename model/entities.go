@@ -41,24 +41,37 @@ type labelled struct {
 	index      int
 }
 
-// entities of all windows of one text.
-func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [][]float32) ([]Entity, error) {
+// sureness is how sure one token is.
+type sureness struct{ top, margin, entropy float64 }
+
+// entities of all windows of one text, and how sure its least sure token is.
+func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [][]float32) ([]Entity, sureness, error) {
 	chars := tokenize.NewRunes(text)
 	all := []Entity{}
+	var least []float32 // scores of the least sure token so far
+	lowest := float32(2)
 	for w, enc := range windows {
 		if len(enc.Offsets) != len(enc.IDs) || len(enc.Special) != len(enc.IDs) {
-			return nil, fmt.Errorf("window %d has %d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets", w, len(enc.IDs), len(enc.Offsets), len(enc.Special))
+			return nil, sureness{}, fmt.Errorf("window %d has %d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets", w, len(enc.IDs), len(enc.Offsets), len(enc.Special))
 		}
 		tokens, err := a.gatherPreEntities(text, chars, enc, logits[w])
 		if err != nil {
-			return nil, fmt.Errorf("window %d: %w", w, err)
+			return nil, sureness{}, fmt.Errorf("window %d: %w", w, err)
+		}
+		for i := range tokens {
+			if top := slices.Max(tokens[i].scores); top < lowest {
+				lowest, least = top, tokens[i].scores
+			}
 		}
 		all = append(all, a.aggregate(tokens)...)
 	}
 	if len(windows) > 1 {
 		all = aggregateOverlapping(all)
 	}
-	return all, nil
+	if least == nil {
+		return all, sureness{top: 1, margin: 1}, nil
+	}
+	return all, sureness{float64(lowest), margin(least, argmax(least)), entropy(least)}, nil
 }
 
 func (a *aggregator) gatherPreEntities(text []byte, chars *tokenize.Runes, enc tokenize.Encoding, logits []float32) ([]preEntity, error) {

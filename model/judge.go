@@ -43,7 +43,7 @@ var ErrNotFinite = errors.New("the model's logits are not finite")
 type Judge struct {
 	task     Task
 	labels   []string
-	score    scoreFunction
+	kind     scoreKind
 	all      bool // Scores are wanted
 	longText LongText
 	entities *aggregator // token-classification
@@ -69,10 +69,9 @@ func NewJudge(m *Model, tok tokenize.Tokenizer, o JudgeOptions) (*Judge, error) 
 	}
 	switch m.Task {
 	case TextClassification:
-		j.score = scoreFunctionOf(m.Config.ProblemType, len(m.Labels))
+		j.kind = scoreKindOf(m.Config.ProblemType, len(m.Labels))
 		j.all = o.AllScores || m.Config.ProblemType == MultiLabel
 	case TokenClassification:
-		j.score = softmax
 		j.entities = &aggregator{strategy: o.Aggregation, labels: m.Labels, tok: tok, unknown: m.unknown, marksSubwords: tok.ContinuingPrefix() != ""}
 		if !j.entities.marksSubwords && o.Aggregation != AggregationNone && o.Aggregation != AggregationSimple {
 			j.warnings = append(j.warnings, fmt.Sprintf("model %s: its tokenizer does not mark subwords, so aggregation %q takes what stands between spaces for words, as transformers does", m.Name, o.Aggregation))
@@ -115,11 +114,12 @@ func (j *Judge) Verdict(text []byte, enc tokenize.Encoded, logits [][]float32) (
 	}
 	v := Verdict{Truncated: enc.Truncated, Windows: len(logits)}
 	if j.task == TokenClassification {
-		entities, err := j.entities.entities(text, enc.Windows, logits)
+		entities, least, err := j.entities.entities(text, enc.Windows, logits)
 		if err != nil {
 			return Verdict{}, err
 		}
 		v.Entities, v.tokens = entities, j.entities.strategy == AggregationNone
+		v.Confidence, v.Margin, v.Entropy = least.top, least.margin, least.entropy
 		return v, nil
 	}
 	j.classify(&v, logits)
@@ -127,11 +127,11 @@ func (j *Judge) Verdict(text []byte, enc tokenize.Encoded, logits [][]float32) (
 }
 
 func (j *Judge) classify(v *Verdict, logits [][]float32) {
-	scores := j.score(logits[0])
+	scores := j.kind.scores(logits[0])
 	if len(logits) > 1 {
 		sums := make([]float64, len(scores)) // or maxima
 		for w, l := range logits {
-			for i, p := range j.score(l) {
+			for i, p := range j.kind.scores(l) {
 				if j.longText == LongTextMax && w > 0 {
 					sums[i] = max(sums[i], float64(p))
 				} else {
@@ -150,6 +150,7 @@ func (j *Judge) classify(v *Verdict, logits [][]float32) {
 	}
 	top := argmax(scores)
 	v.Label, v.Score = j.labels[top], float64(scores[top])
+	v.measure(scores, j.kind, top)
 	if !j.all {
 		return
 	}
@@ -168,18 +169,36 @@ func (j *Judge) classify(v *Verdict, logits [][]float32) {
 	})
 }
 
-// scoreFunction turns the logits of one row into scores, in a slice of its own.
-type scoreFunction func(logits []float32) []float32
+// scoreKind says what the scores of a row are.
+type scoreKind int
 
-// scoreFunctionOf is the choice of TextClassificationPipeline.postprocess where function_to_apply is not given.
-func scoreFunctionOf(problemType string, labels int) scoreFunction {
+const (
+	exclusiveScores   scoreKind = iota // softmax: one label is right
+	independentScores                  // sigmoid: each label by itself
+	rawScores                          // the logits themselves: a regression
+)
+
+// scoreKindOf is the choice of TextClassificationPipeline.postprocess where function_to_apply is not given.
+func scoreKindOf(problemType string, labels int) scoreKind {
 	switch {
 	case problemType == Regression:
-		return identity
+		return rawScores
 	case problemType == MultiLabel || labels == 1:
-		return sigmoid
+		return independentScores
 	default:
-		return softmax
+		return exclusiveScores
+	}
+}
+
+// scores turns the logits of one row into scores, in a slice of its own.
+func (k scoreKind) scores(logits []float32) []float32 {
+	switch k {
+	case rawScores:
+		return slices.Clone(logits)
+	case independentScores:
+		return sigmoid(logits)
+	default:
+		return softmax(logits)
 	}
 }
 
@@ -206,8 +225,6 @@ func sigmoid(logits []float32) []float32 {
 	return p
 }
 
-func identity(logits []float32) []float32 { return slices.Clone(logits) }
-
 // argmax is the index of the first largest element, as numpy's.
 func argmax(x []float32) int {
 	top := 0
@@ -227,6 +244,16 @@ type Verdict struct {
 	Entities  []Entity     // token-classification: never nil, in the order of the text
 	Truncated bool         // the text was longer than the model and its end was not read
 	Windows   int          // rows the text was cut into
+
+	// How sure the verdict is, for rules; the result does not have them. Of a regression Margin and Entropy are 0.
+	//
+	// text-classification: Confidence is Score. Margin is the top score less the second, or |2p-1| of a single probability.
+	// Entropy is that of all scores by ln n (softmax), or the mean binary entropy in bits (independent labels): 0 is
+	// certain, 1 a guess.
+	//
+	// token-classification: all three are of the least sure token of the text, special ones left out: Confidence is the
+	// probability of its top label. A text without tokens has Confidence 1, Margin 1 and Entropy 0.
+	Margin, Entropy, Confidence float64
 
 	tokens bool // Entities are single tokens (AggregationNone)
 }
