@@ -199,10 +199,10 @@ func (a *aggregator) aggregateWord(tokens []preEntity) labelled {
 func (a *aggregator) groupEntities(words []labelled) []Entity {
 	var out []Entity
 	for len(words) > 0 {
-		_, last := splitLabel(words[0].label)
+		_, last := SplitLabel(words[0].label)
 		n := 1
 		for ; n < len(words); n++ {
-			position, group := splitLabel(words[n].label)
+			position, group := SplitLabel(words[n].label)
 			if group != last || position == "B" {
 				break
 			}

@@ -54,7 +54,7 @@ func appendLabelScore(b []byte, label string, score float64) []byte {
 	b = append(b, `"label":`...)
 	b = AppendString(b, label)
 	b = append(b, `,"score":`...)
-	return appendScore(b, score)
+	return AppendScore(b, score)
 }
 
 func (e *Entity) appendJSON(b []byte, token bool) []byte {
@@ -65,7 +65,7 @@ func (e *Entity) appendJSON(b []byte, token bool) []byte {
 	}
 	b = AppendString(b, e.Group)
 	b = append(b, `,"score":`...)
-	b = appendScore(b, e.Score)
+	b = AppendScore(b, e.Score)
 	if token {
 		b = append(b, `,"index":`...)
 		b = strconv.AppendInt(b, int64(e.Index), 10)
@@ -79,9 +79,9 @@ func (e *Entity) appendJSON(b []byte, token bool) []byte {
 	return append(b, '}')
 }
 
-// appendScore writes six significant digits and no zeros behind them. A score that is no number, which Judge never makes,
+// AppendScore writes six significant digits and no zeros behind them. A score that is no number, which Judge never makes,
 // is null: JSON has no NaN.
-func appendScore(b []byte, x float64) []byte {
+func AppendScore(b []byte, x float64) []byte {
 	if math.IsNaN(x) || math.IsInf(x, 0) {
 		return append(b, "null"...)
 	}

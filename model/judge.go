@@ -273,8 +273,8 @@ type Entity struct {
 	Index      int    // AggregationNone: position in the row, special tokens counted
 }
 
-// splitLabel parts a label into "B" or "I" and the group, as get_tag: what has neither prefix continues ("I").
-func splitLabel(label string) (position, group string) {
+// SplitLabel parts a label into "B" or "I" and the group, as get_tag: what has neither prefix continues ("I").
+func SplitLabel(label string) (position, group string) {
 	if group, ok := strings.CutPrefix(label, "B-"); ok {
 		return "B", group
 	}

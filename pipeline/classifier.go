@@ -21,6 +21,8 @@ type ClassifierModel struct {
 	Name string // the verdict's name in the output field
 	Step
 	Student *Student // a small model that is asked first; nil: none
+
+	rule string // the verdict's name in rules
 }
 
 // Step is a model that makes verdicts.
@@ -42,16 +44,22 @@ type Student struct {
 type Route string
 
 const (
-	ByModel   Route = "model"   // computed for this record, or at the same time for another one with the same tokens
-	ByStudent Route = "student" // the student was sure enough
-	ByCache   Route = "cache"   // computed before
+	ByModel   Route = "model"    // computed for this record, or at the same time for another one with the same tokens
+	ByStudent Route = "student"  // the student was sure enough
+	ByCache   Route = "cache"    // computed before
+	ByLLM     Route = "llm"      // the endpoint's answer
+	Fallback  Route = "fallback" // the local verdict, because the endpoint was not asked or not believed; a reason says why
 )
 
 // Decision is a verdict with who made it, and how.
 type Decision struct {
 	model.Verdict
-	Tag   string
-	Route Route
+	Tag    string
+	Route  Route
+	Unsure *model.Verdict // what the student had said, where it was not sure enough
+	Reason string         // of a Fallback
+
+	provisional bool // an amendment follows
 }
 
 // ClassifierOptions configure a Classifier.
@@ -108,6 +116,7 @@ func NewClassifier(models []ClassifierModel, engine *Engine, o ClassifierOptions
 	c := &Classifier{models: models, engine: engine, o: o, full: make([]int, len(models)), student: make([]int, len(models))}
 	c.work = sync.NewCond(&c.mu)
 	for i := range models {
+		models[i].rule = RuleName(models[i].Name)
 		c.full[i] = c.group(&models[i].Step)
 		if s := models[i].Student; s != nil {
 			c.student[i] = c.group(&s.Step)
@@ -230,18 +239,18 @@ func (c *Classifier) start(jobs []*Job) {
 			if c.models[m].Student != nil {
 				c.askStudent(w, m)
 			} else {
-				c.ask(w, m)
+				c.ask(w, m, nil)
 			}
 		}
 	}
 }
 
-// ask asks the m-th model for its verdict.
-func (c *Classifier) ask(w *work, m int) {
+// ask asks the m-th model for its verdict. unsure is what its student has said; nil: nothing.
+func (c *Classifier) ask(w *work, m int, unsure *model.Verdict) {
 	s, e := &c.models[m].Step, &w.encoded[c.full[m]]
 	c.submit(w, s, e, func(a Answer) {
 		v, err := c.verdict(w, s, c.models[m].Name, e, a)
-		c.decide(w, m, Decision{v, s.Tag, routeOf(a, ByModel)}, err)
+		c.decide(w, m, Decision{Verdict: v, Tag: s.Tag, Route: routeOf(a, ByModel), Unsure: unsure}, err)
 	})
 }
 
@@ -253,11 +262,15 @@ func (c *Classifier) askStudent(w *work, m int) {
 		v, err := c.verdict(w, &s.Step, c.models[m].Name, e, a)
 		if err != nil || v.Score < s.Threshold {
 			c.o.Metrics.student.WithLabelValues(c.models[m].Name, "unsure").Inc()
-			c.ask(w, m)
+			if err != nil {
+				c.ask(w, m, nil)
+			} else {
+				c.ask(w, m, &v)
+			}
 			return
 		}
 		c.o.Metrics.student.WithLabelValues(c.models[m].Name, "final").Inc()
-		c.decide(w, m, Decision{v, s.Tag, routeOf(a, ByStudent)}, nil)
+		c.decide(w, m, Decision{Verdict: v, Tag: s.Tag, Route: routeOf(a, ByStudent)}, nil)
 	})
 }
 
@@ -348,7 +361,7 @@ func (c *Classifier) close(w *work) {
 		w.job.Done(c.o.Writer.DeadLetter(w.job.Record, w.fault, 1))
 		return
 	}
-	w.job.Done(c.o.Writer.Result(w.job.Record, c.models, w.made, w.flags))
+	w.job.Done(c.o.Writer.Result(w.job.Record, w.text, c.models, w.made, w.flags))
 }
 
 // asPoison makes err a fault that goes to the dead letter topic. A fault of another kind has stopped the worker already;

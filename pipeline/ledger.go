@@ -20,6 +20,12 @@ const (
 	Empty      Disposition = "empty"
 	Tombstone  Disposition = "tombstone"
 	DeadLetter Disposition = "dead_letter"
+	Deferred   Disposition = "deferred" // only an escalation request was published; the verdict comes with its answer
+
+	// of the escalate stage
+	Amended  Disposition = "amended"  // the endpoint's answer became the verdict
+	FellBack Disposition = "fallback" // the local verdict became final
+	Compared Disposition = "compared" // shadow: nothing was published
 )
 
 // Outcome is everything that is to be published for one record. Pure data: making it again gives the same bytes.

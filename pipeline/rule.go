@@ -18,44 +18,43 @@ type Rule struct {
 	program *vm.Program
 }
 
-// ruleRecord is what a rule sees; the tags are its names there.
-type ruleRecord struct {
-	Topic     string               `expr:"topic"`
-	Partition int                  `expr:"partition"`
-	Key       string               `expr:"key"`
-	Headers   map[string]string    `expr:"headers"` // the last of repeated ones
-	Text      string               `expr:"text"`
-	Bytes     int                  `expr:"bytes"`  // of the value
-	Field     func(string) any     `expr:"field"`  // of a JSON value, by path with dots; nil where there is none
-	Number    func(string) float64 `expr:"number"` // the same as a number, 0 where it is none
-}
-
 // ParseRule compiles a rule. The error says where in it the mistake is and what it may use.
 func ParseRule(source string) (*Rule, error) {
-	p, err := expr.Compile(source, expr.Env(ruleRecord{}), expr.AsBool())
-	if err == nil {
-		return &Rule{p}, nil
+	p, err := expr.Compile(source, expr.Env(map[string]any(recordEnv(&Record{}, nil))), expr.AsBool())
+	if err != nil {
+		return nil, ruleError(err, "a rule may use "+recordWords)
 	}
-	const known = "a rule may use topic, partition, key, headers[\"name\"], text, bytes, field(\"path\") and number(\"path\"), and must be true or false"
+	return &Rule{p}, nil
+}
+
+const recordWords = "topic, partition, key, headers[\"name\"], text, bytes, field(\"path\") and number(\"path\"), and must be true or false"
+
+// ruleError says where the mistake is and what would be right.
+func ruleError(err error, known string) error {
 	var at *file.Error
 	if errors.As(err, &at) {
-		return nil, fmt.Errorf("column %d: %s; %s", at.Column+1, strings.TrimSpace(at.Message), known)
+		return fmt.Errorf("column %d: %s; %s", at.Column+1, strings.TrimSpace(at.Message), known)
 	}
-	return nil, fmt.Errorf("%v; %s", err, known)
+	return fmt.Errorf("%v; %s", err, known)
+}
+
+// recordEnv is what rules see of a record.
+func recordEnv(rec *Record, text []byte) ruleEnv {
+	headers := make(map[string]string, len(rec.Headers)) // the last of repeated ones
+	for _, h := range rec.Headers {
+		headers[h.Key] = string(h.Value)
+	}
+	return ruleEnv{
+		"topic": rec.Topic, "partition": int(rec.Partition), "key": string(rec.Key), "headers": headers, "text": string(text),
+		"bytes":  len(rec.Value),                                                               // of the value
+		"field":  func(path string) any { return gjson.GetBytes(rec.Value, path).Value() },     // of a JSON value, by path with dots; nil where there is none
+		"number": func(path string) float64 { return gjson.GetBytes(rec.Value, path).Float() }, // the same as a number, 0 where it is none
+	}
 }
 
 // Holds evaluates the rule for a record and its text.
 func (r *Rule) Holds(rec *Record, text []byte) (bool, error) {
-	env := ruleRecord{
-		Topic: rec.Topic, Partition: int(rec.Partition), Key: string(rec.Key), Text: string(text), Bytes: len(rec.Value),
-		Headers: make(map[string]string, len(rec.Headers)),
-		Field:   func(path string) any { return gjson.GetBytes(rec.Value, path).Value() },
-		Number:  func(path string) float64 { return gjson.GetBytes(rec.Value, path).Float() },
-	}
-	for _, h := range rec.Headers {
-		env.Headers[h.Key] = string(h.Value)
-	}
-	v, err := expr.Run(r.program, env)
+	v, err := expr.Run(r.program, map[string]any(recordEnv(rec, text)))
 	if err != nil {
 		return false, err
 	}

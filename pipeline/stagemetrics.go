@@ -42,8 +42,12 @@ func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(prefix+name, help, labels, nil)
 	}
+	dispositions, outcomes := []Disposition{Scored, Empty, Tombstone, Deferred, DeadLetter}, "result, empty (blank text), tombstone (null value), deferred (an escalation request only), dead_letter"
+	if name != "" {
+		dispositions, outcomes = []Disposition{Amended, FellBack, Compared, DeadLetter}, "amended (the endpoint's answer is the verdict), fallback (the local verdict is final), compared (shadow), dead_letter"
+	}
 	m := &StageMetrics{
-		records: counter("records_total", "Input records whose outcome is durable, by outcome: result, empty (blank text), tombstone (null value), dead_letter. "+
+		records: counter("records_total", "Input records whose outcome is durable, by outcome: "+outcomes+". "+
 			"When dead_letter grows, look at sluice_dead_letters_total and at the headers in the dead letter topic.", "outcome"),
 		deadLetters: counter("dead_letters_total", "Records sent to the dead letter topic, by the stage and reason that also stand in their headers. "+
 			"When high, read one with a console consumer: the sluice.error.* headers say what is wrong with it.", "stage", "reason"),
@@ -68,7 +72,7 @@ func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 		ledgerAge:       desc("ledger_age_seconds", "How long the oldest uncommitted record has been in flight. Above a few seconds: a commit or a model run hangs; see /status and the log."),
 	}
 	m.dispositions = map[Disposition]prometheus.Counter{}
-	for _, d := range []Disposition{Scored, Empty, Tombstone, DeadLetter} {
+	for _, d := range dispositions {
 		m.dispositions[d] = m.records.WithLabelValues(string(d))
 	}
 	for _, r := range []string{"committed", "retried", "rebalanced", "split", "failed"} {

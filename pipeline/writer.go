@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,7 +19,7 @@ import (
 // Header names on what the worker publishes.
 const (
 	HeaderSource   = "sluice.source"   // topic/partition/offset of the input record
-	HeaderID       = "sluice.id"       // the same for every repeat of a message: source#number of the message
+	HeaderID       = "sluice.id"       // the same for every repeat of a message: source#0; #2 is its amendment, #0@name a routed copy
 	HeaderModel    = "sluice.model"    // tags of the models, comma-separated
 	HeaderRevision = "sluice.revision" // 1; amendments count up
 
@@ -44,6 +45,9 @@ type Writer struct {
 	Output      string // topic of results
 	DeadLetters string // topic of dead letters
 	Field       string // of the result object that holds the verdicts
+	Routes      []TopicRoute
+	Escalation  *Escalation       // nil: none
+	RuleFailed  func(rule string) // told of every rule that could not be evaluated, which then does not hold; nil: nobody
 	// MaxBytes is the largest message a topic takes, 0 if unknown; nil: no limit is known.
 	MaxBytes func(topic string) int
 }
@@ -63,10 +67,52 @@ func (w *Writer) fits(m *Message) (limit int, ok bool) {
 // scratches are buffers for the output field, which value copies into the message.
 var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
-// Result publishes the source object with the verdicts added.
-func (w *Writer) Result(r *Record, models []ClassifierModel, made []Decision, f Flags) Outcome {
+// Result publishes the source object with the verdicts added, copies of it for the routes whose rules hold, and, where the
+// record is to be escalated, a request: in mode Amend beside a provisional result, in mode Defer in its place.
+func (w *Writer) Result(r *Record, text []byte, models []ClassifierModel, made []Decision, f Flags) Outcome {
+	tags := made[0].Tag
+	for i := range made[1:] {
+		tags += "," + made[i+1].Tag
+	}
+	var env ruleEnv
+	if len(w.Routes) > 0 || w.Escalation != nil {
+		env = newRuleEnv(r, text, models, made)
+	}
 	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
 	b := w.member((*scratch)[:0])
+	begin := len(b)
+	var request *Message
+	if w.Escalation != nil && w.holds("escalation.when", w.Escalation.When, env) {
+		asked := slices.IndexFunc(models, func(m ClassifierModel) bool { return m.Name == w.Escalation.Verdict })
+		made[asked].provisional = w.Escalation.Mode == Amend
+		b = appendVerdicts(b, models, made, f)
+		m := w.request(r, b[begin:], env, models, tags)
+		if _, ok := w.fits(&m); ok {
+			request = &m
+		} else if w.Escalation.Mode != Shadow { // no answer will come: the local verdict is the final one
+			made[asked].provisional, made[asked].Route, made[asked].Reason = false, Fallback, "request-too-large"
+		}
+		b = b[:begin]
+	}
+	if request != nil && w.Escalation.Mode == Defer {
+		*scratch = b
+		return Outcome{Messages: []Message{*request}, Disposition: Deferred}
+	}
+	b = append(appendVerdicts(b, models, made, f), '}')
+	value := w.value(r, b)
+	*scratch = b
+	o := w.publish(r, Scored, value, ourHeaders(r, tags))
+	if o.Disposition == Scored && len(w.Routes) > 0 {
+		o = w.route(o, r, env)
+	}
+	if o.Disposition == Scored && request != nil {
+		o.Messages = append(o.Messages, *request)
+	}
+	return o
+}
+
+func appendVerdicts(b []byte, models []ClassifierModel, made []Decision, f Flags) []byte {
 	for i := range models {
 		if i > 0 {
 			b = append(b, ',')
@@ -76,20 +122,53 @@ func (w *Writer) Result(r *Record, models []ClassifierModel, made []Decision, f 
 		b = made[i].AppendJSON(b)
 		b = append(b, `,"route":"`...)
 		b = append(b, made[i].Route...)
+		if made[i].Reason != "" {
+			b = append(b, `","reason":"`...)
+			b = append(b, made[i].Reason...)
+		}
 		b = append(b, `","model":`...)
 		b = model.AppendString(b, made[i].Tag)
-		b = append(b, `,"revision":1}`...)
+		b = append(b, `,"revision":1`...)
+		if made[i].provisional {
+			b = append(b, `,"provisional":true`...)
+		}
+		b = append(b, '}')
 	}
-	b = appendFlags(b, f)
-	b = append(b, '}')
-	value := w.value(r, b)
-	*scratch = b
-	scratches.Put(scratch)
-	tags := made[0].Tag
-	for i := range made[1:] {
-		tags += "," + made[i+1].Tag
+	return appendFlags(b, f)
+}
+
+// holds evaluates a rule. One that cannot be evaluated does not hold.
+func (w *Writer) holds(name string, rule *VerdictRule, env ruleEnv) bool {
+	yes, err := rule.holds(env)
+	if err != nil && w.RuleFailed != nil {
+		w.RuleFailed(name)
 	}
-	return w.publish(r, Scored, value, tags)
+	return yes
+}
+
+// route adds copies of a result, which is o's only message, for the routes whose rules hold. A copy that its topic would
+// refuse for its size makes the whole outcome a dead letter: result and copies are seen together or not at all (P3).
+func (w *Writer) route(o Outcome, r *Record, env ruleEnv) Outcome {
+	for i := range w.Routes {
+		t := &w.Routes[i]
+		if !w.holds("routes."+t.Name, t.When, env) {
+			continue
+		}
+		m := o.Messages[0]
+		m.Topic = t.Topic
+		m.Headers = append(slices.Clone(m.Headers), Header{HeaderRoute, []byte(t.Name)})
+		for k := range m.Headers[len(r.Headers):] {
+			if h := &m.Headers[len(r.Headers)+k]; h.Key == HeaderID {
+				h.Value = append(slices.Clone(h.Value), "@"+t.Name...)
+			}
+		}
+		if limit, ok := w.fits(&m); !ok {
+			return w.pointer(r, Faultf(Poison, "encode", "result-too-large",
+				"the copy for route %s has %d bytes, topic %s takes %d (max.message.bytes)", t.Name, m.Size(), m.Topic, limit), m.Topic, m.Size(), limit)
+		}
+		o.Messages = append(o.Messages, m)
+	}
+	return o
 }
 
 // Empty publishes the source object with a null verdict for every model.
@@ -102,12 +181,12 @@ func (w *Writer) Empty(r *Record, models []ClassifierModel, f Flags) Outcome {
 	b = append(b, `"reason":"empty"`...)
 	b = appendFlags(b, f)
 	b = append(b, '}')
-	return w.publish(r, Empty, w.value(r, b), tags(models))
+	return w.publish(r, Empty, w.value(r, b), ourHeaders(r, tags(models)))
 }
 
 // Tombstone forwards a null value as it is.
 func (w *Writer) Tombstone(r *Record) Outcome {
-	return w.publish(r, Tombstone, nil, "")
+	return w.publish(r, Tombstone, nil, ourHeaders(r, ""))
 }
 
 // DeadLetter publishes the record byte for byte, with the reason in headers. attempts says how often it was
@@ -126,14 +205,18 @@ func (w *Writer) Replace(r *Record, cause *TooLargeError) Outcome {
 	return w.pointer(r, Faultf(Poison, "commit", "result-too-large", "%w", cause), cause.Topic, r.Size(), 0)
 }
 
-// publish makes the result message, or a pointer in the dead letter topic when the result is larger than its topic takes.
-func (w *Writer) publish(r *Record, d Disposition, value []byte, models string) Outcome {
-	m := Message{Topic: w.Output, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value}
-	m.Headers = append(make([]Header, 0, len(r.Headers)+4), r.Headers...)
-	m.Headers = append(m.Headers, origin(r)...)
-	if models != "" {
-		m.Headers = append(m.Headers, Header{HeaderModel, []byte(models)}, Header{HeaderRevision, []byte("1")})
+// ourHeaders are the headers of a result; those of the source go before them.
+func ourHeaders(r *Record, models string) []Header {
+	if models == "" {
+		return origin(r)
 	}
+	return append(origin(r), Header{HeaderModel, []byte(models)}, Header{HeaderRevision, []byte("1")})
+}
+
+// publish makes the result message, or a pointer in the dead letter topic when the result is larger than its topic takes.
+func (w *Writer) publish(r *Record, d Disposition, value []byte, ours []Header) Outcome {
+	m := Message{Topic: w.Output, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value}
+	m.Headers = append(append(make([]Header, 0, len(r.Headers)+len(ours)), r.Headers...), ours...)
 	if limit, ok := w.fits(&m); !ok {
 		return w.pointer(r, Faultf(Poison, "encode", "result-too-large",
 			"the result has %d bytes, topic %s takes %d (max.message.bytes)", m.Size(), m.Topic, limit), m.Topic, m.Size(), limit)
@@ -187,13 +270,21 @@ func errorHeaders(r *Record, f *Fault, attempts int) []Header {
 
 // origin is the headers that say which record a message was made of, and its id.
 func origin(r *Record) []Header {
-	id := make([]byte, 0, len(r.Topic)+32)
-	id = append(append(id, r.Topic...), '/')
-	id = append(strconv.AppendInt(id, int64(r.Partition), 10), '/')
-	id = strconv.AppendInt(id, r.Offset, 10)
-	source := id[:len(id):len(id)]
-	id = append(id, "#0"...)
-	return []Header{{HeaderSource, source}, {HeaderID, id}}
+	id := messageID(r, "0")
+	source := id[: len(id)-2 : len(id)-2]
+	return append(make([]Header, 0, 4), Header{HeaderSource, source}, Header{HeaderID, id})
+}
+
+// sourceOf is topic/partition/offset.
+func sourceOf(r *Record) []byte {
+	b := append(append(make([]byte, 0, len(r.Topic)+32), r.Topic...), '/')
+	b = append(strconv.AppendInt(b, int64(r.Partition), 10), '/')
+	return strconv.AppendInt(b, r.Offset, 10)
+}
+
+// messageID names one of the messages made of a record.
+func messageID(r *Record, which string) []byte {
+	return append(append(sourceOf(r), '#'), which...)
 }
 
 func tags(models []ClassifierModel) string {
