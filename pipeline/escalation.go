@@ -60,7 +60,9 @@ type Request struct {
 	Verdict string
 	Label   string
 	Score   float64
-	Spans   []RequestSpan // of every entity that a local model has found
+	// StudentLabel is what an unsure student said before; "": none was asked.
+	StudentLabel string
+	Spans        []RequestSpan // of every entity that a local model has found
 
 	models   string                     // tags
 	verdicts []byte                     // the members of the output field
@@ -153,6 +155,7 @@ func ParseRequest(r *Record) (*Request, error) {
 		return bad("it has no verdict %q with a label", h.Verdict)
 	}
 	q.Mode, q.Verdict, q.rules = h.Mode, h.Verdict, h.Rules
+	q.StudentLabel = gjson.GetBytes(h.Rules[RuleName(h.Verdict)], "student_label").Str
 	q.verdicts = bytes.TrimSuffix(bytes.TrimPrefix(h.Verdicts, []byte{'{'}), []byte{'}'})
 	q.local, q.Label, q.Score = []byte(local.Raw), local.Get("label").Str, local.Get("score").Float()
 	return q, nil

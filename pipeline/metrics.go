@@ -23,7 +23,6 @@ type Metrics struct {
 	cacheMisses   *prometheus.CounterVec
 	student       *prometheus.CounterVec
 	urgent        prometheus.Counter
-	ruleErrors    *prometheus.CounterVec
 	reg           promauto.Factory // for what is there only with some options
 
 	// children resolved once: the hot path adds to a counter, it does not look one up
@@ -57,10 +56,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"when sluice_cache_bytes is at its limit, raise it.", "model"),
 		student: counter("student_verdicts_total", "Records that a student model looked at, by result: final (it was sure), unsure (the full model was asked). Mostly unsure: the student costs more than it saves; lower student_threshold or remove it.", "model", "result"),
 		urgent:  f.NewCounter(prometheus.CounterOpts{Name: "sluice_urgent_records_total", Help: "Records that went first, by the rules of the section urgent. When it is most of sluice_records_total nothing is urgent any more: narrow the rules."}),
-		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be evaluated; it then does not hold. "+
-			"When it grows, a field that the rule compares is missing or of another type.", "rule"),
-		reg:    f,
-		failed: counter("runs_failed_total", "Model runs that failed and were halved, or failed alone, by reason: run-failed, not-finite, deadline, bad-row.", "model", "reason"),
+		reg:     f,
+		failed:  counter("runs_failed_total", "Model runs that failed and were halved, or failed alone, by reason: run-failed, not-finite, deadline, bad-row.", "model", "reason"),
 	}
 	m.queueTime = m.stage.WithLabelValues("queue")
 	m.tokenizeTime = m.stage.WithLabelValues("tokenize")

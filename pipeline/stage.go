@@ -31,6 +31,13 @@ func (j *Job) Weigh(tokens int) { j.stage.weigh(j.entry, tokens) }
 // Done ends the job with its outcome. Any goroutine may call it, in any order among jobs.
 func (j *Job) Done(o Outcome) { j.stage.finish(j.entry, o) }
 
+// Dropped says that the record's partition has moved away: nobody wants the outcome any more, and Done need not be called.
+func (j *Job) Dropped() bool {
+	j.stage.mu.Lock()
+	defer j.stage.mu.Unlock()
+	return j.entry.lane.gone
+}
+
 // Processor turns records into outcomes.
 type Processor interface {
 	// Process takes a job and returns without waiting for its outcome. The number of jobs in flight is bounded by

@@ -24,6 +24,7 @@ type StageMetrics struct {
 	retries      *prometheus.CounterVec
 	member       prometheus.Gauge
 	unstable     prometheus.Gauge
+	ruleErrors   *prometheus.CounterVec
 
 	inFlightRecords, inFlightBytes, inFlightTokens, lagRecords, lagSeconds, ledgerAge *prometheus.Desc
 
@@ -64,6 +65,8 @@ func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 		member:     f.NewGauge(prometheus.GaugeOpts{Name: prefix + "group_joined", Help: "1 while this worker is a member of its consumer group with an assignment."}),
 		unstable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "unstable_offsets_seconds", Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when they are not. " +
 			"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with kafka-transactions abort."}),
+		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be evaluated; it then does not hold. "+
+			"When it grows, a field that the rule compares is missing or of another type.", "rule"),
 		inFlightRecords: desc("in_flight_records", "Records fetched and not yet committed. At its limit the partition is paused: the worker is slower than its input.", "topic", "partition"),
 		inFlightBytes:   desc("in_flight_bytes", "Bytes of records fetched and not yet committed.", "topic", "partition"),
 		inFlightTokens:  desc("in_flight_tokens", "Tokens of records tokenized and not yet committed.", "topic", "partition"),
@@ -119,6 +122,9 @@ func (m *StageMetrics) Rebalanced() { m.rebalances.Inc() }
 func (m *StageMetrics) Retried(request string, code int) {
 	m.retries.WithLabelValues(request, strconv.Itoa(code)).Inc()
 }
+
+// RuleFailed counts a record on which a rule could not be evaluated. For Writer.RuleFailed.
+func (m *StageMetrics) RuleFailed(rule string) { m.ruleErrors.WithLabelValues(rule).Inc() }
 
 // Joined tells whether the worker is in its group. For the Kafka client's observer.
 func (m *StageMetrics) Joined(in bool) {

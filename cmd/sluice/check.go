@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"sluice/pipeline"
+	"sluice/pipeline/escalate"
 )
 
 // about notes a mistake in the value of a key, unless the key has one already.
@@ -74,6 +76,8 @@ func (l *loader) check(s *Settings) {
 	l.checkModels(s)
 	l.checkBounds(s)
 	l.checkUrgent(s)
+	l.checkRoutes(s)
+	l.checkEscalation(s)
 	if s.Server.Listen != "off" {
 		l.checkAddress("server.listen", s.Server.Listen, "127.0.0.1:9464, or off")
 	}
@@ -96,6 +100,11 @@ func (l *loader) checkNeeded(s *Settings) {
 		if empty[k.path] {
 			missing(k, k.path)
 		}
+		for i, r := range s.Routes {
+			if v, ok := map[string]string{"routes[].name": r.Name, "routes[].when": r.When, "routes[].topic": r.Topic}[k.path]; ok && v == "" {
+				missing(k, strings.Replace(k.path, "[]", fmt.Sprintf("[%d]", i), 1))
+			}
+		}
 		for i, m := range s.Models {
 			path := strings.Replace(k.path, "[]", fmt.Sprintf("[%d]", i), 1)
 			if k.path == "models[].name" && m.Name == "" || k.path == "models[].path" && m.Path == "" {
@@ -104,7 +113,7 @@ func (l *loader) checkNeeded(s *Settings) {
 		}
 	}
 	if len(s.Models) == 0 {
-		l.about("models", "is missing; write for example [{name: sentiment, path: models/sentiment}]")
+		l.about("models", "is missing; write for example %s", lists["models"].example)
 	}
 }
 
@@ -199,6 +208,12 @@ func (l *loader) checkTopics(s *Settings) {
 	for _, t := range s.Input.Topics {
 		uses = append(uses, use{"input.topics", t})
 	}
+	for i, r := range s.Routes {
+		uses = append(uses, use{fmt.Sprintf("routes[%d].topic", i), r.Topic})
+	}
+	if s.Escalation.On() {
+		uses = append(uses, use{"escalation.topic", s.Escalation.Topic})
+	}
 	for _, u := range uses {
 		if u.topic != "" && (!topicName.MatchString(u.topic) || u.topic == "." || u.topic == "..") {
 			l.about(u.path, "%q cannot be the name of a topic: only letters, digits, dot, dash and underscore, at most 249", u.topic)
@@ -209,9 +224,16 @@ func (l *loader) checkTopics(s *Settings) {
 			l.about("input.topics", "%q is there twice; keep one", t)
 		}
 	}
-	for _, u := range uses[:2] {
-		if u.topic != "" && slices.Contains(s.Input.Topics, u.topic) {
+	for _, u := range uses {
+		if u.path != "input.topics" && u.topic != "" && slices.Contains(s.Input.Topics, u.topic) {
 			l.between([]string{u.path, "input.topics"}, "%q is also an input topic, so the worker would read what it writes, for ever; write to another topic, or remove it from input.topics", u.topic)
+		}
+	}
+	if t := s.Escalation.Topic; s.Escalation.On() && t != "" {
+		for _, u := range uses {
+			if u.path != "escalation.topic" && u.path != "input.topics" && u.topic == t {
+				l.between([]string{"escalation.topic", u.path}, "%q is also %s, whose readers do not expect requests; give the requests a topic of their own", t, u.path)
+			}
 		}
 	}
 	if s.Output.Topic != "" && s.Output.Topic == s.DeadLetter.Topic {
@@ -347,5 +369,153 @@ func (l *loader) checkUrgent(s *Settings) {
 		if _, err := pipeline.ParseRule(s.Urgent.When); err != nil {
 			l.about("urgent.when", "%v", err)
 		}
+	}
+}
+
+// verdictNames are the names of the verdicts in results, for rules.
+func verdictNames(s *Settings) []string {
+	names := make([]string, len(s.Models))
+	for i, m := range s.Models {
+		names[i] = m.VerdictField()
+	}
+	return names
+}
+
+// checkRule type-checks a rule over verdicts.
+func (l *loader) checkRule(s *Settings, path, source string) {
+	if source == "" || len(s.Models) == 0 {
+		return
+	}
+	if _, err := pipeline.ParseVerdictRule(source, verdictNames(s)); err != nil {
+		l.about(path, "%v", err)
+	}
+}
+
+func (l *loader) checkRoutes(s *Settings) {
+	for i, r := range s.Routes {
+		at := func(name string) string { return fmt.Sprintf("routes[%d].%s", i, name) }
+		if r.Name != "" && !modelName.MatchString(r.Name) {
+			l.about(at("name"), "%q cannot be the name of a route: letters, digits, dot, dash and underscore", r.Name)
+		}
+		for j, other := range s.Routes[:i] {
+			if r.Name != "" && r.Name == other.Name {
+				l.about(at("name"), "%q is also the name of routes[%d]; names must differ", r.Name, j)
+			}
+		}
+		l.checkRule(s, at("when"), r.When)
+		for path, topic := range map[string]string{"output.topic": s.Output.Topic, "dead_letter.topic": s.DeadLetter.Topic} {
+			if r.Topic != "" && r.Topic == topic {
+				l.between([]string{at("topic"), path}, "%q is also %s; give the copies a topic of their own", r.Topic, path)
+			}
+		}
+	}
+}
+
+func (l *loader) checkEscalation(s *Settings) {
+	e := &s.Escalation
+	if !e.On() {
+		for _, k := range allKeys {
+			if strings.HasPrefix(k.path, "escalation.") && l.given(k.path) {
+				l.about(k.path, "has no effect without escalation.when, the rule that says which records are asked about; write for example escalation: {when: 'sentiment.score < 0.80'}, or remove the section")
+				return
+			}
+		}
+		return
+	}
+	l.checkRule(s, "escalation.when", e.When)
+	need := func(path, value string) {
+		if k, _ := findKey(path); value == "" {
+			l.about(path, "is missing (%s); write for example %s", k.doc, k.example)
+		}
+	}
+	need("escalation.topic", e.Topic)
+	need("escalation.endpoint.model", e.Endpoint.Model)
+	if len(e.Endpoint.URLs) == 0 {
+		need("escalation.endpoint.urls", "")
+	}
+	for i, raw := range e.Endpoint.URLs {
+		l.checkURL("escalation.endpoint.urls", raw)
+		if slices.Contains(e.Endpoint.URLs[:i], raw) {
+			l.about("escalation.endpoint.urls", "%q is there twice; keep one", raw)
+		}
+	}
+	if e.Endpoint.Proxy != "" {
+		l.checkURL("escalation.endpoint.proxy", e.Endpoint.Proxy)
+	}
+	if names := verdictNames(s); e.Verdict != "" && len(names) > 0 && !slices.Contains(names, e.Verdict) {
+		l.between([]string{"escalation.verdict", "models"}, "there is no verdict %q%s; known here: %s", e.Verdict, didYouMean(e.Verdict, names), strings.Join(names, ", "))
+	}
+	if e.Verdict == "" && len(s.Models) > 1 {
+		l.about("escalation.verdict", "is missing, and there are several models; write one of %s", strings.Join(verdictNames(s), ", "))
+	}
+	if e.Group != "" && e.Group == s.Kafka.Group {
+		l.between([]string{"escalation.group", "kafka.group"}, "is also kafka.group; the requests need a group of their own")
+	}
+	for _, p := range []struct {
+		path  string
+		value float64
+	}{{"escalation.severity_floor", e.SeverityFloor}, {"escalation.confident", e.Confident}} {
+		if p.value < 0 || p.value > 1 {
+			l.about(p.path, "%v is out of range; between 0 and 1", p.value)
+		}
+	}
+	if len(e.Severity) == 0 && l.given("escalation.severity_floor") {
+		l.between([]string{"escalation.severity_floor", "escalation.severity"}, "has no effect without escalation.severity, the labels from harmless to severe")
+	}
+	if len(e.Severity) == 1 {
+		l.about("escalation.severity", "one label has no order; name the labels from harmless to severe")
+	}
+	if _, err := escalate.NewRedactor(e.Redact); err != nil {
+		l.about("escalation.redact", "%v", err)
+	}
+	for _, p := range []struct {
+		path  string
+		value time.Duration
+		min   time.Duration
+	}{{"escalation.endpoint.timeout", e.Endpoint.Timeout, time.Millisecond}, {"escalation.endpoint.deadline", e.Endpoint.Deadline, time.Millisecond}, {"escalation.endpoint.breaker_pause", e.Endpoint.BreakerPause, time.Millisecond}, {"escalation.max_age", e.MaxAge, 0}} {
+		if p.value < p.min {
+			l.about(p.path, "%s is too short", shortDuration(p.value))
+		}
+	}
+	if e.Endpoint.Deadline < e.Endpoint.Timeout {
+		l.between([]string{"escalation.endpoint.deadline", "escalation.endpoint.timeout"}, "%s is shorter than the timeout of one call (%s)", shortDuration(e.Endpoint.Deadline), shortDuration(e.Endpoint.Timeout))
+	}
+	for _, p := range []struct {
+		path  string
+		value int
+		min   int
+	}{{"escalation.endpoint.max_concurrency", e.Endpoint.MaxConcurrency, 1}, {"escalation.endpoint.max_attempts", e.Endpoint.MaxAttempts, 1}, {"escalation.endpoint.max_tokens", e.Endpoint.MaxTokens, 1},
+		{"escalation.endpoint.breaker_failures", e.Endpoint.BreakerFailures, 1}, {"escalation.budget.calls_per_day", e.Budget.CallsPerDay, 0}, {"escalation.budget.tokens_per_day", e.Budget.TokensPerDay, 0}} {
+		if p.value < p.min {
+			l.about(p.path, "must be at least %d", p.min)
+		}
+	}
+	if e.Endpoint.MaxResponseBytes < 1<<10 {
+		l.about("escalation.endpoint.max_response_bytes", "must be at least 1KiB")
+	}
+	b := &e.Budget
+	for path, value := range map[string]float64{"calls_per_second": b.CallsPerSecond, "money_per_day": b.MoneyPerDay, "price_input_per_million": b.PriceInputPerMillion, "price_output_per_million": b.PriceOutputPerMillion} {
+		if value < 0 {
+			l.about("escalation.budget."+path, "must not be negative")
+		}
+	}
+	if b.MoneyPerDay > 0 && b.PriceInputPerMillion == 0 && b.PriceOutputPerMillion == 0 {
+		l.between([]string{"escalation.budget.money_per_day", "escalation.budget.price_input_per_million"}, "needs prices: give price_input_per_million and price_output_per_million")
+	}
+	if e.Endpoint.APIKey != "" && e.Endpoint.APIKeyFile != "" {
+		l.between([]string{"escalation.endpoint.api_key_file", "escalation.endpoint.api_key"}, "there is a key in the environment too; keep the file, or the variable")
+	}
+}
+
+// checkURL notes what is not an HTTP address without credentials.
+func (l *loader) checkURL(path, raw string) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		l.about(path, "%q is not an address; write for example http://llama:8000/v1", raw)
+	case u.User != nil:
+		l.about(path, "the address of %s has a user or password in it; give the key by escalation.endpoint.api_key_file", u.Host)
+	case u.RawQuery != "" || u.Fragment != "":
+		l.about(path, "%q has a query or fragment; give the base address, such as http://llama:8000/v1", raw)
 	}
 }

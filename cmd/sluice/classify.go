@@ -156,7 +156,11 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	p := &lineProcessor{format: o.format, bad: pipeline.Writer{DeadLetters: linesBad}}
 	for _, format := range []pipeline.Format{pipeline.JSON, pipeline.Text} {
 		s.Input.Format = string(format)
-		c, _, err := newClassifier(models, engine, s, nil, metrics)
+		w, err := newWriter(s, nil, nil, metrics.RuleFailed)
+		if err != nil {
+			return err
+		}
+		c, err := newClassifier(models, engine, s, w, metrics)
 		if err != nil {
 			return err
 		}

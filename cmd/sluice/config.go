@@ -26,8 +26,6 @@ const envPrefix = "SLUICE_"
 
 // notYet are sections of the design that this version refuses, so that nobody believes them to be at work.
 var notYet = map[string]string{
-	"routes":                "routes are not in this version yet; remove the section",
-	"escalation":            "escalation is not in this version yet; remove the section",
 	"kafka.sasl.token_file": "logging in with tokens (OAUTHBEARER) is not in this version yet; use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 with password_file",
 }
 
@@ -103,7 +101,7 @@ type loaded struct {
 // loadConfig reads and checks the configuration. The error is a *configError that names every mistake at once, or says
 // why the file could not be read.
 func loadConfig(src configSource) (*loaded, error) {
-	l := &loader{src: src, env: map[string]string{}, origins: map[string]origin{}, sections: map[string]origin{}, bad: map[string]bool{}}
+	l := &loader{src: src, env: map[string]string{}, entries: map[string]int{}, origins: map[string]origin{}, sections: map[string]origin{}, bad: map[string]bool{}}
 	for _, e := range src.environ {
 		name, value, _ := strings.Cut(e, "=")
 		l.env[name] = value
@@ -155,7 +153,7 @@ type loader struct {
 	file     layer
 	environ  layer
 	flags    layer
-	models   int               // entries in the list of models
+	entries  map[string]int    // how many entries each list has
 	origins  map[string]origin // where each given value came from
 	sections map[string]origin // where each section of the file stands
 	bad      map[string]bool   // paths with a mistake: no second complaint about them
@@ -260,9 +258,9 @@ func (l *loader) entry(name, value *yaml.Node, path string) {
 		} else {
 			l.sections[path] = at
 		}
-	case path == "models":
+	case lists[path].entry != nil:
 		l.sections[path] = at
-		l.modelList(value)
+		l.list(path, value)
 	case isSection(path):
 		l.sections[path] = at
 		switch {
@@ -276,22 +274,22 @@ func (l *loader) entry(name, value *yaml.Node, path string) {
 	}
 }
 
-func (l *loader) modelList(n *yaml.Node) {
+func (l *loader) list(name string, n *yaml.Node) {
 	if n.Tag == "!!null" {
 		return
 	}
 	if n.Kind != yaml.SequenceNode {
-		l.fail(l.at(n), "models", "must be a list (- {name: sentiment, path: models/sentiment}), not %s", nodeWord(n))
+		l.fail(l.at(n), name, "must be a list (%s), not %s", lists[name].example, nodeWord(n))
 		return
 	}
-	l.models = len(n.Content)
+	l.entries[name] = len(n.Content)
 	for i, item := range n.Content {
-		path := fmt.Sprintf("models[%d]", i)
+		path := fmt.Sprintf("%s[%d]", name, i)
 		l.sections[path] = l.at(item)
 		if item = resolve(item); item.Kind == yaml.MappingNode {
 			l.mapping(item, path+".")
 		} else {
-			l.fail(l.at(item), path, "must be a mapping (name: ..., path: ...), not %s", nodeWord(item))
+			l.fail(l.at(item), path, "must be a mapping (%s: ...), not %s", strings.Join(childrenOf(path), ": ..., "), nodeWord(item))
 		}
 	}
 }
@@ -318,6 +316,10 @@ func (l *loader) leaf(k key, n *yaml.Node, path string) {
 		l.set(&l.file, path, list, at)
 		return
 	}
+	if k.kind == kindMap {
+		l.leafMap(n, path, k)
+		return
+	}
 	if n.Kind != yaml.ScalarNode {
 		l.fail(at, path, "must be one value (%s), not %s; write for example %s", k.kind, nodeWord(n), k.example)
 		return
@@ -339,6 +341,28 @@ func (l *loader) leaf(k key, n *yaml.Node, path string) {
 		v = filepath.Join(filepath.Dir(l.src.file), s)
 	}
 	l.set(&l.file, path, v, at)
+}
+
+// leafMap reads a mapping of names to texts.
+func (l *loader) leafMap(n *yaml.Node, path string, k key) {
+	if n.Kind != yaml.MappingNode {
+		l.fail(l.at(n), path, "must be a mapping, not %s; write for example {%s}", nodeWord(n), strings.ReplaceAll(k.example, "=", ": "))
+		return
+	}
+	m := map[string]string{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name, value := n.Content[i], resolve(n.Content[i+1])
+		if value.Kind != yaml.ScalarNode {
+			l.fail(l.at(value), path, "%q must be a text, not %s", name.Value, nodeWord(value))
+			return
+		}
+		s, ok := l.expand(value, path)
+		if !ok {
+			return
+		}
+		m[name.Value] = s
+	}
+	l.set(&l.file, path, m, l.at(n))
 }
 
 var reference = regexp.MustCompile(`\$?\$\{[^}]*\}?`)
@@ -397,7 +421,7 @@ func nodeWord(n *yaml.Node) string {
 // named sluice.
 var serviceEnv = regexp.MustCompile(`^SLUICE_(SERVICE_(HOST|PORT.*)|PORT(_\d+_.*)?)$`)
 
-var modelEnv = regexp.MustCompile(`^MODELS__(\d+)__(.+)$`)
+var entryEnv = regexp.MustCompile(`^(MODELS|ROUTES)__(\d+)__(.+)$`)
 
 // isKeyEnv says whether a variable is read as a configuration key.
 func isKeyEnv(name string) bool {
@@ -428,15 +452,16 @@ func (l *loader) readEnv() {
 	for _, name := range names {
 		rest := strings.TrimPrefix(name, envPrefix)
 		path := strings.ToLower(strings.ReplaceAll(rest, "__", "."))
-		if m := modelEnv.FindStringSubmatch(rest); m != nil {
-			path = "models[" + m[1] + "]." + strings.ToLower(m[2])
-			i, err := strconv.Atoi(m[1])
-			if err != nil || i > l.models {
-				l.fail(origin{env: name}, path, "there are %d models; the next has the number %d", l.models, l.models)
+		if m := entryEnv.FindStringSubmatch(rest); m != nil {
+			section := strings.ToLower(m[1])
+			path = section + "[" + m[2] + "]." + strings.ToLower(m[3])
+			i, err := strconv.Atoi(m[2])
+			if n := l.entries[section]; err != nil || i > n {
+				l.fail(origin{env: name}, path, "there are %d %s; the next has the number %d", n, section, n)
 				continue
 			}
 			if _, isKey := findKey(path); isKey {
-				l.models = max(l.models, i+1)
+				l.entries[section] = max(l.entries[section], i+1)
 			}
 		}
 		k, isKey := findKey(path)
@@ -475,11 +500,11 @@ func (f *keyFlag) String() string     { return f.value }
 func (f *keyFlag) Set(s string) error { f.value = s; return nil }
 func (f *keyFlag) Type() string       { return f.key.kind.String() }
 
-// addKeyFlags gives a command one flag for every key outside the list of models, named as the key. Secrets have none:
+// addKeyFlags gives a command one flag for every key outside lists, named as the key. Secrets have none:
 // arguments are seen by every user of the machine.
 func addKeyFlags(fs *pflag.FlagSet) {
 	for _, k := range allKeys {
-		if strings.HasPrefix(k.path, modelsPrefix) || k.secret {
+		if k.inList() || k.secret {
 			continue
 		}
 		f := fs.VarPF(&keyFlag{key: k}, k.path, "", k.doc)
@@ -502,11 +527,11 @@ func (l *loader) readFlags() {
 
 // ---- all together
 
-// Read gives koanf the layer as a tree, without the list of models.
+// Read gives koanf the layer as a tree, without lists.
 func (y layer) Read() (map[string]any, error) {
 	tree := map[string]any{}
 	for path, v := range y {
-		if strings.HasPrefix(path, "models[") {
+		if strings.Contains(path, "[") {
 			continue
 		}
 		parts := strings.Split(path, ".")
@@ -527,19 +552,19 @@ func (y layer) Read() (map[string]any, error) {
 // ReadBytes completes koanf.Provider.
 func (y layer) ReadBytes() ([]byte, error) { return nil, errors.New("a layer is a tree, not bytes") }
 
-// modelTree is the list of models of all layers, each entry over the defaults of an entry.
-func (l *loader) modelTree() []any {
-	list := make([]any, l.models)
+// listTree is a list of all layers, each entry over the defaults of an entry.
+func (l *loader) listTree(section string) []any {
+	list := make([]any, l.entries[section])
 	for i := range list {
 		entry := map[string]any{}
 		for _, k := range allKeys {
-			name, ok := strings.CutPrefix(k.path, modelsPrefix)
+			name, ok := strings.CutPrefix(k.path, section+"[].")
 			if !ok {
 				continue
 			}
 			entry[name] = k.value
 			for _, y := range []layer{l.file, l.environ} {
-				if v, ok := y[fmt.Sprintf("models[%d].%s", i, name)]; ok {
+				if v, ok := y[fmt.Sprintf("%s[%d].%s", section, i, name)]; ok {
 					entry[name] = v
 				}
 			}
@@ -559,8 +584,13 @@ func (l *loader) merge() (*Settings, error) {
 			return nil, fmt.Errorf("configuration: %w", err)
 		}
 	}
-	if err := k.Set("models", l.modelTree()); err != nil {
-		return nil, fmt.Errorf("configuration: models: %w", err)
+	for section := range lists {
+		if l.entries[section] == 0 {
+			continue
+		}
+		if err := k.Set(section, l.listTree(section)); err != nil {
+			return nil, fmt.Errorf("configuration: %s: %w", section, err)
+		}
 	}
 	var s Settings
 	// Every value has its type by now, so there are no hooks and no weak typing: a mismatch is a bug in settings.go.

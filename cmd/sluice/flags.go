@@ -15,6 +15,7 @@ import (
 const (
 	envConfig     = "SLUICE_CONFIG"
 	envGrace      = "SLUICE_GRACE"
+	envStage      = "SLUICE_STAGE"
 	envModels     = "SLUICE_MODEL"
 	envOnnx       = "SLUICE_ONNXRUNTIME"
 	envDemo       = "SLUICE_DEMO_"
@@ -26,7 +27,7 @@ const (
 
 // commandEnv are the variables under our prefix that are no configuration keys.
 var commandEnv = map[string]bool{
-	envConfig: true, envGrace: true, envModels: true, envOnnx: true,
+	envConfig: true, envGrace: true, envStage: true, envModels: true, envOnnx: true,
 	envDemo + "RATE": true, envDemo + "RECORDS": true, envDemo + "MODELS": true, envDemo + "PORT": true, envDemo + "PLAIN": true,
 	envClassify + "FORMAT": true, envClassify + "TEXT": true, envClassify + "FIELD": true, envClassify + "RUNNERS": true,
 	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify + "SCORES": true,
@@ -162,7 +163,7 @@ func writeKey(w io.Writer, k key) {
 		kind = strings.Join(k.choices, "|")
 	}
 	name := "--" + k.path
-	if k.secret || strings.HasPrefix(k.path, modelsPrefix) {
+	if k.secret || k.inList() {
 		name = k.path // no flag
 	}
 	value := k.show(k.value)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -12,7 +13,7 @@ import (
 
 // key is one leaf of the configuration, read from the struct tags of Settings.
 type key struct {
-	path    string // "kafka.session_timeout"; entries of the list of models are "models[].device"
+	path    string // "kafka.session_timeout"; those of entries of a list are "models[].device"
 	kind    kind
 	doc     string
 	example string
@@ -34,32 +35,44 @@ const (
 	kindBool
 	kindDuration
 	kindBytes
+	kindMap
 )
 
 func (k kind) String() string {
-	return [...]string{"text", "list", "number", "fraction", "true|false", "duration", "size"}[k]
+	return [...]string{"text", "list", "number", "fraction", "true|false", "duration", "size", "mapping"}[k]
 }
 
-const modelsPrefix = "models[]."
+// list is a section that holds a list of mappings.
+type list struct {
+	entry   any    // the defaults of one entry
+	example string // of the whole list
+}
 
-// allKeys are the keys of Settings in the order of the struct, those of one model last among equals.
+var lists = map[string]list{
+	"models": {defaultModel(), "[{name: sentiment, path: models/sentiment}]"},
+	"routes": {RouteSettings{}, "[{name: urgent, when: 'sentiment.score > 0.95', topic: urgent_alerts}]"},
+}
+
+// inList says whether a key belongs to the entries of a list.
+func (k key) inList() bool { return strings.Contains(k.path, "[].") }
+
+// allKeys are the keys of Settings in the order of the struct.
 var allKeys = func() []key {
-	d, m := defaultSettings(), defaultModel()
 	var keys []key
-	collectKeys(&keys, "", reflect.ValueOf(d), reflect.ValueOf(m))
+	collectKeys(&keys, "", reflect.ValueOf(defaultSettings()))
 	return keys
 }()
 
-func collectKeys(keys *[]key, prefix string, v, model reflect.Value) {
+func collectKeys(keys *[]key, prefix string, v reflect.Value) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		path := prefix + f.Tag.Get("koanf")
 		switch {
-		case f.Type == reflect.TypeFor[[]ModelSettings]():
-			collectKeys(keys, path+"[].", model, model)
+		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
+			collectKeys(keys, path+"[].", reflect.ValueOf(lists[path].entry))
 			continue
 		case f.Type.Kind() == reflect.Struct:
-			collectKeys(keys, path+".", v.Field(i), model)
+			collectKeys(keys, path+".", v.Field(i))
 			continue
 		}
 		k := key{
@@ -90,6 +103,8 @@ func kindOf(t reflect.Type) kind {
 		return kindDuration
 	case reflect.TypeFor[Bytes]():
 		return kindBytes
+	case reflect.TypeFor[map[string]string]():
+		return kindMap
 	}
 	panic("settings: no kind for " + t.String())
 }
@@ -115,7 +130,7 @@ func genericPath(path string) string {
 	return path[:open+1] + path[end:]
 }
 
-// parse reads one value as the environment and flags give it; a list is separated by commas.
+// parse reads one value as the environment and flags give it; a list is separated by commas, a mapping is a list of name=value.
 func (k key) parse(s string) (any, error) {
 	if k.kind == kindStrings {
 		list := []string{}
@@ -125,6 +140,20 @@ func (k key) parse(s string) (any, error) {
 			}
 		}
 		return list, nil
+	}
+	if k.kind == kindMap {
+		m := map[string]string{}
+		for item := range strings.SplitSeq(s, ",") {
+			if strings.TrimSpace(item) == "" {
+				continue
+			}
+			name, value, ok := strings.Cut(item, "=")
+			if !ok {
+				return nil, fmt.Errorf("%q is not name=value; write for example %s", strings.TrimSpace(item), k.example)
+			}
+			m[strings.TrimSpace(name)] = strings.TrimSpace(value)
+		}
+		return m, nil
 	}
 	return k.parseScalar(s)
 }
@@ -187,6 +216,12 @@ func (k key) show(v any) string {
 			quoted[i] = strconv.Quote(s)
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
+	case map[string]string:
+		pairs := make([]string, 0, len(v))
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			pairs = append(pairs, yamlScalar(name)+": "+strconv.Quote(v[name]))
+		}
+		return "{" + strings.Join(pairs, ", ") + "}"
 	case time.Duration:
 		return shortDuration(v)
 	}

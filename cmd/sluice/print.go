@@ -37,23 +37,29 @@ func printSection(lines *[]printLine, c *loaded, indent, prefix string, v reflec
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Tag.Get("koanf")
 		path, field := prefix+name, v.Field(i)
-		if models, ok := field.Interface().([]ModelSettings); ok {
+		if _, isList := lists[path]; isList {
+			if field.Len() == 0 {
+				continue
+			}
 			*lines = append(*lines, printLine{indent + name + ":", ""})
-			for m := range models {
+			for m := range field.Len() {
 				at := len(*lines)
-				printSection(lines, c, indent+"    ", fmt.Sprintf("%s[%d].", path, m), reflect.ValueOf(models[m]))
+				printSection(lines, c, indent+"    ", fmt.Sprintf("%s[%d].", path, m), field.Index(m))
 				first := &(*lines)[at].text
 				*first = indent + "  - " + strings.TrimPrefix(*first, indent+"    ")
 			}
 			continue
 		}
 		if field.Kind() == reflect.Struct {
+			before := len(*lines)
 			*lines = append(*lines, printLine{indent + name + ":", ""})
-			printSection(lines, c, indent+"  ", path+".", field)
+			if printSection(lines, c, indent+"  ", path+".", field); len(*lines) == before+1 {
+				*lines = (*lines)[:before] // nothing of it was given, and nothing holds by default
+			}
 			continue
 		}
 		k, _ := findKey(path)
-		if c.origins[path].isDefault() && field.IsZero() && (k.kind == kindString || k.kind == kindStrings) {
+		if c.origins[path].isDefault() && field.IsZero() && (k.kind == kindString || k.kind == kindStrings || k.kind == kindMap) {
 			continue // not given, and nothing by default
 		}
 		if c.origins[path].isDefault() && c.idle(path) {
@@ -73,6 +79,9 @@ func printSection(lines *[]printLine, c *loaded, indent, prefix string, v reflec
 func (c *loaded) idle(path string) bool {
 	if path == "input.text" {
 		return c.Input.Format == "text"
+	}
+	if strings.HasPrefix(path, "escalation.") {
+		return !c.Escalation.On()
 	}
 	var i int
 	var name string

@@ -32,9 +32,9 @@ type server struct {
 	done chan struct{}
 
 	mu     sync.Mutex
-	phase  string                 // why the worker is not ready; "" when asking stage decides
-	stage  func() pipeline.Status // nil before there is one
-	status statusPage             // without what changes
+	phase  string         // why the worker is not ready; "" when the stages decide
+	stages []*workerStage // none before the worker is ready to join
+	status statusPage     // without what changes
 }
 
 // statusPage is the answer of /status.
@@ -54,6 +54,7 @@ type statusPage struct {
 	OnnxRuntime string           `json:"onnxruntime"`
 	Models      []modelPage      `json:"models"`
 	Stage       *pipeline.Status `json:"stage,omitempty"`
+	Escalation  *escalationPage  `json:"escalation,omitempty"`
 	LastError   *lastError       `json:"last_error,omitempty"`
 }
 
@@ -153,22 +154,27 @@ func (s *server) enter(phase string) {
 	s.mu.Unlock()
 }
 
-// serve says that models are warm: from now on the stage decides about readiness.
-func (s *server) serve(stage func() pipeline.Status, fill func(*statusPage)) {
+// serve says that models are warm: from now on the stages decide about readiness.
+func (s *server) serve(stages []*workerStage, fill func(*statusPage)) {
 	s.mu.Lock()
-	s.phase, s.stage = "", stage
+	s.phase, s.stages = "", stages
 	fill(&s.status)
 	s.mu.Unlock()
 }
 
 func (s *server) notReady() string {
 	s.mu.Lock()
-	phase, stage := s.phase, s.stage
+	phase, stages := s.phase, s.stages
 	s.mu.Unlock()
 	if phase != "" {
 		return phase
 	}
-	return notReady(stage())
+	for _, st := range stages {
+		if why := notReady(st.stage.Status()); why != "" {
+			return why
+		}
+	}
+	return ""
 }
 
 func notReady(st pipeline.Status) string {
@@ -183,13 +189,20 @@ func notReady(st pipeline.Status) string {
 
 func (s *server) page(problems *problemLog) statusPage {
 	s.mu.Lock()
-	page, phase, stage := s.status, s.phase, s.stage
+	page, phase, stages := s.status, s.phase, s.stages
 	s.mu.Unlock()
 	page.Uptime = time.Since(page.Started).Seconds()
 	page.NotReady = phase
-	if phase == "" {
-		st := stage()
-		page.Stage, page.NotReady = &st, notReady(st)
+	for _, st := range stages {
+		status := st.stage.Status()
+		if page.NotReady == "" {
+			page.NotReady = notReady(status)
+		}
+		if st.escalation != nil {
+			page.Escalation = st.escalation()
+		} else {
+			page.Stage = &status
+		}
 	}
 	page.Ready = page.NotReady == ""
 	page.LastError = problems.last()

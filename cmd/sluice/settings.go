@@ -24,6 +24,7 @@ type Settings struct {
 	Input       InputSettings      `koanf:"input"`
 	Models      []ModelSettings    `koanf:"models"`
 	Output      OutputSettings     `koanf:"output"`
+	Routes      []RouteSettings    `koanf:"routes"`
 	DeadLetter  DeadLetterSettings `koanf:"dead_letter"`
 	Limits      LimitSettings      `koanf:"limits"`
 	Runners     int                `koanf:"runners" doc:"threads that run models, each on its own core; 0: as many as the container has CPUs" example:"4"`
@@ -32,6 +33,7 @@ type Settings struct {
 	Deadline    time.Duration      `koanf:"deadline" doc:"how soon after its timestamp a record should be judged: the one with the least time left goes first; 0: in order of arrival" example:"500ms"`
 	Urgent      UrgentSettings     `koanf:"urgent"`
 	Cache       CacheSettings      `koanf:"cache"`
+	Escalation  EscalationSettings `koanf:"escalation"`
 	Server      ServerSettings     `koanf:"server"`
 	Log         LogSettings        `koanf:"log"`
 }
@@ -120,6 +122,71 @@ type OutputSettings struct {
 	Field string `koanf:"field" doc:"field that is added to the source object" example:"inference"`
 }
 
+// RouteSettings copy results to another topic, in the same transaction.
+type RouteSettings struct {
+	Name  string `koanf:"name" need:"yes" doc:"name of the route in headers and errors" example:"urgent"`
+	When  string `koanf:"when" need:"yes" doc:"rule over the verdicts and the record: results for which it holds are copied" example:"sentiment.label == \"NEGATIVE\" && sentiment.score > 0.95"`
+	Topic string `koanf:"topic" need:"yes" doc:"topic for the copies" example:"urgent_alerts"`
+}
+
+// EscalationSettings say what is asked at an external endpoint, and how its answers are used.
+type EscalationSettings struct {
+	When          string           `koanf:"when" doc:"rule over the verdicts and the record: records for which it holds are asked about; empty: no escalation" example:"sentiment.score < 0.80"`
+	Verdict       string           `koanf:"verdict" doc:"verdict that is in question; empty: that of the only text-classification model" example:"sentiment"`
+	Topic         string           `koanf:"topic" doc:"topic for requests, written and read by the workers themselves" example:"review_escalations"`
+	Group         string           `koanf:"group" doc:"consumer group that reads the requests; empty: kafka.group with -escalation behind it" example:"reviews-llm"`
+	Mode          string           `koanf:"mode" oneof:"amend,defer,shadow" doc:"amend: provisional result at once, revision 2 with the answer; defer: only the final result; shadow: answers are only compared and counted" example:"defer"`
+	MaxAge        time.Duration    `koanf:"max_age" doc:"records older than this, by their timestamp, are not asked about any more: their local verdict is final; 0: no limit" example:"1h"`
+	Severity      []string         `koanf:"severity" doc:"labels from harmless to severe; with severity_floor" example:"POSITIVE,NEGATIVE"`
+	SeverityFloor float64          `koanf:"severity_floor" doc:"local score from which the endpoint may not lower the severity" example:"0.7"`
+	Confident     float64          `koanf:"confident" doc:"local score from which another answer is flagged disagrees-with-confident" example:"0.9"`
+	Redact        []string         `koanf:"redact" doc:"what is replaced by placeholders before a text leaves the worker: email, phone, number, and entity groups of a local model" example:"PER,LOC,email,phone,number"`
+	Cache         Bytes            `koanf:"cache" doc:"memory for answers to questions asked before; 0: every question is asked" example:"16MiB"`
+	Endpoint      EndpointSettings `koanf:"endpoint"`
+	Prompt        PromptSettings   `koanf:"prompt"`
+	Budget        BudgetSettings   `koanf:"budget"`
+}
+
+// On says whether anything is escalated.
+func (e *EscalationSettings) On() bool { return e.When != "" }
+
+// EndpointSettings say where an OpenAI-compatible chat API is, and how much is asked of it.
+type EndpointSettings struct {
+	URLs             []string      `koanf:"urls" doc:"base URLs of OpenAI-compatible chat APIs, all with the same model (llama.cpp, vLLM, Ollama, TGI)" example:"http://llama-0:8000/v1,http://llama-1:8000/v1"`
+	Model            string        `koanf:"model" doc:"model to ask, as the API names it" example:"llama-3.1-8b-instruct"`
+	APIKeyFile       string        `koanf:"api_key_file" path:"yes" doc:"file that holds the API key, read again when it changes" example:"/run/secrets/llm-key"`
+	APIKey           string        `koanf:"api_key" secret:"yes" doc:"the API key itself; from the environment only" example:"(from a secret store)"`
+	Timeout          time.Duration `koanf:"timeout" doc:"longest one call may take" example:"10s"`
+	Deadline         time.Duration `koanf:"deadline" doc:"longest a question may take, all its calls and pauses together; then the local verdict is final" example:"30s"`
+	MaxConcurrency   int           `koanf:"max_concurrency" doc:"most calls in progress at one URL; the worker finds out how many it bears" example:"16"`
+	MaxAttempts      int           `koanf:"max_attempts" doc:"most calls for one question, those at other URLs included" example:"4"`
+	Structured       string        `koanf:"structured" oneof:"auto,json_schema,guided_choice,json_object,none" doc:"how the form of the answer is enforced; auto: the best that the endpoint offers" example:"json_schema"`
+	MaxTokens        int           `koanf:"max_tokens" doc:"most tokens of an answer" example:"200"`
+	MaxResponseBytes Bytes         `koanf:"max_response_bytes" doc:"larger answers are refused" example:"256KiB"`
+	CAFile           string        `koanf:"ca_file" path:"yes" doc:"PEM file of the certificate authorities to trust, in place of the system's" example:"/etc/llm/ca.pem"`
+	Proxy            string        `koanf:"proxy" doc:"HTTP proxy for these calls; the environment's proxies are not used" example:"http://proxy:3128"`
+	BreakerFailures  int           `koanf:"breaker_failures" doc:"failures in a row after which a URL is left alone for breaker_pause" example:"10"`
+	BreakerPause     time.Duration `koanf:"breaker_pause" doc:"how long a URL is left alone before one call tries it again" example:"30s"`
+}
+
+// PromptSettings say what is asked. The labels are those of the model whose verdict is in question.
+type PromptSettings struct {
+	Instruction string            `koanf:"instruction" doc:"what is to be decided, in a sentence; empty: which label fits the text" example:"Decide how the customer feels about our product."`
+	Labels      map[string]string `koanf:"labels" doc:"what each label means" example:"NEGATIVE=a complaint,POSITIVE=everything else"`
+	Aliases     map[string]string `koanf:"aliases" doc:"what an answer may say in place of a label" example:"bad=NEGATIVE,good=POSITIVE"`
+	Explain     bool              `koanf:"explain" doc:"ask for a short explanation too, which stands in the verdict" example:"true"`
+}
+
+// BudgetSettings bound what escalation may cost, over all workers together. A day is a day of UTC.
+type BudgetSettings struct {
+	CallsPerSecond        float64 `koanf:"calls_per_second" doc:"most calls a second; 0: no limit" example:"20"`
+	CallsPerDay           int     `koanf:"calls_per_day" doc:"most calls a day; 0: no limit" example:"50000"`
+	TokensPerDay          int     `koanf:"tokens_per_day" doc:"most tokens of questions and answers a day; 0: no limit" example:"20000000"`
+	MoneyPerDay           float64 `koanf:"money_per_day" doc:"most money a day, in the currency of the prices; 0: no limit" example:"25"`
+	PriceInputPerMillion  float64 `koanf:"price_input_per_million" doc:"price of a million tokens of questions" example:"0.20"`
+	PriceOutputPerMillion float64 `koanf:"price_output_per_million" doc:"price of a million tokens of answers" example:"0.60"`
+}
+
 // DeadLetterSettings say where records go that cannot be judged.
 type DeadLetterSettings struct {
 	Topic string `koanf:"topic" need:"yes" doc:"topic for records that cannot be judged, unchanged, with the reason in their headers" example:"review_dlq"`
@@ -183,8 +250,13 @@ func defaultSettings() Settings {
 			Total:     Limit{Records: lim.TotalRecords, Bytes: Bytes(lim.TotalBytes), Tokens: lim.TotalTokens},
 		},
 		RunTimeout: 30 * time.Second,
-		Server:     ServerSettings{Listen: "127.0.0.1:9464"},
-		Log:        LogSettings{Level: "info", Format: "text"},
+		Escalation: EscalationSettings{
+			Mode: "amend", SeverityFloor: 0.7, Confident: 0.9, Cache: 8 << 20,
+			Endpoint: EndpointSettings{Timeout: 10 * time.Second, Deadline: 30 * time.Second, MaxConcurrency: 16, MaxAttempts: 4, Structured: "auto",
+				MaxTokens: 200, MaxResponseBytes: 256 << 10, BreakerFailures: 10, BreakerPause: 15 * time.Second},
+		},
+		Server: ServerSettings{Listen: "127.0.0.1:9464"},
+		Log:    LogSettings{Level: "info", Format: "text"},
 	}
 }
 

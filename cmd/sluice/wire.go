@@ -239,10 +239,10 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 }
 
 // newClassifier starts the processor that runs all models on every record.
-func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, maxBytes func(string) int, m *pipeline.Metrics) (*pipeline.Classifier, *pipeline.Writer, error) {
+func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, w *pipeline.Writer, m *pipeline.Metrics) (*pipeline.Classifier, error) {
 	urgent, err := urgentOf(s.Urgent)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	all := withStudents(models)
 	step := func(m *loadedModel) pipeline.Step {
@@ -255,16 +255,13 @@ func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, 
 			list[i].Student = &pipeline.Student{Step: step(m.student), Threshold: m.settings.StudentThreshold}
 		}
 	}
-	format := pipeline.Format(s.Input.Format)
-	w := pipeline.Writer{Format: format, Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, Field: s.Output.Field, MaxBytes: maxBytes}
-	c := pipeline.NewClassifier(list, engine, pipeline.ClassifierOptions{
-		Decoder:      pipeline.Decoder{Format: format, Path: pipeline.ParsePath(s.Input.Text), Field: s.Output.Field, MaxDepth: s.Input.MaxDepth},
-		Writer:       w,
+	return pipeline.NewClassifier(list, engine, pipeline.ClassifierOptions{
+		Decoder:      decoderOf(s),
+		Writer:       *w,
 		MaxTextBytes: int(s.Input.MaxTextBytes),
 		Urgent:       urgent,
 		Metrics:      m,
-	})
-	return c, &w, nil
+	}), nil
 }
 
 // urgentOf is nil where nothing is urgent.
@@ -308,7 +305,10 @@ func kafkaConfig(s *Settings) (kafka.Config, error) {
 	c.ClientID = "sluice-" + k.InstanceID
 	c.SessionTimeout, c.RebalanceTimeout, c.TransactionTimeout = k.SessionTimeout, k.RebalanceTimeout, k.TransactionTimeout
 	c.Guarantee, c.Start = kafka.Guarantee(k.Guarantee), kafka.Start(s.Input.Start)
-	c.Topics, c.Outputs = s.Input.Topics, []string{s.Output.Topic, s.DeadLetter.Topic}
+	c.Topics, c.Outputs = s.Input.Topics, resultTopics(s)
+	if s.Escalation.On() {
+		c.Outputs = append(c.Outputs, s.Escalation.Topic)
+	}
 	c.Compression, c.FetchMaxBytes, c.FetchMaxWait = k.Compression, int(k.Fetch.MaxBytes), k.Fetch.MaxWait
 
 	var errs []error
@@ -358,7 +358,7 @@ func tlsConfig(t TLSSettings) (*tls.Config, error) {
 }
 
 // observe connects the Kafka client's events to metrics.
-func observe(m *pipeline.Metrics) kafka.Observer {
+func observe(m *pipeline.StageMetrics) kafka.Observer {
 	return kafka.Observer{
 		Rebalance: func(int32, int) { m.Rebalanced() },
 		Retry:     m.Retried,

@@ -432,3 +432,8 @@ func decodeWallet(s string) wallet {
 	const most = math.MaxInt64 / 4 // so that nothing overflows
 	return wallet{dayOf(t), amounts{min(j.Calls, most), min(j.Tokens, most), min(j.Money, most)}}
 }
+
+// Price is what so many tokens cost, by the limits' prices.
+func (b *Budget) Price(u Usage) float64 {
+	return (float64(u.PromptTokens)*b.limits.InputPerMillion + float64(u.CompletionTokens)*b.limits.OutputPerMillion) / 1e6
+}

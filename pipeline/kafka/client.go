@@ -266,6 +266,13 @@ func (c *Client) partitions(topics []string) (map[string]int, error) {
 	return counts, nil
 }
 
+// PartitionCount is the number of partitions of an input topic, as last seen; 0 before the first look.
+func (c *Client) PartitionCount(topic string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.topics[topic].leaders)
+}
+
 // retry repeats f while its error is retriable, with a growing pause, until the deadline (zero: until ctx ends). The
 // error is the last one.
 func (c *Client) retry(ctx context.Context, step string, deadline time.Time, f func() error) error {

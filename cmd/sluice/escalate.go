@@ -1,0 +1,271 @@
+package main
+
+// This file joins the escalate stage: requests from their topic, through the endpoint, to results.
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"sluice/model"
+	"sluice/pipeline"
+	"sluice/pipeline/escalate"
+	"sluice/pipeline/kafka"
+)
+
+// escalationPlan is what the settings of escalation mean, given the models.
+type escalationPlan struct {
+	verdict  string // member of the output field
+	prompt   *escalate.Prompt
+	redactor *escalate.Redactor // nil: nothing is redacted
+	policy   escalate.Policy
+	warnings []string
+}
+
+// planEscalation checks the settings against the models' directories, which are only opened, not loaded: a worker of the
+// escalate stage runs no model. The error is a configuration fault that joins all mistakes.
+func planEscalation(s *Settings) (*escalationPlan, error) {
+	e := &s.Escalation
+	p := &escalationPlan{verdict: e.Verdict, policy: escalate.Policy{Severity: e.Severity, Floor: e.SeverityFloor, Confident: e.Confident}}
+	var errs []error
+	var asked *model.Model
+	var groups []string
+	for i, ms := range s.Models {
+		m, err := model.Open(ms.Path)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("models[%d]: %w", i, err))
+			continue
+		}
+		if m.Task == model.TokenClassification {
+			for _, label := range m.Labels {
+				if _, group := model.SplitLabel(label); group != "O" && !slices.Contains(groups, group) {
+					groups = append(groups, group)
+				}
+			}
+		}
+		if ms.VerdictField() == e.Verdict || e.Verdict == "" && len(s.Models) == 1 {
+			asked, p.verdict = m, ms.VerdictField()
+		}
+	}
+	if len(errs) > 0 {
+		return nil, configFaultOf(errs)
+	}
+	switch {
+	case asked == nil:
+		errs = append(errs, fmt.Errorf("escalation.verdict: there is no verdict %q", e.Verdict))
+	case asked.Task != model.TextClassification:
+		errs = append(errs, fmt.Errorf("escalation.verdict: %s is a model for %s; the endpoint can be asked about the label of a text only (text-classification)", p.verdict, asked.Task))
+	case asked.Config.ProblemType == model.MultiLabel || asked.Config.ProblemType == model.Regression || len(asked.Labels) < 2:
+		errs = append(errs, fmt.Errorf("escalation.verdict: %s has not one label a text (problem_type %q, %d labels); the endpoint can be asked to choose one of several labels only", p.verdict, asked.Config.ProblemType, len(asked.Labels)))
+	default:
+		if err := p.policy.Check(asked.Labels); err != nil {
+			errs = append(errs, fmt.Errorf("escalation.severity: %w", err))
+		}
+		var err error
+		p.prompt, err = escalate.NewPrompt(escalate.PromptOptions{Labels: asked.Labels, Descriptions: e.Prompt.Labels, Aliases: e.Prompt.Aliases, Instruction: e.Prompt.Instruction, Explain: e.Prompt.Explain})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("escalation.prompt: %w", err))
+		}
+	}
+	if len(e.Redact) > 0 {
+		r, err := escalate.NewRedactor(e.Redact)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("escalation.redact: %w", err))
+		} else {
+			for _, g := range r.Groups() {
+				if !slices.Contains(groups, g) {
+					errs = append(errs, fmt.Errorf("escalation.redact: no model of this configuration finds entities of the group %q%s; add a token-classification model that does, or remove it", g, didYouMean(g, append(groups, "email", "phone", "number"))))
+				}
+			}
+			p.redactor = r
+		}
+	}
+	if len(errs) > 0 {
+		return nil, configFaultOf(errs)
+	}
+	return p, nil
+}
+
+func configFaultOf(errs []error) error {
+	return &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "escalation", Err: errors.Join(errs...)}
+}
+
+// escalationGroup is the consumer group that reads requests.
+func escalationGroup(s *Settings) string {
+	if s.Escalation.Group != "" {
+		return s.Escalation.Group
+	}
+	return s.Kafka.Group + "-escalation"
+}
+
+// escalationKafka is the client's configuration of the escalate stage, made from that of the classify stage.
+func escalationKafka(c kafka.Config, s *Settings) kafka.Config {
+	c.Group = escalationGroup(s)
+	c.Topics = []string{s.Escalation.Topic}
+	c.Outputs = resultTopics(s)
+	c.Start = kafka.Earliest // a request is never skipped
+	return c
+}
+
+// resultTopics are the topics that finished records go to, in either stage.
+func resultTopics(s *Settings) []string {
+	topics := []string{s.Output.Topic, s.DeadLetter.Topic}
+	for _, r := range s.Routes {
+		if !slices.Contains(topics, r.Topic) {
+			topics = append(topics, r.Topic)
+		}
+	}
+	return topics
+}
+
+// newWriter makes the writer of a stage. plan is nil without escalation.
+func newWriter(s *Settings, plan *escalationPlan, maxBytes func(string) int, ruleFailed func(string)) (*pipeline.Writer, error) {
+	w := &pipeline.Writer{Format: pipeline.Format(s.Input.Format), Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, Field: s.Output.Field, MaxBytes: maxBytes, RuleFailed: ruleFailed}
+	var errs []error
+	names := verdictNames(s)
+	rule := func(path, source string) *pipeline.VerdictRule {
+		r, err := pipeline.ParseVerdictRule(source, names)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", path, err))
+		}
+		return r
+	}
+	for i, r := range s.Routes {
+		w.Routes = append(w.Routes, pipeline.TopicRoute{Name: r.Name, When: rule(fmt.Sprintf("routes[%d].when", i), r.When), Topic: r.Topic})
+	}
+	if plan != nil {
+		w.Escalation = &pipeline.Escalation{When: rule("escalation.when", s.Escalation.When), Verdict: plan.verdict, Topic: s.Escalation.Topic, Mode: pipeline.Mode(s.Escalation.Mode)}
+	}
+	if len(errs) > 0 {
+		return nil, configFaultOf(errs)
+	}
+	return w, nil
+}
+
+func decoderOf(s *Settings) pipeline.Decoder {
+	return pipeline.Decoder{Format: pipeline.Format(s.Input.Format), Path: pipeline.ParsePath(s.Input.Text), Field: s.Output.Field, MaxDepth: s.Input.MaxDepth}
+}
+
+// newPool makes the pool of endpoints.
+func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool, error) {
+	e := &s.Escalation.Endpoint
+	po := escalate.PoolOptions{
+		URLs: e.URLs, Model: e.Model, Timeout: e.Timeout, MaxAttempts: e.MaxAttempts, MaxConcurrency: e.MaxConcurrency, MaxTokens: e.MaxTokens,
+		MaxResponseBytes: int64(e.MaxResponseBytes), Structured: e.Structured, BreakerFailures: e.BreakerFailures, BreakerOpen: e.BreakerPause,
+		Proxy: e.Proxy, Logger: log, Observer: o,
+	}
+	var errs []error
+	switch {
+	case e.APIKeyFile != "":
+		po.APIKey = escalate.KeyFile(e.APIKeyFile)
+		if _, err := po.APIKey(); err != nil {
+			errs = append(errs, fmt.Errorf("escalation.endpoint.api_key_file: %w", err))
+		}
+	case e.APIKey != "":
+		key := e.APIKey
+		po.APIKey = func() (string, error) { return string(key), nil }
+	}
+	if e.CAFile != "" {
+		var err error
+		if po.TLS, err = tlsConfig(TLSSettings{CAFile: e.CAFile}); err != nil {
+			errs = append(errs, errors.New(strings.ReplaceAll(err.Error(), "kafka.tls.ca_file", "escalation.endpoint.ca_file")))
+		}
+	} else {
+		po.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	pool, err := escalate.NewPool(po)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return nil, configFaultOf(errs)
+	}
+	return pool, nil
+}
+
+// escalationPage is the escalate stage in /status.
+type escalationPage struct {
+	Group     string                    `json:"group"`
+	Topic     string                    `json:"topic"`
+	Mode      string                    `json:"mode"`
+	Verdict   string                    `json:"verdict"`
+	Model     string                    `json:"model"`
+	Prompt    string                    `json:"prompt"` // version
+	Budget    escalate.Left             `json:"budget_left"`
+	Endpoints []escalate.EndpointStatus `json:"endpoints"`
+	Stage     pipeline.Status           `json:"stage"`
+}
+
+// newEscalateStage makes the stage that reads requests, asks the endpoint and publishes final verdicts.
+func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer, o workerOptions) (*workerStage, error) {
+	e := &s.Escalation
+	metrics, stageMetrics := escalate.NewMetrics(reg), pipeline.NewStageMetrics(reg, "escalation_")
+	log := o.log.With("stage", "escalate")
+	kc = escalationKafka(kc, s)
+	kc.Logger, kc.Observer = log, observe(stageMetrics)
+	client, err := kafka.New(kc)
+	if err != nil {
+		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
+	}
+	writer, err := newWriter(s, nil, client.MaxMessageBytes, stageMetrics.RuleFailed)
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	pool, err := newPool(s, log, metrics.Observer())
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	b := &e.Budget
+	limits := escalate.Limits{CallsPerSecond: b.CallsPerSecond, CallsPerDay: int64(b.CallsPerDay), TokensPerDay: int64(b.TokensPerDay), MoneyPerDay: b.MoneyPerDay,
+		InputPerMillion: b.PriceInputPerMillion, OutputPerMillion: b.PriceOutputPerMillion}
+	if err := limits.Check(); err != nil {
+		pool.Close()
+		client.Close()
+		return nil, configFaultOf([]error{fmt.Errorf("escalation.budget: %w", err)})
+	}
+	budget := escalate.NewBudget(limits, time.Now)
+	concurrency := min(e.Endpoint.MaxConcurrency*len(e.Endpoint.URLs), 1024)
+	processor := escalate.NewProcessor(escalate.ProcessorOptions{
+		Decoder: decoderOf(s), MaxTextBytes: int(s.Input.MaxTextBytes), Writer: writer, Prompt: plan.prompt, Redactor: plan.redactor, Policy: plan.policy,
+		Pool: pool, Budget: budget, Model: e.Endpoint.Model, Deadline: e.Endpoint.Deadline, MaxAge: e.MaxAge, Concurrency: concurrency, CacheBytes: int(e.Cache),
+		Metrics: metrics, Logger: log,
+	})
+	limit := limitsOf(s.Limits)
+	// Calls are slow: what is fetched beyond a few rounds of them would only wait here instead of in the topic.
+	limit.PartitionRecords, limit.TotalRecords = min(limit.PartitionRecords, 4*concurrency), min(limit.TotalRecords, 8*concurrency)
+	stage := pipeline.NewStage(processor, client, pipeline.StageOptions{
+		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
+		Replace: func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
+			if q, err := pipeline.ParseRequest(r); err == nil {
+				return writer.Replace(&q.Source, cause)
+			}
+			return writer.Replace(r, cause)
+		},
+		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
+			wallets := make(map[pipeline.TopicPartition]string, len(owned))
+			for tp, c := range owned {
+				wallets[tp] = c.Metadata
+			}
+			budget.Assign(client.PartitionCount(e.Topic), wallets)
+		},
+		Metadata: budget.Metadata,
+	})
+	page := func() *escalationPage {
+		return &escalationPage{Group: kc.Group, Topic: e.Topic, Mode: e.Mode, Verdict: plan.verdict, Model: e.Endpoint.Model, Prompt: plan.prompt.Version(),
+			Budget: budget.Left(), Endpoints: pool.Status(), Stage: stage.Status()}
+	}
+	log.Info("escalation", "topic", e.Topic, "group", kc.Group, "mode", e.Mode, "verdict", plan.verdict, "model", e.Endpoint.Model, "endpoints", len(e.Endpoint.URLs), "prompt", plan.prompt.Version(), "concurrency", concurrency)
+	return &workerStage{name: "escalate", stage: stage, source: client, escalation: page, close: func() {
+		processor.Close()
+		pool.Close()
+		client.Close()
+	}}, nil
+}

@@ -1,0 +1,318 @@
+package escalate
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"sluice/pipeline"
+	"sluice/tokenize"
+)
+
+// This file owns the escalate stage's processor: request -> may it be asked -> question -> answer -> final verdict. Its
+// goroutines do nothing but wait for the endpoint; none of them belongs to the classify stage (P7).
+
+// Reasons of a fallback, beside ReasonSeverityFloor. The list is closed: reasons stand in verdicts and in metrics.
+const (
+	FallbackAge      = "max-age"  // the record is older than MaxAge: not asked
+	FallbackBudget   = "budget"   // the day's budget is spent: not asked, or not again
+	FallbackEndpoint = "endpoint" // no endpoint answered in time
+	FallbackAnswer   = "answer"   // what came cannot be used, also after one repair
+)
+
+// ProcessorOptions configure a Processor. Everything without a default is required.
+type ProcessorOptions struct {
+	Decoder      pipeline.Decoder // finds the text in a request's value, as the classify stage does
+	MaxTextBytes int              // longer texts are cut
+	Writer       *pipeline.Writer
+	Prompt       *Prompt
+	Redactor     *Redactor // nil: texts leave the worker as they are
+	Policy       Policy
+	Pool         *Pool
+	Budget       *Budget
+	Model        string        // as verdicts name it
+	Deadline     time.Duration // of one question, all calls together
+	MaxAge       time.Duration // 0: no limit
+	Concurrency  int           // questions under way at once
+	CacheBytes   int           // answers to questions asked before; 0: none are kept
+	Metrics      *Metrics
+	Logger       *slog.Logger
+}
+
+// Processor asks about every request and makes its final verdict. It implements pipeline.Processor.
+type Processor struct {
+	o       ProcessorOptions
+	cache   *answerCache // nil: none
+	flights singleflight.Group
+	ctx     context.Context
+	cancel  context.CancelFunc
+
+	mu     sync.Mutex
+	work   *sync.Cond
+	queue  []*pipeline.Job
+	spent  bool // the budget was found empty, and nothing has been charged since
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// NewProcessor starts Concurrency goroutines; Close stops them.
+func NewProcessor(o ProcessorOptions) *Processor {
+	p := &Processor{o: o}
+	p.work = sync.NewCond(&p.mu)
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	if o.CacheBytes > 0 {
+		p.cache = newAnswerCache(o.CacheBytes)
+	}
+	o.Metrics.watch(o.Budget, o.Pool)
+	for range o.Concurrency {
+		p.wg.Go(p.loop)
+	}
+	return p
+}
+
+// Process implements pipeline.Processor.
+func (p *Processor) Process(j *pipeline.Job) {
+	p.mu.Lock()
+	p.queue = append(p.queue, j)
+	p.mu.Unlock()
+	p.work.Signal()
+}
+
+// Close ends the calls in progress. Jobs that are not done by then never are: their requests will be read again.
+func (p *Processor) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel()
+	p.work.Broadcast()
+	p.wg.Wait()
+}
+
+func (p *Processor) loop() {
+	for {
+		p.mu.Lock()
+		for len(p.queue) == 0 && !p.closed {
+			p.work.Wait()
+		}
+		if p.closed {
+			p.mu.Unlock()
+			return
+		}
+		j := p.queue[0]
+		p.queue[0] = nil
+		p.queue = p.queue[1:]
+		p.mu.Unlock()
+		if j.Dropped() { // its partition has moved: the new owner asks
+			continue
+		}
+		if o, done := p.outcome(j.Record); done {
+			j.Done(o)
+		}
+	}
+}
+
+// outcome makes what is to be published for a request. done is false when the processor is closing.
+func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) {
+	q, err := pipeline.ParseRequest(r)
+	if err != nil {
+		return p.o.Writer.DeadLetter(r, asFault(err), 0), true
+	}
+	value, err := p.o.Decoder.Decode(q.Source.Value)
+	if err != nil {
+		return p.o.Writer.DeadLetter(r, asFault(err), 0), true
+	}
+	text := tokenize.Clean(value, p.o.MaxTextBytes).Bytes
+	f, done := p.final(r.TopicPartition(), q, string(text))
+	if !done {
+		return o, false
+	}
+	p.o.Metrics.decided(q, f)
+	return p.o.Writer.Final(q, text, f.Final), true
+}
+
+func asFault(err error) *pipeline.Fault {
+	var f *pipeline.Fault
+	if errors.As(err, &f) {
+		return f
+	}
+	return &pipeline.Fault{Kind: pipeline.Poison, Stage: "decode", Reason: "failed", Err: err}
+}
+
+// decided is a final verdict and what metrics want to know about how it came to be.
+type decided struct {
+	pipeline.Final
+	answered bool // there is an answer, whether or not it was taken
+	reused   bool // it was there already, or another record's question brought it
+	answer   string
+}
+
+// result is what a question has brought: an answer, or the reason of a fallback.
+type result struct {
+	answer   Answer
+	fallback string
+}
+
+var errClosing = errors.New("the processor is closing")
+
+// final decides about one request.
+func (p *Processor) final(tp pipeline.TopicPartition, q *pipeline.Request, text string) (d decided, done bool) {
+	d.Prompt = p.o.Prompt.Version()
+	fallback := func(reason string) (decided, bool) {
+		d.Route, d.Reason = pipeline.Fallback, reason
+		return d, true
+	}
+	if p.tooOld(q) {
+		return fallback(FallbackAge)
+	}
+	key := p.key(q, text)
+	r, reused := p.cached(key)
+	if !reused {
+		// Whoever asks the same question meanwhile waits for this answer.
+		v, err, shared := p.flights.Do(string(key[:]), func() (any, error) { return p.ask(tp, q, text) })
+		if err != nil {
+			return d, false
+		}
+		r, reused = v.(result), shared
+		if r.fallback == "" {
+			p.keep(key, r.answer)
+		}
+	}
+	if r.fallback != "" {
+		return fallback(r.fallback)
+	}
+	d.answered, d.reused, d.answer = true, reused, r.answer.Label
+	say := p.o.Policy.Decide(Local{Label: q.Label, Score: q.Score}, r.answer)
+	d.Model, d.Flags, d.Explanation = p.o.Model, say.Flags, r.answer.Explanation
+	if say.Route == RouteFallback {
+		return fallback(say.Reason)
+	}
+	d.Route, d.Label, d.Score, d.Scored = pipeline.ByLLM, say.Label, say.Score, say.Scored
+	return d, true
+}
+
+func (p *Processor) tooOld(q *pipeline.Request) bool {
+	return p.o.MaxAge > 0 && !q.Source.Timestamp.IsZero() && time.Since(q.Source.Timestamp) > p.o.MaxAge
+}
+
+// ask asks one question: a call, and one more where the answer cannot be used. The error is errClosing.
+func (p *Processor) ask(tp pipeline.TopicPartition, q *pipeline.Request, text string) (result, error) {
+	if err := p.o.Budget.Wait(p.ctx); p.ctx.Err() != nil {
+		return result{}, errClosing
+	} else if err != nil { // this worker's share of calls_per_second is nothing: its partitions have moved away
+		return result{fallback: FallbackBudget}, nil
+	}
+	if p.tooOld(q) {
+		return result{fallback: FallbackAge}, nil
+	}
+	sent, back := text, (*Restorer)(nil)
+	if p.o.Redactor != nil {
+		spans := make([]Span, len(q.Spans))
+		for i, s := range q.Spans {
+			spans[i] = Span(s)
+		}
+		sent, back = p.o.Redactor.Redact(text, spans)
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, p.o.Deadline)
+	defer cancel()
+	messages := p.o.Prompt.Messages(sent, NewDelimiter())
+	for try := 1; ; try++ {
+		reply, fallback := p.call(ctx, tp, messages)
+		if p.ctx.Err() != nil {
+			return result{}, errClosing
+		}
+		if fallback != "" {
+			return result{fallback: fallback}, nil
+		}
+		answer, err := p.o.Prompt.Parse(reply.Content)
+		if err == nil {
+			if back != nil {
+				answer.Explanation = back.Restore(answer.Explanation)
+			}
+			return result{answer: answer}, nil
+		}
+		p.o.Metrics.unusable(err)
+		if try == 2 {
+			return result{fallback: FallbackAnswer}, nil
+		}
+		messages = p.o.Prompt.Repair(messages, reply.Content, err)
+	}
+}
+
+// call makes one call, all its attempts charged to the budget. It returns the reason of a fallback where there is no answer.
+func (p *Processor) call(ctx context.Context, tp pipeline.TopicPartition, messages []Message) (Reply, string) {
+	c := Call{Affinity: tp.String(), Messages: messages, Schema: p.o.Prompt.Schema(), Choices: p.o.Prompt.Choices()}
+	most, mostAnswered := p.o.Pool.Ceiling(&c)
+	charge, ok := p.o.Budget.Charge(tp, most, mostAnswered)
+	p.budgetSpent(!ok)
+	if !ok {
+		return Reply{}, FallbackBudget
+	}
+	c.Attempt = func(ctx context.Context, attempt int) error {
+		if attempt == 1 {
+			return nil // charged above
+		}
+		if err := p.o.Budget.Wait(ctx); err != nil {
+			return err
+		}
+		if !charge.Again() {
+			return errOverBudget
+		}
+		return nil
+	}
+	reply, err := p.o.Pool.Ask(ctx, c)
+	if err == nil {
+		charge.Settle(reply.PromptTokens, reply.CompletionTokens)
+		p.o.Metrics.took(reply.Usage, p.o.Budget)
+		return reply, ""
+	}
+	var ce *CallError
+	if !errors.As(err, &ce) {
+		ce = &CallError{Reason: ReasonClosed, Err: err}
+	}
+	if ce.Attempts == 0 {
+		charge.Void()
+	} else {
+		charge.Settle(ce.Usage.PromptTokens, ce.Usage.CompletionTokens)
+		p.o.Metrics.took(ce.Usage, p.o.Budget)
+	}
+	switch {
+	case errors.Is(err, errOverBudget):
+		p.budgetSpent(true)
+		return Reply{}, FallbackBudget
+	case ce.Unusable():
+		return Reply{}, FallbackAnswer
+	}
+	p.o.Logger.Debug("a question got no answer; the local verdict is final", "partition", tp.String(), "error", err)
+	return Reply{}, FallbackEndpoint
+}
+
+var errOverBudget = errors.New("the budget is spent")
+
+// budgetSpent says once that the budget is spent, and once that there is money again.
+func (p *Processor) budgetSpent(spent bool) {
+	p.mu.Lock()
+	changed := p.spent != spent
+	p.spent = spent
+	p.mu.Unlock()
+	switch {
+	case changed && spent:
+		p.o.Logger.Warn("the escalation budget of today is spent; local verdicts are final (route fallback, reason budget) until midnight UTC; to ask on, raise escalation.budget")
+	case changed:
+		p.o.Logger.Info("there is escalation budget again")
+	}
+}
+
+// key names a question: equal keys have the same answer.
+func (p *Processor) key(q *pipeline.Request, text string) [sha256.Size]byte {
+	h := sha256.New()
+	for _, s := range []string{p.o.Prompt.Version(), p.o.Model, q.Verdict, text} {
+		h.Write([]byte{byte(len(s) >> 24), byte(len(s) >> 16), byte(len(s) >> 8), byte(len(s))})
+		h.Write([]byte(s))
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
