@@ -585,9 +585,6 @@ func (l *loader) merge() (*Settings, error) {
 		}
 	}
 	for section := range lists {
-		if l.entries[section] == 0 {
-			continue
-		}
 		if err := k.Set(section, l.listTree(section)); err != nil {
 			return nil, fmt.Errorf("configuration: %s: %w", section, err)
 		}
@@ -597,6 +594,9 @@ func (l *loader) merge() (*Settings, error) {
 	err := k.UnmarshalWithConf("", &s, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{ErrorUnused: true, Result: &s, TagName: "koanf"}})
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if len(s.Routes) == 0 {
+		s.Routes = nil // as by default, whatever the decoder makes of an empty list
 	}
 	if s.Kafka.InstanceID == "${HOSTNAME}" {
 		s.Kafka.InstanceID = l.env["HOSTNAME"]
