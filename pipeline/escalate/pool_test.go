@@ -1,0 +1,764 @@
+package escalate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"sluice/pipeline/pipelinetest/llmstub"
+)
+
+var labels = []string{"NEGATIVE", "POSITIVE"}
+
+// oracle is what the stub's model thinks.
+func oracle(text string) string {
+	if strings.Contains(text, "good") {
+		return "POSITIVE"
+	}
+	return "NEGATIVE"
+}
+
+func newStub(o llmstub.Options) *llmstub.Server {
+	o.Labels, o.Oracle = labels, oracle
+	return llmstub.New(o)
+}
+
+func newPrompt(t testing.TB) *Prompt {
+	p, err := NewPrompt(PromptOptions{Labels: labels})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func question(p *Prompt, text string) Call {
+	return Call{Affinity: text, Messages: p.Messages(text, NewDelimiter()), Schema: p.Schema(), Choices: p.Choices()}
+}
+
+// bubble runs a test in a synctest bubble, with endpoints in memory: a and b, both good until told otherwise.
+type bubble struct {
+	*testing.T
+	net    *llmstub.Network
+	a, b   *llmstub.Server
+	prompt *Prompt
+}
+
+func inBubble(t *testing.T, f func(t *bubble)) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bubble{T: t, net: &llmstub.Network{}, a: newStub(llmstub.Options{}), b: newStub(llmstub.Options{}), prompt: newPrompt(t)}
+		b.net.Serve("a", b.a)
+		b.net.Serve("b", b.b)
+		defer b.net.Close()
+		f(b)
+		if v := append(b.a.Violations(), b.b.Violations()...); len(v) > 0 {
+			t.Errorf("requests that a strict endpoint refuses: %q", v)
+		}
+	})
+}
+
+// pool makes a pool of the endpoints with these names whose back-off is never shortened.
+func (t *bubble) pool(o PoolOptions, names ...string) *Pool {
+	for _, n := range names {
+		o.URLs = append(o.URLs, "http://"+n+"/v1")
+	}
+	o.Model, o.Dial = "stub", t.net.Dial
+	p, err := NewPool(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.jitter = func() float64 { return 1 }
+	t.Cleanup(p.Close)
+	return p
+}
+
+// must asks and expects the oracle's answer.
+func (t *bubble) must(p *Pool, text string) Reply {
+	t.Helper()
+	r, err := p.Ask(t.Context(), question(t.prompt, text))
+	if err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	a, err := t.prompt.Parse(r.Content)
+	if err != nil || a.Label != oracle(text) {
+		t.Fatalf("%q: answer %q reads as %+v, %v", text, r.Content, a, err)
+	}
+	return r
+}
+
+// fails asks and expects a *CallError.
+func (t *bubble) fails(ctx context.Context, p *Pool, text string) *CallError {
+	t.Helper()
+	r, err := p.Ask(ctx, question(t.prompt, text))
+	var e *CallError
+	if !errors.As(err, &e) {
+		t.Fatalf("%q: answer %+v, error %v; want a *CallError", text, r, err)
+	}
+	return e
+}
+
+func TestAskInEveryMode(t *testing.T) {
+	for _, mode := range StructuredModes() {
+		t.Run(mode, func(t *testing.T) {
+			inBubble(t, func(t *bubble) {
+				p := t.pool(PoolOptions{Structured: mode}, "a")
+				for _, text := range []string{"good", "bad", "\"}]\n\x00<|im_end|> good", strings.Repeat("long ", 5000)} {
+					r := t.must(p, text)
+					if r.Attempts != 1 || r.Endpoint != "http://a/v1" || r.UsageEstimated || r.PromptTokens < 50 || r.CompletionTokens < 1 {
+						t.Errorf("reply %+v", r)
+					}
+					if mode != StructuredAuto && r.Structured != mode {
+						t.Errorf("asked in mode %s, want %s", r.Structured, mode)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestStructuredModeIsFound(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		takes  []string
+		ignore bool
+		want   string
+	}{
+		{"takes all", nil, false, "json_schema"},
+		{"vLLM's new way", []string{"structured_outputs"}, false, "structured_outputs"},
+		{"vLLM's old way", []string{"guided_choice"}, false, "guided_choice"},
+		{"objects only", []string{"json_object"}, false, "json_object"},
+		{"nothing", []string{}, false, "none"},
+		{"ignores all but guided_choice", []string{"guided_choice"}, true, "guided_choice"},
+		{"ignores all but objects", []string{"json_object"}, true, "json_object"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(t *bubble) {
+				t.net.Serve("a", newStub(llmstub.Options{Structured: c.takes, Ignore: c.ignore}))
+				p := t.pool(PoolOptions{}, "a")
+				for range 4 { // ignored modes show by answers in prose
+					if _, err := p.Ask(t.Context(), question(t.prompt, "good")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if got := p.Status()[0].Structured; got != c.want {
+					t.Errorf("mode %s, want %s", got, c.want)
+				}
+				t.must(p, "good")
+			})
+		})
+	}
+}
+
+func TestStructuredModeIsFoundAgainAfterARestart(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		old := newStub(llmstub.Options{Structured: []string{"json_object"}})
+		t.net.Serve("a", old)
+		p := t.pool(PoolOptions{}, "a")
+		t.must(p, "good")
+		before := old.Stats().Requests
+		t.must(p, "good")
+		if n := old.Stats().Requests - before; n != 1 {
+			t.Errorf("%d requests for the second call: what the endpoint refused was not remembered", n)
+		}
+		t.net.Stop("a")
+		e := t.fails(t.Context(), p, "good")
+		if e.Reason != ReasonConnect || e.Unusable() || e.Usage != (Usage{}) {
+			t.Errorf("%+v", e)
+		}
+		t.net.Serve("a", t.a)
+		if r := t.must(p, "good"); r.Structured != "json_schema" {
+			t.Errorf("asked in mode %s after the restart", r.Structured)
+		}
+	})
+}
+
+func TestABadRequestIsNotTakenForAMode(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		small := newStub(llmstub.Options{ContextTokens: 1000})
+		t.net.Serve("a", small)
+		p := t.pool(PoolOptions{}, "a")
+		if e := t.fails(t.Context(), p, strings.Repeat("word ", 2000)); e.Reason != ReasonTooLong || !e.Unusable() || e.Attempts != 1 || e.Status != 400 {
+			t.Errorf("%+v", e)
+		}
+		small.Always(llmstub.Status(400, ""))
+		if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonRefused || !e.Unusable() {
+			t.Errorf("%+v", e)
+		}
+		small.Always(llmstub.Good())
+		t.must(p, "good")
+		if got := p.Status()[0]; got.Structured != "json_schema" || got.Breaker != "closed" {
+			t.Errorf("after refusals that were not about the mode: %+v", got)
+		}
+	})
+}
+
+func TestReasons(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		step     llmstub.Step
+		want     Reason
+		attempts int
+		unusable bool
+		spent    bool
+	}{
+		{"500", llmstub.Status(500, ""), ReasonStatus, 4, false, false},
+		{"502", llmstub.Status(502, ""), ReasonStatus, 4, false, false},
+		{"503", llmstub.Status(503, ""), ReasonStatus, 4, false, false},
+		{"503 that says when", llmstub.Status(503, "1"), ReasonRateLimited, 4, false, false},
+		{"429", llmstub.Status(429, ""), ReasonRateLimited, 4, false, false},
+		{"429 that says when", llmstub.Status(429, "1"), ReasonRateLimited, 4, false, false},
+		{"429 that says nonsense", llmstub.Status(429, "soon, -3"), ReasonRateLimited, 4, false, false},
+		{"401", llmstub.Status(401, ""), ReasonUnauthorized, 4, false, false},
+		{"404", llmstub.Status(404, ""), ReasonNotFound, 4, false, false},
+		{"413", llmstub.Status(413, ""), ReasonTooLong, 1, true, false},
+		{"418", llmstub.Status(418, ""), ReasonRefused, 1, true, false},
+		{"204", llmstub.Status(204, ""), ReasonStatus, 4, false, false},
+		{"echo", llmstub.Echo(), ReasonRefused, 1, true, false},
+		{"redirect", llmstub.Redirect("http://b/v1/chat/completions"), ReasonRedirect, 4, false, false},
+		{"hang", llmstub.Hang(), ReasonTimeout, 4, false, true},
+		{"drip", llmstub.Drip(time.Second), ReasonTimeout, 4, false, true},
+		{"endless", llmstub.Endless(), ReasonTooLarge, 4, false, true},
+		{"garbage", llmstub.Garbage(), ReasonMalformed, 4, false, true},
+		{"html", llmstub.HTML(), ReasonContentType, 4, false, true},
+		{"cut", llmstub.Cut(), ReasonMalformed, 4, false, true},
+		{"reset", llmstub.Reset(), ReasonConnect, 4, false, true},
+		{"two choices", llmstub.Choices(2), ReasonMalformed, 4, false, true},
+		{"no choice", llmstub.Choices(0), ReasonMalformed, 4, false, true},
+		{"tool call", llmstub.ToolCall(), ReasonMalformed, 4, false, true},
+		{"strange end", llmstub.Finish("abort"), ReasonMalformed, 4, false, true},
+		{"length", llmstub.Finish("length"), ReasonLength, 1, true, true},
+		{"filter", llmstub.Finish("content_filter"), ReasonRefusal, 1, true, true},
+		{"refusal", llmstub.Refusal(), ReasonRefusal, 1, true, true},
+		{"empty", llmstub.Empty(), ReasonEmpty, 1, true, true},
+		{"usage of words", llmstub.Usage("many", "more"), ReasonMalformed, 4, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(t *bubble) {
+				t.a.Always(c.step)
+				p := t.pool(PoolOptions{}, "a")
+				call := question(t.prompt, "good")
+				most, mostCompleted := p.Ceiling(&call)
+				e := t.fails(t.Context(), p, "good")
+				if e.Reason != c.want || e.Attempts != c.attempts || e.Unusable() != c.unusable || e.Endpoint != "http://a/v1" {
+					t.Errorf("%+v (%v), want %s after %d attempts, unusable: %v", e, e, c.want, c.attempts, c.unusable)
+				}
+				if (e.Usage.PromptTokens > 0) != c.spent || e.Usage.PromptTokens > c.attempts*most || e.Usage.CompletionTokens > c.attempts*mostCompleted {
+					t.Errorf("usage %+v, spent: %v, at most %d and %d an attempt", e.Usage, c.spent, most, mostCompleted)
+				}
+				if n := t.b.Stats().Requests; n != 0 {
+					t.Errorf("%d requests at an endpoint that is not in the configuration", n)
+				}
+				if c.step.Status == 0 || c.step.Status > 0 {
+					t.a.Always(llmstub.Good())
+					t.must(p, "good") // and the pool goes on
+				}
+			})
+		})
+	}
+}
+
+func TestAnswersThatThePromptMustJudge(t *testing.T) {
+	for name, step := range map[string]llmstub.Step{
+		"fences": llmstub.Fences(), "prose": llmstub.Prose(), "wrong label": llmstub.WrongLabel(), "missing field": llmstub.MissingField(),
+		"extra field": llmstub.ExtraField(), "out of range": llmstub.OutOfRange(), "reordered": llmstub.ReorderedFields(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *bubble) {
+				t.a.Always(step)
+				r, err := t.pool(PoolOptions{}, "a").Ask(t.Context(), question(t.prompt, "good"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				a, err := t.prompt.Parse(r.Content)
+				if tolerated := name == "fences" || name == "reordered"; tolerated != (err == nil) {
+					t.Errorf("%q reads as %+v, %v", r.Content, a, err)
+				}
+				if err == nil && a.Label != "POSITIVE" {
+					t.Errorf("label %s", a.Label)
+				}
+			})
+		})
+	}
+}
+
+func TestUsageIsNotTrusted(t *testing.T) {
+	for _, c := range []struct {
+		prompt, completion any
+		estimated          bool
+	}{
+		{120, 9, false}, {nil, nil, true}, {-5, 9, true}, {120, -1, true}, {0, 0, true}, {1 << 60, 9, true}, {120, 1 << 60, true}, {1.5, 2, true}, {"120", "9", false},
+	} {
+		t.Run(fmt.Sprint(c.prompt, c.completion), func(t *testing.T) {
+			inBubble(t, func(t *bubble) {
+				t.a.Always(llmstub.Usage(c.prompt, c.completion))
+				p := t.pool(PoolOptions{MaxTokens: 50}, "a")
+				call := question(t.prompt, "good")
+				most, _ := p.Ceiling(&call)
+				r := t.must(p, "good")
+				if r.UsageEstimated != c.estimated || r.PromptTokens < 100 || r.PromptTokens > most || r.CompletionTokens < 1 || r.CompletionTokens > 50 {
+					t.Errorf("%+v, estimated: %v, at most %d", r, c.estimated, most)
+				}
+			})
+		})
+	}
+}
+
+func TestFailOverAndReturn(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		p := t.pool(PoolOptions{}, "a", "b")
+		first := t.must(p, "good").Endpoint
+		name, other := "a", "b"
+		if first == "http://b/v1" {
+			name, other = "b", "a"
+		}
+		t.net.Stop(name)
+		start := time.Now()
+		for range 20 {
+			if r := t.must(p, "good"); r.Endpoint != "http://"+other+"/v1" {
+				t.Fatalf("answered by %s, which is stopped", r.Endpoint)
+			}
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("failing over took %v; there was no need to wait", took)
+		}
+		i := slices.IndexFunc(p.Status(), func(s EndpointStatus) bool { return s.URL == first })
+		if s := p.Status()[i]; s.Breaker != "open" || s.LastReason != ReasonConnect || s.BreakerUntil.IsZero() {
+			t.Errorf("status of the stopped endpoint: %+v", s)
+		}
+		t.net.Serve(name, map[string]*llmstub.Server{"a": t.a, "b": t.b}[name])
+		time.Sleep(11 * time.Second)
+		if r := t.must(p, "good"); r.Endpoint != first || r.Attempts != 1 {
+			t.Errorf("the endpoint is back, but %+v", r)
+		}
+		if s := p.Status()[i]; s.Breaker != "closed" {
+			t.Errorf("status of the endpoint that is back: %+v", s)
+		}
+	})
+}
+
+func TestAffinity(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		names := []string{"a", "b", "c", "d"}
+		for _, n := range names {
+			t.net.Serve(n, newStub(llmstub.Options{}))
+		}
+		p, q := t.pool(PoolOptions{}, names...), t.pool(PoolOptions{}, "d", "c", "b", "a")
+		before, count := map[string]string{}, map[string]int{}
+		for i := range 200 {
+			text := fmt.Sprintf("good %d", i)
+			before[text] = t.must(p, text).Endpoint
+			count[before[text]]++
+			if got := t.must(q, text).Endpoint; got != before[text] {
+				t.Fatalf("another worker asks %s, not %s", got, before[text])
+			}
+		}
+		for u, n := range count {
+			if n < 25 || n > 75 {
+				t.Errorf("%s has %d of 200 affinities", u, n)
+			}
+		}
+		t.net.Stop("c")
+		for text, was := range before {
+			if got := t.must(p, text).Endpoint; was != "http://c/v1" && got != was {
+				t.Fatalf("with c gone, %q moved from %s to %s", text, was, got)
+			}
+		}
+	})
+}
+
+func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
+	for _, c := range []struct {
+		after string
+		want  time.Duration
+	}{
+		{"7", 7 * time.Second}, {"100000", time.Minute}, {"DATE", 5 * time.Second}, {"", 250 * time.Millisecond}, {"0", 250 * time.Millisecond}, {"-1", 250 * time.Millisecond}, {"99999999999999999999", 250 * time.Millisecond},
+	} {
+		t.Run(c.after, func(t *testing.T) {
+			inBubble(t, func(t *bubble) {
+				after := c.after
+				if after == "DATE" {
+					after = time.Now().Add(5 * time.Second).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
+				}
+				t.a.Script(llmstub.Status(429, after))
+				p := t.pool(PoolOptions{}, "a")
+				start := time.Now()
+				var wg sync.WaitGroup
+				wg.Go(func() { t.must(p, "good") })
+				synctest.Wait()
+				if c.want > time.Second {
+					if s := p.Status()[0]; s.NotBefore.Sub(start) != c.want {
+						t.Errorf("not before %v, want %v", s.NotBefore.Sub(start), c.want)
+					}
+				}
+				wg.Go(func() { // another call keeps to it, too
+					time.Sleep(time.Millisecond)
+					t.must(p, "bad")
+					if c.want > time.Second && time.Since(start) < c.want {
+						t.Errorf("another call went out after %v", time.Since(start))
+					}
+				})
+				wg.Wait()
+				if took := time.Since(start); took != c.want {
+					t.Errorf("asked again after %v, want %v", took, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestRetryAfterBeyondTheDeadlineEndsTheCallAtOnce(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		t.a.Always(llmstub.Status(429, "50"))
+		p := t.pool(PoolOptions{}, "a")
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if e := t.fails(ctx, p, "good"); e.Reason != ReasonRateLimited || time.Since(start) > time.Second {
+			t.Errorf("%+v after %v", e, time.Since(start))
+		}
+		if e := t.fails(ctx, p, "good"); e.Reason != ReasonRateLimited || e.Attempts != 0 || time.Since(start) > time.Second {
+			t.Errorf("%+v after %v", e, time.Since(start))
+		}
+	})
+}
+
+func TestBackoffIsExponentialWithFullJitter(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		t.a.Always(llmstub.Status(500, ""))
+		p := t.pool(PoolOptions{MaxAttempts: 8, BackoffBase: time.Second, BackoffMax: 10 * time.Second, BreakerFailures: 100}, "a")
+		start := time.Now()
+		t.fails(t.Context(), p, "good")
+		if took := time.Since(start); took != (1+2+4+8+10+10+10)*time.Second {
+			t.Errorf("8 attempts took %v at the most jitter", took)
+		}
+		p.jitter = func() float64 { return 0 }
+		start = time.Now()
+		t.fails(t.Context(), p, "good")
+		if took := time.Since(start); took != 0 {
+			t.Errorf("8 attempts took %v at the least jitter", took)
+		}
+	})
+}
+
+func TestBreakerAndMaxDown(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		var states []string
+		t.a.Always(llmstub.Status(500, ""))
+		p := t.pool(PoolOptions{MaxAttempts: 5, BackoffBase: time.Millisecond, Observer: Observer{
+			Breaker: func(_, state string) { states = append(states, state) }}}, "a")
+		start := time.Now()
+		t.fails(t.Context(), p, "good") // five in a row
+		if s := p.Status()[0]; s.Breaker != "open" {
+			t.Fatalf("%+v", s)
+		}
+		before := t.a.Stats().Requests
+		var wg sync.WaitGroup
+		for range 50 { // they wait, and are the probes
+			wg.Go(func() {
+				if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonDown && e.Reason != ReasonStatus {
+					t.Errorf("%+v", e)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(start); took < 29*time.Second || took > 31*time.Second {
+			t.Errorf("waiting calls were given up after %v, want MaxDown, 30s", took)
+		}
+		if n := t.a.Stats().Requests - before; n > 3 {
+			t.Errorf("%d requests went to an endpoint that is down for 30s", n)
+		}
+		at := time.Now()
+		for range 10 {
+			t.fails(t.Context(), p, "good")
+		}
+		if took := time.Since(at); took > time.Second {
+			t.Errorf("10 calls to endpoints that have been down for long took %v", took)
+		}
+		t.a.Always(llmstub.Good())
+		time.Sleep(11 * time.Second)
+		t.must(p, "good")
+		if states[0] != "open" || states[1] != "half-open" || states[len(states)-1] != "closed" {
+			t.Errorf("breaker: %v", states)
+		}
+	})
+}
+
+func TestABlipCostsNoAnswer(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		p := t.pool(PoolOptions{}, "a")
+		t.must(p, "good")
+		t.net.Stop("a")
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 50 * time.Millisecond)
+				if _, err := p.Ask(t.Context(), question(t.prompt, "good")); err != nil && i > 5 {
+					t.Errorf("call %d: %v", i, err)
+				}
+			})
+		}
+		time.Sleep(9 * time.Second)
+		t.net.Serve("a", t.a)
+		wg.Wait()
+	})
+}
+
+func TestDeadlineAndCancel(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		t.a.Always(llmstub.Hang())
+		p := t.pool(PoolOptions{Timeout: 10 * time.Second, BreakerFailures: 3}, "a")
+		for want, set := range map[Reason]func() (context.Context, context.CancelFunc){
+			ReasonDeadline: func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 3*time.Second) },
+			ReasonCanceled: func() (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(t.Context())
+				context.AfterFunc(ctx, func() {})
+				time.AfterFunc(3*time.Second, cancel)
+				return ctx, cancel
+			},
+		} {
+			for range 5 {
+				ctx, cancel := set()
+				start := time.Now()
+				if e := t.fails(ctx, p, "good"); e.Reason != want || time.Since(start) != 3*time.Second || e.Usage.PromptTokens == 0 {
+					t.Errorf("%+v after %v, want %s", e, time.Since(start), want)
+				}
+				cancel()
+			}
+		}
+		if s := p.Status()[0]; s.Breaker != "closed" || s.InFlight != 0 {
+			t.Errorf("callers in haste opened the breaker: %+v", s)
+		}
+	})
+}
+
+func TestCloseEndsCalls(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		t.a.Always(llmstub.Hang())
+		p := t.pool(PoolOptions{MaxConcurrency: 2}, "a")
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonClosed {
+					t.Errorf("%+v", e)
+				}
+			})
+		}
+		synctest.Wait()
+		p.Close()
+		wg.Wait()
+		if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonClosed {
+			t.Errorf("after Close: %+v", e)
+		}
+	})
+}
+
+func TestAttemptMayBeRefused(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		t.a.Always(llmstub.Status(500, ""))
+		p := t.pool(PoolOptions{}, "a")
+		c := question(t.prompt, "good")
+		over := errors.New("over budget")
+		var seen []int
+		c.Attempt = func(_ context.Context, n int) error {
+			if seen = append(seen, n); n == 3 {
+				return over
+			}
+			return nil
+		}
+		_, err := p.Ask(t.Context(), c)
+		var e *CallError
+		if !errors.As(err, &e) || e.Reason != ReasonNotAllowed || !errors.Is(err, over) || e.Attempts != 2 || !slices.Equal(seen, []int{1, 2, 3}) {
+			t.Errorf("%v, attempts %v", err, seen)
+		}
+		if n := t.a.Stats().Requests; n != 2 {
+			t.Errorf("%d requests, want 2", n)
+		}
+		if s := p.Status()[0]; s.InFlight != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestConcurrencyFindsWhatTheEndpointTakes(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		served := newStub(llmstub.Options{Slots: 8, Queue: 2, Latency: llmstub.Constant(100 * time.Millisecond)})
+		t.net.Serve("a", served)
+		var limits []int
+		reasons := map[Reason]int{}
+		p := t.pool(PoolOptions{MaxConcurrency: 64, MaxAttempts: 50, Observer: Observer{
+			Limit:   func(_ string, n int) { limits = append(limits, n) },
+			Attempt: func(_ string, r Reason, _ time.Duration) { reasons[r]++ },
+		}}, "a")
+		start := time.Now()
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				for range 25 {
+					t.must(p, "good")
+				}
+			})
+		}
+		wg.Wait()
+		took := time.Since(start)
+		if reasons[ReasonAnswered] != 1600 || reasons[ReasonRateLimited] == 0 || 20*reasons[ReasonRateLimited] > 1600 {
+			t.Errorf("attempts: %v; want 1600 answers and few refusals", reasons)
+		}
+		if ideal := 20 * time.Second; took > ideal*14/10 {
+			t.Errorf("1600 calls took %v where 8 at once need %v", took, ideal)
+		}
+		if slices.Max(limits) > 13 || slices.Min(limits) < 2 {
+			t.Errorf("limits from %d to %d at an endpoint that takes 10", slices.Min(limits), slices.Max(limits))
+		}
+	})
+}
+
+func TestConcurrencyShrinksWhenAnswersBecomeSlow(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		served := newStub(llmstub.Options{Slots: 4, Latency: llmstub.Constant(200 * time.Millisecond)}) // queues without a word
+		t.net.Serve("a", served)
+		p := t.pool(PoolOptions{MaxConcurrency: 64, Timeout: 10 * time.Minute}, "a")
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				for range 20 {
+					t.must(p, "good")
+				}
+			})
+		}
+		wg.Wait()
+		if n := served.Stats().MostAtOnce; n < 5 || n > 20 {
+			t.Errorf("up to %d calls at once at an endpoint that serves 4: the limit should have stopped at about 3 times the latency without a queue", n)
+		}
+	})
+}
+
+func TestMaxConcurrencyHolds(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		served := newStub(llmstub.Options{Latency: llmstub.Exponential(50 * time.Millisecond), Seed: 3})
+		t.net.Serve("a", served)
+		p := t.pool(PoolOptions{MaxConcurrency: 3}, "a")
+		var wg sync.WaitGroup
+		for range 40 {
+			wg.Go(func() { t.must(p, "good") })
+		}
+		wg.Wait()
+		if n := served.Stats().MostAtOnce; n != 3 {
+			t.Errorf("%d calls at once, want 3", n)
+		}
+	})
+}
+
+func TestAHungEndpointDoesNotHoldUpTheOther(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		t.a.Always(llmstub.Hang())
+		p := t.pool(PoolOptions{Timeout: 5 * time.Second}, "a", "b")
+		var wg sync.WaitGroup
+		for i := range 400 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				start := time.Now()
+				r := t.must(p, fmt.Sprint("good ", i))
+				if took := time.Since(start); r.Endpoint != "http://b/v1" || took > 5*time.Second {
+					t.Errorf("call %d took %v at %s", i, took, r.Endpoint)
+				}
+			})
+		}
+		wg.Wait()
+		if n := t.a.Stats().Requests; n > 20 {
+			t.Errorf("%d of 400 calls went to the endpoint that hangs", n)
+		}
+	})
+}
+
+func TestFailuresAreRiddenOut(t *testing.T) {
+	for _, share := range []float64{0.1, 0.3} {
+		t.Run(fmt.Sprint(share), func(t *testing.T) {
+			inBubble(t, func(t *bubble) {
+				for i, n := range []string{"a", "b"} {
+					t.net.Serve(n, newStub(llmstub.Options{FailureShare: share, Seed: uint64(i), Latency: llmstub.LogNormal(200*time.Millisecond, 0.5)}))
+				}
+				p := t.pool(PoolOptions{}, "a", "b")
+				attempts := map[int]int{}
+				var mu sync.Mutex
+				var wg sync.WaitGroup
+				failed := 0
+				for i := range 500 {
+					wg.Go(func() {
+						r, err := p.Ask(t.Context(), question(t.prompt, fmt.Sprint("good ", i)))
+						mu.Lock()
+						defer mu.Unlock()
+						if err != nil {
+							failed++
+						}
+						attempts[r.Attempts]++
+					})
+				}
+				wg.Wait()
+				if failed > 15 {
+					t.Errorf("%d of 500 calls failed at %v failures an attempt (attempts: %v)", failed, share, attempts)
+				}
+				for _, s := range p.Status() {
+					if s.InFlight != 0 {
+						t.Errorf("%+v", s)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestNewPoolChecks(t *testing.T) {
+	for name, c := range map[string]struct {
+		o    PoolOptions
+		want string
+	}{
+		"no URL":              {PoolOptions{Model: "m"}, "urls is empty"},
+		"no model":            {PoolOptions{URLs: []string{"http://h/v1"}}, "no model"},
+		"not a URL":           {PoolOptions{Model: "m", URLs: []string{"localhost:8000"}}, "must look like"},
+		"a file":              {PoolOptions{Model: "m", URLs: []string{"file:///etc/passwd"}}, "must look like"},
+		"a password":          {PoolOptions{Model: "m", URLs: []string{"http://u:hunter2@h/v1"}}, "api_key_file"},
+		"a broken password":   {PoolOptions{Model: "m", URLs: []string{"http://u:hunter2@h:port/v1"}}, "cannot be parsed"},
+		"a query":             {PoolOptions{Model: "m", URLs: []string{"http://h/v1?key=hunter2"}}, "without a query"},
+		"the whole path":      {PoolOptions{Model: "m", URLs: []string{"http://h/v1/chat/completions"}}, "leave /chat/completions out"},
+		"twice":               {PoolOptions{Model: "m", URLs: []string{"http://h/v1", "http://h/v1/"}}, "named twice"},
+		"cloud metadata":      {PoolOptions{Model: "m", URLs: []string{"http://169.254.169.254/v1"}}, "link-local"},
+		"unspecified":         {PoolOptions{Model: "m", URLs: []string{"http://0.0.0.0:8000/v1"}}, "unspecified"},
+		"an unknown mode":     {PoolOptions{Model: "m", URLs: []string{"http://h/v1"}, Structured: "xml"}, "auto, json_schema"},
+		"a proxy of no kind":  {PoolOptions{Model: "m", URLs: []string{"http://h/v1"}, Proxy: "hunter2"}, "proxy"},
+		"a negative timeout":  {PoolOptions{Model: "m", URLs: []string{"http://h/v1"}, Timeout: -1}, "negative"},
+		"everything at once?": {PoolOptions{Structured: "xml"}, "no model"},
+	} {
+		_, err := NewPool(c.o)
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: error %v, want %q in it and no secret", name, err, c.want)
+		}
+	}
+}
+
+func TestOrderIsAPermutation(t *testing.T) {
+	p, err := NewPool(PoolOptions{Model: "m", URLs: []string{"http://a", "http://b", "http://c"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	firsts := map[string]bool{}
+	for i := range 100 {
+		seen := map[string]bool{}
+		for _, e := range p.order(fmt.Sprint(i)) {
+			seen[e.url] = true
+		}
+		firsts[p.order(fmt.Sprint(i))[0].url] = true
+		if len(seen) != 3 {
+			t.Fatalf("order %v", slices.Collect(maps.Keys(seen)))
+		}
+	}
+	if len(firsts) != 3 {
+		t.Errorf("only %v come first", firsts)
+	}
+}
