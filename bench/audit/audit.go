@@ -31,9 +31,6 @@ const (
 	Requests // what is asked of an endpoint later
 )
 
-// headerEscalation is the header of a request: a JSON object whose mode says what is published at once.
-const headerEscalation = "sluice.escalation"
-
 // examples is how many records of each sort are named per partition.
 const examples = 5
 
@@ -48,7 +45,7 @@ type Partition struct {
 	Gaps         int64    `json:"gaps"`                   // offsets between the two without a record: transaction markers, aborted, deleted or compacted away
 	Results      int64    `json:"results"`                // records with a first result
 	DeadLetters  int64    `json:"dead_letters"`           // records with a dead letter
-	Deferred     int64    `json:"deferred,omitempty"`     // records whose only answer so far is a request
+	Deferred     int64    `json:"deferred,omitempty"`     // records in whose place a request was published: their result comes later
 	Requests     int64    `json:"requests,omitempty"`     // records with a request to an endpoint
 	Amended      int64    `json:"amended,omitempty"`      // records with a final verdict of the escalation
 	Pending      int64    `json:"pending,omitempty"`      // requests that the escalation's group has not committed yet
@@ -72,8 +69,9 @@ type lane struct {
 	Partition
 	source    string // topic/partition
 	exists    bitmap
-	answered  bitmap            // by result, dead letter, or a request whose verdict is deferred
+	answered  bitmap            // by result or dead letter
 	asked     bitmap            // every request
+	deferred  bitmap            // requests in whose place there is no result yet
 	due       bitmap            // requests that must have a final verdict
 	final     bitmap            // final verdicts
 	copies    map[string]bitmap // routed copies, by topic and route
@@ -99,7 +97,7 @@ func (t *tally) open(tp pipeline.TopicPartition, from, to int64) *lane {
 	l := &lane{
 		Partition: Partition{Topic: tp.Topic, Partition: tp.Partition, From: from, To: to},
 		source:    tp.Topic + "/" + strconv.Itoa(int(tp.Partition)),
-		exists:    bitmap{}, answered: bitmap{}, asked: bitmap{}, due: bitmap{}, final: bitmap{},
+		exists:    bitmap{}, answered: bitmap{}, asked: bitmap{}, deferred: bitmap{}, due: bitmap{}, final: bitmap{},
 		copies: map[string]bitmap{}, last: map[string]int64{}, seenFrom: map[string]int64{},
 	}
 	t.lanes[tp] = l
@@ -114,7 +112,7 @@ func (t *tally) input(r *kgo.Record) {
 	}
 }
 
-// output takes one message of a topic that the worker writes to. settled says, of a request, that the escalation's group
+// output takes one message of a topic that the worker writes to: requests before results, results before dead letters. settled says, of a request, that the escalation's group
 // has committed it.
 func (t *tally) output(kind Kind, r *kgo.Record, settled bool) {
 	source, id := origin(r, t.request)
@@ -145,17 +143,19 @@ func (t *tally) output(kind Kind, r *kgo.Record, settled bool) {
 		}
 		l.Requests++
 		mode := modeOf(r)
-		if mode == "defer" && l.answered.add(offset) {
+		if mode == string(pipeline.Defer) {
+			l.deferred.add(offset)
 			l.Deferred++
 		}
 		switch {
-		case mode == "shadow": // nothing more is published
+		case mode == string(pipeline.Shadow): // nothing more is published
 		case settled:
 			l.due.add(offset)
 		default:
 			l.Pending++
 		}
-	case number != "0": // an amendment, or the dead letter of a request
+	case number != "0", kind == DeadLetters && l.asked.has(offset) && l.answered.has(offset) && !l.final.has(offset):
+		// an amendment, or what became of a request that could not be answered
 		if !l.final.add(offset) {
 			l.double(r, offset, "final verdict")
 			return
@@ -181,12 +181,12 @@ func (l *lane) first(kind Kind, r *kgo.Record, offset int64) {
 		l.seenFrom[r.Topic] = offset
 	}
 	at := r.Topic + "/" + strconv.Itoa(int(r.Partition))
-	if last, ok := l.last[at]; ok && offset < last {
+	if last, ok := l.last[at]; ok && offset < last && !l.deferred.has(offset) {
 		l.Disordered++
 		l.example("%s/%d is behind %d in %s-%d@%d", l.source, offset, last, r.Topic, r.Partition, r.Offset)
 		return
 	}
-	l.last[at] = offset
+	l.last[at] = max(l.last[at], offset)
 }
 
 func (l *lane) copied(r *kgo.Record, offset int64, what string) {
@@ -225,7 +225,7 @@ func (l *lane) close() Partition {
 	}
 	each(l.exists, func(o int64) {
 		switch {
-		case l.answered.has(o):
+		case l.answered.has(o), l.deferred.has(o):
 		case l.deleted(o):
 			l.Unverifiable++
 		default:
@@ -236,7 +236,7 @@ func (l *lane) close() Partition {
 	})
 	each(l.due, func(o int64) {
 		switch {
-		case l.final.has(o):
+		case l.final.has(o), l.deferred.has(o) && l.answered.has(o):
 		case l.deleted(o):
 			l.Unverifiable++
 		default:
@@ -288,7 +288,7 @@ func origin(r *kgo.Record, request string) (source, id string) {
 // modeOf is the mode of a request: amend where it does not say.
 func modeOf(r *kgo.Record) string {
 	for _, h := range slices.Backward(r.Headers) {
-		if h.Key != headerEscalation {
+		if h.Key != pipeline.HeaderEscalation {
 			continue
 		}
 		var e struct {
@@ -298,7 +298,7 @@ func modeOf(r *kgo.Record) string {
 			return e.Mode
 		}
 	}
-	return "amend"
+	return string(pipeline.Amend)
 }
 
 // parseSource reads topic/partition/offset.

@@ -77,24 +77,33 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			t.output(Routed, message("alerts", 4, "2#0@urgent"), false) // without a result
 		}, "1 1 0 0 1 0"},
 		{"requests", func(t *tally, _ *lane) {
-			results(t, "0#0", "1#0", "2#0")
-			t.output(Requests, message("ask", 0, "0#0"), true)
-			t.output(Requests, message("ask", 1, "1#0"), true)  // committed, and there is nothing
-			t.output(Requests, message("ask", 2, "2#0"), false) // in flight
-			t.output(Results, message("out", 3, "0#2"), false)
+			for o := range int64(3) { // the last is in flight
+				t.output(Requests, message("ask", o, fmt.Sprintf("%d#escalation", o)), o < 2)
+			}
+			results(t, "0#0", "1#0", "2#0", "0#2") // 1 was committed, and there is nothing
 		}, "0 0 0 1 0 0"},
-		{"the dead letter of a request is a final verdict", func(t *tally, _ *lane) {
+		{"what ends a request without an answer is a final verdict", func(t *tally, _ *lane) {
+			t.output(Requests, message("ask", 0, "0#escalation"), true)
+			t.output(Requests, message("ask", 1, "1#escalation"), true)
 			results(t, "0#0", "1#0", "2#0")
-			t.output(Requests, message("ask", 0, "0#0"), true)
-			letter := message("dlq", 0, "0#0")
+			letter := message("dlq", 0, "0#escalation")
 			letter.Headers = append(letter.Headers, kgo.RecordHeader{Key: pipeline.HeaderSource, Value: []byte("ask/0/0")}, kgo.RecordHeader{Key: pipeline.HeaderID, Value: []byte("ask/0/0#0")})
 			t.output(DeadLetters, letter, false)
+			t.output(DeadLetters, message("dlq", 1, "1#0"), false) // an amendment that no topic takes
 		}, "0 0 0 0 0 0"},
-		{"a deferred verdict is answered by its request, a shadow needs no more", func(t *tally, _ *lane) {
-			results(t, "0#0", "2#0")
-			t.output(Requests, message("ask", 0, "1#0", kgo.RecordHeader{Key: headerEscalation, Value: []byte(`{"mode":"defer"}`)}), false)
-			t.output(Requests, message("ask", 1, "2#0", kgo.RecordHeader{Key: headerEscalation, Value: []byte(`{"mode":"shadow"}`)}), true)
+		{"a deferred result comes when it comes, once; a shadow needs no more", func(t *tally, _ *lane) {
+			mode := func(m pipeline.Mode) kgo.RecordHeader {
+				return kgo.RecordHeader{Key: pipeline.HeaderEscalation, Value: []byte(`{"mode":"` + m + `"}`)}
+			}
+			t.output(Requests, message("ask", 0, "0#escalation", mode(pipeline.Defer)), true)
+			t.output(Requests, message("ask", 1, "1#escalation", mode(pipeline.Defer)), false)
+			t.output(Requests, message("ask", 2, "2#escalation", mode(pipeline.Shadow)), true)
+			results(t, "2#0", "0#0")
 		}, "0 0 0 0 0 0"},
+		{"a deferred result that never came", func(t *tally, _ *lane) {
+			t.output(Requests, message("ask", 0, "0#escalation", kgo.RecordHeader{Key: pipeline.HeaderEscalation, Value: []byte(`{"mode":"defer"}`)}), true)
+			results(t, "1#0", "2#0")
+		}, "0 0 0 1 0 0"},
 		{"what may have been deleted is not lost", func(t *tally, l *lane) {
 			l.uncertain = []string{"out"}
 			results(t, "1#0")

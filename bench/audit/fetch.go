@@ -273,11 +273,12 @@ func (a *auditor) outputs(ctx context.Context, ends kadm.ListedOffsets, earliest
 	if a.plan.Requests != "" {
 		kinds[a.plan.Requests] = Requests
 	}
-	for _, topic := range a.all() {
-		kind, ok := kinds[topic]
-		if !ok {
-			continue
-		}
+	order := append([]string{a.plan.Output, a.plan.DeadLetter}, a.plan.Routed...)
+	if a.plan.Requests != "" {
+		order = append([]string{a.plan.Requests}, order...)
+	}
+	for _, topic := range order {
+		kind := kinds[topic]
 		var spans []span
 		partitions := a.topics[topic].Partitions.Sorted()
 		for _, p := range partitions {

@@ -34,6 +34,9 @@ const partitions = 3
 
 func newStage(t *testing.T, config map[string]*string) *stage {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: no real broker")
+	}
 	address := pipelinetest.Kafka(t).Addrs()[0]
 	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
