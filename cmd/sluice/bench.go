@@ -17,9 +17,6 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/tidwall/gjson"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	loadgen "sluice/bench/load"
 	"sluice/model"
@@ -652,20 +649,10 @@ func (o *benchOptions) fromConfig(cmd *cobra.Command, t *loadgen.Target) error {
 	if !cmd.Flags().Changed("format") {
 		t.Format = loadgen.Format(c.Input.Format)
 	}
-	k, err := kafkaConfig(&c.Settings)
+	login, err := witnessOptions(&c.Settings)
 	if err != nil {
 		return err
 	}
-	if k.TLS != nil {
-		t.Client = append(t.Client, kgo.DialTLSConfig(k.TLS))
-	}
-	switch s := k.SASL; s.Mechanism {
-	case "PLAIN":
-		t.Client = append(t.Client, kgo.SASL(plain.Auth{User: s.User, Pass: s.Password}.AsMechanism()))
-	case "SCRAM-SHA-256":
-		t.Client = append(t.Client, kgo.SASL(scram.Auth{User: s.User, Pass: s.Password}.AsSha256Mechanism()))
-	case "SCRAM-SHA-512":
-		t.Client = append(t.Client, kgo.SASL(scram.Auth{User: s.User, Pass: s.Password}.AsSha512Mechanism()))
-	}
+	t.Client = append(t.Client, login...)
 	return nil
 }

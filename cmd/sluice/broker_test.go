@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"sluice/bench/audit"
 	"sluice/pipeline/pipelinetest"
 )
 
@@ -65,6 +68,7 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 	seen := map[string]int{}
 	last := map[string]int{}
 	got, letters, killed := 0, 0, 0
+	var again *kgo.Record
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	for got < records {
@@ -76,6 +80,8 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 			got++
 			if r.Topic == topics[2] {
 				letters++
+			} else {
+				again = r
 			}
 			id := string(r.Key)
 			seen[id]++
@@ -137,6 +143,18 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 			t.Errorf("%s-%d: offset %d is committed, the log ends at %d", o.Topic, o.Partition, c.At, o.Offset)
 		}
 	})
+	// What the product itself says about it, before and after somebody writes a result once more.
+	if r := finish(t, sluice(t, "verify", "-c", config, "--since", "all")); r.code != exitDone || !strings.Contains(r.out, fmt.Sprintf("clean: each of %d records has exactly one answer, in order", records)) {
+		t.Errorf("verify: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: topics[1], Value: again.Value, Headers: again.Headers}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	r := finish(t, sluice(t, "verify", "-c", config, "--json"))
+	var found audit.Report
+	if err := json.Unmarshal([]byte(r.out), &found); err != nil || r.code != exitFailed || found.Total.Doubled != 1 || found.Total.Lost != 0 {
+		t.Errorf("verify of a doubled result: exit code %d, %v\n%s%s", r.code, err, r.out, r.err)
+	}
 	t.Logf("%d records, %d SIGKILLs, %d lost, %d doubled, %d dead letters", records, killed, lost, doubled, letters)
 	if killed != kills {
 		t.Errorf("only %d kills happened while there was work", killed)

@@ -21,6 +21,7 @@ const (
 	envDemo       = "SLUICE_DEMO_"
 	envClassify   = "SLUICE_CLASSIFY_"
 	envBench      = "SLUICE_BENCH_"
+	envVerify     = "SLUICE_VERIFY_"
 	annotationEnv = "env"
 	annotationEx  = "example"
 )
@@ -32,7 +33,8 @@ var commandEnv = map[string]bool{
 	envClassify + "FORMAT": true, envClassify + "TEXT": true, envClassify + "FIELD": true, envClassify + "RUNNERS": true,
 	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify + "SCORES": true,
 	envClassify + "DEVICE": true,
-	envBench + "PROFILE":   true, envBench + "TEXTS": true, envBench + "DUPLICATES": true, envBench + "POISON": true, envBench + "ARRIVALS": true,
+	envVerify + "SINCE":    true, envVerify + "UNTIL": true, envVerify + "PATIENCE": true, envVerify + "JSON": true,
+	envBench + "PROFILE": true, envBench + "TEXTS": true, envBench + "DUPLICATES": true, envBench + "POISON": true, envBench + "ARRIVALS": true,
 	envBench + "SEED": true, envBench + "RATE": true, envBench + "START": true, envBench + "STEPS": true, envBench + "SECONDS": true,
 	envBench + "SEARCH_SECONDS": true, envBench + "WARMUP": true, envBench + "PATIENCE": true, envBench + "JSON": true, envBench + "HTML": true,
 	envBench + "PARTITIONS": true, envBench + "GUARANTEE": true, envBench + "BROKERS": true, envBench + "INPUT": true, envBench + "OUTPUT": true,
