@@ -139,7 +139,9 @@ func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, o tune
 }
 
 // verdictOf is what decides about a route: the label and how sure the model is.
-func verdictOf(v *model.Verdict) tune.Verdict { return tune.Verdict{Label: v.Label, Score: v.Score} }
+func verdictOf(v *model.Verdict) tune.Verdict {
+	return tune.Verdict{Label: v.Label, Score: v.Confidence}
+}
 
 // askAll judges every text with one model, as the classifier does. A text that cannot be judged is an error with its line.
 func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedModel, texts []tune.Text, maxBytes int) (*said, error) {
