@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile race clean
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile bench-tune race clean
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -46,14 +46,14 @@ dist: build ## a relocatable folder dist/: binary, library, bundled models, exam
 
 lint: native ## gofmt, go vet, staticcheck
 	$(step) 'gofmt, go vet, staticcheck'
-	@files=$$(gofmt -l cmd model pipeline tokenize bench); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
+	@files=$$(gofmt -l cmd model pipeline tokenize tune bench); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
 	@$(native) && go vet ./... && go tool staticcheck ./...
 	@python3 -W error -m py_compile bench/race/*.py bench/peers/*/*.py && bash -n bench/race/prepare.sh
 
 test-pure: ## the pure core without cgo, and with the race detector
 	$(step) 'pure Go: CGO_ENABLED=0, then the race detector'
-	@CGO_ENABLED=0 go test ./pipeline ./model ./tokenize ./bench/load ./bench/bare
-	@go test -race ./pipeline ./model ./tokenize ./bench/load ./bench/bare
+	@CGO_ENABLED=0 go test ./pipeline ./model ./tokenize ./bench/load ./bench/bare ./tune
+	@go test -race ./pipeline ./model ./tokenize ./bench/load ./bench/bare ./tune
 
 test-export: venv ## the export script: tiny models of every architecture against transformers
 	$(step) 'export script'
@@ -76,6 +76,9 @@ bench-graph: venv ## tokens/s of the exported graph against other forms and runt
 
 bench-options: dist ## what cache and student bring (LABELLED=FILE.tsv, MORE=FILE.tsv, MODEL=DIR); writes under bench/results
 	@$(native) && go run ./bench/options $(if $(MODEL),-model $(MODEL)) $(if $(LABELLED),-labelled $(LABELLED)) $(if $(MORE),-more $(MORE))
+
+bench-tune: dist ## choose a student's threshold on half of the texts, check it on the other half and on a real broker (LABELLED=FILE.jsonl, SOURCE=sentence about it, ROUNDS=9); writes under bench/results
+	@$(native) && go run ./bench/tune -labelled '$(LABELLED)' $(if $(SOURCE),-source '$(SOURCE)') $(if $(ROUNDS),-rounds $(ROUNDS))
 
 bench-latency: dist ## latency at shares of the highest sustained rate, and at 120 %, on a real broker (MODEL=DIR); writes under bench/results
 	@$(native) && go run ./bench/latency $(if $(MODEL),-model $(MODEL))

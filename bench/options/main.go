@@ -11,7 +11,6 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,8 +20,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/bench/load"
 )
@@ -63,7 +60,7 @@ func run(ctx context.Context, o options) error {
 	var page bytes.Buffer
 	fmt.Fprintf(&page, "# What the engine's options bring\n\nA real broker, exactly-once, records waiting in %d partitions beforehand; full model `%s`. Variants alternate within each of %d rounds; medians with the range, ratios of equal rounds.\nMade by `make bench-options`. Machine: %s, %d cores; %s; %s.\n\n",
 		o.partitions, filepath.Base(o.model), o.rounds, m.CPU, m.Cores, version(o.binary), time.Now().UTC().Format(time.DateOnly))
-	b := &bench{o: o, broker: broker}
+	b := &bench{o: o, alternation: load.Alternation{Broker: broker, Binary: o.binary, Model: o.model, Partitions: o.partitions, Rounds: o.rounds, Status: os.Stderr}}
 	if err := b.duplicates(ctx, &page); err != nil {
 		return err
 	}
@@ -86,75 +83,8 @@ func version(binary string) string {
 }
 
 type bench struct {
-	o      options
-	broker *load.Broker
-	next   int
-}
-
-// variant is one way to run the worker on one sequence of texts.
-type variant struct {
-	name  string
-	texts *load.Texts                     // or
-	value func(i int, mark []byte) []byte // of record i
-	env   []string                        // of the worker
-	see   func(load.Mark, *kgo.Record)    // every result
-	n     int                             // records
-}
-
-// drain measures one variant once.
-func (b *bench) drain(ctx context.Context, v variant) (d load.Drained, err error) {
-	b.next++
-	run := fmt.Sprintf("%d-%d", time.Now().Unix(), b.next)
-	target := load.Target{Brokers: []string{b.broker.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" + run, Format: load.JSON}
-	if err := load.CreateTopics(ctx, target, b.o.partitions); err != nil {
-		return d, err
-	}
-	if v.texts != nil {
-		v.texts.Rewind()
-	}
-	var worker *load.Worker
-	defer func() {
-		if worker != nil {
-			err = errors.Join(err, worker.Stop())
-		}
-	}()
-	return load.Drain(ctx, load.DrainPlan{Target: target, Records: v.n, Texts: v.texts, Value: v.value, Observe: v.see, Begin: func(ctx context.Context) ([]int, error) {
-		worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: b.o.binary, Dir: b.broker.Dir, Target: target, Model: b.o.model, Group: "options-" + run, Name: "options-0", Env: append(os.Environ(), v.env...)})
-		if err != nil {
-			return nil, err
-		}
-		return []int{worker.PID}, nil
-	}})
-}
-
-// alternate measures variants in turns, and writes a table of their rates and of the ratios to the first.
-func (b *bench) alternate(ctx context.Context, page *bytes.Buffer, variants []variant) error {
-	rates, ratios, cpu := make([][]float64, len(variants)), make([][]float64, len(variants)), make([][]float64, len(variants))
-	for round := range b.o.rounds {
-		for i := range variants {
-			k := (i + round) % len(variants)
-			fmt.Fprintf(os.Stderr, "bench/options: round %d of %d: %s\n", round+1, b.o.rounds, variants[k].name)
-			d, err := b.drain(ctx, variants[k])
-			if err != nil {
-				return fmt.Errorf("%s: %w", variants[k].name, err)
-			}
-			rates[k], cpu[k] = append(rates[k], d.Rate), append(cpu[k], d.CPUPer1000)
-		}
-		for k := range variants {
-			ratios[k] = append(ratios[k], rates[k][round]/rates[0][round])
-		}
-	}
-	fmt.Fprintf(page, "| variant | msgs/s | against the first | worker CPU s per 1,000 msgs |\n|---|---|---|---|\n")
-	for k, v := range variants {
-		fmt.Fprintf(page, "| %s | %s | %s | %s |\n", v.name, spread(rates[k], "%.0f"), spread(ratios[k], "%.2f"), spread(cpu[k], "%.2f"))
-	}
-	page.WriteByte('\n')
-	return nil
-}
-
-func spread(v []float64, format string) string {
-	v = slices.Sorted(slices.Values(v))
-	return fmt.Sprintf(format+" ("+format+"–"+format+")", v[len(v)/2], v[0], v[len(v)-1])
+	o           options
+	alternation load.Alternation
 }
 
 // duplicates compares texts without repeats with 30 % repeats, by Zipf's law among 1,000 texts, with and without the cache.
@@ -173,17 +103,17 @@ func (b *bench) duplicates(ctx context.Context, page *bytes.Buffer) error {
 			return err
 		}
 	}
-	trial, err := b.drain(ctx, variant{texts: distinct, n: 3000})
+	trial, err := b.alternation.Drain(ctx, load.Variant{Texts: distinct, Records: 3000})
 	if err != nil {
 		return err
 	}
 	n := max(2000, int(trial.Rate*b.o.seconds/0.9))
 	cache := []string{"SLUICE_CACHE__MAX_BYTES=64MiB"}
 	fmt.Fprintf(page, "## Texts that repeat\n\n%d records of mixed lengths; in the lower rows 30 %% of them repeat one of 1,000 texts by Zipf's law (and the first of each is new). Without the cache, equal texts that are in flight together are still run once.\n\n", n)
-	return b.alternate(ctx, page, []variant{
-		{name: "no repeats, cache off", texts: distinct, n: n},
-		{name: "30 % repeats, cache off", texts: repeats, n: n},
-		{name: "30 % repeats, cache on (64 MiB)", texts: repeats, env: cache, n: n},
+	return b.alternation.Run(ctx, page, []load.Variant{
+		{Name: "no repeats, cache off", Texts: distinct, Records: n},
+		{Name: "30 % repeats, cache off", Texts: repeats, Records: n},
+		{Name: "30 % repeats, cache on (64 MiB)", Texts: repeats, Env: cache, Records: n},
 	})
 }
 
@@ -269,10 +199,10 @@ func (b *bench) withStudent(ctx context.Context, page *bytes.Buffer) error {
 		return err
 	}
 	fmt.Fprintf(page, "Speed on %d texts, each once:\n\n", len(speed))
-	return b.alternate(ctx, page, []variant{
-		{name: "full model only", value: value, n: len(speed)},
-		{name: fmt.Sprintf("student first, threshold %.3f", chosen), value: value, n: len(speed),
-			env: []string{"SLUICE_MODELS__0__STUDENT=" + student, "SLUICE_MODELS__0__STUDENT_THRESHOLD=" + strconv.FormatFloat(chosen, 'f', -1, 64)}},
+	return b.alternation.Run(ctx, page, []load.Variant{
+		{Name: "full model only", Value: value, Records: len(speed)},
+		{Name: fmt.Sprintf("student first, threshold %.3f", chosen), Value: value, Records: len(speed),
+			Env: []string{"SLUICE_MODELS__0__STUDENT=" + student, "SLUICE_MODELS__0__STUDENT_THRESHOLD=" + strconv.FormatFloat(chosen, 'f', -1, 64)}},
 	})
 }
 

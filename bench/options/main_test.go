@@ -26,9 +26,3 @@ func TestLabelledTextsAreReadWithTheirColumnsInAnyOrder(t *testing.T) {
 		}
 	}
 }
-
-func TestSpreadIsTheMedianWithTheRange(t *testing.T) {
-	if got := spread([]float64{3, 1, 2}, "%.0f"); got != "2 (1–3)" {
-		t.Error(got)
-	}
-}

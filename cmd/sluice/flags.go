@@ -22,6 +22,7 @@ const (
 	envClassify   = "SLUICE_CLASSIFY_"
 	envBench      = "SLUICE_BENCH_"
 	envVerify     = "SLUICE_VERIFY_"
+	envTune       = "SLUICE_TUNE_"
 	annotationEnv = "env"
 	annotationEx  = "example"
 )
@@ -42,6 +43,10 @@ var commandEnv = map[string]bool{
 	envBench + "SYSTEM": true, envBench + "FIND": true, envBench + "RUNNERS": true, envBench + "BATCH_TOKENS": true, envBench + "WINDOW": true,
 	envBench + "ROUNDS": true, envBench + "WORKERS": true, envBench + "TOKENS": true, envBench + "PER_CORE": true, envBench + "EFFICIENCY": true,
 	envBench + "UTILIZATION": true, envBench + "CORES_PER_WORKER": true, envBench + "WORKER_ARGS": true,
+	envTune + "LABELLED": true, envTune + "VERDICT": true, envTune + "TARGET_ACCURACY": true, envTune + "MAX_LLM_RATE": true, envTune + "LLM_ACCURACY": true,
+	envTune + "STUDENT_LOSS": true, envTune + "CONFIDENCE": true, envTune + "HOLDOUT": true, envTune + "SEED": true, envTune + "SPLITS": true, envTune + "PROMPT_TOKENS": true,
+	envTune + "ANSWER_TOKENS": true, envTune + "INPUT_PRICE": true, envTune + "OUTPUT_PRICE": true, envTune + "SECONDS": true, envTune + "JSON": true,
+	envTune + "PLOT": true,
 }
 
 // describe says which environment variable gives a flag, and shows an example.

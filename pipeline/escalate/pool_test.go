@@ -30,7 +30,7 @@ func newStub(o llmstub.Options) *llmstub.Server {
 	return llmstub.New(o)
 }
 
-func newPrompt(t testing.TB) *Prompt {
+func poolPrompt(t testing.TB) *Prompt {
 	p, err := NewPrompt(PromptOptions{Labels: labels})
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ type bubble struct {
 
 func inBubble(t *testing.T, f func(t *bubble)) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{T: t, net: &llmstub.Network{}, a: newStub(llmstub.Options{}), b: newStub(llmstub.Options{}), prompt: newPrompt(t)}
+		b := &bubble{T: t, net: &llmstub.Network{}, a: newStub(llmstub.Options{}), b: newStub(llmstub.Options{}), prompt: poolPrompt(t)}
 		b.net.Serve("a", b.a)
 		b.net.Serve("b", b.b)
 		defer b.net.Close()

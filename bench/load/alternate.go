@@ -1,0 +1,93 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+)
+
+// This file compares ways to run the worker: each works off a backlog on a real broker, in turns, so that all of them see the
+// same machine.
+
+// Variant is one way to run the worker on one sequence of texts.
+type Variant struct {
+	Name    string
+	Texts   *Texts                          // or
+	Value   func(i int, mark []byte) []byte // of record i
+	Env     []string                        // of the worker, beside that of this process
+	Records int
+}
+
+// Alternation runs variants in turns.
+type Alternation struct {
+	Broker     *Broker
+	Binary     string // of sluice
+	Model      string // directory
+	Partitions int
+	Rounds     int
+	Status     io.Writer // what is under way
+
+	next int
+}
+
+// Drain measures one variant once, on new topics.
+func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err error) {
+	a.next++
+	run := fmt.Sprintf("%d-%d", time.Now().Unix(), a.next)
+	target := Target{Brokers: []string{a.Broker.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" + run, Format: JSON}
+	if err := CreateTopics(ctx, target, a.Partitions); err != nil {
+		return d, err
+	}
+	if v.Texts != nil {
+		v.Texts.Rewind()
+	}
+	var worker *Worker
+	defer func() {
+		if worker != nil {
+			err = errors.Join(err, worker.Stop())
+		}
+	}()
+	return Drain(ctx, DrainPlan{Target: target, Records: v.Records, Texts: v.Texts, Value: v.Value, Begin: func(ctx context.Context) ([]int, error) {
+		worker, err = StartWorker(ctx, WorkerPlan{Binary: a.Binary, Dir: a.Broker.Dir, Target: target, Model: a.Model, Group: "variant-" + run, Name: "variant-0", Env: append(os.Environ(), v.Env...)})
+		if err != nil {
+			return nil, err
+		}
+		return []int{worker.PID}, nil
+	}})
+}
+
+// Run measures every variant once a round, beginning with another one each time, and writes a table of their rates and of
+// the ratios to the first variant in the same round.
+func (a *Alternation) Run(ctx context.Context, page io.Writer, variants []Variant) error {
+	rates, ratios, cpu := make([][]float64, len(variants)), make([][]float64, len(variants)), make([][]float64, len(variants))
+	for round := range a.Rounds {
+		for i := range variants {
+			k := (i + round) % len(variants)
+			fmt.Fprintf(a.Status, "round %d of %d: %s\n", round+1, a.Rounds, variants[k].Name)
+			d, err := a.Drain(ctx, variants[k])
+			if err != nil {
+				return fmt.Errorf("%s: %w", variants[k].Name, err)
+			}
+			rates[k], cpu[k] = append(rates[k], d.Rate), append(cpu[k], d.CPUPer1000)
+		}
+		for k := range variants {
+			ratios[k] = append(ratios[k], rates[k][round]/rates[0][round])
+		}
+	}
+	fmt.Fprintf(page, "| variant | msgs/s | against the first | worker CPU s per 1,000 msgs |\n|---|---|---|---|\n")
+	for k, v := range variants {
+		fmt.Fprintf(page, "| %s | %s | %s | %s |\n", v.Name, Spread(rates[k], "%.0f"), Spread(ratios[k], "%.2f"), Spread(cpu[k], "%.2f"))
+	}
+	fmt.Fprintln(page)
+	return nil
+}
+
+// Spread is the median with the range, each in a format.
+func Spread(v []float64, format string) string {
+	v = slices.Sorted(slices.Values(v))
+	return fmt.Sprintf(format+" ("+format+"–"+format+")", v[len(v)/2], v[0], v[len(v)-1])
+}

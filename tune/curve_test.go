@@ -1,0 +1,102 @@
+package tune
+
+import (
+	"math"
+	"slices"
+	"testing"
+)
+
+// four texts, all POSITIVE: student and model are right or wrong as the names say.
+func four() []Sample {
+	say := func(studentRight bool, student float64, modelRight bool, model float64) Sample {
+		label := func(right bool) string { return map[bool]string{true: "POSITIVE", false: "NEGATIVE"}[right] }
+		return Sample{Text: Text{Text: "x", Label: "POSITIVE"}, Student: Verdict{label(studentRight), student}, Model: Verdict{label(modelRight), model}, StudentTokens: 10, ModelTokens: 10, PromptTokens: 100}
+	}
+	return []Sample{say(true, 0.99, false, 0.9), say(false, 0.95, true, 0.9), say(true, 0.8, true, 0.6), say(false, 0.7, false, 0.55)}
+}
+
+func cascade() *Cascade {
+	return &Cascade{HasStudent: true, Labels: []string{"NEGATIVE", "POSITIVE"}, Speed: Speed{Tokenize: 1000, Student: 10000, Model: 1000}, Prices: Prices{InputPerMillion: 2, OutputPerMillion: 10, AnswerTokens: 20}}
+}
+
+func TestPointOfASetting(t *testing.T) {
+	c := cascade()
+	near := func(what string, got, want float64) {
+		t.Helper()
+		if math.Abs(got-want) > 1e-9 {
+			t.Errorf("%s: %g, want %g", what, got, want)
+		}
+	}
+	p := c.At(four(), Setting{Student: Never})
+	near("accuracy of the full model", p.Accuracy, 0.5)
+	near("its rate", p.PerSecond, 1/(0.001+0.01)) // no student is asked
+
+	p = c.At(four(), Setting{Student: 0.9})
+	near("student", p.ByStudent, 0.5)
+	near("model", p.ByModel, 0.5)
+	near("accuracy", p.Accuracy, 0.5)
+	near("gain", p.Gain, 1)
+	near("loss", p.Loss, 1)
+	near("difference", p.Difference, 0)
+	near("rate", p.PerSecond, 1/(0.001+0.001+0.005))
+
+	p = c.At(four(), Setting{Student: 0.9, Escalate: 0.65})
+	near("escalated", p.Escalated, 0.5)
+	near("calls", p.Calls, 500_000)
+	near("cost of a million", p.Cost, 500_000*(100*2+20*10)/1e6)
+	if p.Known {
+		t.Error("nobody knows what the endpoint says")
+	}
+	near("accuracy without it", p.Accuracy, 0.5)
+
+	c.LLMAccuracy = 0.9
+	p = c.At(four(), Setting{Student: 0.9, Escalate: 0.65})
+	near("expected accuracy", p.Accuracy, (1+0+0.9+0.9)/4)
+	near("expected gain", p.Gain, 1+0.9)
+	near("expected loss", p.Loss, 1+0.1)
+
+	s := four()
+	s[2].LLM, s[2].Answered = "NEGATIVE", true
+	s[3].LLM, s[3].Answered = "I cannot say", true // a fallback: the local verdict stays
+	p = c.At(s, Setting{Student: Never, Escalate: 0.65})
+	near("accuracy with answers", p.Accuracy, 0.25)
+	if !p.Known {
+		t.Error("both answers are known")
+	}
+	if empty := c.At(nil, Setting{}); empty.Texts != 0 || math.IsNaN(empty.Accuracy) {
+		t.Errorf("%+v", empty)
+	}
+}
+
+func TestStepsLetOneMoreOfAHundredThroughAndNoMore(t *testing.T) {
+	c := cascade()
+	var samples []Sample
+	for i := range 1000 {
+		v := Verdict{"POSITIVE", 0.5 + float64(i)/2000}
+		samples = append(samples, Sample{Student: v, Model: v})
+	}
+	steps := c.StudentSteps(samples)
+	if steps[0] != Never || len(steps) != 101 || !slices.IsSortedFunc(steps, func(a, b float64) int { return int(math.Copysign(1, b-a)) }) {
+		t.Fatalf("%v", steps)
+	}
+	for i, threshold := range steps {
+		if got := c.At(samples, Setting{Student: threshold}).ByStudent; math.Abs(got-float64(i)/100) > 0.0011 {
+			t.Errorf("step %d, from %g on: %g decided", i, threshold, got)
+		}
+	}
+	for i, below := range c.EscalateSteps(samples, Never) {
+		want := 0.0
+		if i > 0 {
+			want = escalatePercents[i-1] / 100
+		}
+		if got := c.At(samples, Setting{Student: Never, Escalate: below}).Escalated; math.Abs(got-want) > 0.0011 {
+			t.Errorf("below %g: %g asked, want %g", below, got, want)
+		}
+	}
+	for i := range samples { // equal scores are one step
+		samples[i].Student.Score = 0.75
+	}
+	if got := c.StudentSteps(samples); !slices.Equal(got, []float64{Never, 0.75}) {
+		t.Error(got)
+	}
+}
