@@ -79,6 +79,8 @@ __attribute__((target("amx-tile,amx-int8"))) static double loop_amx(long rounds)
 		shape.bytes[t] = 64;
 		shape.rows[t] = 16;
 	}
+	// gcc's header says that the instruction reads 8 bytes; without this it drops the stores to the other 56.
+	__asm__ volatile("" : : "r"(&shape) : "memory");
 	_tile_loadconfig(&shape);
 	_tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
 	_tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
