@@ -18,36 +18,36 @@ const Redacted = "***"
 // maxSecretBytes bounds a file that holds a secret; the largest there are, signed tokens, have a few KiB.
 const maxSecretBytes = 64 << 10
 
-// Secret is a text that no printing shows: not fmt with any verb, not JSON, YAML or any text encoding, not slog. Its text
-// stands behind a pointer, so that a secret in an unexported field, which fmt prints without asking its methods, shows an
-// address. The zero value is no secret.
-type Secret struct{ text *string }
+// Secret is a text that no printing shows: not fmt with any verb, not JSON, YAML or any text encoding, not slog. Its text is
+// within a closure, so that a secret in an unexported field, which fmt prints without asking its methods, shows an address.
+// The zero value is no secret.
+type Secret func() string
 
 // NewSecret is s as a secret; no secret where s is empty.
 func NewSecret(s string) Secret {
 	if s == "" {
-		return Secret{}
+		return nil
 	}
-	return Secret{&s}
+	return func() string { return s }
 }
 
 // Reveal is the text itself, for the one place that sends or compares it.
 func (s Secret) Reveal() string {
-	if s.text == nil {
+	if s == nil {
 		return ""
 	}
-	return *s.text
+	return s()
 }
 
 // IsZero says that there is no secret.
-func (s Secret) IsZero() bool { return s.text == nil }
+func (s Secret) IsZero() bool { return s == nil }
 
 // Equal compares the texts, for tests; it takes longer for texts that are alike.
 func (s Secret) Equal(other Secret) bool { return s.Reveal() == other.Reveal() }
 
 // String is ***, or nothing where there is no secret.
 func (s Secret) String() string {
-	if s.text == nil {
+	if s == nil {
 		return ""
 	}
 	return Redacted
@@ -76,7 +76,7 @@ func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 func ReadSecret(path string) (Secret, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Secret{}, fmt.Errorf("the secret's file cannot be opened: %w", err)
+		return nil, fmt.Errorf("the secret's file cannot be opened: %w", err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
@@ -85,13 +85,13 @@ func ReadSecret(path string) (Secret, error) {
 		if errors.As(err, &pe) {
 			err = pe.Err
 		}
-		return Secret{}, fmt.Errorf("the secret's file %s cannot be read: %w", path, err)
+		return nil, fmt.Errorf("the secret's file %s cannot be read: %w", path, err)
 	}
 	switch b = bytes.TrimRight(b, "\r\n"); {
 	case len(b) == 0:
-		return Secret{}, fmt.Errorf("%s is empty; write the secret into it", path)
+		return nil, fmt.Errorf("%s is empty; write the secret into it", path)
 	case len(b) > maxSecretBytes:
-		return Secret{}, fmt.Errorf("%s has more than %d KiB, which no secret has; give the file that holds the secret alone", path, maxSecretBytes>>10)
+		return nil, fmt.Errorf("%s has more than %d KiB, which no secret has; give the file that holds the secret alone", path, maxSecretBytes>>10)
 	}
 	return NewSecret(string(b)), nil
 }

@@ -53,7 +53,7 @@ func TestNoPrintingShowsASecret(t *testing.T) {
 	if n := strings.Count(out.String(), Redacted); n < 100 {
 		t.Errorf("only %d of the places say that there is a secret", n)
 	}
-	if secret.Reveal() != canary || !secret.Equal(NewSecret(canary)) || secret.Equal(Secret{}) || !NewSecret("").IsZero() || fmt.Sprint(Secret{}) != "" {
+	if secret.Reveal() != canary || !secret.Equal(NewSecret(canary)) || secret.Equal(nil) || !NewSecret("").IsZero() || fmt.Sprint(Secret(nil)) != "" {
 		t.Error("Reveal, Equal, IsZero or the zero value")
 	}
 }

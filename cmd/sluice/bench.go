@@ -18,12 +18,15 @@ import (
 	"github.com/tidwall/gjson"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	loadgen "sluice/bench/load"
 	"sluice/model"
 	"sluice/model/ort"
+	"sluice/pipeline/kafka"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
@@ -657,15 +660,33 @@ func (o *benchOptions) fromConfig(cmd *cobra.Command, t *loadgen.Target) error {
 		return err
 	}
 	if k.TLS != nil {
-		t.Client = append(t.Client, kgo.DialTLSConfig(k.TLS))
+		config, err := k.TLS()
+		if err != nil {
+			return err
+		}
+		t.Client = append(t.Client, kgo.DialTLSConfig(config))
 	}
-	switch s := k.SASL; s.Mechanism {
-	case "PLAIN":
-		t.Client = append(t.Client, kgo.SASL(plain.Auth{User: s.User, Pass: s.Password}.AsMechanism()))
-	case "SCRAM-SHA-256":
-		t.Client = append(t.Client, kgo.SASL(scram.Auth{User: s.User, Pass: s.Password}.AsSha256Mechanism()))
-	case "SCRAM-SHA-512":
-		t.Client = append(t.Client, kgo.SASL(scram.Auth{User: s.User, Pass: s.Password}.AsSha512Mechanism()))
+	if s := k.SASL; s.Mechanism != "" {
+		secret := func(ctx context.Context) (string, error) {
+			s, err := s.Secret(ctx)
+			return s.Reveal(), err
+		}
+		user := func(ctx context.Context) (scram.Auth, error) {
+			pass, err := secret(ctx)
+			return scram.Auth{User: s.User, Pass: pass}, err
+		}
+		t.Client = append(t.Client, kgo.SASL(map[string]sasl.Mechanism{
+			kafka.Plain: plain.Plain(func(ctx context.Context) (plain.Auth, error) {
+				a, err := user(ctx)
+				return plain.Auth{User: a.User, Pass: a.Pass}, err
+			}),
+			kafka.ScramSHA256: scram.Sha256(user),
+			kafka.ScramSHA512: scram.Sha512(user),
+			kafka.OAuthBearer: oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+				token, err := secret(ctx)
+				return oauth.Auth{Token: token}, err
+			}),
+		}[s.Mechanism]))
 	}
 	return nil
 }

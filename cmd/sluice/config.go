@@ -4,6 +4,7 @@ package main
 // koanf. What the keys are stands in settings.go; whether their values make sense together is decided in check.go.
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,11 +25,22 @@ import (
 
 const envPrefix = "SLUICE_"
 
+// maxConfigBytes bounds the configuration file; a long one has a few thousand.
+const maxConfigBytes = 1 << 20
+
+// readAtMost reads all of r, which is the file of the given name, unless it has more than most bytes.
+func readAtMost(r io.Reader, name string, most int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("%s has more than %s: is it the right file?", name, Bytes(most))
+	}
+	return b, err
+}
+
 // notYet are sections of the design that this version refuses, so that nobody believes them to be at work.
 var notYet = map[string]string{
-	"routes":                "routes are not in this version yet; remove the section",
-	"escalation":            "escalation is not in this version yet; remove the section",
-	"kafka.sasl.token_file": "logging in with tokens (OAUTHBEARER) is not in this version yet; use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 with password_file",
+	"routes":     "routes are not in this version yet; remove the section",
+	"escalation": "escalation is not in this version yet; remove the section",
 }
 
 // origin says where a value came from.
@@ -192,7 +204,11 @@ func (l *loader) readFile() error {
 		return &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", errors.Unwrap(err))}}}
 	}
 	defer f.Close()
-	dec := yaml.NewDecoder(f)
+	text, err := readAtMost(f, l.src.file, maxConfigBytes)
+	if err != nil {
+		return &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", err)}}}
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
 	var doc yaml.Node
 	switch err := dec.Decode(&doc); {
 	case errors.Is(err, io.EOF):
