@@ -15,6 +15,7 @@ import (
 
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
+	"sluice/pipeline/kafka"
 )
 
 // about notes a mistake in the value of a key, unless the key has one already.
@@ -78,9 +79,7 @@ func (l *loader) check(s *Settings) {
 	l.checkUrgent(s)
 	l.checkRoutes(s)
 	l.checkEscalation(s)
-	if s.Server.Listen != "off" {
-		l.checkAddress("server.listen", s.Server.Listen, "127.0.0.1:9464, or off")
-	}
+	l.checkServer(&s.Server)
 }
 
 // checkNeeded names every key that has no default and was not given.
@@ -169,26 +168,112 @@ func (l *loader) checkSecurity(k *KafkaSettings) {
 	if l.given("kafka.tls.enabled") && !tls.Enabled && tls.On() {
 		l.between([]string{"kafka.tls.enabled"}, "false contradicts the other keys of kafka.tls; set it to true, or remove them")
 	}
-	if sasl.Mechanism == "" {
-		for path, v := range map[string]string{"kafka.sasl.username": sasl.Username, "kafka.sasl.password_file": sasl.PasswordFile, "kafka.sasl.password": sasl.Password} {
-			if v != "" {
-				l.between([]string{path, "kafka.sasl.mechanism"}, "has no effect without kafka.sasl.mechanism; give one (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512), or remove this key")
-			}
+	l.checkLogin(sasl, tls.On())
+}
+
+// checkLogin: each mechanism has its own keys; those of others have no effect and are mistakes.
+func (l *loader) checkLogin(s *SASLSettings, encrypted bool) {
+	password := []string{"kafka.sasl.username", "kafka.sasl.password_file", "kafka.sasl.password"}
+	oidc := []string{"kafka.sasl.oidc.token_url", "kafka.sasl.oidc.client_id", "kafka.sasl.oidc.client_secret_file", "kafka.sasl.oidc.client_secret", "kafka.sasl.oidc.scope", "kafka.sasl.oidc.ca_file"}
+	token := append([]string{"kafka.sasl.token_file"}, oidc...)
+	switch s.Mechanism {
+	case "":
+		l.idleKeys(slices.Concat(password, token), "without kafka.sasl.mechanism; give one (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER), or remove this key", "kafka.sasl.mechanism")
+		return
+	case kafka.OAuthBearer:
+		l.idleKeys(password, "with OAUTHBEARER, where the token names the user; remove it, or use another mechanism", "kafka.sasl.mechanism")
+		l.checkToken(s, oidc)
+	default:
+		l.idleKeys(token, "with "+s.Mechanism+"; set mechanism: OAUTHBEARER, or remove it", "kafka.sasl.mechanism")
+		if s.Username == "" {
+			l.about("kafka.sasl.username", "is missing; %s needs one", s.Mechanism)
 		}
+		l.oneSecret("kafka.sasl.mechanism", s.Mechanism+" needs a password", "kafka.sasl.password_file", s.PasswordFile, "kafka.sasl.password", s.Password)
+	}
+	if !encrypted && (s.Mechanism == kafka.Plain || s.Mechanism == kafka.OAuthBearer) {
+		l.warn("kafka.sasl.mechanism", "%s without kafka.tls sends the password or token readable for everybody on the way", s.Mechanism)
+	}
+}
+
+// idleKeys notes keys that were given and have no effect.
+func (l *loader) idleKeys(paths []string, why, because string) {
+	for _, path := range paths {
+		if l.given(path) {
+			l.between([]string{path, because}, "has no effect %s", why)
+		}
+	}
+}
+
+// oneSecret: exactly one of a file and a variable gives a secret.
+func (l *loader) oneSecret(at, need, fileKey, file, key string, secret pipeline.Secret) {
+	switch {
+	case file == "" && secret.IsZero():
+		l.between([]string{at, fileKey, key}, "%s; give %s, or set the environment variable %s", need, fileKey, envName(key))
+	case file != "" && !secret.IsZero():
+		l.between([]string{fileKey, key}, "%s is set too; keep the file, or the variable", envName(key))
+	}
+}
+
+func (l *loader) checkToken(s *SASLSettings, oidc []string) {
+	o := &s.OIDC
+	if s.TokenFile != "" {
+		l.idleKeys(oidc, "beside kafka.sasl.token_file; tokens come from the one or the other, remove one of them", "kafka.sasl.token_file")
 		return
 	}
-	if sasl.Username == "" {
-		l.about("kafka.sasl.username", "is missing; %s needs one", sasl.Mechanism)
+	if !o.On() {
+		l.idleKeys(oidc[1:], "without kafka.sasl.oidc.token_url; give the address of the token endpoint, or remove it", "kafka.sasl.oidc.token_url")
+		l.between(append([]string{"kafka.sasl.mechanism", "kafka.sasl.token_file"}, oidc...), "OAUTHBEARER needs a token; give kafka.sasl.token_file, or kafka.sasl.oidc")
+		return
 	}
+	u, err := url.Parse(o.TokenURL)
 	switch {
-	case sasl.PasswordFile == "" && sasl.Password == "":
-		l.between([]string{"kafka.sasl.mechanism", "kafka.sasl.password_file", "kafka.sasl.password"}, "%s needs a password; give kafka.sasl.password_file, or set the environment variable %s", sasl.Mechanism, envName("kafka.sasl.password"))
-	case sasl.PasswordFile != "" && sasl.Password != "":
-		l.between([]string{"kafka.sasl.password_file", "kafka.sasl.password"}, "there is a password in the environment too; keep the file, or the variable")
+	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
+		l.about("kafka.sasl.oidc.token_url", "is not an address; write for example https://login.example/oauth2/token")
+	case u.User != nil:
+		l.about("kafka.sasl.oidc.token_url", "holds a user or password; give them as client_id and client_secret_file")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		l.about("kafka.sasl.oidc.token_url", "would send the client secret readable for everybody on the way; use https")
 	}
-	if sasl.Mechanism == "PLAIN" && !tls.On() {
-		l.warn("kafka.sasl.mechanism", "PLAIN without kafka.tls sends the password readable for everybody on the way")
+	if o.ClientID == "" {
+		l.about("kafka.sasl.oidc.client_id", "is missing; the token endpoint wants one")
 	}
+	l.oneSecret("kafka.sasl.oidc.token_url", "the token endpoint wants a client secret", "kafka.sasl.oidc.client_secret_file", o.ClientSecretFile, "kafka.sasl.oidc.client_secret", o.ClientSecret)
+}
+
+// checkServer: what can be reached from other machines wants TLS and a proof of who asks.
+func (l *loader) checkServer(s *ServerSettings) {
+	if s.Listen == "off" {
+		l.idleKeys([]string{"server.tls.cert_file", "server.tls.key_file", "server.tls.client_ca_file", "server.token_file", "server.insecure", "server.pprof"}, "with server.listen: off; remove it, or give an address", "server.listen")
+		return
+	}
+	l.checkAddress("server.listen", s.Listen, "127.0.0.1:9464, or off")
+	t := &s.TLS
+	if t.CertFile != "" && t.KeyFile == "" {
+		l.between([]string{"server.tls.cert_file", "server.tls.key_file"}, "a certificate needs its key; give server.tls.key_file too, or remove cert_file")
+	}
+	if t.KeyFile != "" && t.CertFile == "" {
+		l.between([]string{"server.tls.key_file", "server.tls.cert_file"}, "a key needs its certificate; give server.tls.cert_file too, or remove key_file")
+	}
+	if t.ClientCAFile != "" && t.CertFile == "" {
+		l.between([]string{"server.tls.client_ca_file", "server.tls.cert_file"}, "client certificates are asked for over TLS only; give server.tls.cert_file and key_file, or remove it")
+	}
+	host, _, err := net.SplitHostPort(s.Listen)
+	if err != nil || isLoopback(host) {
+		return
+	}
+	proof := s.TokenFile != "" || t.ClientCAFile != ""
+	if !s.Insecure && (t.CertFile == "" || !proof) {
+		l.between([]string{"server.listen", "server.tls.cert_file", "server.token_file"}, "%s can be reached from other machines; give server.tls (cert_file, key_file) and server.token_file or server.tls.client_ca_file, or listen on 127.0.0.1, or say server.insecure: true if whoever reaches the port may read /metrics and /status", s.Listen)
+	}
+	if s.Pprof && !proof {
+		l.between([]string{"server.pprof", "server.listen"}, "profiles show what the process does, and %s can be reached from other machines; give server.token_file or server.tls.client_ca_file, or listen on 127.0.0.1", s.Listen)
+	}
+}
+
+// isLoopback says that a host can be reached from this machine only. Another name than localhost may mean any address.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (l *loader) checkAddress(path, address, example string) {

@@ -4,6 +4,7 @@ package main
 // koanf. What the keys are stands in settings.go; whether their values make sense together is decided in check.go.
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,9 +25,16 @@ import (
 
 const envPrefix = "SLUICE_"
 
-// notYet are sections of the design that this version refuses, so that nobody believes them to be at work.
-var notYet = map[string]string{
-	"kafka.sasl.token_file": "logging in with tokens (OAUTHBEARER) is not in this version yet; use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 with password_file",
+// maxConfigBytes bounds the configuration file; a long one has a few thousand.
+const maxConfigBytes = 1 << 20
+
+// readAtMost reads all of r, which is the file of the given name, unless it has more than most bytes.
+func readAtMost(r io.Reader, name string, most int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("%s has more than %s: is it the right file?", name, Bytes(most))
+	}
+	return b, err
 }
 
 // origin says where a value came from.
@@ -190,7 +198,11 @@ func (l *loader) readFile() error {
 		return &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", errors.Unwrap(err))}}}
 	}
 	defer f.Close()
-	dec := yaml.NewDecoder(f)
+	text, err := readAtMost(f, l.src.file, maxConfigBytes)
+	if err != nil {
+		return &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", err)}}}
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
 	var doc yaml.Node
 	switch err := dec.Decode(&doc); {
 	case errors.Is(err, io.EOF):
@@ -247,10 +259,6 @@ func (l *loader) mapping(n *yaml.Node, prefix string) {
 
 func (l *loader) entry(name, value *yaml.Node, path string) {
 	at := l.at(name)
-	if sentence, ok := notYet[path]; ok {
-		l.fail(at, path, "%s", sentence)
-		return
-	}
 	switch k, isKey := findKey(path); {
 	case isKey:
 		if value.Tag != "!!null" { // "group:" with nothing behind it says nothing
@@ -470,10 +478,6 @@ func (l *loader) readEnv() {
 		switch {
 		case isKey:
 			l.text(&l.environ, k, path, l.env[name], at)
-		case notYet[path] != "":
-			l.fail(at, path, "%s", notYet[path])
-		case notYet[section] != "":
-			l.fail(at, path, "%s", notYet[section])
 		default:
 			l.fail(at, path, "unknown key%s (every %s* variable is read as configuration)", suggestEnv(name), envPrefix)
 		}
@@ -633,11 +637,6 @@ func suggestKey(path string) string {
 	}
 	siblings := childrenOf(section)
 	known := slices.Clone(siblings)
-	for later := range notYet { // better to hear that it comes later than to be led to another key
-		if rest, ok := strings.CutPrefix(later, section); ok {
-			known = append(known, strings.TrimPrefix(rest, "."))
-		}
-	}
 	if n := nearest(name, known); n != "" {
 		if section != "" {
 			n = section + "." + n

@@ -91,7 +91,7 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml:10: run_timeout: 30 has no unit; write for example 30s or 30ms`,
 			`c.yaml:11: log.level: "loud" is not one of debug, info, warn, error`,
 			`c.yaml:11: log.format: must be one value (text), not a list; write for example json`,
-			`c.yaml:12: server: must hold keys (listen, pprof), not the value "9464"`,
+			`c.yaml:12: server: must hold keys (listen, tls, token_file, insecure, pprof), not the value "9464"`,
 			`c.yaml:13: limits.total.bytes: "3 apples" is not a size; write for example 65536, 64KiB or 1MiB`,
 		}},
 		{"a choice with a slip", strings.Replace(minimal, "group: reviews", "group: reviews\n  guarantee: exactly_once", 1), []string{
@@ -288,7 +288,7 @@ func TestASecretIsNeverPrinted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Kafka.SASL.Password != "hunter2" {
+	if c.Kafka.SASL.Password.Reveal() != "hunter2" {
 		t.Fatal("the password did not arrive")
 	}
 	var out strings.Builder
@@ -296,7 +296,7 @@ func TestASecretIsNeverPrinted(t *testing.T) {
 	if strings.Contains(out.String(), "hunter2") {
 		t.Errorf("the password is printed:\n%s", out.String())
 	}
-	if !regexp.MustCompile(`(?m)^    password: \(redacted\)\s+# SLUICE_KAFKA__SASL__PASSWORD$`).MatchString(out.String()) {
+	if !regexp.MustCompile(`(?m)^    password: "\*\*\*"\s+# SLUICE_KAFKA__SASL__PASSWORD$`).MatchString(out.String()) {
 		t.Errorf("the password's origin is not printed:\n%s", out.String())
 	}
 }

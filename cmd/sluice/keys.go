@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"sluice/pipeline"
 )
 
 // key is one leaf of the configuration, read from the struct tags of Settings.
@@ -89,7 +91,7 @@ func collectKeys(keys *[]key, prefix string, v reflect.Value) {
 
 func kindOf(t reflect.Type) kind {
 	switch t {
-	case reflect.TypeFor[string]():
+	case reflect.TypeFor[string](), reflect.TypeFor[pipeline.Secret]():
 		return kindString
 	case reflect.TypeFor[[]string]():
 		return kindStrings
@@ -196,18 +198,17 @@ func (k key) parseScalar(s string) (any, error) {
 	if k.choices != nil && s != "" && !slices.Contains(k.choices, s) {
 		return nil, fmt.Errorf("%q is not one of %s%s", s, strings.Join(k.choices, ", "), didYouMean(s, k.choices))
 	}
+	if k.secret {
+		return pipeline.NewSecret(s), nil
+	}
 	return s, nil
 }
 
 // show writes a value of the key for a person; a secret is never shown.
 func (k key) show(v any) string {
-	if k.secret {
-		if v == "" {
-			return `""`
-		}
-		return "(redacted)"
-	}
 	switch v := v.(type) {
+	case pipeline.Secret:
+		return strconv.Quote(v.String())
 	case string:
 		return yamlScalar(v)
 	case []string:

@@ -28,6 +28,7 @@ import (
 //	/debug/pprof/  Go's profiles, where server.pprof is set
 type server struct {
 	http *http.Server
+	gate *turnstile
 	ln   net.Listener
 	done chan struct{}
 
@@ -84,13 +85,17 @@ func startServer(o ServerSettings, reg *prometheus.Registry, problems *problemLo
 		close(s.done)
 		return s, nil
 	}
-	ln, err := net.Listen("tcp", address)
+	who, config, err := guardOf(o)
 	if err != nil {
-		return nil, listenFault(address, err)
+		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "server", Reason: "server", Err: err}
 	}
-	s.ln = ln
+	if s.ln, err = listenTLS(address, config); err != nil {
+		return nil, err
+	}
+	// Probes are open to everybody; the rest is behind the guard.
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.InstrumentMetricHandler(reg, promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+	protect := func(pattern string, h http.Handler) { mux.Handle(pattern, who.protect(h)) }
+	protect("GET /metrics", promhttp.InstrumentMetricHandler(reg, promhttp.HandlerFor(reg, promhttp.HandlerOpts{
 		Registry: reg, EnableOpenMetrics: true, MaxRequestsInFlight: 3, Timeout: 10 * time.Second, ProcessStartTime: page.Started,
 	})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -101,23 +106,24 @@ func startServer(o ServerSettings, reg *prometheus.Registry, problems *problemLo
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+	protect("GET /status", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
 		if err := enc.Encode(s.page(problems)); err != nil {
 			slog.Debug("status: the client went away", "error", err)
 		}
-	})
+	}))
 	if o.Pprof {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		protect("GET /debug/pprof/", http.HandlerFunc(pprof.Index))
+		protect("GET /debug/pprof/profile", http.HandlerFunc(pprof.Profile))
+		protect("GET /debug/pprof/trace", http.HandlerFunc(pprof.Trace))
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, "sluice "+page.Version+"\n\n/metrics\n/healthz\n/readyz\n/status")
+		fmt.Fprint(w, "sluice\n\n/metrics\n/healthz\n/readyz\n/status\n")
 	})
-	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	s.http, s.gate = newHTTPServer(mux)
+	ln := s.ln
 	go func() {
 		defer close(s.done)
 		if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {

@@ -74,13 +74,28 @@ func (t TLSSettings) On() bool {
 	return t.Enabled || t.CAFile != "" || t.CertFile != "" || t.KeyFile != "" || t.ServerName != ""
 }
 
-// SASLSettings log in to the brokers. The password comes from a file or from the environment.
+// SASLSettings log in to the brokers. Passwords and tokens come from files, from the environment or from an identity provider.
 type SASLSettings struct {
-	Mechanism    string `koanf:"mechanism" oneof:"PLAIN,SCRAM-SHA-256,SCRAM-SHA-512" doc:"how to log in; empty: no login" example:"SCRAM-SHA-512"`
-	Username     string `koanf:"username" doc:"user to log in as" example:"sluice"`
-	PasswordFile string `koanf:"password_file" path:"yes" doc:"file that holds the password (a newline at its end is ignored)" example:"/run/secrets/kafka-password"`
-	Password     string `koanf:"password" secret:"yes" doc:"the password itself; from the environment only" example:"(from a secret store)"`
+	Mechanism    string          `koanf:"mechanism" oneof:"PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER" doc:"how to log in; empty: no login" example:"SCRAM-SHA-512"`
+	Username     string          `koanf:"username" doc:"user to log in as (PLAIN, SCRAM)" example:"sluice"`
+	PasswordFile string          `koanf:"password_file" path:"yes" doc:"file that holds the password (a newline at its end is ignored); read at every login" example:"/run/secrets/kafka-password"`
+	Password     pipeline.Secret `koanf:"password" secret:"yes" doc:"the password itself; from the environment only" example:"(from a secret store)"`
+	TokenFile    string          `koanf:"token_file" path:"yes" doc:"file that holds the token (OAUTHBEARER), kept fresh by somebody else; read at every login" example:"/var/run/secrets/tokens/kafka"`
+	OIDC         OIDCSettings    `koanf:"oidc"`
 }
+
+// OIDCSettings fetch tokens (OAUTHBEARER) from an OpenID Connect provider by the client credentials grant.
+type OIDCSettings struct {
+	TokenURL         string          `koanf:"token_url" doc:"token endpoint of the identity provider (OAUTHBEARER); redirects are not followed" example:"https://login.example/oauth2/token"`
+	ClientID         string          `koanf:"client_id" doc:"client id at the identity provider" example:"sluice"`
+	ClientSecretFile string          `koanf:"client_secret_file" path:"yes" doc:"file that holds the client secret; read for every token" example:"/run/secrets/kafka-client"`
+	ClientSecret     pipeline.Secret `koanf:"client_secret" secret:"yes" doc:"the client secret itself; from the environment only" example:"(from a secret store)"`
+	Scope            string          `koanf:"scope" doc:"scopes to ask for, separated by blanks; empty: the provider's default" example:"kafka"`
+	CAFile           string          `koanf:"ca_file" path:"yes" doc:"PEM file of the certificate authorities to trust for token_url, in place of the system's" example:"/etc/kafka/idp-ca.pem"`
+}
+
+// On says whether tokens come from a provider.
+func (o OIDCSettings) On() bool { return o.TokenURL != "" }
 
 // InputSettings say what is read and where in a record the text is.
 type InputSettings struct {
@@ -219,8 +234,18 @@ type CacheSettings struct {
 
 // ServerSettings are the HTTP endpoints /metrics, /healthz, /readyz and /status.
 type ServerSettings struct {
-	Listen string `koanf:"listen" doc:"address of /metrics, /healthz, /readyz and /status; \"off\": no server" example:"0.0.0.0:9464"`
-	Pprof  bool   `koanf:"pprof" doc:"serve Go's profiles under /debug/pprof/ too; for whoever may see what the process does" example:"true"`
+	Listen    string            `koanf:"listen" doc:"address of /metrics, /healthz, /readyz and /status; \"off\": no server" example:"0.0.0.0:9464"`
+	TLS       ServerTLSSettings `koanf:"tls"`
+	TokenFile string            `koanf:"token_file" path:"yes" doc:"file that holds the token which /metrics, /status and /debug/pprof/ want (Authorization: Bearer ...); read at every request" example:"/run/secrets/sluice-token"`
+	Insecure  bool              `koanf:"insecure" doc:"allow listen on other than loopback addresses without TLS and a token: whoever reaches the port reads /metrics and /status" example:"true"`
+	Pprof     bool              `koanf:"pprof" doc:"serve Go's profiles under /debug/pprof/ too; for whoever may see what the process does" example:"true"`
+}
+
+// ServerTLSSettings encrypt the HTTP endpoints.
+type ServerTLSSettings struct {
+	CertFile     string `koanf:"cert_file" path:"yes" doc:"PEM file of the certificate to serve with, intermediates behind it (with key_file); a renewed one is taken up" example:"/etc/sluice/tls.crt"`
+	KeyFile      string `koanf:"key_file" path:"yes" doc:"PEM file of the certificate's key" example:"/etc/sluice/tls.key"`
+	ClientCAFile string `koanf:"client_ca_file" path:"yes" doc:"PEM file of the certificate authorities whose client certificates /metrics, /status and /debug/pprof/ want" example:"/etc/sluice/clients.pem"`
 }
 
 // LogSettings say what is logged, to standard error. Payloads and secrets never are.

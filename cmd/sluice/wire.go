@@ -5,8 +5,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -297,7 +295,7 @@ func runnersOf(setting int) int {
 
 // ---- Kafka
 
-// kafkaConfig turns the settings into the client's, reading certificates and the password. The error joins all mistakes.
+// kafkaConfig turns the settings into the client's, reading the files of certificates and secrets once. The error joins all mistakes.
 func kafkaConfig(s *Settings) (kafka.Config, error) {
 	c := kafka.DefaultConfig()
 	k := &s.Kafka
@@ -311,50 +309,10 @@ func kafkaConfig(s *Settings) (kafka.Config, error) {
 	}
 	c.Compression, c.FetchMaxBytes, c.FetchMaxWait = k.Compression, int(k.Fetch.MaxBytes), k.Fetch.MaxWait
 
-	var errs []error
-	var err error
-	if c.TLS, err = tlsConfig(k.TLS); err != nil {
-		errs = append(errs, err)
-	}
-	c.SASL = kafka.SASL{Mechanism: k.SASL.Mechanism, User: k.SASL.Username, Password: k.SASL.Password}
-	if k.SASL.PasswordFile != "" {
-		b, err := os.ReadFile(k.SASL.PasswordFile)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("kafka.sasl.password_file: %w", err))
-		}
-		if c.SASL.Password = strings.TrimRight(string(b), "\r\n"); err == nil && c.SASL.Password == "" {
-			errs = append(errs, fmt.Errorf("kafka.sasl.password_file: %s is empty", k.SASL.PasswordFile))
-		}
-	}
-	if len(errs) > 0 {
-		return c, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: errors.Join(errs...)}
+	if err := kafkaSecurity(&c, k); err != nil {
+		return c, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
 	}
 	return c, nil
-}
-
-// tlsConfig is nil without TLS.
-func tlsConfig(t TLSSettings) (*tls.Config, error) {
-	if !t.On() {
-		return nil, nil
-	}
-	c := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12}
-	var errs []error
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("kafka.tls.ca_file: %w", err))
-		} else if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			errs = append(errs, fmt.Errorf("kafka.tls.ca_file: %s holds no certificate in PEM form", t.CAFile))
-		}
-	}
-	if t.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("kafka.tls.cert_file and key_file: %w", err))
-		}
-		c.Certificates = []tls.Certificate{cert}
-	}
-	return c, errors.Join(errs...)
 }
 
 // observe connects the Kafka client's events to metrics.

@@ -1,12 +1,21 @@
 package main
 
 import (
+	"context"
+
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"sluice/pipeline/kafka"
 )
 
-// witnessOptions let an independent client (verify, bench topics) log in as the worker of a configuration does.
+// This file owns the franz-go client of the commands that look at a worker from outside (bench, verify): an independent
+// witness, with the worker's own certificates and login.
+
+// witnessOptions are those of a client for the settings' brokers.
 func witnessOptions(s *Settings) ([]kgo.Opt, error) {
 	k, err := kafkaConfig(s)
 	if err != nil {
@@ -14,15 +23,35 @@ func witnessOptions(s *Settings) ([]kgo.Opt, error) {
 	}
 	var options []kgo.Opt
 	if k.TLS != nil {
-		options = append(options, kgo.DialTLSConfig(k.TLS))
+		config, err := k.TLS()
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, kgo.DialTLSConfig(config))
 	}
-	switch l := k.SASL; l.Mechanism {
-	case "PLAIN":
-		options = append(options, kgo.SASL(plain.Auth{User: l.User, Pass: l.Password}.AsMechanism()))
-	case "SCRAM-SHA-256":
-		options = append(options, kgo.SASL(scram.Auth{User: l.User, Pass: l.Password}.AsSha256Mechanism()))
-	case "SCRAM-SHA-512":
-		options = append(options, kgo.SASL(scram.Auth{User: l.User, Pass: l.Password}.AsSha512Mechanism()))
+	l := k.SASL
+	secret := func(ctx context.Context) (string, error) {
+		s, err := l.Secret(ctx)
+		return s.Reveal(), err
+	}
+	user := func(ctx context.Context) (scram.Auth, error) {
+		pass, err := secret(ctx)
+		return scram.Auth{User: l.User, Pass: pass}, err
+	}
+	mechanism, ok := map[string]sasl.Mechanism{
+		kafka.Plain: plain.Plain(func(ctx context.Context) (plain.Auth, error) {
+			a, err := user(ctx)
+			return plain.Auth{User: a.User, Pass: a.Pass}, err
+		}),
+		kafka.ScramSHA256: scram.Sha256(user),
+		kafka.ScramSHA512: scram.Sha512(user),
+		kafka.OAuthBearer: oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+			token, err := secret(ctx)
+			return oauth.Auth{Token: token}, err
+		}),
+	}[l.Mechanism]
+	if ok {
+		options = append(options, kgo.SASL(mechanism))
 	}
 	return options, nil
 }

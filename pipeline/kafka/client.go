@@ -66,10 +66,6 @@ func New(cfg Config) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	mechanism, err := cfg.SASL.mechanism()
-	if err != nil {
-		return nil, err
-	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -78,7 +74,7 @@ func New(cfg Config) (*Client, error) {
 		log:  cfg.Logger.With("room", "kafka", "group", cfg.Group, "instance", cfg.InstanceID),
 		addr: segmentio.TCP(cfg.Brokers...),
 		transport: &segmentio.Transport{
-			ClientID: cfg.ClientID, TLS: cfg.TLS, SASL: mechanism, DialTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second,
+			ClientID: cfg.ClientID, DialTimeout: dialTimeout, IdleTimeout: 30 * time.Second,
 			// Every routing decision uses the transport's cluster view; a broker that came back on another address is
 			// found as fast as this.
 			MetadataTTL: time.Second,
@@ -89,6 +85,7 @@ func New(cfg Config) (*Client, error) {
 		changed:      make(chan struct{}),
 		limits:       map[string]sizeLimit{},
 	}
+	c.transport.Dial = c.dial
 	c.transport.MetadataTopics = c.allTopics()
 	c.producer = &producer{c: c, id: -1, epoch: -1}
 	return c, nil

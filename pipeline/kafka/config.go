@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"sluice/pipeline"
 )
 
 // Guarantee says what a commit promises.
@@ -29,11 +32,15 @@ const (
 	StartError Start = "error"    // stop with a configuration fault: a person decides
 )
 
-// SASL holds the credentials of a SASL login.
+// SASL says how to log in.
 type SASL struct {
-	Mechanism string // plain, scram-sha-256 or scram-sha-512; empty: no SASL
-	User      string
-	Password  string
+	Mechanism string // PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; empty: no login
+	User      string // of PLAIN and SCRAM
+
+	// Secret is asked for the password, or for OAUTHBEARER's token, at every login: of each new connection, and of one
+	// whose session comes to its end (connections.max.reauth.ms of the broker, KIP-368). So a renewed file or token takes effect while the
+	// worker runs. It is called by many goroutines; an error is tried again.
+	Secret func(context.Context) (pipeline.Secret, error)
 }
 
 // Config is everything that a Client is told. DefaultConfig fills in what has a default.
@@ -64,7 +71,9 @@ type Config struct {
 	Topics  []string // topics to read
 	Outputs []string // every topic that a commit may publish to, dead letters included
 
-	TLS  *tls.Config // nil: plaintext
+	// TLS is asked at every new connection, so that renewed certificates take effect while the worker runs. An empty
+	// ServerName stands for the broker's address. nil: plaintext.
+	TLS  func() (*tls.Config, error)
 	SASL SASL
 
 	Compression   string        // none, gzip, snappy, lz4 or zstd
@@ -183,7 +192,7 @@ func (c *Config) Validate() error {
 	if _, err := codecByName(c.Compression); err != nil {
 		bad("compression: %v", err)
 	}
-	if _, err := c.SASL.mechanism(); err != nil {
+	if err := c.SASL.validate(); err != nil {
 		bad("sasl: %v", err)
 	}
 	return errors.Join(errs...)
