@@ -13,6 +13,7 @@ import (
 
 	"sluice/model/ort"
 	"sluice/pipeline"
+	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
 )
 
@@ -147,6 +148,10 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 	}
 
 	kc.Logger, kc.Observer = o.log, observe(metrics)
+	if failpoint.On {
+		kc.Failpoint = failpoint.Hit
+		o.log.Warn("this binary was built for fault tests: the environment can end it at its failpoints")
+	}
 	client, err := kafka.New(kc)
 	if err != nil {
 		return &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
