@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"sluice/model"
+	"sluice/pipeline/failpoint"
 	"sluice/tokenize"
 )
 
@@ -216,6 +217,7 @@ func (c *Classifier) start(jobs []*Job) {
 		encoded[g] = c.groups[g].tokenizer.Encode(texts, c.groups[g].options)
 	}
 	c.o.Metrics.tokenizeTime.Observe(time.Since(began).Seconds())
+	failpoint.Hit(failpoint.AfterTokenize)
 	for i, w := range works {
 		tokens := 0
 		w.encoded = make([]tokenize.Encoded, len(c.groups))

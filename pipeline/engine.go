@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"sluice/pipeline/failpoint"
 )
 
 // This file owns the runners: N goroutines, each locked to an OS thread (and pinned to a core by its Runner), each able to
@@ -354,7 +356,9 @@ func (e *Engine) run(r Runner, b batch) {
 		}
 	}
 	e.mu.Unlock()
+	failpoint.Hit(failpoint.InInference)
 	logits, err := e.try(r, rows)
+	failpoint.Hit(failpoint.AfterInference)
 	e.o.Metrics.inferTime.Observe(time.Since(began).Seconds())
 	c := &e.count[b.model]
 	c.reasons[b.reason].Inc()

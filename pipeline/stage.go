@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"sluice/pipeline/failpoint"
 )
 
 // This file owns the flow of one stage: records from a Source to a Processor, outcomes into the ledger, ready prefixes to
@@ -143,6 +145,7 @@ func (s *Stage) drain(hard context.Context) {
 	in := s.ledger.usage.records
 	s.mu.Unlock()
 	s.o.Logger.Info("stopping: finishing what is in flight", "records", in, "grace", s.o.Grace)
+	failpoint.Hit(failpoint.WhileDraining)
 
 	timeout := time.NewTimer(s.o.Grace)
 	defer timeout.Stop()
@@ -220,6 +223,9 @@ func (s *Stage) Deliver(tp TopicPartition, from int64, records []Record, next in
 		s.signal()
 	}
 	s.mu.Unlock()
+	if len(entries) > 0 {
+		failpoint.Hit(failpoint.AfterFetch)
+	}
 	for _, e := range entries {
 		s.processor.Process(&Job{Record: &e.record, stage: s, entry: e})
 	}

@@ -587,7 +587,7 @@ func (l *loader) checkEscalation(s *Settings) {
 	if b.MoneyPerDay > 0 && b.PriceInputPerMillion == 0 && b.PriceOutputPerMillion == 0 {
 		l.between([]string{"escalation.budget.money_per_day", "escalation.budget.price_input_per_million"}, "needs prices: give price_input_per_million and price_output_per_million")
 	}
-	if e.Endpoint.APIKey != "" && e.Endpoint.APIKeyFile != "" {
+	if !e.Endpoint.APIKey.IsZero() && e.Endpoint.APIKeyFile != "" {
 		l.between([]string{"escalation.endpoint.api_key_file", "escalation.endpoint.api_key"}, "there is a key in the environment too; keep the file, or the variable")
 	}
 }

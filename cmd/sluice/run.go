@@ -15,6 +15,7 @@ import (
 
 	"sluice/model/ort"
 	"sluice/pipeline"
+	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
 )
 
@@ -260,6 +261,10 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 	}
 
 	kc.Logger, kc.Observer = o.log, observe(metrics.StageMetrics)
+	if failpoint.On {
+		kc.Failpoint = failpoint.Hit
+		o.log.Warn("this binary was built for fault tests: the environment can end it at its failpoints")
+	}
 	client, err := kafka.New(kc)
 	if err != nil {
 		return nil, nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}

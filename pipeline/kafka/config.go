@@ -106,7 +106,7 @@ type Observer struct {
 
 // Failpoints are the names that Config.Failpoint is called with, in the order in which a worker passes them.
 var Failpoints = []string{
-	"after-init-producer", "after-scrub", "after-join",
+	"after-init-producer", "after-scrub", "while-joining", "after-join",
 	"before-commit", "after-add-partitions", "after-produce", "after-add-offsets", "after-txn-offset-commit", "before-end-txn", "after-end-txn",
 }
 

@@ -83,6 +83,7 @@ func (c *Client) joinOnce(ctx context.Context, m *membership) (*session, error) 
 		return nil, err
 	}
 	m.member = j.MemberID
+	c.failpoint("while-joining")
 	leads := j.LeaderID == j.MemberID
 	req := &syncRequest{GroupID: c.cfg.Group, Generation: j.Generation, MemberID: j.MemberID, InstanceID: c.cfg.InstanceID,
 		ProtocolType: "consumer", ProtocolName: protocolName}

@@ -342,7 +342,7 @@ func chaosPlan(kills int) []string {
 			plan = append(plan, "")
 		default:
 			f := Failpoints[(i-i/3)%len(Failpoints)]
-			if strings.HasPrefix(f, "after-init") || f == "after-scrub" || f == "after-join" {
+			if strings.HasPrefix(f, "after-init") || f == "after-scrub" || f == "while-joining" || f == "after-join" {
 				plan = append(plan, f)
 			} else {
 				plan = append(plan, fmt.Sprintf("%s:%d", f, rand.IntN(4)))

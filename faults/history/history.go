@@ -1,0 +1,214 @@
+// Package history checks what came out of a run against what went in: the promises P1, P2, P4, P5, P6 and P8 of a worker
+// group. It knows no Kafka client: it is given what an independent reader saw.
+package history
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Partition names one partition of a topic.
+type Partition struct {
+	Topic  string
+	Number int32
+}
+
+func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Topic, p.Number) }
+
+// Input is a record of an input topic, as a read_committed reader sees it.
+type Input struct {
+	Partition Partition
+	Offset    int64
+	Key       string // unique over all inputs
+	Value     []byte
+	Same      string // inputs with equal Same must get equal verdicts; empty: no such demand
+	Optional  bool   // may be lost, by the start policy or with its topic; never doubled
+}
+
+// Output is a message of a result or dead letter topic, as a read_committed reader sees it.
+type Output struct {
+	Partition Partition
+	Offset    int64
+	Key       string
+	Value     []byte
+	Source    string // header sluice.source
+	Dead      bool   // a dead letter
+	Pointer   bool   // a dead letter that says where the record is instead of repeating it
+}
+
+// Sample is a committed offset of the group, as it was seen at some moment.
+type Sample struct {
+	Partition Partition
+	Offset    int64
+}
+
+// Group is where the group stands at the end.
+type Group struct {
+	Committed map[Partition]int64 // absent or negative: none
+	Ends      map[Partition]int64 // of the logs
+}
+
+// Run is everything that is checked.
+type Run struct {
+	Inputs  []Input
+	Outputs []Output
+	Samples []Sample // in the order in which they were taken
+	Group   Group
+	Remade  bool // an input topic was deleted and made again: offsets may begin anew, and order with them
+}
+
+// Report counts what broke a promise. All but the first three ought to be 0.
+type Report struct {
+	Inputs, Results, DeadLetters int
+
+	Lost     int   // P1: no result and no dead letter
+	Doubled  int   // P1: more than one
+	Foreign  int   // P1: an output of no input, or with another source than its record's
+	Disorder int   // P2
+	Ahead    int   // P4: an output of a record that is not committed
+	Backward int   // P4: a committed offset went back
+	Passed   int   // P4: a committed offset beyond the end of its log
+	Unlike   int   // P5: another verdict than an equal text got
+	Changed  int   // P6: source bytes that did not come out as they went in
+	Lag      int64 // P8: records between the committed offsets and the ends of the logs
+
+	Examples []string // of each kind, at most five
+}
+
+// Clean says that every promise was kept.
+func (r *Report) Clean() bool {
+	return r.Lost == 0 && r.Doubled == 0 && r.Foreign == 0 && r.Disorder == 0 && r.Ahead == 0 && r.Backward == 0 && r.Passed == 0 &&
+		r.Unlike == 0 && r.Changed == 0 && r.Lag == 0
+}
+
+// String lists the counts that are not 0, or says that all is well.
+func (r *Report) String() string {
+	s := fmt.Sprintf("%d records, %d results, %d dead letters", r.Inputs, r.Results, r.DeadLetters)
+	if r.Clean() {
+		return s + ": none lost, none doubled, in order"
+	}
+	for _, c := range []struct {
+		name string
+		n    int64
+	}{{"lost", int64(r.Lost)}, {"doubled", int64(r.Doubled)}, {"foreign", int64(r.Foreign)}, {"disorder", int64(r.Disorder)}, {"ahead of the commit", int64(r.Ahead)},
+		{"offsets back", int64(r.Backward)}, {"offsets beyond the end", int64(r.Passed)}, {"unlike verdicts", int64(r.Unlike)}, {"changed bytes", int64(r.Changed)}, {"lag", r.Lag}} {
+		if c.n != 0 {
+			s += fmt.Sprintf(", %d %s", c.n, c.name)
+		}
+	}
+	return s
+}
+
+const examples = 5
+
+// example keeps the first few of a kind; n is how many of it there are by now.
+func (r *Report) example(n int, format string, args ...any) {
+	if n <= examples {
+		r.Examples = append(r.Examples, fmt.Sprintf(format, args...))
+	}
+}
+
+// Check checks a run.
+func Check(run Run) *Report {
+	r := &Report{Inputs: len(run.Inputs)}
+	inputs := make(map[string]*Input, len(run.Inputs))
+	for i := range run.Inputs {
+		inputs[run.Inputs[i].Key] = &run.Inputs[i]
+	}
+	seen := make(map[string]int, len(run.Inputs))
+	outputs := slices.Clone(run.Outputs)
+	slices.SortFunc(outputs, func(a, b Output) int {
+		if c := strings.Compare(a.Partition.Topic, b.Partition.Topic); c != 0 {
+			return c
+		}
+		if c := int(a.Partition.Number) - int(b.Partition.Number); c != 0 {
+			return c
+		}
+		return int(min(1, max(-1, a.Offset-b.Offset)))
+	})
+	type lane struct{ to, from Partition }
+	last := map[lane]int64{}
+	verdicts := map[string][]byte{}
+	for i := range outputs {
+		o := &outputs[i]
+		if o.Dead {
+			r.DeadLetters++
+		} else {
+			r.Results++
+		}
+		in := inputs[o.Key]
+		if in == nil || !run.Remade && o.Source != fmt.Sprintf("%s/%d", in.Partition, in.Offset) {
+			r.Foreign++
+			r.example(r.Foreign, "foreign: %s@%d, key %q, source %q", o.Partition, o.Offset, o.Key, o.Source)
+			continue
+		}
+		if seen[o.Key]++; seen[o.Key] == 2 {
+			r.Doubled++
+			r.example(r.Doubled, "doubled: %s@%d, key %q, the second one at %s@%d", in.Partition, in.Offset, in.Key, o.Partition, o.Offset)
+		}
+		l := lane{o.Partition, in.Partition}
+		if before, ok := last[l]; ok && in.Offset <= before && !run.Remade {
+			r.Disorder++
+			r.example(r.Disorder, "disorder: %s@%d comes of %s@%d, after %d", o.Partition, o.Offset, in.Partition, in.Offset, before)
+		}
+		last[l] = in.Offset
+		if committed, ok := run.Group.Committed[in.Partition]; !run.Remade && (!ok || in.Offset >= committed) {
+			r.Ahead++
+			r.example(r.Ahead, "ahead: %s@%d is visible, its group stands at %d", in.Partition, in.Offset, committed)
+		}
+		r.source(in, o, verdicts)
+	}
+	for i := range run.Inputs {
+		if in := &run.Inputs[i]; seen[in.Key] == 0 && !in.Optional {
+			r.Lost++
+			r.example(r.Lost, "lost: %s@%d, key %q", in.Partition, in.Offset, in.Key)
+		}
+	}
+	r.offsets(run)
+	return r
+}
+
+// source checks that the record came out byte for byte, and that equal texts have equal verdicts.
+func (r *Report) source(in *Input, o *Output, verdicts map[string][]byte) {
+	if o.Pointer {
+		return
+	}
+	end := bytes.LastIndexByte(in.Value, '}')
+	switch {
+	case o.Dead && !bytes.Equal(o.Value, in.Value), !o.Dead && (end < 0 || !bytes.HasPrefix(o.Value, in.Value[:end])):
+		r.Changed++
+		r.example(r.Changed, "changed: %s@%d came out as %.80q", in.Partition, in.Offset, o.Value)
+	case o.Dead || in.Same == "":
+	default:
+		verdict := o.Value[end:]
+		if first, ok := verdicts[in.Same]; !ok {
+			verdicts[in.Same] = verdict
+		} else if !bytes.Equal(first, verdict) {
+			r.Unlike++
+			r.example(r.Unlike, "unlike: %s@%d has %.120q, an equal text has %.120q", in.Partition, in.Offset, verdict, first)
+		}
+	}
+}
+
+// offsets checks how the group's offsets moved and where they stand.
+func (r *Report) offsets(run Run) {
+	last := map[Partition]int64{}
+	for _, s := range run.Samples {
+		if before, ok := last[s.Partition]; ok && s.Offset < before && !run.Remade {
+			r.Backward++
+			r.example(r.Backward, "back: %s was committed to %d, then to %d", s.Partition, before, s.Offset)
+		}
+		last[s.Partition] = s.Offset
+	}
+	for p, end := range run.Group.Ends {
+		committed := max(0, run.Group.Committed[p])
+		if committed > end {
+			r.Passed++
+			r.example(r.Passed, "beyond the end: %s is committed to %d, its log ends at %d", p, committed, end)
+			continue
+		}
+		r.Lag += end - committed
+	}
+}

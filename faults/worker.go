@@ -1,0 +1,304 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"sluice/pipeline"
+)
+
+// This file owns workers: processes of `sluice run`, each with a supervisor that starts it again when it ends, as Kubernetes
+// would. Nothing else ever helps a worker.
+
+// pauseAfter is how long a supervisor waits before it starts an ended worker again; after a twin took over (exit code 3)
+// much longer, as docs/OPERATIONS.md asks.
+const (
+	pauseAfter       = 200 * time.Millisecond
+	pauseAfterFenced = 5 * time.Second
+	exitFenced       = 3
+)
+
+type worker struct {
+	name string
+	args []string
+	env  func() []string // of the next start
+	once bool            // not to be started again
+
+	binary string
+	ended  chan struct{} // closed when the supervisor is done
+	log    journal
+
+	mu      sync.Mutex
+	process *os.Process
+	done    chan struct{} // of the process
+	stopped bool
+	exits   []int // codes of ended processes, -1 after a signal
+	starts  int
+}
+
+// supervise starts a worker.
+func supervise(binary, name string, args []string, env func() []string, once bool) *worker {
+	w := &worker{name: name, args: args, env: env, once: once, binary: binary, ended: make(chan struct{})}
+	first := make(chan struct{})
+	go func() {
+		// The kernel ends the child with the thread that forked it, so that no worker outlives the harness.
+		runtime.LockOSThread()
+		defer close(w.ended)
+		for i := 0; ; i++ {
+			code, again := w.live(func() {
+				if i == 0 {
+					close(first)
+				}
+			})
+			if !again {
+				return
+			}
+			pause := pauseAfter
+			if code == exitFenced {
+				pause = pauseAfterFenced
+			}
+			time.Sleep(pause)
+		}
+	}()
+	<-first
+	return w
+}
+
+// live is one process from start to end.
+func (w *worker) live(started func()) (code int, again bool) {
+	cmd := exec.Command(w.binary, w.args...)
+	cmd.Env = append(os.Environ(), "GOMEMLIMIT=off")
+	if w.env != nil {
+		cmd.Env = append(cmd.Env, w.env()...)
+	}
+	cmd.Stderr = &w.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	w.mu.Lock()
+	if w.stopped {
+		w.mu.Unlock()
+		started()
+		return 0, false
+	}
+	w.log.begin()
+	err := cmd.Start()
+	if err == nil {
+		w.process, w.done = cmd.Process, make(chan struct{})
+		w.starts++
+	}
+	done := w.done
+	w.mu.Unlock()
+	started()
+	if err != nil {
+		fmt.Fprintf(&w.log, "starting: %v\n", err)
+		return -1, true
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.process = nil
+	w.exits = append(w.exits, code)
+	close(done)
+	return code, !w.stopped && !w.once
+}
+
+// signal sends a signal to the present process. false: there is none.
+func (w *worker) signal(s syscall.Signal) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.process != nil && w.process.Signal(s) == nil
+}
+
+// end sends a signal and waits until the process has ended.
+func (w *worker) end(s syscall.Signal) {
+	w.mu.Lock()
+	done, alive := w.done, w.process != nil
+	w.mu.Unlock()
+	if !alive {
+		return
+	}
+	w.signal(s)
+	<-done
+}
+
+// stop ends the worker for good.
+func (w *worker) stop(s syscall.Signal) {
+	w.mu.Lock()
+	w.stopped = true
+	w.mu.Unlock()
+	w.signal(syscall.SIGCONT)
+	w.signal(s)
+	<-w.ended
+}
+
+func (w *worker) counts() (starts int, exits []int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.starts, slices.Clone(w.exits)
+}
+
+// ready asks /readyz; the error says why not.
+func (w *worker) ready() error {
+	_, err := w.get("/readyz")
+	return err
+}
+
+var httpClient = &http.Client{Timeout: 3 * time.Second}
+
+func (w *worker) get(path string) ([]byte, error) {
+	at := w.log.address()
+	if at == "" {
+		return nil, fmt.Errorf("%s does not serve yet", w.name)
+	}
+	r, err := httpClient.Get("http://" + at + path)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(r.Body, 4<<20))
+	if err == nil && r.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %s", w.name, r.Status, bytes.TrimSpace(b))
+	}
+	return b, err
+}
+
+// metrics are the worker's figures, each summed over its labels.
+func (w *worker) metrics() (map[string]float64, error) {
+	page, err := w.get("/metrics")
+	if err != nil {
+		return nil, err
+	}
+	sums := map[string]float64{}
+	for line := range strings.Lines(string(page)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if i := strings.LastIndexByte(line, '}'); i >= 0 {
+			name, value = line[:strings.IndexByte(line, '{')], strings.TrimSpace(line[i+1:])
+		}
+		value, _, _ = strings.Cut(value, " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			sums[name] += v
+		}
+	}
+	return sums, nil
+}
+
+// await waits until the worker is ready.
+func (w *worker) await(ctx context.Context) error {
+	return await(ctx, 90*time.Second, w.name+" to be ready", w.ready)
+}
+
+// journal is what a worker logs: the end of it, where it serves, and which failpoints it met.
+type journal struct {
+	mu     sync.Mutex
+	tail   []byte
+	part   []byte // of a line
+	at     string
+	points map[string]int
+}
+
+const journalBytes = 16 << 10
+
+var (
+	servesAt      = regexp.MustCompile(`address=(127\.0\.0\.1:\d+)`)
+	failpointLine = regexp.MustCompile(`^failpoint (\S+) (?:kill|pause|panic)$`)
+)
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.tail = append(j.tail, p...); len(j.tail) > 2*journalBytes {
+		j.tail = append(j.tail[:0], j.tail[len(j.tail)-journalBytes:]...)
+	}
+	j.part = append(j.part, p...)
+	for {
+		n, line, err := bufio.ScanLines(j.part, false)
+		if n == 0 || err != nil {
+			return len(p), nil
+		}
+		if m := servesAt.FindSubmatch(line); m != nil && j.at == "" {
+			j.at = string(m[1])
+		}
+		if m := failpointLine.FindSubmatch(line); m != nil {
+			if j.points == nil {
+				j.points = map[string]int{}
+			}
+			j.points[string(m[1])]++
+		}
+		j.part = j.part[n:]
+	}
+}
+
+// begin is the start of a new process.
+func (j *journal) begin() {
+	j.mu.Lock()
+	j.at, j.part = "", nil
+	j.mu.Unlock()
+}
+
+func (j *journal) address() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.at
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return string(j.tail)
+}
+
+func (j *journal) met() map[string]int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	all := map[string]int{}
+	for name, n := range j.points {
+		all[name] = n
+	}
+	return all
+}
+
+// writeConfig writes a worker's configuration and returns the arguments to run it with.
+func (r *run) writeConfig(name string) ([]string, error) {
+	model, err := filepath.Abs(r.o.model)
+	if err != nil {
+		return nil, err
+	}
+	quoted := make([]string, r.c.size)
+	for i, a := range r.c.proxy.Addresses() {
+		quoted[i] = strconv.Quote(a)
+	}
+	yaml := fmt.Sprintf("kafka: {brokers: [%s], group: %q, instance_id: %q}\ninput: {topics: [%q]}\nmodels:\n  - {name: sentiment, path: %q}\n"+
+		"output: {topic: %q}\ndead_letter: {topic: %q}\nserver: {listen: \"127.0.0.1:0\"}\n",
+		strings.Join(quoted, ", "), r.group, name, r.in, model, r.out, r.dlq)
+	file := filepath.Join(r.dir, name+".yaml")
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		return nil, err
+	}
+	return append([]string{"run", "-c", file, "--runners=1", "--batch_tokens=256", "--kafka.session_timeout=10s", "--kafka.rebalance_timeout=6s",
+		"--kafka.transaction_timeout=10s", "--kafka.commit_interval=50ms", "--kafka.fetch.max_wait=200ms"}, r.s.args...), nil
+}
+
+// limits is the bound of work in flight that a worker has by default.
+func limits() int { return pipeline.DefaultLimits.TotalRecords }

@@ -1,0 +1,15 @@
+// Package failpoint names the places in a worker at which the fault tests end, freeze or break it. Without the build tag
+// "failpoint" Hit is empty and the compiler leaves nothing of it.
+package failpoint
+
+// Names are the places outside the Kafka client, whose own are in kafka.Failpoints.
+const (
+	AfterFetch     = "after-fetch"     // records are in the ledger, nothing is done with them
+	AfterTokenize  = "after-tokenize"  // texts are tokenized, no row is queued
+	InInference    = "in-inference"    // a runner holds a batch
+	AfterInference = "after-inference" // logits are there, no outcome is
+	WhileDraining  = "while-draining"  // a stopping worker has begun to finish what is in flight
+)
+
+// Names lists them in the order in which a record passes.
+var Names = []string{AfterFetch, AfterTokenize, InInference, AfterInference, WhileDraining}

@@ -1,0 +1,9 @@
+//go:build !failpoint
+
+package failpoint
+
+// On says whether this binary has failpoints.
+const On = false
+
+// Hit does nothing in this build.
+func Hit(string) {}
