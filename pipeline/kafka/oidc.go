@@ -72,11 +72,12 @@ func (s *TokenSource) Token(ctx context.Context) (pipeline.Secret, error) {
 		}
 		return nil, err
 	}
-	s.token, s.renew, s.ends = pipeline.NewSecret(token.AccessToken), now, now
-	if !token.Expiry.IsZero() {
-		s.ends = token.Expiry
-		s.renew = now.Add(token.Expiry.Sub(now) * 8 / 10)
+	s.token = pipeline.NewSecret(token.AccessToken)
+	lifetime := time.Duration(token.ExpiresIn) * time.Second
+	if lifetime == 0 && !token.Expiry.IsZero() { // told in another form than JSON
+		lifetime = time.Until(token.Expiry)
 	}
+	s.renew, s.ends = now.Add(lifetime*8/10), now.Add(lifetime) // without a lifetime: for this login only
 	return s.token, nil
 }
 

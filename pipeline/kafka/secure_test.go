@@ -30,6 +30,10 @@ func testCA(t testing.TB, b *pipelinetest.Broker) *x509.CertPool {
 	return pool
 }
 
+func fixedTLS(c *tls.Config) func() (*tls.Config, error) {
+	return func() (*tls.Config, error) { return c, nil }
+}
+
 func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 	b := pipelinetest.Kafka(t, "--acl")
 	pool := testCA(t, b)
@@ -38,7 +42,10 @@ func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	withCA := &tls.Config{RootCAs: pool}
-	scram := SASL{Mechanism: "scram-sha-512", User: "worker", Password: "worker-secret"}
+	login := func(mechanism, user, password string) SASL {
+		return SASL{mechanism, user, Fixed(pipeline.NewSecret(password))}
+	}
+	scram := login("scram-sha-512", "worker", "worker-secret")
 	for _, c := range []struct {
 		name     string
 		listener string
@@ -49,12 +56,12 @@ func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 	}{
 		{"plaintext", "KAFKA_BOOTSTRAP", nil, SASL{}, "", false},
 		{"SCRAM-SHA-512 over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, scram, "", false},
-		{"PLAIN over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, SASL{"plain", "worker", "worker-secret"}, "", false},
+		{"PLAIN over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("plain", "worker", "worker-secret"), "", false},
 		{"client certificate", "KAFKA_BOOTSTRAP_SSL", &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{certificate}}, SASL{}, "", false},
-		{"wrong password, SCRAM", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, SASL{"scram-sha-512", "worker", "nope"}, `login of user "worker" with scram-sha-512: wrong user or password`, true},
-		{"wrong password, PLAIN", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, SASL{"plain", "worker", "nope"}, "wrong user or password", true},
-		{"unknown user", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, SASL{"scram-sha-512", "nobody", "nope"}, "wrong user or password", true},
-		{"mechanism not offered", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, SASL{"scram-sha-256", "worker", "worker-secret"}, "do not offer the SASL mechanism scram-sha-256", true},
+		{"wrong password, SCRAM", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-512", "worker", "nope"), `login of user "worker" with scram-sha-512: wrong user or password`, true},
+		{"wrong password, PLAIN", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("plain", "worker", "nope"), "wrong user or password", true},
+		{"unknown user", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-512", "nobody", "nope"), "wrong user or password", true},
+		{"mechanism not offered", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-256", "worker", "worker-secret"), "do not offer the SASL mechanism scram-sha-256", true},
 		{"unknown CA", "KAFKA_BOOTSTRAP_SASL_SSL", &tls.Config{}, scram, "set tls.ca_file", true},
 		{"wrong name", "KAFKA_BOOTSTRAP_SASL_SSL", &tls.Config{RootCAs: pool, ServerName: "kafka.example"}, scram, "set tls.server_name", true},
 		{"plaintext client, TLS port", "KAFKA_BOOTSTRAP_SASL_SSL", nil, SASL{}, "expect TLS on this port", true},
@@ -64,7 +71,10 @@ func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := testConfig(t, strings.Split(b.Env[c.listener], ","), "in", "out", "g")
-			cfg.TLS, cfg.SASL = c.tls, c.sasl
+			cfg.SASL = c.sasl
+			if c.tls != nil {
+				cfg.TLS = fixedTLS(c.tls)
+			}
 			client := newClient(t, cfg)
 			err := client.refresh(t.Context())
 			if c.says == "" {
@@ -98,7 +108,7 @@ func TestPermissions(t *testing.T) {
 	createTopics(t, b.Addrs(), 2, nil, in, out)
 	send(t, b.Addrs(), in, 2, 0, 100)
 	cfg := testConfig(t, strings.Split(b.Env["KAFKA_BOOTSTRAP_SASL_SSL"], ","), in, out, group)
-	cfg.TLS, cfg.SASL = &tls.Config{RootCAs: testCA(t, b)}, SASL{"scram-sha-512", "worker", "worker-secret"}
+	cfg.TLS, cfg.SASL = fixedTLS(&tls.Config{RootCAs: testCA(t, b)}), SASL{"scram-sha-512", "worker", Fixed(pipeline.NewSecret("worker-secret"))}
 	adm := kadm.NewClient(franz(t, b.Addrs()))
 	rights := []struct {
 		name string
