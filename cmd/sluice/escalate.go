@@ -15,6 +15,7 @@ import (
 	"sluice/model"
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
+	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
 )
 
@@ -207,6 +208,9 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	log := o.log.With("stage", "escalate")
 	kc = escalationKafka(kc, s)
 	kc.Logger, kc.Observer = log, observe(stageMetrics)
+	if failpoint.On {
+		kc.Failpoint = failpoint.Hit
+	}
 	client, err := kafka.New(kc)
 	if err != nil {
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"sluice/pipeline"
+	"sluice/pipeline/failpoint"
 	"sluice/tokenize"
 )
 
@@ -264,7 +265,9 @@ func (p *Processor) call(ctx context.Context, tp pipeline.TopicPartition, messag
 		}
 		return nil
 	}
+	failpoint.Hit(failpoint.EscalateBeforeCall)
 	reply, err := p.o.Pool.Ask(ctx, c)
+	failpoint.Hit(failpoint.EscalateAfterCall)
 	if err == nil {
 		charge.Settle(reply.PromptTokens, reply.CompletionTokens)
 		p.o.Metrics.took(reply.Usage, p.o.Budget)

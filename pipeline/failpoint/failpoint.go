@@ -4,12 +4,14 @@ package failpoint
 
 // Names are the places outside the Kafka client, whose own are in kafka.Failpoints.
 const (
-	AfterFetch     = "after-fetch"     // records are in the ledger, nothing is done with them
-	AfterTokenize  = "after-tokenize"  // texts are tokenized, no row is queued
-	InInference    = "in-inference"    // a runner holds a batch
-	AfterInference = "after-inference" // logits are there, no outcome is
-	WhileDraining  = "while-draining"  // a stopping worker has begun to finish what is in flight
+	AfterFetch         = "after-fetch"          // records are in the ledger, nothing is done with them
+	AfterTokenize      = "after-tokenize"       // texts are tokenized, no row is queued
+	InInference        = "in-inference"         // a runner holds a batch
+	AfterInference     = "after-inference"      // logits are there, no outcome is
+	EscalateBeforeCall = "escalate-before-call" // a question is about to go out, and is charged
+	EscalateAfterCall  = "escalate-after-call"  // an answer is there, its verdict is not in the ledger
+	WhileDraining      = "while-draining"       // a stopping worker has begun to finish what is in flight
 )
 
 // Names lists them in the order in which a record passes.
-var Names = []string{AfterFetch, AfterTokenize, InInference, AfterInference, WhileDraining}
+var Names = []string{AfterFetch, AfterTokenize, InInference, AfterInference, EscalateBeforeCall, EscalateAfterCall, WhileDraining}
