@@ -11,6 +11,7 @@ native    := eval "$$(scripts/native.sh env)"
 goflags   := -trimpath -ldflags='-s -w -buildid= -X main.version=$(version)'
 step       = @printf '\n== %s\n'
 RECORDS   ?= 0
+ESCALATE  ?=
 RACE_ROUNDS  ?= 5
 RACE_SECONDS ?= 15
 RACE         ?=
@@ -19,8 +20,8 @@ RACE_MIX     ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: dist ## build everything and watch real verdicts on a stream (RECORDS=N ends after N)
-	@dist/sluice demo $(if $(filter-out 0,$(RECORDS)),--records $(RECORDS))
+demo: dist ## build everything and watch real verdicts on a stream (RECORDS=N ends after N; ESCALATE=1 asks an endpoint, too)
+	@dist/sluice demo $(if $(filter-out 0,$(RECORDS)),--records $(RECORDS)) $(if $(ESCALATE),--escalate)
 
 test: lint test-pure test-export test-go test-broker ## run every test, those on a real Kafka broker included
 	@printf '\nall tests passed\n'

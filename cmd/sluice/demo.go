@@ -41,11 +41,12 @@ const (
 
 // demoOptions are the flags of demo.
 type demoOptions struct {
-	rate    float64
-	records int
-	models  string
-	port    int
-	plain   bool
+	rate     float64
+	records  int
+	models   string
+	port     int
+	plain    bool
+	escalate bool
 }
 
 func demoCommand() *cobra.Command {
@@ -55,8 +56,11 @@ func demoCommand() *cobra.Command {
 		Short: "Show the main job on an embedded broker and bundled models",
 		Long: `Starts a Kafka broker in this process, produces real sentences into it, and runs the same worker as "sluice run" with the
 bundled models. A table shows every verdict as a read_committed consumer sees it; without a terminal it is plain lines. The
-broker listens on this machine only, and any Kafka client may connect while the demo runs. Nothing is left behind.`,
-		Example: "  sluice demo\n  sluice demo --records 2000 --rate 0",
+broker listens on this machine only, and any Kafka client may connect while the demo runs. Nothing is left behind.
+
+With --escalate, texts that the model is unsure of are also asked about at an endpoint: a stand-in in this process that speaks
+the protocol of an OpenAI-compatible API and judges by counting words. Amendments appear as they are committed.`,
+		Example: "  sluice demo\n  sluice demo --records 2000 --rate 0\n  sluice demo --escalate",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.rate < 0 || o.records < 0 || o.port < 0 || o.port > 65535 {
@@ -76,6 +80,8 @@ broker listens on this machine only, and any Kafka client may connect while the 
 	describe(fs, "port", envDemo+"PORT", "9092")
 	fs.BoolVar(&o.plain, "plain", false, "lines instead of a table, also on a terminal")
 	describe(fs, "plain", envDemo+"PLAIN", "true")
+	fs.BoolVar(&o.escalate, "escalate", false, "ask a stand-in of an LLM endpoint about what the model is unsure of")
+	describe(fs, "escalate", envDemo+"ESCALATE", "true")
 	return cmd
 }
 
@@ -96,13 +102,20 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 		return pipeline.Faultf(pipeline.Config, "start", "broker", "demo: the embedded broker cannot listen on 127.0.0.1:%d (%w); give another --port, or 0", o.port, err)
 	}
 	defer cluster.Close()
-	for _, topic := range []string{demoInput, demoOutput, demoDeadLetter} {
+	for _, topic := range []string{demoInput, demoOutput, demoDeadLetter, demoEscalations} {
 		if err := cluster.CreateTopic(topic, demoPartitions, map[string]string{"retention.ms": strconv.FormatInt(demoRetention.Milliseconds(), 10)}); err != nil {
 			return fmt.Errorf("demo: creating topic %s: %w", topic, err)
 		}
 	}
 	broker := cluster.ListenAddrs()[0]
 	s := demoSettings(broker, models)
+	if o.escalate {
+		end, err := demoEscalate(s)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 
 	live := newDemoState(began, broker, s)
 	view := newDemoView(out, live, o.plain)
@@ -110,6 +123,9 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 	live.problems = problems
 	view.say("broker     %s (this process; connect with any Kafka client while the demo runs)", broker)
 	view.say("topics     %s -> %s, %s", demoInput, demoOutput, demoDeadLetter)
+	if o.escalate {
+		view.say("endpoint   %s (a stand-in in this process that counts words), asked where %s", s.Escalation.Endpoint.URLs[0], s.Escalation.When)
+	}
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -302,7 +318,7 @@ func demoConsume(ctx context.Context, broker string, live *demoState, view *demo
 		fetches.EachRecord(func(r *kgo.Record) { view.show(live.answered(newDemoRow(r, now))) })
 		return nil
 	}
-	for records == 0 || live.count() < records {
+	for records == 0 || !live.complete(records) {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
 			break
@@ -336,6 +352,11 @@ type demoRow struct {
 	entities []demoEntity
 	route    string
 	failure  string // why it is a dead letter
+
+	provisional bool   // an amendment follows
+	amends      bool   // it is one
+	was         string // an amendment by the endpoint: the local label
+	reason      string // of a fallback
 }
 
 type demoVerdict struct {
@@ -376,9 +397,15 @@ func newDemoRow(r *kgo.Record, now time.Time) demoRow {
 			return row
 		}
 		var v struct {
-			Label    string  `json:"label"`
-			Score    float64 `json:"score"`
-			Route    string  `json:"route"`
+			Label       string  `json:"label"`
+			Score       float64 `json:"score"`
+			Route       string  `json:"route"`
+			Reason      string  `json:"reason"`
+			Amends      string  `json:"amends"`
+			Provisional bool    `json:"provisional"`
+			Local       struct {
+				Label string `json:"label"`
+			} `json:"local"`
 			Entities []struct {
 				Group string `json:"entity_group"`
 				Start int    `json:"start"`
@@ -388,7 +415,15 @@ func newDemoRow(r *kgo.Record, now time.Time) demoRow {
 		if json.Unmarshal(raw, &v) != nil {
 			continue // "reason", "flags"
 		}
-		row.route = v.Route
+		if row.route == "" || v.Provisional || v.Amends != "" { // where verdicts differ, the route of the one that was in question
+			row.route = v.Route
+		}
+		if v.Provisional {
+			row.provisional = true
+		}
+		if v.Amends != "" {
+			row.amends, row.was, row.reason = true, v.Local.Label, v.Reason
+		}
 		characters := []rune(row.text)
 		if v.Label != "" {
 			row.verdicts = append(row.verdicts, demoVerdict{fmt.Sprint(name), v.Label, v.Score})

@@ -31,7 +31,13 @@ type demoState struct {
 	sent      int
 	results   int
 	dead      int
-	repeated  int              // results that came a second time
+	repeated  int             // results that came a second time
+	open      map[string]bool // records, by source, whose result is provisional
+	amended   int             // final verdicts by the endpoint
+	changed   int             // of them: with another label
+	fellBack  int             // final verdicts that are the local one
+	waits     []time.Duration // from produced to final, a ring
+	waitRing  int
 	last      map[string]int64 // newest source offset by topic and source partition
 	labels    map[string]int   // verdicts by label
 	entities  map[string]int   // entities by group
@@ -52,7 +58,7 @@ const (
 
 func newDemoState(began time.Time, broker string, s *Settings) *demoState {
 	return &demoState{began: began, broker: broker, settings: s, attached: make(chan struct{}), last: map[string]int64{},
-		labels: map[string]int{}, entities: map[string]int{}, answer: make(chan struct{}, 1)}
+		labels: map[string]int{}, entities: map[string]int{}, open: map[string]bool{}, answer: make(chan struct{}, 1)}
 }
 
 // attach makes the worker's status visible.
@@ -101,6 +107,10 @@ func (d *demoState) answered(row demoRow) demoRow {
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if row.amends {
+		d.amend(&row)
+		return row
+	}
 	partition, offset, _ := strings.Cut(row.source, "/")
 	key := row.topic + "/" + partition
 	if n, err := strconv.ParseInt(offset, 10, 64); err == nil {
@@ -114,6 +124,9 @@ func (d *demoState) answered(row demoRow) demoRow {
 		d.dead++
 	} else {
 		d.results++
+		if row.provisional {
+			d.open[row.source] = true
+		}
 		if d.results == 1 {
 			d.first, d.firstAt = now.Sub(d.began), now
 		}
@@ -131,14 +144,50 @@ func (d *demoState) answered(row demoRow) demoRow {
 			d.ring = (d.ring + 1) % demoRing
 		}
 	}
-	if d.rows = append(d.rows, row); len(d.rows) > 2*demoRows {
-		d.rows = slices.Clone(d.rows[len(d.rows)-demoRows:])
-	}
+	d.list(row)
 	select {
 	case d.answer <- struct{}{}:
 	default:
 	}
 	return row
+}
+
+// list adds a row to the table. d.mu is held.
+func (d *demoState) list(row demoRow) {
+	if d.rows = append(d.rows, row); len(d.rows) > 2*demoRows {
+		d.rows = slices.Clone(d.rows[len(d.rows)-demoRows:])
+	}
+}
+
+// amend takes note of a final verdict. d.mu is held.
+func (d *demoState) amend(row *demoRow) {
+	if !d.open[row.source] {
+		d.repeated++
+		return
+	}
+	delete(d.open, row.source)
+	if row.was == "" {
+		d.fellBack++
+	} else {
+		d.amended++
+		if row.was != row.verdicts[0].label {
+			d.changed++
+		}
+	}
+	if len(d.waits) < demoRing {
+		d.waits = append(d.waits, row.latency)
+	} else {
+		d.waits[d.waitRing] = row.latency
+		d.waitRing = (d.waitRing + 1) % demoRing
+	}
+	d.list(*row)
+}
+
+// complete says that so many records have an answer, and that no answer is provisional.
+func (d *demoState) complete(records int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.results+d.dead >= records && len(d.open) == 0
 }
 
 // count is the number of records that have an answer.
@@ -157,6 +206,8 @@ func (d *demoState) missing(records int) string {
 		return fmt.Sprintf("demo: %d records were to be judged, %d have an answer", records, d.results+d.dead)
 	case d.repeated > 0:
 		return fmt.Sprintf("demo: %d results came twice", d.repeated)
+	case records > 0 && len(d.open) > 0:
+		return fmt.Sprintf("demo: %d provisional results have no final verdict", len(d.open))
 	}
 	return ""
 }
@@ -168,11 +219,16 @@ type demoFigures struct {
 	p50, p99            time.Duration
 	lag                 int64
 	inFlight            int
+	asked               bool // there are amendments to speak of
+	amended, fellBack   int
+	changed, open       int
+	wait                time.Duration // p50 from produced to final
 }
 
 func (d *demoState) figures(now time.Time) demoFigures {
 	d.mu.Lock()
-	f := demoFigures{sent: d.sent, results: d.results, dead: d.dead}
+	f := demoFigures{sent: d.sent, results: d.results, dead: d.dead, asked: d.settings.Escalation.On(), amended: d.amended, fellBack: d.fellBack, changed: d.changed, open: len(d.open)}
+	f.wait, _ = percentiles(d.waits)
 	const window = 5 * time.Second
 	recent := 0
 	for _, t := range d.arrivals {
@@ -228,7 +284,12 @@ func (d *demoState) summary(w io.Writer, records int) {
 	if len(d.entities) > 0 {
 		fmt.Fprintf(w, "entities  %s\n", tally(d.entities))
 	}
-	if records > 0 && d.results+d.dead == records && d.repeated == 0 {
+	if d.settings.Escalation.On() {
+		wait, most := percentiles(d.waits)
+		fmt.Fprintf(w, "endpoint  %d of %d records were asked about: %d amended (%d with another label), %d fell back, %d open; p50 %s, p99 %s from produced to final\n",
+			d.amended+d.fellBack+len(d.open), d.results, d.amended, d.changed, d.fellBack, len(d.open), milliseconds(wait), milliseconds(most))
+	}
+	if records > 0 && d.results+d.dead == records && d.repeated == 0 && len(d.open) == 0 {
 		fmt.Fprintln(w, "every record has exactly one answer")
 	}
 }
@@ -381,8 +442,12 @@ func (v *demoView) show(row demoRow) {
 }
 
 func (f demoFigures) String() string {
-	return fmt.Sprintf("%d in, %d verdicts, %.0f/s, %d dead letters | latency p50 %s, p99 %s | lag %d, in flight %d",
+	s := fmt.Sprintf("%d in, %d verdicts, %.0f/s, %d dead letters | latency p50 %s, p99 %s | lag %d, in flight %d",
 		f.sent, f.results, f.rate, f.dead, milliseconds(f.p50), milliseconds(f.p99), f.lag, f.inFlight)
+	if f.asked {
+		s += fmt.Sprintf(" | endpoint: %d amended (%d changed), %d fell back, %d open, p50 %s", f.amended, f.changed, f.fellBack, f.open, milliseconds(f.wait))
+	}
+	return s
 }
 
 // plain is a row as one line: offset, verdicts, entities, route, text.
@@ -397,6 +462,14 @@ func (r demoRow) verdict() string {
 	parts := make([]string, len(r.verdicts))
 	for i, v := range r.verdicts {
 		parts[i] = fmt.Sprintf("%s %.4f", printable(v.label), v.score)
+	}
+	switch {
+	case r.was != "":
+		parts = append(parts, "(amended, was "+printable(r.was)+")")
+	case r.amends:
+		parts = append(parts, "(final: "+printable(r.reason)+")")
+	case r.provisional:
+		parts = append(parts, "(asking)")
 	}
 	if len(parts) == 0 {
 		return "-"
@@ -488,7 +561,16 @@ func demoColumns(width int) []demoColumn {
 		if len(r.verdicts) == 0 {
 			return "-"
 		}
-		return printable(r.verdicts[0].label)
+		label := printable(r.verdicts[0].label)
+		switch {
+		case r.was != "" && r.was != r.verdicts[0].label:
+			return "≠ " + label
+		case r.was != "":
+			return "= " + label
+		case r.provisional:
+			return label + "?"
+		}
+		return label
 	}, paint: func(r demoRow, s string) string {
 		switch {
 		case r.topic == demoDeadLetter:
@@ -507,7 +589,7 @@ func demoColumns(width int) []demoColumn {
 		return fmt.Sprintf("%.4f", r.verdicts[0].score)
 	}}
 	entities := demoColumn{title: "ENTITIES", width: 0, value: demoRow.entityList}
-	route := demoColumn{title: "ROUTE", width: 6, value: func(r demoRow) string { return r.route }}
+	route := demoColumn{title: "ROUTE", width: 8, value: func(r demoRow) string { return r.route }}
 	text := demoColumn{title: "TEXT", last: true, value: func(r demoRow) string {
 		if r.failure != "" {
 			return printable(r.failure)

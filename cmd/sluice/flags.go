@@ -30,7 +30,7 @@ const (
 // commandEnv are the variables under our prefix that are no configuration keys.
 var commandEnv = map[string]bool{
 	envConfig: true, envGrace: true, envStage: true, envModels: true, envOnnx: true,
-	envDemo + "RATE": true, envDemo + "RECORDS": true, envDemo + "MODELS": true, envDemo + "PORT": true, envDemo + "PLAIN": true,
+	envDemo + "ESCALATE": true, envDemo + "RATE": true, envDemo + "RECORDS": true, envDemo + "MODELS": true, envDemo + "PORT": true, envDemo + "PLAIN": true,
 	envClassify + "FORMAT": true, envClassify + "TEXT": true, envClassify + "FIELD": true, envClassify + "RUNNERS": true,
 	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify + "SCORES": true,
 	envClassify + "DEVICE": true,
