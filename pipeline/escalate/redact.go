@@ -187,7 +187,7 @@ func placeholderAt(s string) string {
 }
 
 // wholeWords widens [start, end) to whole words, because a model that splits words may mark a part of a name only, and narrows it to
-// what is not white space. It is clamped to the text.
+// what is not white space. It is clamped to the text. Words are taken to have at most 200 characters on either side.
 func wholeWords(chars []rune, start, end int) (int, int) {
 	start, end = max(start, 0), min(end, len(chars))
 	for start < end && unicode.IsSpace(chars[start]) {
@@ -199,10 +199,11 @@ func wholeWords(chars []rune, start, end int) (int, int) {
 	if start >= end {
 		return 0, 0
 	}
-	for start > 0 && joined(chars[start-1], chars[start]) {
+	const longest = 200
+	for least := max(0, start-longest); start > least && joined(chars[start-1], chars[start]); {
 		start--
 	}
-	for end < len(chars) && joined(chars[end-1], chars[end]) {
+	for most := min(len(chars), end+longest); end < most && joined(chars[end-1], chars[end]); {
 		end++
 	}
 	return start, end
