@@ -209,9 +209,9 @@ func wholeWords(chars []rune, start, end int) (int, int) {
 	return start, end
 }
 
-// wholeCharacters widens [start, end) by the marks and invisible characters that hang on its last character.
+// wholeCharacters widens [start, end) by the marks and invisible characters that hang on its last character, up to 64.
 func wholeCharacters(chars []rune, start, end int) (int, int) {
-	for end < len(chars) && (unicode.Is(unicode.M, chars[end]) || invisible(chars[end])) {
+	for most := min(len(chars), end+64); end < most && (unicode.Is(unicode.M, chars[end]) || invisible(chars[end])); {
 		end++
 	}
 	return start, end

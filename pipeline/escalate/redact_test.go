@@ -358,3 +358,36 @@ func FuzzRedact(f *testing.F) {
 		}
 	})
 }
+
+// TestHugeTextsAreBounded gives each step the text that is the worst for it. Where a step's work grew with the square of the text, this took
+// minutes; what can be counted is that no place is found more than once.
+func TestHugeTextsAreBounded(t *testing.T) {
+	r := newRedactor(t, "PER", "email", "phone", "number")
+	const size = 1 << 15
+	fill := func(s string) string { return strings.Repeat(s, size/len(s)) }
+	for name, text := range map[string]string{
+		"single digits": fill("1 "), "digits": fill("1"), "addresses": fill("a@b.example "), "at signs": fill("a@"), "dots": fill("a."), "accounts": fill("de89 3704 0044 0532 0130 00 "),
+		"prefixes": fill("ab12 "), "placeholders": fill("[PER_1]"), "brackets": fill("["), "pluses": fill("+ "), "parentheses": fill("(1"), "one word": fill("a"), "no spaces": fill("王"), "marks": fill("a\u0336"), "invisible": fill("\u200b"),
+		"bytes that are no text": fill("\xff"), "ligatures": fill("\ufdfa"),
+	} {
+		var spans []Span
+		for i := range 5000 {
+			spans = append(spans, Span{"PER", i * 7, i*7 + 1 + i%130})
+		}
+		t.Run(name, func(t *testing.T) {
+			chars := []rune(string(tokenize.Repair([]byte(text))))
+			var parts []found
+			for _, s := range spans {
+				if s.End <= len(chars) {
+					parts = append(parts, found{s.Start, s.End, s.Group})
+				}
+			}
+			if again := newSkeleton(chars).repeats(chars, parts); len(again) > len(newSkeleton(chars).text) {
+				t.Errorf("%d parts in %d characters", len(again), len(chars))
+			}
+			if redacted, back := r.Redact(text, spans); !utf8.ValidString(redacted) || back == nil {
+				t.Error("no text")
+			}
+		})
+	}
+}
