@@ -147,8 +147,29 @@ type Restorer struct{ pairs []string }
 const maxRestored = 64 << 10
 
 // Restore puts back the values of the placeholders that Redact made, each exactly as it was written, and leaves all others alone. It
-// adds at most 64 KiB; placeholders beyond that stay.
+// adds at most 64 KiB; placeholders beyond that stay, and so do those whose value an explanation must not hold: links, and control and
+// invisible characters, which a model took for a part of a name.
 func (b *Restorer) Restore(s string) string {
+	return b.replace(s, func(placeholder, value string) bool {
+		if strings.HasPrefix(placeholder, "["+strings.ToUpper(kindEmail)+"_") {
+			return value == visibleOnly(value)
+		}
+		return value == visibleOnly(value) && !links.MatchString(value)
+	})
+}
+
+// visibleOnly is s without control and invisible characters.
+func visibleOnly(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || invisible(r) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// replace puts back the values that fit.
+func (b *Restorer) replace(s string, fits func(placeholder, value string) bool) string {
 	values := make(map[string]string, len(b.pairs)/2)
 	for i := 0; i < len(b.pairs); i += 2 {
 		values[b.pairs[i]] = b.pairs[i+1]
@@ -164,7 +185,7 @@ func (b *Restorer) Restore(s string) string {
 		s = s[at:]
 		p := placeholderAt(s)
 		value, ok := values[p]
-		if p == "" || !ok || added+len(value) > maxRestored {
+		if !ok || added+len(value) > maxRestored || !fits(p, value) {
 			out.WriteByte('[')
 			s = s[1:]
 			continue

@@ -35,6 +35,11 @@ func spanOf(t testing.TB, group, text, part string) Span {
 	return Span{group, start, start + utf8.RuneCountInString(part)}
 }
 
+// lossless puts back every value.
+func lossless(b *Restorer, s string) string {
+	return b.replace(s, func(string, string) bool { return true })
+}
+
 func ExampleRedactor() {
 	r, _ := NewRedactor([]string{"PER", "email", "phone", "number"})
 	text := "Ada Lovelace (ada@example.com, +44 20 7946 0958) paid with 4111 1111 1111 1111. Thanks, Ada Lovelace"
@@ -100,7 +105,7 @@ func TestNumbersAndAddressesThatAreReplaced(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%q became %q, want %q", c.text, got, c.want)
 		}
-		if again := back.Restore(got); again != c.text {
+		if again := lossless(back, got); again != c.text {
 			t.Errorf("%q came back as %q", c.text, again)
 		}
 	}
@@ -159,7 +164,7 @@ func TestEntitiesThatAreReplaced(t *testing.T) {
 			if got != c.want {
 				t.Errorf("%q, want %q", got, c.want)
 			}
-			if again := back.Restore(got); again != string(tokenize.Repair([]byte(c.text))) {
+			if again := lossless(back, got); again != string(tokenize.Repair([]byte(c.text))) {
 				t.Errorf("came back as %q", again)
 			}
 		})
@@ -194,8 +199,20 @@ func TestOnlyPlaceholdersThatWereMadeComeBack(t *testing.T) {
 	// A value that looks like a placeholder is not looked at again.
 	r = newRedactor(t, "PER")
 	redacted, back = r.Redact("x[PER_2]x Bob", []Span{{"PER", 1, 8}, {"PER", 10, 13}})
-	if again := back.Restore(redacted); again != "x[PER_2]x Bob" {
+	if again := lossless(back, redacted); again != "x[PER_2]x Bob" {
 		t.Errorf("%s came back as %s", redacted, again)
+	}
+}
+
+func TestNothingThatAnExplanationMustNotHoldComesBack(t *testing.T) {
+	r := newRedactor(t, "PER", "email", "number")
+	text := "https://evil.example/a and Ada\nLovelace, A\u200bda, Bob Bo, bob@example.com"
+	redacted, back := r.Redact(text, []Span{spanOf(t, "PER", text, "https://evil.example/a"), spanOf(t, "PER", text, "Ada\nLovelace"), spanOf(t, "PER", text, "A\u200bda"), spanOf(t, "PER", text, "Bob Bo")})
+	if want := "[PER_1] and [PER_2], [PER_3], [PER_4], [EMAIL_1]"; redacted != want {
+		t.Fatal(redacted)
+	}
+	if got, want := back.Restore(redacted), "[PER_1] and [PER_2], [PER_3], Bob Bo, bob@example.com"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
@@ -244,7 +261,7 @@ func TestNoCanaryReachesAQuestion(t *testing.T) {
 		for _, m := range sent[1:] { // the system part is the same for all
 			leaks(t, m.Content, who.name, who.email, who.phone, who.card)
 		}
-		if again := back.Restore(redacted); again != text {
+		if again := lossless(back, redacted); again != text {
 			t.Errorf("%q came back as %q", text, again)
 		}
 	}
@@ -333,7 +350,7 @@ func TestNoCanaryOfAnyShapeRemains(t *testing.T) {
 		}
 		redacted, back := r.Redact(text.String(), spans)
 		leaks(t, redacted, canaries...)
-		if again := back.Restore(redacted); again != string(tokenize.Repair([]byte(text.String()))) {
+		if again := lossless(back, redacted); again != string(tokenize.Repair([]byte(text.String()))) {
 			t.Fatalf("%q came back as %q", text.String(), again)
 		}
 	})
@@ -352,7 +369,7 @@ func FuzzRedact(f *testing.F) {
 			t.Fatalf("%q became %q", text, redacted)
 		}
 		if len(text) < 10000 {
-			if again := back.Restore(redacted); again != string(tokenize.Repair([]byte(text))) {
+			if again := lossless(back, redacted); again != string(tokenize.Repair([]byte(text))) {
 				t.Fatalf("%q became %q, came back as %q", text, redacted, again)
 			}
 		}
