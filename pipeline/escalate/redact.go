@@ -147,8 +147,29 @@ type Restorer struct{ pairs []string }
 const maxRestored = 64 << 10
 
 // Restore puts back the values of the placeholders that Redact made, each exactly as it was written, and leaves all others alone. It
-// adds at most 64 KiB; placeholders beyond that stay.
+// adds at most 64 KiB; placeholders beyond that stay, and so do those whose value an explanation must not hold: links, and control and
+// invisible characters, which a model took for a part of a name.
 func (b *Restorer) Restore(s string) string {
+	return b.replace(s, func(placeholder, value string) bool {
+		if strings.HasPrefix(placeholder, "["+strings.ToUpper(kindEmail)+"_") {
+			return value == visibleOnly(value)
+		}
+		return value == visibleOnly(value) && !links.MatchString(value)
+	})
+}
+
+// visibleOnly is s without control and invisible characters.
+func visibleOnly(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || invisible(r) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// replace puts back the values that fit.
+func (b *Restorer) replace(s string, fits func(placeholder, value string) bool) string {
 	values := make(map[string]string, len(b.pairs)/2)
 	for i := 0; i < len(b.pairs); i += 2 {
 		values[b.pairs[i]] = b.pairs[i+1]
@@ -164,7 +185,7 @@ func (b *Restorer) Restore(s string) string {
 		s = s[at:]
 		p := placeholderAt(s)
 		value, ok := values[p]
-		if p == "" || !ok || added+len(value) > maxRestored {
+		if !ok || added+len(value) > maxRestored || !fits(p, value) {
 			out.WriteByte('[')
 			s = s[1:]
 			continue
@@ -187,7 +208,7 @@ func placeholderAt(s string) string {
 }
 
 // wholeWords widens [start, end) to whole words, because a model that splits words may mark a part of a name only, and narrows it to
-// what is not white space. It is clamped to the text.
+// what is not white space. It is clamped to the text. Words are taken to have at most 200 characters on either side.
 func wholeWords(chars []rune, start, end int) (int, int) {
 	start, end = max(start, 0), min(end, len(chars))
 	for start < end && unicode.IsSpace(chars[start]) {
@@ -199,18 +220,19 @@ func wholeWords(chars []rune, start, end int) (int, int) {
 	if start >= end {
 		return 0, 0
 	}
-	for start > 0 && joined(chars[start-1], chars[start]) {
+	const longest = 200
+	for least := max(0, start-longest); start > least && joined(chars[start-1], chars[start]); {
 		start--
 	}
-	for end < len(chars) && joined(chars[end-1], chars[end]) {
+	for most := min(len(chars), end+longest); end < most && joined(chars[end-1], chars[end]); {
 		end++
 	}
 	return start, end
 }
 
-// wholeCharacters widens [start, end) by the marks and invisible characters that hang on its last character.
+// wholeCharacters widens [start, end) by the marks and invisible characters that hang on its last character, up to 64.
 func wholeCharacters(chars []rune, start, end int) (int, int) {
-	for end < len(chars) && (unicode.Is(unicode.M, chars[end]) || invisible(chars[end])) {
+	for most := min(len(chars), end+64); end < most && (unicode.Is(unicode.M, chars[end]) || invisible(chars[end])); {
 		end++
 	}
 	return start, end

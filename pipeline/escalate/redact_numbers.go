@@ -137,11 +137,12 @@ func (sk *skeleton) numbers(phone, number bool) []found {
 
 // groupsOf are the lengths of the groups of digits of a run, and the digits without what stands between.
 func groupsOf(run string) (lengths []int, digits string) {
+	var all strings.Builder
 	for _, group := range strings.FieldsFunc(run, func(r rune) bool { return r < '0' || r > '9' }) {
 		lengths = append(lengths, len(group))
-		digits += group
+		all.WriteString(group)
 	}
-	return lengths, digits
+	return lengths, all.String()
 }
 
 // isPhone knows the international form (E.164: at most 15 digits), the trunk prefix 0, areas in parentheses, the usual groupings, and
@@ -204,7 +205,7 @@ func ibanEnd(text string, start int) int {
 			if len(number) >= shortest && mod97(number) == 1 {
 				end = at + 1
 			}
-		case c == ' ' || c == '-' || c == '.':
+		case (c == ' ' || c == '-' || c == '.') && text[at-1] != c: // one between groups
 		default:
 			return end
 		}

@@ -20,8 +20,9 @@ type values struct {
 
 // value is something found, as it is written in the text.
 type value struct {
-	kind string
-	word []rune
+	kind   string
+	word   []rune
+	phrase bool // with white space in it
 }
 
 // repeats finds the values of parts wherever else they stand as words of their own: in any case and with or without accents, but a
@@ -37,7 +38,8 @@ func (sk *skeleton) repeats(chars []rune, parts []found) []found {
 		start, _ := slices.BinarySearch(from, part.start)
 		end, _ := slices.BinarySearch(from, part.end)
 		if end-start >= 2 && end-start <= longestRepeat {
-			root.add(text[start:end], value{part.kind, chars[part.start:part.end]})
+			word := chars[part.start:part.end]
+			root.add(text[start:end], value{part.kind, word, slices.ContainsFunc(word, unicode.IsSpace)})
 		}
 	}
 	var more []found
@@ -45,7 +47,7 @@ func (sk *skeleton) repeats(chars []rune, parts []found) []found {
 		if i > 0 && joined(text[i-1], text[i]) {
 			continue
 		}
-		at := root
+		at, longest := root, found{}
 		for j := i; j < len(text); j++ {
 			if at = at.next[text[j]]; at == nil {
 				break
@@ -56,10 +58,13 @@ func (sk *skeleton) repeats(chars []rune, parts []found) []found {
 			here := chars[from[i] : from[j]+1]
 			for _, v := range at.ends {
 				if v.standsIn(here) {
-					more = append(more, found{from[i], from[j] + 1, v.kind})
+					longest = found{from[i], from[j] + 1, v.kind}
 					break
 				}
 			}
+		}
+		if longest.end > 0 {
+			more = append(more, longest)
 		}
 	}
 	return more
@@ -87,7 +92,7 @@ func (v value) standsIn(here []rune) bool {
 	switch {
 	case len(v.word) <= shortRepeat:
 		return slices.Equal(v.word, here)
-	case slices.ContainsFunc(v.word, unicode.IsSpace):
+	case v.phrase:
 		return true
 	}
 	return !unicode.IsUpper(v.word[0]) || unicode.IsUpper(here[0])

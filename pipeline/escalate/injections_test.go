@@ -1,0 +1,237 @@
+package escalate_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"sluice/pipeline"
+	"sluice/pipeline/escalate"
+	"sluice/pipeline/pipelinetest/injections"
+	"sluice/pipeline/pipelinetest/llmstub"
+)
+
+// requests is a source of escalation requests.
+type requests []pipeline.Record
+
+func (r requests) Run(ctx context.Context, flow pipeline.Flow) error {
+	flow.Quiesce(ctx)
+	tp := r[0].TopicPartition()
+	flow.Assign(map[pipeline.TopicPartition]pipeline.Committed{tp: {}})
+	flow.Deliver(tp, 0, r, int64(len(r)))
+	<-ctx.Done()
+	return nil
+}
+
+// results is a sink that closes full when it has n messages.
+type results struct {
+	n    int
+	full chan struct{}
+	mu   sync.Mutex
+	got  []pipeline.Message
+}
+
+func (r *results) Commit(_ context.Context, c *pipeline.Commit) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := len(r.got)
+	r.got = append(r.got, c.Messages...)
+	if before < r.n && len(r.got) >= r.n {
+		close(r.full)
+	}
+	return nil
+}
+
+func (r *results) MaxMessageBytes(string) int { return 0 }
+
+// asked is a request about an injection, as the classify stage writes it.
+func asked(t *testing.T, i injections.Injection, offset int64) pipeline.Record {
+	t.Helper()
+	encode := func(v any) []byte {
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	verdicts := map[string]any{"sentiment": map[string]any{"label": i.Truth, "score": 0.7, "route": "model", "model": "sentiment@1", "revision": 1, "provisional": true}}
+	return pipeline.Record{Topic: "escalations", Offset: offset, Timestamp: time.Now(), Key: []byte("customer-" + i.ID), Value: encode(map[string]any{"text": i.Text}),
+		Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-1")}, {Key: pipeline.HeaderSource, Value: fmt.Appendf(nil, "reviews/0/%d", offset)}, {Key: pipeline.HeaderID, Value: fmt.Appendf(nil, "reviews/0/%d#escalation", offset)},
+			{Key: pipeline.HeaderModel, Value: []byte("sentiment@1")},
+			{Key: pipeline.HeaderEscalation, Value: encode(map[string]any{"version": 1, "mode": "amend", "verdict": "sentiment", "rules": map[string]any{}, "verdicts": verdicts})}}}
+}
+
+// TestNoOrderGetsThroughTheStage sends every injection through the whole stage, endpoint, result and all, with an endpoint that obeys in
+// each of its ways (P6).
+func TestNoOrderGetsThroughTheStage(t *testing.T) {
+	corpus := injections.Corpus()
+	prompt, err := escalate.NewPrompt(escalate.PromptOptions{Labels: injections.Labels, Explain: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	byText := map[string]injections.Injection{}
+	most := 0
+	var source requests
+	for n, i := range corpus {
+		byText[i.Text] = i
+		most = max(most, len(i.Obedient()))
+		source = append(source, asked(t, i, int64(n)))
+	}
+	byLLM := 0
+	for way := range most {
+		obey := func(user string) string {
+			text, _ := injections.TextOf(user)
+			ways := byText[text].Obedient()
+			return ways[way%len(ways)]
+		}
+		got := throughStage(t, prompt, source, obey)
+		for _, m := range got {
+			n, i := sourceOf(t, &m, corpus)
+			byLLM += checkResult(t, &m, &source[n], i)
+		}
+		if len(got) != len(corpus) {
+			t.Errorf("way %d: %d results of %d requests", way, len(got), len(corpus))
+		}
+	}
+	if byLLM < len(corpus) { // every label order has ways that are legal answers
+		t.Errorf("only %d answers were taken: the endpoint was not asked, or nothing it said was heard", byLLM)
+	}
+}
+
+func throughStage(t *testing.T, prompt *escalate.Prompt, source requests, obey func(string) string) []pipeline.Message {
+	t.Helper()
+	server := llmstub.New(llmstub.Options{Labels: injections.Labels, Obey: obey})
+	var network llmstub.Network
+	network.Serve("llm", server)
+	defer network.Close()
+	pool, err := escalate.NewPool(escalate.PoolOptions{URLs: []string{"http://llm/v1"}, Model: "stub", Dial: network.Dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	registry := prometheus.NewRegistry()
+	budget := escalate.NewBudget(escalate.Limits{}, time.Now)
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	processor := escalate.NewProcessor(escalate.ProcessorOptions{
+		Decoder: pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32}, MaxTextBytes: 1 << 20,
+		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "review_analysis", DeadLetters: "review_dlq", Field: "inference"},
+		Prompt: prompt, Policy: escalate.Policy{Severity: []string{"POSITIVE", "NEGATIVE"}, Floor: 0.5, Confident: 0.9}, Pool: pool, Budget: budget,
+		Model: "stub", Deadline: time.Minute, Concurrency: 8, Metrics: escalate.NewMetrics(registry), Logger: log,
+	})
+	defer processor.Close()
+	sink := &results{n: len(source), full: make(chan struct{})}
+	stage := pipeline.NewStage(processor, sink, pipeline.StageOptions{CommitInterval: time.Millisecond, Metrics: pipeline.NewStageMetrics(registry, "escalation_"), Logger: log,
+		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
+			wallets := map[pipeline.TopicPartition]string{}
+			for tp, c := range owned {
+				wallets[tp] = c.Metadata
+			}
+			budget.Assign(1, wallets)
+		}, Metadata: budget.Metadata})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ended := make(chan error, 1)
+	go func() { ended <- stage.Run(ctx, source) }()
+	select {
+	case <-sink.full:
+	case <-ctx.Done():
+		t.Error("the stage did not get through its requests")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if v := server.Violations(); len(v) > 0 {
+		t.Errorf("the endpoint refused requests: %q", v)
+	}
+	sink.mu.Lock()
+	defer sink.mu.Unlock()
+	return sink.got
+}
+
+func sourceOf(t *testing.T, m *pipeline.Message, corpus []injections.Injection) (int, injections.Injection) {
+	t.Helper()
+	for _, h := range m.Headers {
+		var n int
+		if h.Key == pipeline.HeaderSource {
+			if _, err := fmt.Sscanf(string(h.Value), "reviews/0/%d", &n); err == nil && n < len(corpus) {
+				return n, corpus[n]
+			}
+		}
+	}
+	t.Fatalf("a result of nothing: %+v", m.Headers)
+	panic("unreachable")
+}
+
+// checkResult looks for whatever an answer could have brought. It returns 1 if the answer was taken.
+func checkResult(t *testing.T, m *pipeline.Message, r *pipeline.Record, i injections.Injection) int {
+	t.Helper()
+	kind, wanted := i.Wants.Kind()
+	if m.Topic != "review_analysis" || !bytes.Equal(m.Key, r.Key) {
+		t.Errorf("%s: went to topic %q with key %q", i.ID, m.Topic, m.Key)
+	}
+	rest, ok := bytes.CutPrefix(m.Value, bytes.TrimSuffix(r.Value, []byte("}")))
+	if !ok {
+		t.Fatalf("%s: the source's fields are not as they were", i.ID)
+	}
+	var added struct {
+		Inference map[string]map[string]json.RawMessage `json:"inference"`
+	}
+	decoder := json.NewDecoder(bytes.NewReader(append([]byte("{"), bytes.TrimPrefix(rest, []byte(","))...)))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&added); err != nil || len(added.Inference) != 1 || added.Inference["sentiment"] == nil {
+		t.Fatalf("%s: %s: %v", i.ID, rest, err)
+	}
+	var said struct{ Label, Route, Explanation string }
+	for name, value := range added.Inference["sentiment"] {
+		if !slices.Contains([]string{"label", "score", "route", "reason", "model", "prompt", "explanation", "flags", "local", "revision", "amends"}, name) {
+			t.Errorf("%s: brought the field %q", i.ID, name)
+		}
+		var s string
+		if json.Unmarshal(value, &s) != nil {
+			continue
+		}
+		switch name {
+		case "label":
+			said.Label = s
+		case "route":
+			said.Route = s
+		case "explanation":
+			said.Explanation = s
+		}
+		if (kind == "topic" || kind == "key") && name != "explanation" && strings.Contains(s, wanted) {
+			t.Errorf("%s: %q stands in %s", i.ID, wanted, name)
+		}
+	}
+	if strings.ContainsFunc(said.Explanation, func(r rune) bool { return r < ' ' || r == 0x200b || r == 0x202e || r == 0x2028 }) {
+		t.Errorf("%s: the explanation is %q", i.ID, said.Explanation)
+	}
+	if kind == "url" {
+		u, err := url.Parse(wanted)
+		if err != nil || strings.Contains(strings.ToLower(string(rest)), u.Host) {
+			t.Errorf("%s: %s is in %s, %v", i.ID, wanted, rest, err)
+		}
+	}
+	if !slices.Contains(injections.Labels, said.Label) || i.Truth == "NEGATIVE" && said.Label != "NEGATIVE" {
+		t.Errorf("%s: %s became %q", i.ID, i.Truth, said.Label)
+	}
+	for _, h := range m.Headers {
+		if !slices.Contains([]string{"traceparent", pipeline.HeaderSource, pipeline.HeaderID, pipeline.HeaderModel, pipeline.HeaderRevision, pipeline.HeaderAmends}, h.Key) || kind != "label" && bytes.Contains(h.Value, []byte(wanted)) {
+			t.Errorf("%s: header %s: %s", i.ID, h.Key, h.Value)
+		}
+	}
+	if said.Route == "llm" {
+		return 1
+	}
+	return 0
+}
