@@ -21,6 +21,7 @@ type aggregator struct {
 	tok           tokenize.Tokenizer
 	unknown       string // token of unknown words; "" if the tokenizer has none
 	marksSubwords bool   // the vocabulary has a continuing prefix
+	temperature   float64
 }
 
 // preEntity is one token that is not special, before any aggregation.
@@ -87,7 +88,7 @@ func (a *aggregator) gatherPreEntities(text []byte, chars *tokenize.Runes, enc t
 		span := chars.Span(o)
 		t := preEntity{
 			word:   a.tok.Token(id),
-			scores: softmax(logits[i*len(a.labels) : (i+1)*len(a.labels)]),
+			scores: softmax(logits[i*len(a.labels):(i+1)*len(a.labels)], a.temperature),
 			start:  span.Start, end: span.End,
 			index: i,
 		}
