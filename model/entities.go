@@ -21,6 +21,7 @@ type aggregator struct {
 	tok           tokenize.Tokenizer
 	unknown       string // token of unknown words; "" if the tokenizer has none
 	marksSubwords bool   // the vocabulary has a continuing prefix
+	temperature   float64
 }
 
 // preEntity is one token that is not special, before any aggregation.
@@ -80,32 +81,67 @@ func (a *aggregator) gatherPreEntities(text []byte, chars *tokenize.Runes, enc t
 		if enc.Special[i] {
 			continue
 		}
-		o := enc.Offsets[i]
-		if o.Start < 0 || o.End < o.Start || o.End > len(text) {
-			return nil, fmt.Errorf("token %d spans bytes %d to %d of a text of %d", i, o.Start, o.End, len(text))
+		t, err := a.token(text, chars, enc.Offsets[i], id, i)
+		if err != nil {
+			return nil, err
 		}
-		span := chars.Span(o)
-		t := preEntity{
-			word:   a.tok.Token(id),
-			scores: softmax(logits[i*len(a.labels) : (i+1)*len(a.labels)]),
-			start:  span.Start, end: span.End,
-			index: i,
-		}
-		if a.marksSubwords {
-			// "##ing" is longer than the "ing" it stands for, and so is a word whose accents were stripped: transformers
-			// takes both for continuations.
-			t.subword = utf8.RuneCountInString(t.word) != t.end-t.start
-		} else {
-			// The guess of the reference: a word begins at a space, before the token or (byte-level BPE) as its first
-			// character. A space is one byte wherever it stands.
-			t.subword = o.Start > 0 && text[o.Start-1] != ' ' && !(o.Start < len(text) && text[o.Start] == ' ')
-		}
-		if a.unknown != "" && t.word == a.unknown {
-			t.word, t.subword = decode(text[o.Start:o.End]), false
-		}
+		t.scores = softmax(logits[i*len(a.labels):(i+1)*len(a.labels)], a.temperature)
 		tokens = append(tokens, t)
 	}
 	return tokens, nil
+}
+
+// token is the i-th token of a row, without scores.
+func (a *aggregator) token(text []byte, chars *tokenize.Runes, o tokenize.Span, id int32, i int) (preEntity, error) {
+	if o.Start < 0 || o.End < o.Start || o.End > len(text) {
+		return preEntity{}, fmt.Errorf("token %d spans bytes %d to %d of a text of %d", i, o.Start, o.End, len(text))
+	}
+	span := chars.Span(o)
+	t := preEntity{word: a.tok.Token(id), start: span.Start, end: span.End, index: i}
+	if a.marksSubwords {
+		// "##ing" is longer than the "ing" it stands for, and so is a word whose accents were stripped: transformers
+		// takes both for continuations.
+		t.subword = utf8.RuneCountInString(t.word) != t.end-t.start
+	} else {
+		// The guess of the reference: a word begins at a space, before the token or (byte-level BPE) as its first
+		// character. A space is one byte wherever it stands.
+		t.subword = o.Start > 0 && text[o.Start-1] != ' ' && !(o.Start < len(text) && text[o.Start] == ' ')
+	}
+	if a.unknown != "" && t.word == a.unknown {
+		t.word, t.subword = decode(text[o.Start:o.End]), false
+	}
+	return t, nil
+}
+
+// TokenSpan is a token that begins a word.
+type TokenSpan struct {
+	Index      int // in the row, special tokens counted
+	Start, End int // characters of the text
+}
+
+// WordStarts are the tokens of a window that begin a word, as aggregation "first" takes them. Token-classification only.
+func (j *Judge) WordStarts(text []byte, enc tokenize.Encoding) ([]TokenSpan, error) {
+	if j.entities == nil {
+		return nil, fmt.Errorf("a model for %s has no words", j.task)
+	}
+	if len(enc.Offsets) != len(enc.IDs) || len(enc.Special) != len(enc.IDs) {
+		return nil, fmt.Errorf("%d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets", len(enc.IDs), len(enc.Offsets), len(enc.Special))
+	}
+	var spans []TokenSpan
+	chars := tokenize.NewRunes(text)
+	for i, id := range enc.IDs {
+		if enc.Special[i] {
+			continue
+		}
+		t, err := j.entities.token(text, chars, enc.Offsets[i], id, i)
+		if err != nil {
+			return nil, err
+		}
+		if !t.subword && t.end > t.start {
+			spans = append(spans, TokenSpan{i, t.start, t.end})
+		}
+	}
+	return spans, nil
 }
 
 // decode is b.decode("utf-8", "replace"): each maximal invalid part becomes one U+FFFD.

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -43,8 +44,8 @@ var ErrNotFinite = errors.New("the model's logits are not finite")
 type Judge struct {
 	task     Task
 	labels   []string
-	kind     scoreKind
-	all      bool // Scores are wanted
+	scorer   Scorer // text-classification
+	all      bool   // Scores are wanted
 	longText LongText
 	entities *aggregator // token-classification
 	warnings []string
@@ -69,10 +70,13 @@ func NewJudge(m *Model, tok tokenize.Tokenizer, o JudgeOptions) (*Judge, error) 
 	}
 	switch m.Task {
 	case TextClassification:
-		j.kind = scoreKindOf(m.Config.ProblemType, len(m.Labels))
+		j.scorer = NewScorer(m.Config.ProblemType, len(m.Labels), m.calibration())
 		j.all = o.AllScores || m.Config.ProblemType == MultiLabel
 	case TokenClassification:
-		j.entities = &aggregator{strategy: o.Aggregation, labels: m.Labels, tok: tok, unknown: m.unknown, marksSubwords: tok.ContinuingPrefix() != ""}
+		j.entities = &aggregator{strategy: o.Aggregation, labels: m.Labels, tok: tok, unknown: m.unknown, marksSubwords: tok.ContinuingPrefix() != "", temperature: 1}
+		if c := m.calibration(); c != nil {
+			j.entities.temperature = c.Temperature
+		}
 		if !j.entities.marksSubwords && o.Aggregation != AggregationNone && o.Aggregation != AggregationSimple {
 			j.warnings = append(j.warnings, fmt.Sprintf("model %s: its tokenizer does not mark subwords, so aggregation %q takes what stands between spaces for words, as transformers does", m.Name, o.Aggregation))
 		}
@@ -127,11 +131,11 @@ func (j *Judge) Verdict(text []byte, enc tokenize.Encoded, logits [][]float32) (
 }
 
 func (j *Judge) classify(v *Verdict, logits [][]float32) {
-	scores := j.kind.scores(logits[0])
+	scores := j.scorer.window(logits[0])
 	if len(logits) > 1 {
 		sums := make([]float64, len(scores)) // or maxima
 		for w, l := range logits {
-			for i, p := range j.kind.scores(l) {
+			for i, p := range j.scorer.window(l) {
 				if j.longText == LongTextMax && w > 0 {
 					sums[i] = max(sums[i], float64(p))
 				} else {
@@ -149,24 +153,24 @@ func (j *Judge) classify(v *Verdict, logits [][]float32) {
 		}
 	}
 	top := argmax(scores)
+	var order []int // of the labels, before a level piece of the isotonic curve makes scores equal
+	if j.all {
+		order = make([]int, len(scores))
+		for i := range order {
+			order[i] = i
+		}
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(scores[b], scores[a]) })
+	}
+	j.scorer.bend(scores, top)
 	v.Label, v.Score = j.labels[top], float64(scores[top])
-	v.measure(scores, j.kind, top)
+	v.measure(scores, j.scorer.kind, top)
 	if !j.all {
 		return
 	}
 	v.Scores = make([]LabelScore, len(scores))
-	for i, s := range scores {
-		v.Scores[i] = LabelScore{Label: j.labels[i], Score: float64(s)}
+	for i, label := range order {
+		v.Scores[i] = LabelScore{Label: j.labels[label], Score: float64(scores[label])}
 	}
-	slices.SortStableFunc(v.Scores, func(a, b LabelScore) int {
-		switch {
-		case a.Score > b.Score:
-			return -1
-		case a.Score < b.Score:
-			return 1
-		}
-		return 0
-	})
 }
 
 // scoreKind says what the scores of a row are.
@@ -188,41 +192,6 @@ func scoreKindOf(problemType string, labels int) scoreKind {
 	default:
 		return exclusiveScores
 	}
-}
-
-// scores turns the logits of one row into scores, in a slice of its own.
-func (k scoreKind) scores(logits []float32) []float32 {
-	switch k {
-	case rawScores:
-		return slices.Clone(logits)
-	case independentScores:
-		return sigmoid(logits)
-	default:
-		return softmax(logits)
-	}
-}
-
-// softmax is exp(x - max) / sum, each step rounded to float32 as numpy's is.
-func softmax(logits []float32) []float32 {
-	p := make([]float32, len(logits))
-	top := slices.Max(logits)
-	var sum float32
-	for i, x := range logits {
-		p[i] = float32(math.Exp(float64(x - top)))
-		sum += p[i]
-	}
-	for i := range p {
-		p[i] /= sum
-	}
-	return p
-}
-
-func sigmoid(logits []float32) []float32 {
-	p := make([]float32, len(logits))
-	for i, x := range logits {
-		p[i] = float32(1 / (1 + math.Exp(-float64(x))))
-	}
-	return p
 }
 
 // argmax is the index of the first largest element, as numpy's.

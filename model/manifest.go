@@ -32,6 +32,7 @@ type Manifest struct {
 	Exporter      json.RawMessage `json:"exporter"`
 	Quantization  json.RawMessage `json:"quantization"`
 	Evaluation    json.RawMessage `json:"evaluation"`
+	Calibration   *Calibration    `json:"calibration"`
 	Golden        *Golden         `json:"golden"`
 }
 
@@ -138,6 +139,11 @@ func (m *Manifest) check() error {
 		}
 		if !filepath.IsLocal(name) {
 			bad("files", "%q is not a file of the model directory", name)
+		}
+	}
+	if m.Calibration != nil {
+		if err := m.Calibration.check(m.Task); err != nil {
+			errs = append(errs, fmt.Errorf("%w: run sluice calibrate again, or take the calibration out of the manifest", err))
 		}
 	}
 	if m.Golden != nil && m.Golden.Tolerance <= 0 {

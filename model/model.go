@@ -55,7 +55,7 @@ type Model struct {
 	Labels    []string // by index of the logit
 	MaxTokens int      // longest row the model takes, special tokens included
 	Layout    Layout
-	Digest    string   // SHA-256 (hex) over config, ONNX and tokenizer; as the manifest has it until Verify; "" if unknown
+	Digest    string   // SHA-256 (hex) over config, ONNX, tokenizer and calibration; as the manifest has it until Verify; "" if unknown
 	Warnings  []string // what works, but should be put right; one sentence each
 
 	unknown string // the tokenizer's token for what is not in its vocabulary ("[UNK]"); "" if it has none
@@ -126,7 +126,7 @@ func (m *Model) describeByManifest() error {
 		m.Name = man.Name
 	}
 	m.Task, m.Layout, m.MaxTokens = man.Task, man.Layout, man.MaxTokens
-	m.Digest = digest(func(name string) string { return man.Files[name].SHA256 })
+	m.Digest = digest(func(name string) string { return man.Files[name].SHA256 }, man.Calibration)
 
 	var errs []error
 	conflict := func(field, format string, args ...any) {
@@ -146,6 +146,9 @@ func (m *Model) describeByManifest() error {
 			conflict("pad_token_id", "is %d, but %s has %d", *man.PadTokenID, ConfigFile, cfg.PadTokenID)
 		}
 		cfg.PadTokenID = *man.PadTokenID
+	}
+	if man.Calibration != nil && cfg.ProblemType == Regression {
+		errs = append(errs, fmt.Errorf("%s: calibration: the values of a regression are no probabilities: take it out", ManifestFile))
 	}
 	for i, g := range man.goldenTexts() {
 		rows := 1
@@ -196,7 +199,7 @@ func (m *Model) Verify() error {
 	if len(errs) > 0 {
 		return fmt.Errorf("model %s failed verification: %w", m.Dir, errors.Join(errs...))
 	}
-	m.Digest = digest(func(name string) string { return sums[name] })
+	m.Digest = digest(func(name string) string { return sums[name] }, m.calibration())
 	return nil
 }
 
@@ -209,11 +212,23 @@ func (m *Model) Tag(name string) string {
 	return name + "@" + m.Digest[:12]
 }
 
-// digest is the SHA-256 over one line a file, as sha256sum would print them.
-func digest(sum func(name string) string) string {
+// calibration is nil where the model has none.
+func (m *Model) calibration() *Calibration {
+	if m.Manifest == nil {
+		return nil
+	}
+	return m.Manifest.Calibration
+}
+
+// digest is the SHA-256 over one line a file, as sha256sum would print them, and one of the calibration where there is one:
+// the same digest means the same verdicts.
+func digest(sum func(name string) string, c *Calibration) string {
 	h := sha256.New()
 	for _, name := range digestFiles {
 		fmt.Fprintf(h, "%s  %s\n", sum(name), name)
+	}
+	if c != nil {
+		io.WriteString(h, c.digestLine())
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }

@@ -23,6 +23,7 @@ const (
 	envBench      = "SLUICE_BENCH_"
 	envVerify     = "SLUICE_VERIFY_"
 	envTune       = "SLUICE_TUNE_"
+	envCalibrate  = "SLUICE_CALIBRATE_"
 	annotationEnv = "env"
 	annotationEx  = "example"
 )
@@ -35,6 +36,8 @@ var commandEnv = map[string]bool{
 	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify + "SCORES": true,
 	envClassify + "DEVICE": true,
 	envVerify + "SINCE":    true, envVerify + "UNTIL": true, envVerify + "PATIENCE": true, envVerify + "JSON": true,
+	envCalibrate + "LABELLED": true, envCalibrate + "EVALUATE": true, envCalibrate + "METHOD": true, envCalibrate + "FOLDS": true,
+	envCalibrate + "SEED": true, envCalibrate + "PLOT": true, envCalibrate + "DRY_RUN": true,
 	envBench + "PROFILE": true, envBench + "TEXTS": true, envBench + "DUPLICATES": true, envBench + "POISON": true, envBench + "ARRIVALS": true,
 	envBench + "SEED": true, envBench + "RATE": true, envBench + "START": true, envBench + "STEPS": true, envBench + "SECONDS": true,
 	envBench + "SEARCH_SECONDS": true, envBench + "WARMUP": true, envBench + "PATIENCE": true, envBench + "JSON": true, envBench + "HTML": true,
