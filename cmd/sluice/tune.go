@@ -17,6 +17,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"sluice/model"
+	"sluice/pipeline/escalate"
 	"sluice/tune"
 )
 
@@ -45,6 +47,26 @@ type tuneOptions struct {
 type tuneEndpoint struct {
 	promptTokens, answerTokens int
 	inputPrice, outputPrice    float64
+}
+
+// bytesOfToken is how many bytes of an English prompt make about one token, for the tokenizers of today's models.
+const bytesOfToken = 4
+
+// of fills in what was not given: the tokens of the prompt, estimated from the one that a worker sends.
+func (e tuneEndpoint) of(_ *loaded, m *model.Model) (tuneEndpoint, error) {
+	if e.promptTokens > 0 || m.Task != model.TextClassification {
+		return e, nil
+	}
+	p, err := escalate.NewPrompt(escalate.PromptOptions{Labels: m.Labels})
+	if err != nil {
+		return e, err
+	}
+	bytes := len(p.Schema())
+	for _, message := range p.Messages("", escalate.NewDelimiter()) {
+		bytes += len(message.Content)
+	}
+	e.promptTokens = (bytes + bytesOfToken - 1) / bytesOfToken
+	return e, nil
 }
 
 // shareValue is a flag for a number between 0 and 1 that may be left out.
@@ -77,7 +99,8 @@ who decides how much, accuracy, msgs/s on this machine, calls and cost of the en
 chooses: one part of the texts decides, and what is reported is measured on the other. A threshold is taken only where a
 one-sided bound says that it keeps the goal, so it asks for more texts rather than promise what they do not show.
 
-A line of the labelled file is {"text": "…", "label": "NEGATIVE"}, and may have "llm": what the endpoint answered.
+A line of the labelled file is {"text": "…", "label": "NEGATIVE"}, and may have "llm": what the endpoint answered. For a
+model of entities it is {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 12}]}.
 Without a goal the student may cost 0.3 points of accuracy and the escalation stays as it is. The change of the configuration
 is shown as a diff; it is written with --write, or where somebody at the terminal says so. Exit code 1 where the goal is
 not reached; then nothing is written.`,
@@ -118,7 +141,7 @@ not reached; then nothing is written.`,
 	describe(fs, "seed", envTune+"SEED", "7")
 	fs.IntVar(&o.splits, "splits", 100, "`N` other splits on which the student's threshold is chosen and measured again, to see what is chance")
 	describe(fs, "splits", envTune+"SPLITS", "1000")
-	fs.IntVar(&o.endpoint.promptTokens, "prompt-tokens", 200, "`N` tokens of a prompt beside the text, whose own are counted by the model's tokenizer")
+	fs.IntVar(&o.endpoint.promptTokens, "prompt-tokens", 0, "`N` tokens of a prompt beside the text, whose own are counted by the model's tokenizer; 0: estimated from the prompt")
 	describe(fs, "prompt-tokens", envTune+"PROMPT_TOKENS", "350")
 	fs.IntVar(&o.endpoint.answerTokens, "answer-tokens", 20, "`N` tokens of an answer")
 	describe(fs, "answer-tokens", envTune+"ANSWER_TOKENS", "40")
@@ -200,18 +223,28 @@ func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *loaded, 
 	if err != nil {
 		return usageErrorf("tune: %s: %w", o.labelled, err)
 	}
-	ran, err := runModels(ctx, c, at, texts, o, steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }})
+	if m.Task == model.TokenClassification && (!math.IsNaN(o.mostCalls) || o.llmAccuracy > 0) {
+		return usageErrorf("tune: --max-llm-rate and --llm-accuracy have no meaning for %s: the endpoint is not asked about entities; remove them", c.Models[at].VerdictField())
+	}
+	call, err := o.endpoint.of(c, m)
+	if err != nil {
+		return fmt.Errorf("tune: %w", err)
+	}
+	ran, err := runModels(ctx, c, at, texts, call.promptTokens, o.length, steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }})
 	if err != nil {
 		return err
 	}
 	cascade := &tune.Cascade{
-		HasStudent: ran.student != "", Labels: m.Labels, LLMAccuracy: o.llmAccuracy, Speed: ran.speed,
-		Prices: tune.Prices{InputPerMillion: o.endpoint.inputPrice, OutputPerMillion: o.endpoint.outputPrice, AnswerTokens: o.endpoint.answerTokens},
+		HasStudent: ran.student != "", Entities: m.Task == model.TokenClassification, Labels: m.Labels, LLMAccuracy: o.llmAccuracy, Speed: ran.speed,
+		Prices: tune.Prices{InputPerMillion: call.inputPrice, OutputPerMillion: call.outputPrice, PromptTokens: call.promptTokens, AnswerTokens: call.answerTokens},
 	}
 	settings := c.Models[at]
 	r := tune.Report{
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: ran.machine, File: filepath.Base(o.labelled), Name: settings.VerdictField(), Model: ran.model, Student: ran.student,
 		Seed: o.seed, LLM: llmSource(texts, o.llmAccuracy), SpeedHow: ran.how, Now: tune.Setting{Student: tune.Never},
+	}
+	if cascade.Entities {
+		r.LLM = ""
 	}
 	if cascade.HasStudent {
 		r.Now.Student = settings.StudentThreshold
