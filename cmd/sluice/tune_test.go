@@ -117,6 +117,42 @@ func TestTuneSaysWhatFewTextsCannotShow(t *testing.T) {
 	}
 }
 
+func TestTuneWritesTheRuleOfTheEscalation(t *testing.T) {
+	escalation := `escalation:
+  when: 'sentiment.score < 0.9'   # unsure
+  topic: ask
+  endpoint: {urls: ["http://localhost:1/v1"], model: m}
+  budget: {price_input_per_million: 2, price_output_per_million: 10}
+`
+	config, labelled := tuneFiles(t, pair(t)+escalation)
+	args := []string{"tune", "-c", config, "--labelled", labelled, "--target-accuracy", "model-20", "--max-llm-rate", "0.5", "--seconds", "0", "--json", "-", "--write"}
+	r := finish(t, sluice(t, args...))
+	var rep tune.Report
+	if err := json.Unmarshal([]byte(r.out), &rep); err != nil || r.code != 0 {
+		t.Fatalf("exit code %d, %v\n%s\n%s", r.code, err, r.out, r.err)
+	}
+	if rep.Now.Escalate != 0.9 || rep.Prices.InputPerMillion != 2 || rep.Prices.OutputPerMillion != 10 || rep.Prices.PromptTokens < 50 || rep.Result[3].Point.Cost <= 0 {
+		t.Errorf("%+v %+v %+v", rep.Now, rep.Prices, rep.Result[3])
+	}
+	b, err := os.ReadFile(config)
+	if want := fmt.Sprintf("  when: 'sentiment.score < %s'   # unsure\n", tune.Threshold(rep.Choice.Escalate)); err != nil || !strings.Contains(string(b), want) {
+		t.Errorf("no %q in %v\n%s", want, err, b)
+	}
+	if r := finish(t, sluice(t, "validate", "--offline", "-c", config)); r.code != 0 {
+		t.Errorf("what was written is not valid: %s\n%s", r.out, r.err)
+	}
+
+	config, _ = tuneFiles(t, pair(t)+strings.Replace(escalation, "sentiment.score < 0.9", "sentiment.margin < 0.5", 1))
+	args[2] = config
+	r = finish(t, sluice(t, args...))
+	if want := "For the escalation write:\n\n  escalation:\n    when: 'sentiment.score < " + tune.Threshold(rep.Choice.Escalate); r.code != 0 || !strings.Contains(r.err, want) {
+		t.Errorf("exit code %d, no %q in\n%s", r.code, want, r.err)
+	}
+	if b, err := os.ReadFile(config); err != nil || !strings.Contains(string(b), "sentiment.margin < 0.5") {
+		t.Errorf("a rule of another form was changed: %v\n%s", err, b)
+	}
+}
+
 func TestTuneComparesEntities(t *testing.T) {
 	config, _ := tuneFiles(t, fmt.Sprintf("  - {name: ner, path: %s, aggregation: first}\n", needModel(t, "ner")))
 	labelled := filepath.Join(t.TempDir(), "entities.jsonl")
