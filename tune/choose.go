@@ -131,6 +131,8 @@ func (c *Cascade) chooseEscalation(samples []Sample, g Goal, choice *Choice) {
 		alone := c.At(samples, Setting{Student: Never})
 		reason := fmt.Sprintf("an accuracy of %.2f %% cannot be shown with %.4g %% confidence: the full model alone has %.2f %% on these texts (its bound is %.2f %%)", 100*g.Accuracy, 100*g.Confidence, 100*alone.Accuracy, 100*g.lowest(alone))
 		switch {
+		case c.Entities:
+			reason += ", and the endpoint is not asked about entities"
 		case over:
 			reason += fmt.Sprintf(", and the calls that it would take are more than %.4g %%", 100*g.MostCalls)
 		case !c.At(samples, Setting{choice.Student, steps[len(steps)-1]}).Known:

@@ -14,7 +14,7 @@ func population(r *rand.Rand, n int) []Sample {
 	for i := range samples {
 		s := &samples[i]
 		score := 0.5 + r.Float64()/2
-		s.Label, s.Student, s.Model = "A", Verdict{"A", score}, Verdict{"A", 0.5 + r.Float64()/2}
+		s.Label, s.Student, s.Model = "A", Verdict{Label: "A", Score: score}, Verdict{Label: "A", Score: 0.5 + r.Float64()/2}
 		if r.Float64() < disagreement(score) {
 			if r.Float64() < 0.75 {
 				s.Student.Label = "B"
@@ -89,7 +89,7 @@ func TestTooFewTextsAreSaidSo(t *testing.T) {
 	c := &Cascade{HasStudent: true, Labels: []string{"A", "B"}}
 	var samples []Sample
 	for i := range 899 {
-		samples = append(samples, Sample{Text: Text{Label: "A"}, Student: Verdict{"A", 0.9 + float64(i)/1e4}, Model: Verdict{"A", 1}})
+		samples = append(samples, Sample{Text: Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.9 + float64(i)/1e4}, Model: Verdict{Label: "A", Score: 1}})
 	}
 	choice := c.Choose(samples, goal())
 	if choice.Reached || choice.Student != Never || !strings.Contains(choice.StudentReason, "899 texts cannot show so little, even where the student never errs; 900 or more are needed") {
@@ -105,7 +105,7 @@ func TestABadStudentIsNotChosen(t *testing.T) {
 	c := &Cascade{HasStudent: true, Labels: []string{"A", "B"}}
 	var samples []Sample
 	for i := range 2000 {
-		s := Sample{Text: Text{Label: "A"}, Student: Verdict{"A", 0.5 + float64(i)/4000}, Model: Verdict{"A", 1}}
+		s := Sample{Text: Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.5 + float64(i)/4000}, Model: Verdict{Label: "A", Score: 1}}
 		if i%2 == 0 {
 			s.Student.Label = "B"
 		}
@@ -127,7 +127,7 @@ func TestTheEndpointIsAskedAsLittleAsTheGoalAllows(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	var samples []Sample
 	for range 4000 { // right with the probability that the score says
-		s := Sample{Text: Text{Label: "A"}, Model: Verdict{"A", 0.5 + r.Float64()/2}}
+		s := Sample{Text: Text{Label: "A"}, Model: Verdict{Label: "A", Score: 0.5 + r.Float64()/2}}
 		if r.Float64() > s.Model.Score {
 			s.Model.Label = "B"
 		}

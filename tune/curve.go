@@ -9,8 +9,9 @@ import (
 
 // Verdict is what one model said about a text.
 type Verdict struct {
-	Label string
-	Score float64 // how sure it is, 0 to 1
+	Label    string // for entities: Canonical of them
+	Entities []Entity
+	Score    float64 // how sure it is, 0 to 1
 }
 
 // Sample is a labelled text with what was said about it.
@@ -43,12 +44,14 @@ type Speed struct {
 type Prices struct {
 	InputPerMillion  float64 `json:"input_per_million_tokens"`
 	OutputPerMillion float64 `json:"output_per_million_tokens"`
+	PromptTokens     int     `json:"prompt_tokens"` // of one question beside the text
 	AnswerTokens     int     `json:"answer_tokens"` // of one answer
 }
 
 // Cascade is what is the same for every setting.
 type Cascade struct {
 	HasStudent  bool
+	Entities    bool     // of token-classification; the endpoint is never asked about them
 	Labels      []string // an answer of the endpoint that is none of them leaves the local verdict
 	LLMAccuracy float64  // of answers that the labelled texts do not have; 0: unknown
 	Speed       Speed
@@ -67,8 +70,9 @@ type Point struct {
 	AccuracyIn   Interval `json:"accuracy_95"`
 	Difference   float64  `json:"difference"` // of Accuracy to the full model's alone
 	DifferenceIn Interval `json:"difference_95"`
-	Gain         float64  `json:"gain"` // texts that only the cascade has right
-	Loss         float64  `json:"loss"` // texts that only the full model has right
+	Gain         float64  `json:"gain"`         // texts that only the cascade has right
+	Loss         float64  `json:"loss"`         // texts that only the full model has right
+	F1           float64  `json:"f1,omitempty"` // of entities
 	PerSecond    float64  `json:"msgs_per_s"`
 	Calls        float64  `json:"llm_calls_per_million"`
 	Cost         float64  `json:"cost_per_million"`
@@ -93,6 +97,7 @@ func (c *Cascade) At(samples []Sample, set Setting) Point {
 		return p
 	}
 	var student, escalated, cost, seconds float64
+	var found, said, there int // entities: right ones, those said, those that are there
 	asked := c.HasStudent && set.Student != Never
 	for i := range samples {
 		s := &samples[i]
@@ -120,6 +125,10 @@ func (c *Cascade) At(samples []Sample, set Setting) Point {
 				p.Known = false
 			}
 		}
+		said, there = said+len(v.Entities), there+len(s.Entities)
+		for _, e := range v.Entities {
+			found += int(truth(slices.Contains(s.Entities, e)))
+		}
 		full := truth(s.Model.Label == s.Label)
 		p.right += right
 		p.Gain += right * (1 - full)
@@ -131,6 +140,9 @@ func (c *Cascade) At(samples []Sample, set Setting) Point {
 	p.Difference, p.DifferenceIn = (p.Gain-p.Loss)/n, Paired(p.Gain, p.Loss, len(samples), shown)
 	if seconds > 0 && c.Speed.Model > 0 {
 		p.PerSecond = n / seconds
+	}
+	if said+there > 0 {
+		p.F1 = 2 * float64(found) / float64(said+there)
 	}
 	p.Calls, p.Cost = 1e6*p.Escalated, 1e6*cost/n
 	return p
@@ -181,7 +193,7 @@ func (c *Cascade) StudentSteps(samples []Sample) []float64 {
 var escalatePercents = []float64{0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 25, 30, 40, 50, 75, 100}
 
 // EscalateSteps are thresholds below which a verdict is asked of the endpoint, in ascending order and beginning with 0
-// (none), with the student at a threshold.
+// (none), with the student at a threshold. Of entities there is only the first.
 func (c *Cascade) EscalateSteps(samples []Sample, student float64) []float64 {
 	scores := make([]float64, len(samples))
 	for i := range samples {
@@ -190,6 +202,9 @@ func (c *Cascade) EscalateSteps(samples []Sample, student float64) []float64 {
 	}
 	slices.Sort(scores)
 	steps := []float64{0}
+	if c.Entities {
+		return steps
+	}
 	for _, percent := range escalatePercents {
 		k := int(float64(len(scores)) * percent / 100)
 		if k == 0 {

@@ -10,7 +10,7 @@ import (
 func four() []Sample {
 	say := func(studentRight bool, student float64, modelRight bool, model float64) Sample {
 		label := func(right bool) string { return map[bool]string{true: "POSITIVE", false: "NEGATIVE"}[right] }
-		return Sample{Text: Text{Text: "x", Label: "POSITIVE"}, Student: Verdict{label(studentRight), student}, Model: Verdict{label(modelRight), model}, StudentTokens: 10, ModelTokens: 10, PromptTokens: 100}
+		return Sample{Text: Text{Text: "x", Label: "POSITIVE"}, Student: Verdict{Label: label(studentRight), Score: student}, Model: Verdict{Label: label(modelRight), Score: model}, StudentTokens: 10, ModelTokens: 10, PromptTokens: 100}
 	}
 	return []Sample{say(true, 0.99, false, 0.9), say(false, 0.95, true, 0.9), say(true, 0.8, true, 0.6), say(false, 0.7, false, 0.55)}
 }
@@ -72,7 +72,7 @@ func TestStepsLetOneMoreOfAHundredThroughAndNoMore(t *testing.T) {
 	c := cascade()
 	var samples []Sample
 	for i := range 1000 {
-		v := Verdict{"POSITIVE", 0.5 + float64(i)/2000}
+		v := Verdict{Label: "POSITIVE", Score: 0.5 + float64(i)/2000}
 		samples = append(samples, Sample{Student: v, Model: v})
 	}
 	steps := c.StudentSteps(samples)
@@ -98,5 +98,29 @@ func TestStepsLetOneMoreOfAHundredThroughAndNoMore(t *testing.T) {
 	}
 	if got := c.StudentSteps(samples); !slices.Equal(got, []float64{Never, 0.75}) {
 		t.Error(got)
+	}
+}
+
+func TestEntitiesAreRightTogetherAndCountedAlone(t *testing.T) {
+	per, loc := Entity{"PER", 0, 3}, Entity{"LOC", 10, 14}
+	sample := func(gold, student, model []Entity, score float64) Sample {
+		verdict := func(e []Entity) Verdict { return Verdict{Label: Canonical(e), Entities: e, Score: score} }
+		return Sample{Text: Text{Label: Canonical(gold), Entities: gold}, Student: verdict(student), Model: verdict(model)}
+	}
+	samples := []Sample{
+		sample([]Entity{per, loc}, []Entity{loc, per}, []Entity{per}, 0.9),         // the order does not matter; the model misses one
+		sample([]Entity{}, []Entity{{"PER", 0, 4}}, []Entity{}, 0.5),               // the student finds what is not there
+		sample([]Entity{loc}, []Entity{{"ORG", 10, 14}}, []Entity{loc, per}, 0.95), // another group; the model one too many
+	}
+	c := &Cascade{HasStudent: true, Entities: true}
+	full, mixed := c.At(samples, Setting{Student: Never}), c.At(samples, Setting{Student: 0.9})
+	if full.Accuracy != 1.0/3 || mixed.Accuracy != 2.0/3 || mixed.Gain != 1 || mixed.Loss != 0 {
+		t.Errorf("%+v\n%+v", full, mixed)
+	}
+	if f := 2 * 2.0 / (3 + 3); full.F1 != f || mixed.F1 != 2*2.0/(3+3) {
+		t.Errorf("F1 %g and %g", full.F1, mixed.F1)
+	}
+	if got := c.EscalateSteps(samples, Never); len(got) != 1 {
+		t.Errorf("the endpoint is never asked about entities: %v", got)
 	}
 }

@@ -32,6 +32,7 @@ type Report struct {
 	Now         Setting  `json:"configured"`
 	Students    []Step   `json:"student_curve"`
 	Escalations []Step   `json:"escalation_curve"`
+	Entities    bool     `json:"entities"` // accuracy is the share of texts whose entities are all right, and none is too many
 	Result      []Result `json:"result"`
 	Again       *Again   `json:"other_splits,omitempty"`
 }
@@ -53,10 +54,7 @@ func (r *Report) Repeat(c *Cascade, samples []Sample, n int, holdout float64, g 
 	if n == 0 || !c.HasStudent || holdout == 0 {
 		return
 	}
-	labels := make([]string, len(samples))
-	for i := range samples {
-		labels[i] = samples[i].Label
-	}
+	labels := strata(samples)
 	a := Again{Splits: n, Thresholds: Interval{Never, 0}, Aim: fmt.Sprintf("at most %.2f points lost", 100*g.allowed())}
 	met := func(p Point) bool { return p.Difference >= -g.allowed() }
 	if c.alone(samples, g) {
@@ -110,16 +108,13 @@ type Result struct {
 
 // Fill parts the samples, chooses, and fills in choice, curves and results. The caller has set Seed and Now.
 func (r *Report) Fill(c *Cascade, samples []Sample, holdout float64, g Goal) error {
-	labels := make([]string, len(samples))
-	for i := range samples {
-		labels[i] = samples[i].Label
-	}
+	labels := strata(samples)
 	a, b := Split(labels, holdout, r.Seed)
 	if len(a) == 0 || holdout > 0 && len(b) == 0 {
 		return fmt.Errorf("%d texts are too few to hold out a share of %v; give more texts, or hold none out", len(samples), holdout)
 	}
 	choosing, held := pick(samples, a), pick(samples, b)
-	r.Confidence = g.Confidence
+	r.Confidence, r.Entities = g.Confidence, c.Entities
 	r.Choice = c.Choose(choosing, g)
 	r.Speed, r.Prices, r.LLMAccuracy = c.Speed, c.Prices, c.LLMAccuracy
 	r.Choosing, r.HeldOut = len(choosing), len(held)
@@ -173,7 +168,9 @@ func (r *Report) Write(w io.Writer) {
 	fmt.Fprintf(w, "Verdict %s: %s; %s; %s.\n", r.Name, models, r.Machine, r.Date)
 	fmt.Fprintf(w, "Labelled texts of %s: %d choose, %d are held out (seed %d).\n", r.File, r.Choosing, r.HeldOut, r.Seed)
 	fmt.Fprintf(w, "msgs/s: %s.\n", r.SpeedHow)
-	fmt.Fprintf(w, "Endpoint: %s.\n", r.LLM)
+	if r.LLM != "" {
+		fmt.Fprintf(w, "Endpoint: %s.\n", r.LLM)
+	}
 
 	if len(r.Students) > 1 {
 		fmt.Fprintf(w, "\n## Student\n\nDifferences are to the full model alone, in points of accuracy; brackets are 95 %% intervals.\n\n")
@@ -189,7 +186,7 @@ func (r *Report) Write(w io.Writer) {
 		t.write(w)
 	}
 	if len(r.Escalations) > 1 {
-		fmt.Fprintf(w, "\n## Escalation\n\nWith the student's threshold at %s. Calls and cost are for a million messages.\n\n", threshold(r.Choice.Student))
+		fmt.Fprintf(w, "\n## Escalation\n\nWith the student's threshold at %s. Calls and cost are for a million messages; a question is taken as %d tokens and those of the text, an answer as %d.\n\n", threshold(r.Choice.Student), r.Prices.PromptTokens, r.Prices.AnswerTokens)
 		t := table{{"below", "asked", "asked, held out", "accuracy, choosing", "accuracy, held out", "difference, held out", "LLM calls", "cost"}}
 		for _, s := range r.Escalations {
 			p, h := s.Choosing, s.HeldOut
@@ -203,13 +200,26 @@ func (r *Report) Write(w io.Writer) {
 		on = "the texts that chose, so too good to be true: hold some out"
 	}
 	fmt.Fprintf(w, "\n## Result, on %s\n\n", on)
-	t := table{{"setting", "student from", "asked below", "student", "model", "asked", "accuracy", "difference", "msgs/s", "times", "LLM calls", "cost"}}
+	t := table{{"setting", "student from", "student", "model", "accuracy", "difference", "msgs/s", "times"}}
+	if r.Entities {
+		t[0] = append(t[0], "F1")
+	} else {
+		t[0] = append(t[0], "asked below", "asked", "LLM calls", "cost")
+	}
 	for _, res := range r.Result {
 		p := res.Point
-		t = append(t, []string{res.Name, threshold(p.Student), below(p.Escalate), percent(p.ByStudent), percent(p.ByModel), percent(p.Escalated), answered(p, accuracy(p)), answered(p, points(p)),
-			rate(p.PerSecond), rate2(res.Speed), fmt.Sprintf("%.0f", p.Calls), r.cost(p)})
+		row := []string{res.Name, threshold(p.Student), percent(p.ByStudent), percent(p.ByModel), answered(p, accuracy(p)), answered(p, points(p)), rate(p.PerSecond), rate2(res.Speed)}
+		if r.Entities {
+			row = append(row, fmt.Sprintf("%.2f %%", 100*p.F1))
+		} else {
+			row = append(row, below(p.Escalate), percent(p.Escalated), fmt.Sprintf("%.0f", p.Calls), r.cost(p))
+		}
+		t = append(t, row)
 	}
 	t.write(w)
+	if r.Entities {
+		fmt.Fprintln(w, "\nAccuracy is the share of texts whose entities are all found, with their groups and ends, and no others. F1 counts entities.")
+	}
 	fmt.Fprintln(w)
 	for _, reason := range []struct{ what, why string }{{"student", r.Choice.StudentReason}, {"escalation", r.Choice.EscalateReason}} {
 		if reason.why != "" {

@@ -46,6 +46,14 @@ func (c *Change) String() string {
 	return b.String() + "." + c.Key
 }
 
+// Written is the new value as YAML.
+func (c *Change) Written() string {
+	if c.Rule {
+		return fmt.Sprintf("'%s.score < %s'", c.Model, c.Value)
+	}
+	return c.Value
+}
+
 // edit is bytes of the file from..to that become text.
 type edit struct {
 	from, to int

@@ -5,6 +5,7 @@ package tune
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // This file owns the labelled texts: how they are read and how they are parted.
@@ -21,9 +23,30 @@ import (
 type Text struct {
 	Line     int // of the file, from 1
 	Text     string
-	Label    string
+	Label    string // for entities: Canonical of them
+	Entities []Entity
 	LLM      string // what the endpoint answered for it
 	Answered bool   // there is an LLM; it may be an answer of no use
+}
+
+// Entity is a span of a text with its group, as token-classification finds it.
+type Entity struct {
+	Group string `json:"entity_group"`
+	Start int    `json:"start"` // characters of the text, half-open
+	End   int    `json:"end"`
+}
+
+// Canonical is entities as one label: two verdicts are the same where it is, whatever their order.
+func Canonical(entities []Entity) string {
+	words := make([]string, len(entities))
+	for i, e := range slices.SortedFunc(slices.Values(entities), compareEntities) {
+		words[i] = fmt.Sprintf("%s %d-%d", e.Group, e.Start, e.End)
+	}
+	return strings.Join(words, ", ")
+}
+
+func compareEntities(a, b Entity) int {
+	return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.End, b.End), cmp.Compare(a.Group, b.Group))
 }
 
 const (
@@ -31,8 +54,9 @@ const (
 	mostProblems = 10       // that one error names
 )
 
-// ReadTexts reads JSON lines {"text": …, "label": …, "llm": …}; "llm" may be missing or null, other members are ignored,
-// and so are empty lines. The error joins the first mistakes, each with its line and what to do.
+// ReadTexts reads JSON lines {"text": …, "label": …, "llm": …}; "llm" may be missing or null. For a model of entities it is
+// {"text": …, "entities": [{"entity_group": …, "start": …, "end": …}]} in every line, with characters of the text. Other
+// members are ignored, and so are empty lines. The error joins the first mistakes, each with its line and what to do.
 func ReadTexts(r io.Reader) ([]Text, error) {
 	var texts []Text
 	var errs []error
@@ -50,6 +74,10 @@ func ReadTexts(r io.Reader) ([]Text, error) {
 			continue
 		}
 		t.Line = n
+		if len(texts) > 0 && (t.Entities == nil) != (texts[0].Entities == nil) {
+			errs = append(errs, fmt.Errorf(`line %d: line %d has "label" where this has "entities", or the other way round; a file is for one model`, n, texts[0].Line))
+			continue
+		}
 		texts = append(texts, t)
 	}
 	switch err := lines.Err(); {
@@ -68,9 +96,6 @@ func parseText(line []byte) (t Text, err error) {
 	if err := json.Unmarshal(line, &members); err != nil || members == nil {
 		return t, errors.New(`is not a JSON object; write {"text": "…", "label": "…"}`)
 	}
-	if _, ok := members["entities"]; ok && members["label"] == nil {
-		return t, errors.New(`has "entities" in place of a "label"; thresholds are tuned for text-classification only, entities are not compared in this version`)
-	}
 	member := func(name string, into *string) error {
 		raw, ok := members[name]
 		if !ok {
@@ -81,11 +106,21 @@ func parseText(line []byte) (t Text, err error) {
 		}
 		return nil
 	}
-	if err = errors.Join(member("text", &t.Text), member("label", &t.Label)); err != nil {
+	if err = member("text", &t.Text); err != nil {
 		return t, err
 	}
 	if strings.TrimSpace(t.Text) == "" {
 		return t, errors.New(`"text" is empty; remove the line: a worker asks no model about such a record`)
+	}
+	if raw, ok := members["entities"]; ok && members["label"] == nil {
+		if t.Entities, err = parseEntities(raw, utf8.RuneCountInString(t.Text)); err != nil {
+			return t, err
+		}
+		t.Label = Canonical(t.Entities)
+		return t, nil
+	}
+	if err = member("label", &t.Label); err != nil {
+		return t, err
 	}
 	if raw, ok := members["llm"]; ok && !bytes.Equal(raw, []byte("null")) {
 		if err := member("llm", &t.LLM); err != nil {
@@ -96,17 +131,55 @@ func parseText(line []byte) (t Text, err error) {
 	return t, nil
 }
 
-// CheckLabels says which labels are none of the model's.
+// parseEntities reads the entities of a text of so many characters. The result is not nil.
+func parseEntities(raw json.RawMessage, characters int) ([]Entity, error) {
+	entities := []Entity{}
+	if err := json.Unmarshal(raw, &entities); err != nil || entities == nil {
+		return nil, fmt.Errorf(`"entities" is %.40s; write [{"entity_group": "PER", "start": 0, "end": 3}], or [] where there are none`, raw)
+	}
+	for i, e := range entities {
+		if e.Group == "" {
+			return nil, fmt.Errorf(`entities[%d] has no "entity_group"; write for example "PER"`, i)
+		}
+		if e.Start < 0 || e.End <= e.Start || e.End > characters {
+			return nil, fmt.Errorf("entities[%d] is from %d to %d of a text of %d characters; count characters from 0, the end being the first one behind", i, e.Start, e.End, characters)
+		}
+	}
+	return entities, nil
+}
+
+// CheckLabels says which labels, or groups of entities, are none of the model's.
 func CheckLabels(texts []Text, known []string) error {
 	var errs []error
 	for _, t := range texts {
-		if !slices.Contains(known, t.Label) {
-			if errs = append(errs, fmt.Errorf("line %d: the label %q is none of the model's (%s); correct it, or name another model", t.Line, t.Label, strings.Join(known, ", "))); len(errs) == mostProblems {
-				break
+		labels := []string{t.Label}
+		if t.Entities != nil {
+			labels = nil
+			for _, e := range t.Entities {
+				labels = append(labels, e.Group)
+			}
+		}
+		for _, label := range labels {
+			if !slices.Contains(known, label) && len(errs) < mostProblems {
+				errs = append(errs, fmt.Errorf("line %d: %q is none of the model's labels (%s); correct it, or name another model", t.Line, label, strings.Join(known, ", ")))
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// strata are what a split keeps the proportions of: labels, and of entities whether there are any.
+func strata(samples []Sample) []string {
+	labels := make([]string, len(samples))
+	for i := range samples {
+		switch t := &samples[i].Text; {
+		case t.Entities == nil:
+			labels[i] = t.Label
+		case len(t.Entities) > 0:
+			labels[i] = "entities"
+		}
+	}
+	return labels
 }
 
 // Split parts n samples in two at random, each label in the same proportions. share, between 0 and 1, is that of the second

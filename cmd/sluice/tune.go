@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,13 +13,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"sluice/model"
+	"sluice/pipeline"
+	"sluice/pipeline/escalate"
 	"sluice/tune"
 )
 
-// This file is the command that chooses thresholds: its flags, what it prints, and the way back into the configuration. The
-// models are run by tunemodels.go; curves and choice are package tune's.
+// This file is the command that chooses thresholds: its flags, and what becomes of them. The models are run by tunemodels.go,
+// the configuration is changed by tunewrite.go; curves and choice are package tune's.
 
 // tuneOptions are the flags of tune.
 type tuneOptions struct {
@@ -45,6 +45,46 @@ type tuneOptions struct {
 type tuneEndpoint struct {
 	promptTokens, answerTokens int
 	inputPrice, outputPrice    float64
+}
+
+// bytesOfToken is how many bytes of an English prompt make about one token, for the tokenizers of today's models.
+const bytesOfToken = 4
+
+// of fills in what was not given: prices from the configuration, and the tokens of the prompt, estimated from the one that a
+// worker would send. asked: the escalation of the configuration is about this model.
+func (e tuneEndpoint) of(c *loaded, m *model.Model, asked bool) (tuneEndpoint, error) {
+	if m.Task != model.TextClassification {
+		return e, nil
+	}
+	var prompt *escalate.Prompt
+	if asked {
+		plan, err := planEscalation(&c.Settings)
+		if err != nil {
+			return e, err
+		}
+		prompt = plan.prompt
+		if e.inputPrice == 0 && e.outputPrice == 0 {
+			e.inputPrice, e.outputPrice = c.Escalation.Budget.PriceInputPerMillion, c.Escalation.Budget.PriceOutputPerMillion
+		}
+	} else {
+		var err error
+		if prompt, err = escalate.NewPrompt(escalate.PromptOptions{Labels: m.Labels}); err != nil {
+			return e, err
+		}
+	}
+	if e.promptTokens == 0 {
+		bytes := len(prompt.Schema())
+		for _, message := range prompt.Messages("", escalate.NewDelimiter()) {
+			bytes += len(message.Content)
+		}
+		e.promptTokens = (bytes + bytesOfToken - 1) / bytesOfToken
+	}
+	return e, nil
+}
+
+// escalates says whether the escalation of the configuration is about the at-th model.
+func escalates(c *loaded, at int) bool {
+	return c.Escalation.On() && (c.Escalation.Verdict == c.Models[at].VerdictField() || c.Escalation.Verdict == "" && len(c.Models) == 1)
 }
 
 // shareValue is a flag for a number between 0 and 1 that may be left out.
@@ -77,7 +117,8 @@ who decides how much, accuracy, msgs/s on this machine, calls and cost of the en
 chooses: one part of the texts decides, and what is reported is measured on the other. A threshold is taken only where a
 one-sided bound says that it keeps the goal, so it asks for more texts rather than promise what they do not show.
 
-A line of the labelled file is {"text": "…", "label": "NEGATIVE"}, and may have "llm": what the endpoint answered.
+A line of the labelled file is {"text": "…", "label": "NEGATIVE"}, and may have "llm": what the endpoint answered. For a
+model of entities it is {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 12}]}.
 Without a goal the student may cost 0.3 points of accuracy and the escalation stays as it is. The change of the configuration
 is shown as a diff; it is written with --write, or where somebody at the terminal says so. Exit code 1 where the goal is
 not reached; then nothing is written.`,
@@ -118,13 +159,13 @@ not reached; then nothing is written.`,
 	describe(fs, "seed", envTune+"SEED", "7")
 	fs.IntVar(&o.splits, "splits", 100, "`N` other splits on which the student's threshold is chosen and measured again, to see what is chance")
 	describe(fs, "splits", envTune+"SPLITS", "1000")
-	fs.IntVar(&o.endpoint.promptTokens, "prompt-tokens", 200, "`N` tokens of a prompt beside the text, whose own are counted by the model's tokenizer")
+	fs.IntVar(&o.endpoint.promptTokens, "prompt-tokens", 0, "`N` tokens of a prompt beside the text, whose own are counted by the model's tokenizer; 0: estimated from the prompt")
 	describe(fs, "prompt-tokens", envTune+"PROMPT_TOKENS", "350")
 	fs.IntVar(&o.endpoint.answerTokens, "answer-tokens", 20, "`N` tokens of an answer")
 	describe(fs, "answer-tokens", envTune+"ANSWER_TOKENS", "40")
-	fs.Float64Var(&o.endpoint.inputPrice, "input-price", 0, "`PRICE` of a million prompt tokens")
+	fs.Float64Var(&o.endpoint.inputPrice, "input-price", 0, "`PRICE` of a million prompt tokens; 0: that of escalation.budget")
 	describe(fs, "input-price", envTune+"INPUT_PRICE", "0.2")
-	fs.Float64Var(&o.endpoint.outputPrice, "output-price", 0, "`PRICE` of a million answer tokens")
+	fs.Float64Var(&o.endpoint.outputPrice, "output-price", 0, "`PRICE` of a million answer tokens; 0: that of escalation.budget")
 	describe(fs, "output-price", envTune+"OUTPUT_PRICE", "0.6")
 	secondsFlag(fs, &o.length, "seconds", 3*time.Second, "`SECONDS` to measure the speed of each model; 0: do not")
 	describe(fs, "seconds", envTune+"SECONDS", "10")
@@ -200,21 +241,34 @@ func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *loaded, 
 	if err != nil {
 		return usageErrorf("tune: %s: %w", o.labelled, err)
 	}
-	ran, err := runModels(ctx, c, at, texts, o, steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }})
+	if m.Task == model.TokenClassification && (!math.IsNaN(o.mostCalls) || o.llmAccuracy > 0) {
+		return usageErrorf("tune: --max-llm-rate and --llm-accuracy have no meaning for %s: the endpoint is not asked about entities; remove them", c.Models[at].VerdictField())
+	}
+	call, err := o.endpoint.of(c, m, escalates(c, at))
+	if err != nil {
+		return fmt.Errorf("tune: %w", err)
+	}
+	ran, err := runModels(ctx, c, at, texts, call.promptTokens, o.length, steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }})
 	if err != nil {
 		return err
 	}
 	cascade := &tune.Cascade{
-		HasStudent: ran.student != "", Labels: m.Labels, LLMAccuracy: o.llmAccuracy, Speed: ran.speed,
-		Prices: tune.Prices{InputPerMillion: o.endpoint.inputPrice, OutputPerMillion: o.endpoint.outputPrice, AnswerTokens: o.endpoint.answerTokens},
+		HasStudent: ran.student != "", Entities: m.Task == model.TokenClassification, Labels: m.Labels, LLMAccuracy: o.llmAccuracy, Speed: ran.speed,
+		Prices: tune.Prices{InputPerMillion: call.inputPrice, OutputPerMillion: call.outputPrice, PromptTokens: call.promptTokens, AnswerTokens: call.answerTokens},
 	}
 	settings := c.Models[at]
 	r := tune.Report{
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: ran.machine, File: filepath.Base(o.labelled), Name: settings.VerdictField(), Model: ran.model, Student: ran.student,
 		Seed: o.seed, LLM: llmSource(texts, o.llmAccuracy), SpeedHow: ran.how, Now: tune.Setting{Student: tune.Never},
 	}
+	if cascade.Entities {
+		r.LLM = ""
+	}
 	if cascade.HasStudent {
 		r.Now.Student = settings.StudentThreshold
+	}
+	if escalates(c, at) {
+		r.Now.Escalate, _ = tune.RuleThreshold(c.Escalation.When, pipeline.RuleName(settings.VerdictField()))
 	}
 	if err := r.Fill(cascade, ran.samples, o.holdout, goal); err != nil {
 		return usageErrorf("tune: %s: %w", o.labelled, err)
@@ -265,112 +319,4 @@ func llmSource(texts []tune.Text, assumed float64) string {
 		return fmt.Sprintf("%.4g %% right answers are assumed, whatever the text", 100*assumed)
 	}
 	return `what it answers is unknown, so its steps show shares and cost only; give "llm" in the labelled file, or --llm-accuracy`
-}
-
-// offer shows what changes in the configuration and writes it, if that is wanted.
-func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o tuneOptions) error {
-	var changes []tune.Change
-	settings := c.Models[at]
-	if settings.Student != "" && choice.Student != tune.Never && choice.Student != settings.StudentThreshold {
-		changes = append(changes, tune.Change{Section: []any{"models", at}, Key: "student_threshold", After: "student", Value: tune.Threshold(choice.Student)})
-	}
-	if settings.Student != "" && choice.Student == tune.Never {
-		fmt.Fprintf(out, "The student is no help for this goal: remove models[%d].student, or tune for another goal.\n", at)
-	}
-	if choice.Escalates {
-		fmt.Fprintf(out, "For the escalation write:\n\n  escalation:\n    when: '%s.score < %s'\n\n", settings.VerdictField(), tune.Threshold(choice.Escalate))
-	}
-	if len(changes) == 0 {
-		fmt.Fprintln(out, "Nothing to change in the configuration file.")
-		return nil
-	}
-	for i := range changes {
-		if given := c.origins[changes[i].String()]; given.env != "" || given.flag != "" {
-			return fmt.Errorf("tune: %s is given by %s, which wins over the file; set it there to %s", changes[i].String(), given, changes[i].Value)
-		}
-	}
-	if c.file == "" {
-		for _, change := range changes {
-			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n", envName(change.String()), change.Value)
-		}
-		return nil
-	}
-	before, err := os.ReadFile(c.file)
-	if err != nil {
-		return fmt.Errorf("tune: %w", err)
-	}
-	after, err := tune.Rewrite(before, changes)
-	if errors.Is(err, tune.ErrByHand) {
-		fmt.Fprintf(out, "%s cannot be changed automatically (%v). Write there:\n", c.file, err)
-		for _, change := range changes {
-			fmt.Fprintf(out, "  %s: %s\n", change.String(), change.Value)
-		}
-		if o.write {
-			return &exitError{exitFailed}
-		}
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("tune: %s: %w", c.file, err)
-	}
-	fmt.Fprintf(out, "\n%s\n", tune.Diff(c.file, before, after))
-	switch {
-	case o.write:
-	case o.dryRun || !atTerminal(in):
-		fmt.Fprintln(out, "Nothing was written; --write writes it.")
-		return nil
-	default:
-		fmt.Fprintf(out, "Write this into %s? [y/N] ", c.file)
-		answer, err := bufio.NewReader(in).ReadString('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("tune: reading the answer: %w", err)
-		}
-		if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-			fmt.Fprintln(out, "Nothing was written.")
-			return nil
-		}
-	}
-	if err := replaceFile(c.file, before, after); err != nil {
-		return fmt.Errorf("tune: %w", err)
-	}
-	fmt.Fprintf(out, "Written to %s. A worker reads it at its next start.\n", c.file)
-	return nil
-}
-
-func atTerminal(r io.Reader) bool {
-	f, ok := r.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
-// replaceFile writes a file anew through another one beside it, so that it is never half of each; links stay links. Nothing
-// is written where the file is not what it was any more.
-func replaceFile(name string, before, after []byte) error {
-	target, err := filepath.EvalSymlinks(name)
-	if err != nil {
-		return err
-	}
-	now, err := os.ReadFile(target)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(now, before) {
-		return fmt.Errorf("%s was changed meanwhile; run the command again", name)
-	}
-	st, err := os.Stat(target)
-	if err != nil {
-		return err
-	}
-	temp, err := os.CreateTemp(filepath.Dir(target), ".tune-*")
-	if err != nil {
-		return err
-	}
-	_, err = temp.Write(after)
-	err = errors.Join(err, temp.Chmod(st.Mode().Perm()), temp.Sync(), temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), target)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp.Name()))
-	}
-	return nil
 }

@@ -117,6 +117,67 @@ func TestTuneSaysWhatFewTextsCannotShow(t *testing.T) {
 	}
 }
 
+func TestTuneWritesTheRuleOfTheEscalation(t *testing.T) {
+	escalation := `escalation:
+  when: 'sentiment.score < 0.9'   # unsure
+  topic: ask
+  endpoint: {urls: ["http://localhost:1/v1"], model: m}
+  budget: {price_input_per_million: 2, price_output_per_million: 10}
+`
+	config, labelled := tuneFiles(t, pair(t)+escalation)
+	args := []string{"tune", "-c", config, "--labelled", labelled, "--target-accuracy", "model-20", "--max-llm-rate", "0.5", "--seconds", "0", "--json", "-", "--write"}
+	r := finish(t, sluice(t, args...))
+	var rep tune.Report
+	if err := json.Unmarshal([]byte(r.out), &rep); err != nil || r.code != 0 {
+		t.Fatalf("exit code %d, %v\n%s\n%s", r.code, err, r.out, r.err)
+	}
+	if rep.Now.Escalate != 0.9 || rep.Prices.InputPerMillion != 2 || rep.Prices.OutputPerMillion != 10 || rep.Prices.PromptTokens < 50 || rep.Result[3].Point.Cost <= 0 {
+		t.Errorf("%+v %+v %+v", rep.Now, rep.Prices, rep.Result[3])
+	}
+	b, err := os.ReadFile(config)
+	if want := fmt.Sprintf("  when: 'sentiment.score < %s'   # unsure\n", tune.Threshold(rep.Choice.Escalate)); err != nil || !strings.Contains(string(b), want) {
+		t.Errorf("no %q in %v\n%s", want, err, b)
+	}
+	if r := finish(t, sluice(t, "validate", "--offline", "-c", config)); r.code != 0 {
+		t.Errorf("what was written is not valid: %s\n%s", r.out, r.err)
+	}
+
+	config, _ = tuneFiles(t, pair(t)+strings.Replace(escalation, "sentiment.score < 0.9", "sentiment.margin < 0.5", 1))
+	args[2] = config
+	r = finish(t, sluice(t, args...))
+	if want := "For the escalation write:\n\n  escalation:\n    when: 'sentiment.score < " + tune.Threshold(rep.Choice.Escalate); r.code != 0 || !strings.Contains(r.err, want) {
+		t.Errorf("exit code %d, no %q in\n%s", r.code, want, r.err)
+	}
+	if b, err := os.ReadFile(config); err != nil || !strings.Contains(string(b), "sentiment.margin < 0.5") {
+		t.Errorf("a rule of another form was changed: %v\n%s", err, b)
+	}
+}
+
+func TestTuneComparesEntities(t *testing.T) {
+	config, _ := tuneFiles(t, fmt.Sprintf("  - {name: ner, path: %s, aggregation: first}\n", needModel(t, "ner")))
+	labelled := filepath.Join(t.TempDir(), "entities.jsonl")
+	lines := `{"text": "Ada Lovelace lived in London.", "entities": [{"entity_group": "LOC", "start": 22, "end": 28}, {"entity_group": "PER", "start": 0, "end": 12}]}
+{"text": "The weather was fine.", "entities": []}
+{"text": "Paris is a city.", "entities": [{"entity_group": "ORG", "start": 0, "end": 5}]}
+`
+	if err := os.WriteFile(labelled, []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := finish(t, sluice(t, "tune", "-c", config, "--labelled", labelled, "--seconds", "0", "--holdout", "0", "--json", "-"))
+	var rep tune.Report
+	if err := json.Unmarshal([]byte(r.out), &rep); err != nil || r.code != 0 {
+		t.Fatalf("exit code %d, %v\n%s\n%s", r.code, err, r.out, r.err)
+	}
+	// Two of three texts are fully right; of three entities said and three that are there, two are the same.
+	if p := rep.Result[0].Point; p.Accuracy != 2.0/3 || p.F1 != 2.0/3 || !rep.Entities {
+		t.Errorf("%+v", p)
+	}
+	r = finish(t, sluice(t, "tune", "-c", config, "--labelled", labelled, "--max-llm-rate", "0.1"))
+	if r.code != 2 || !strings.Contains(r.err, "the endpoint is not asked about entities") {
+		t.Errorf("exit code %d: %s", r.code, r.err)
+	}
+}
+
 func TestTuneNamesMistakes(t *testing.T) {
 	config, labelled := tuneFiles(t, pair(t))
 	both, _ := tuneFiles(t, pair(t)+fmt.Sprintf("  - {name: toxicity, path: %s}\n  - {name: ner, path: %s}\n  - {name: again, path: %s}\n", needModel(t, "toxicity"), needModel(t, "ner"), needModel(t, "sentiment")))
@@ -135,7 +196,7 @@ func TestTuneNamesMistakes(t *testing.T) {
 		{"no labelled file", "give --labelled FILE", []string{"-c", config}},
 		{"a file that is not there", "no such file", []string{"-c", config, "--labelled", bad + "x"}},
 		{"a line", `bad.jsonl: line 3: has no "text"`, []string{"-c", config, "--labelled", bad}},
-		{"a label", `label.jsonl: line 2: the label "positive" is none of the model's (NEGATIVE, POSITIVE)`, []string{"-c", config, "--labelled", wrongLabel}},
+		{"a label", `label.jsonl: line 2: "positive" is none of the model's labels (NEGATIVE, POSITIVE)`, []string{"-c", config, "--labelled", wrongLabel}},
 		{"a goal", "write for example 0.92, or model-0.3", []string{"-c", config, "--labelled", labelled, "--target-accuracy", "92"}},
 		{"points", "names no points", []string{"-c", config, "--labelled", labelled, "--target-accuracy", "model-x"}},
 		{"a share", "is not a share", []string{"-c", config, "--labelled", labelled, "--max-llm-rate", "5"}},
@@ -145,7 +206,7 @@ func TestTuneNamesMistakes(t *testing.T) {
 		{"two models with these labels", "those of several models (sentiment, again); name one with --verdict", []string{"-c", both, "--labelled", labelled}},
 		{"a model that is none", `no model "sentimnt"; did you mean sentiment?`, []string{"-c", both, "--labelled", labelled, "--verdict", "sentimnt"}},
 		{"a model with several labels a text", "gives every label a score of its own", []string{"-c", both, "--labelled", labelled, "--verdict", "toxicity"}},
-		{"a model for entities", "is for token-classification", []string{"-c", both, "--labelled", labelled, "--verdict", "ner"}},
+		{"a model for entities", `the model ner finds entities, and the file has labels`, []string{"-c", both, "--labelled", labelled, "--verdict", "ner"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := finish(t, sluice(t, append([]string{"tune", "--seconds", "0"}, tc.args...)...))

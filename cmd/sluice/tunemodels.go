@@ -39,7 +39,7 @@ func tunedModel(settings []ModelSettings, name string, texts []tune.Text) (at in
 			at, m = i, candidate
 			break
 		}
-		if candidate.Task == model.TextClassification && tune.CheckLabels(texts, candidate.Labels) == nil {
+		if (candidate.Task == model.TokenClassification) == (texts[0].Entities != nil) && tune.CheckLabels(texts, labelsOf(candidate)) == nil {
 			fitting = append(fitting, s.VerdictField())
 			at, m = i, candidate
 		}
@@ -53,8 +53,14 @@ func tunedModel(settings []ModelSettings, name string, texts []tune.Text) (at in
 		return 0, nil, fmt.Errorf("the labels are those of several models (%s); name one with --verdict", strings.Join(fitting, ", "))
 	}
 	switch {
-	case m.Task != model.TextClassification:
-		err = fmt.Errorf("the model %s is for %s; thresholds are tuned for text-classification only", names[at], m.Task)
+	case m.Task == model.TokenClassification && texts[0].Entities == nil:
+		err = fmt.Errorf("the model %s finds entities, and the file has labels; write \"entities\" in place of \"label\", or name another model with --verdict", names[at])
+	case m.Task == model.TextClassification && texts[0].Entities != nil:
+		err = fmt.Errorf("the model %s gives labels, and the file has entities; write \"label\" in place of \"entities\", or name another model with --verdict", names[at])
+	case m.Task == model.TokenClassification && settings[at].Aggregation == string(model.AggregationNone):
+		err = fmt.Errorf("the model %s gives single tokens (aggregation: none), which are no entities; set another aggregation", names[at])
+	case m.Task == model.TokenClassification:
+		err = tune.CheckLabels(texts, labelsOf(m))
 	case m.Config.ProblemType == model.MultiLabel:
 		err = fmt.Errorf("the model %s gives every label a score of its own, so no single score says how sure it is; thresholds are tuned for models with one label a text", names[at])
 	case m.Config.ProblemType == model.Regression || len(m.Labels) < 2:
@@ -63,6 +69,20 @@ func tunedModel(settings []ModelSettings, name string, texts []tune.Text) (at in
 		err = tune.CheckLabels(texts, m.Labels)
 	}
 	return at, m, err
+}
+
+// labelsOf are the labels of a model's verdicts: its own, or the groups of its entities.
+func labelsOf(m *model.Model) []string {
+	if m.Task != model.TokenClassification {
+		return m.Labels
+	}
+	var groups []string
+	for _, l := range m.Labels {
+		if _, group, ok := strings.Cut(l, "-"); ok && !slices.Contains(groups, group) && (l[0] == 'B' || l[0] == 'I') {
+			groups = append(groups, group)
+		}
+	}
+	return groups
 }
 
 // tuneRun is what the models said, and how fast.
@@ -87,7 +107,7 @@ func (s *said) tokens(i int) (n int) {
 }
 
 // runModels judges every text with the at-th model of the configuration and with its student.
-func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, o tuneOptions, st steps) (*tuneRun, error) {
+func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, promptTokens int, length time.Duration, st steps) (*tuneRun, error) {
 	runners := runnersOf(c.Runners)
 	models, err := openModels(ctx, c.Models[at:at+1], runners, c.RunTimeout, st)
 	if err != nil {
@@ -97,7 +117,7 @@ func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, o tune
 	all := withStudents(models)
 	ctx, broken := context.WithCancelCause(ctx)
 	defer broken(nil)
-	engine, err := newEngine(models, o.length > 0, pipeline.EngineOptions{
+	engine, err := newEngine(models, length > 0, pipeline.EngineOptions{
 		Runners: runners, BatchTokens: c.BatchTokens, Timeout: c.RunTimeout, Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Fail: func(err error) { broken(err) },
 	})
 	if err != nil {
@@ -122,7 +142,7 @@ func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, o tune
 	run.machine = fmt.Sprintf("%s, %d cores", machine.CPU, machine.Cores)
 	for i := range texts {
 		s := tune.Sample{Text: texts[i], Model: verdictOf(&answers[0].verdicts[i]), ModelTokens: answers[0].tokens(i)}
-		s.PromptTokens = o.endpoint.promptTokens + s.ModelTokens
+		s.PromptTokens = promptTokens + s.ModelTokens
 		if len(all) > 1 {
 			s.Student, s.StudentTokens = verdictOf(&answers[1].verdicts[i]), answers[1].tokens(i)
 		}
@@ -131,16 +151,23 @@ func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, o tune
 	if len(all) > 1 {
 		run.student = all[1].tag()
 	}
-	if o.length == 0 {
+	if length == 0 {
 		run.how = "not measured (--seconds 0)"
 		return run, nil
 	}
-	return run, run.measure(ctx, all, answers, budgets, texts, runners, o, st)
+	return run, run.measure(ctx, all, answers, budgets, texts, runners, length, st)
 }
 
-// verdictOf is what decides about a route: the label and how sure the model is.
+// verdictOf is what decides about a route: the label, or the entities, and how sure the model is.
 func verdictOf(v *model.Verdict) tune.Verdict {
-	return tune.Verdict{Label: v.Label, Score: v.Confidence}
+	if v.Entities == nil {
+		return tune.Verdict{Label: v.Label, Score: v.Confidence}
+	}
+	entities := make([]tune.Entity, len(v.Entities))
+	for i, e := range v.Entities {
+		entities[i] = tune.Entity{Group: e.Group, Start: e.Start, End: e.End}
+	}
+	return tune.Verdict{Label: tune.Canonical(entities), Entities: entities, Score: v.Confidence}
 }
 
 // askAll judges every text with one model, as the classifier does. A text that cannot be judged is an error with its line.
@@ -197,11 +224,11 @@ func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedMo
 }
 
 // measure times tokenizers and models, each alone. all[0] is the full model.
-func (run *tuneRun) measure(ctx context.Context, all []*loadedModel, answers []*said, budgets []pipeline.Budget, texts []tune.Text, runners int, o tuneOptions, st steps) error {
+func (run *tuneRun) measure(ctx context.Context, all []*loadedModel, answers []*said, budgets []pipeline.Budget, texts []tune.Text, runners int, length time.Duration, st steps) error {
 	for i, m := range all {
-		end := st.begin("measuring %s for %v", m.settings.Path, o.length)
+		end := st.begin("measuring %s for %v", m.settings.Path, length)
 		r, err := bare.Run(ctx, slices.Concat(answers[i].rows...), bare.Options{
-			Runners: runners, BatchTokens: budgets[i].Tokens, Length: o.length, Open: func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }, Warm: m.session.Warmup,
+			Runners: runners, BatchTokens: budgets[i].Tokens, Length: length, Open: func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }, Warm: m.session.Warmup,
 		})
 		end()
 		if err != nil {
@@ -218,7 +245,7 @@ func (run *tuneRun) measure(ctx context.Context, all []*loadedModel, answers []*
 		if i > 0 && m.tokenizer.Digest() == all[0].tokenizer.Digest() && m.tokenizeOptions() == all[0].tokenizeOptions() {
 			continue // tokenized once for both
 		}
-		perText += 1 / tokenizeRate(m, texts, runners, o.length/4)
+		perText += 1 / tokenizeRate(m, texts, runners, length/4)
 	}
 	run.speed.Tokenize = 1 / perText
 	s := run.speed
