@@ -21,7 +21,6 @@ import (
 	loadgen "sluice/bench/load"
 	"sluice/model"
 	"sluice/model/ort"
-	"sluice/pipeline/kafka"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )

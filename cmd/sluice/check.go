@@ -587,7 +587,7 @@ func (l *loader) checkEscalation(s *Settings) {
 	if b.MoneyPerDay > 0 && b.PriceInputPerMillion == 0 && b.PriceOutputPerMillion == 0 {
 		l.between([]string{"escalation.budget.money_per_day", "escalation.budget.price_input_per_million"}, "needs prices: give price_input_per_million and price_output_per_million")
 	}
-	if e.Endpoint.APIKey != "" && e.Endpoint.APIKeyFile != "" {
+	if !e.Endpoint.APIKey.IsZero() && e.Endpoint.APIKeyFile != "" {
 		l.between([]string{"escalation.endpoint.api_key_file", "escalation.endpoint.api_key"}, "there is a key in the environment too; keep the file, or the variable")
 	}
 }
@@ -597,10 +597,13 @@ func (l *loader) checkURL(path, raw string) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		if strings.ContainsAny(raw, "@?") { // there may be a password in it
+			raw = pipeline.Redacted
+		}
 		l.about(path, "%q is not an address; write for example http://llama:8000/v1", raw)
 	case u.User != nil:
 		l.about(path, "the address of %s has a user or password in it; give the key by escalation.endpoint.api_key_file", u.Host)
 	case u.RawQuery != "" || u.Fragment != "":
-		l.about(path, "%q has a query or fragment; give the base address, such as http://llama:8000/v1", raw)
+		l.about(path, "the address of %s has a query or fragment; give the base address, such as http://llama:8000/v1", u.Host)
 	}
 }

@@ -474,7 +474,6 @@ func (l *loader) readEnv() {
 		}
 		k, isKey := findKey(path)
 		at := origin{env: name}
-		section, _, _ := strings.Cut(path, ".")
 		switch {
 		case isKey:
 			l.text(&l.environ, k, path, l.env[name], at)

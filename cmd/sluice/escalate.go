@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -167,14 +166,13 @@ func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool
 		if _, err := po.APIKey(); err != nil {
 			errs = append(errs, fmt.Errorf("escalation.endpoint.api_key_file: %w", err))
 		}
-	case e.APIKey != "":
-		key := e.APIKey
-		po.APIKey = func() (string, error) { return string(key), nil }
+	case !e.APIKey.IsZero():
+		po.APIKey = func() (string, error) { return e.APIKey.Reveal(), nil }
 	}
 	if e.CAFile != "" {
 		var err error
-		if po.TLS, err = tlsConfig(TLSSettings{CAFile: e.CAFile}); err != nil {
-			errs = append(errs, errors.New(strings.ReplaceAll(err.Error(), "kafka.tls.ca_file", "escalation.endpoint.ca_file")))
+		if po.TLS, err = clientTLS("escalation.endpoint", TLSSettings{CAFile: e.CAFile}); err != nil {
+			errs = append(errs, err)
 		}
 	} else {
 		po.TLS = &tls.Config{MinVersion: tls.VersionTLS12}

@@ -167,21 +167,21 @@ func (e *EscalationSettings) On() bool { return e.When != "" }
 
 // EndpointSettings say where an OpenAI-compatible chat API is, and how much is asked of it.
 type EndpointSettings struct {
-	URLs             []string      `koanf:"urls" doc:"base URLs of OpenAI-compatible chat APIs, all with the same model (llama.cpp, vLLM, Ollama, TGI)" example:"http://llama-0:8000/v1,http://llama-1:8000/v1"`
-	Model            string        `koanf:"model" doc:"model to ask, as the API names it" example:"llama-3.1-8b-instruct"`
-	APIKeyFile       string        `koanf:"api_key_file" path:"yes" doc:"file that holds the API key, read again when it changes" example:"/run/secrets/llm-key"`
-	APIKey           string        `koanf:"api_key" secret:"yes" doc:"the API key itself; from the environment only" example:"(from a secret store)"`
-	Timeout          time.Duration `koanf:"timeout" doc:"longest one call may take" example:"10s"`
-	Deadline         time.Duration `koanf:"deadline" doc:"longest a question may take, all its calls and pauses together; then the local verdict is final" example:"30s"`
-	MaxConcurrency   int           `koanf:"max_concurrency" doc:"most calls in progress at one URL; the worker finds out how many it bears" example:"16"`
-	MaxAttempts      int           `koanf:"max_attempts" doc:"most calls for one question, those at other URLs included" example:"4"`
-	Structured       string        `koanf:"structured" oneof:"auto,json_schema,guided_choice,json_object,none" doc:"how the form of the answer is enforced; auto: the best that the endpoint offers" example:"json_schema"`
-	MaxTokens        int           `koanf:"max_tokens" doc:"most tokens of an answer" example:"200"`
-	MaxResponseBytes Bytes         `koanf:"max_response_bytes" doc:"larger answers are refused" example:"256KiB"`
-	CAFile           string        `koanf:"ca_file" path:"yes" doc:"PEM file of the certificate authorities to trust, in place of the system's" example:"/etc/llm/ca.pem"`
-	Proxy            string        `koanf:"proxy" doc:"HTTP proxy for these calls; the environment's proxies are not used" example:"http://proxy:3128"`
-	BreakerFailures  int           `koanf:"breaker_failures" doc:"failures in a row after which a URL is left alone for breaker_pause" example:"10"`
-	BreakerPause     time.Duration `koanf:"breaker_pause" doc:"how long a URL is left alone before one call tries it again" example:"30s"`
+	URLs             []string        `koanf:"urls" doc:"base URLs of OpenAI-compatible chat APIs, all with the same model (llama.cpp, vLLM, Ollama, TGI)" example:"http://llama-0:8000/v1,http://llama-1:8000/v1"`
+	Model            string          `koanf:"model" doc:"model to ask, as the API names it" example:"llama-3.1-8b-instruct"`
+	APIKeyFile       string          `koanf:"api_key_file" path:"yes" doc:"file that holds the API key, read again when it changes" example:"/run/secrets/llm-key"`
+	APIKey           pipeline.Secret `koanf:"api_key" secret:"yes" doc:"the API key itself; from the environment only" example:"(from a secret store)"`
+	Timeout          time.Duration   `koanf:"timeout" doc:"longest one call may take" example:"10s"`
+	Deadline         time.Duration   `koanf:"deadline" doc:"longest a question may take, all its calls and pauses together; then the local verdict is final" example:"30s"`
+	MaxConcurrency   int             `koanf:"max_concurrency" doc:"most calls in progress at one URL; the worker finds out how many it bears" example:"16"`
+	MaxAttempts      int             `koanf:"max_attempts" doc:"most calls for one question, those at other URLs included" example:"4"`
+	Structured       string          `koanf:"structured" oneof:"auto,json_schema,guided_choice,json_object,none" doc:"how the form of the answer is enforced; auto: the best that the endpoint offers" example:"json_schema"`
+	MaxTokens        int             `koanf:"max_tokens" doc:"most tokens of an answer" example:"200"`
+	MaxResponseBytes Bytes           `koanf:"max_response_bytes" doc:"larger answers are refused" example:"256KiB"`
+	CAFile           string          `koanf:"ca_file" path:"yes" doc:"PEM file of the certificate authorities to trust, in place of the system's" example:"/etc/llm/ca.pem"`
+	Proxy            string          `koanf:"proxy" doc:"HTTP proxy for these calls; the environment's proxies are not used" example:"http://proxy:3128"`
+	BreakerFailures  int             `koanf:"breaker_failures" doc:"failures in a row after which a URL is left alone for breaker_pause" example:"10"`
+	BreakerPause     time.Duration   `koanf:"breaker_pause" doc:"how long a URL is left alone before one call tries it again" example:"30s"`
 }
 
 // PromptSettings say what is asked. The labels are those of the model whose verdict is in question.
