@@ -22,6 +22,7 @@ const (
 	envClassify   = "SLUICE_CLASSIFY_"
 	envBench      = "SLUICE_BENCH_"
 	envVerify     = "SLUICE_VERIFY_"
+	envACLs       = "SLUICE_ACLS_"
 	envTune       = "SLUICE_TUNE_"
 	annotationEnv = "env"
 	annotationEx  = "example"
@@ -34,7 +35,8 @@ var commandEnv = map[string]bool{
 	envClassify + "FORMAT": true, envClassify + "TEXT": true, envClassify + "FIELD": true, envClassify + "RUNNERS": true,
 	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify + "SCORES": true,
 	envClassify + "DEVICE": true,
-	envVerify + "SINCE":    true, envVerify + "UNTIL": true, envVerify + "PATIENCE": true, envVerify + "JSON": true,
+	envACLs + "PRINCIPAL":  true, envACLs + "STAGE": true, envACLs + "COMMAND_CONFIG": true, envACLs + "JSON": true,
+	envVerify + "SINCE": true, envVerify + "UNTIL": true, envVerify + "PATIENCE": true, envVerify + "JSON": true,
 	envBench + "PROFILE": true, envBench + "TEXTS": true, envBench + "DUPLICATES": true, envBench + "POISON": true, envBench + "ARRIVALS": true,
 	envBench + "SEED": true, envBench + "RATE": true, envBench + "START": true, envBench + "STEPS": true, envBench + "SECONDS": true,
 	envBench + "SEARCH_SECONDS": true, envBench + "WARMUP": true, envBench + "PATIENCE": true, envBench + "JSON": true, envBench + "HTML": true,
