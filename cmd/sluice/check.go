@@ -597,10 +597,13 @@ func (l *loader) checkURL(path, raw string) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		if strings.ContainsAny(raw, "@?") { // there may be a password in it
+			raw = pipeline.Redacted
+		}
 		l.about(path, "%q is not an address; write for example http://llama:8000/v1", raw)
 	case u.User != nil:
 		l.about(path, "the address of %s has a user or password in it; give the key by escalation.endpoint.api_key_file", u.Host)
 	case u.RawQuery != "" || u.Fragment != "":
-		l.about(path, "%q has a query or fragment; give the base address, such as http://llama:8000/v1", raw)
+		l.about(path, "the address of %s has a query or fragment; give the base address, such as http://llama:8000/v1", u.Host)
 	}
 }

@@ -22,6 +22,7 @@ const (
 	envClassify   = "SLUICE_CLASSIFY_"
 	envBench      = "SLUICE_BENCH_"
 	envVerify     = "SLUICE_VERIFY_"
+	envACLs       = "SLUICE_ACLS_"
 	envTune       = "SLUICE_TUNE_"
 	envCalibrate  = "SLUICE_CALIBRATE_"
 	annotationEnv = "env"
@@ -38,6 +39,7 @@ var commandEnv = map[string]bool{
 	envVerify + "SINCE":    true, envVerify + "UNTIL": true, envVerify + "PATIENCE": true, envVerify + "JSON": true,
 	envCalibrate + "LABELLED": true, envCalibrate + "EVALUATE": true, envCalibrate + "METHOD": true, envCalibrate + "FOLDS": true,
 	envCalibrate + "SEED": true, envCalibrate + "PLOT": true, envCalibrate + "DRY_RUN": true,
+	envACLs + "PRINCIPAL": true, envACLs + "STAGE": true, envACLs + "COMMAND_CONFIG": true, envACLs + "JSON": true,
 	envBench + "PROFILE": true, envBench + "TEXTS": true, envBench + "DUPLICATES": true, envBench + "POISON": true, envBench + "ARRIVALS": true,
 	envBench + "SEED": true, envBench + "RATE": true, envBench + "START": true, envBench + "STEPS": true, envBench + "SECONDS": true,
 	envBench + "SEARCH_SECONDS": true, envBench + "WARMUP": true, envBench + "PATIENCE": true, envBench + "JSON": true, envBench + "HTML": true,

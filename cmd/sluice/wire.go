@@ -297,6 +297,15 @@ func runnersOf(setting int) int {
 
 // kafkaConfig turns the settings into the client's, reading the files of certificates and secrets once. The error joins all mistakes.
 func kafkaConfig(s *Settings) (kafka.Config, error) {
+	c := kafkaPlan(s)
+	if err := kafkaSecurity(&c, &s.Kafka); err != nil {
+		return c, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
+	}
+	return c, nil
+}
+
+// kafkaPlan is the client's configuration without its certificates and its login.
+func kafkaPlan(s *Settings) kafka.Config {
 	c := kafka.DefaultConfig()
 	k := &s.Kafka
 	c.Brokers, c.Group, c.InstanceID = k.Brokers, k.Group, k.InstanceID
@@ -308,11 +317,7 @@ func kafkaConfig(s *Settings) (kafka.Config, error) {
 		c.Outputs = append(c.Outputs, s.Escalation.Topic)
 	}
 	c.Compression, c.FetchMaxBytes, c.FetchMaxWait = k.Compression, int(k.Fetch.MaxBytes), k.Fetch.MaxWait
-
-	if err := kafkaSecurity(&c, k); err != nil {
-		return c, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
-	}
-	return c, nil
+	return c
 }
 
 // observe connects the Kafka client's events to metrics.

@@ -82,13 +82,8 @@ func secureConfig(t testing.TB, b *pipelinetest.Broker, partitions int) Config {
 	cfg := testConfig(t, strings.Split(b.Env["KAFKA_BOOTSTRAP_SASL_SSL"], ","), in, out, group)
 	cfg.TLS = fixedTLS(&tls.Config{RootCAs: testCA(t, b)})
 	adm := kadm.NewClient(franz(t, b.Addrs()))
-	for _, a := range []*kadm.ACLBuilder{
-		kadm.NewACLs().Topics(in).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead),
-		kadm.NewACLs().Topics(out).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpWrite),
-		kadm.NewACLs().Groups(group).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead),
-		kadm.NewACLs().TransactionalIDs(group + ".").ResourcePatternType(kadm.ACLPatternPrefixed).Operations(kadm.OpWrite),
-	} {
-		if _, err := adm.CreateACLs(t.Context(), a.Allow("User:worker").AllowHosts("*")); err != nil {
+	for _, a := range ACLs(cfg.Access()) {
+		if _, err := adm.CreateACLs(t.Context(), builderOf(t, a).Allow("User:worker").AllowHosts("*")); err != nil {
 			t.Fatal(err)
 		}
 	}

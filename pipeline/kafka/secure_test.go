@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -110,16 +111,23 @@ func TestPermissions(t *testing.T) {
 	cfg := testConfig(t, strings.Split(b.Env["KAFKA_BOOTSTRAP_SASL_SSL"], ","), in, out, group)
 	cfg.TLS, cfg.SASL = fixedTLS(&tls.Config{RootCAs: testCA(t, b)}), SASL{"scram-sha-512", "worker", Fixed(pipeline.NewSecret("worker-secret"))}
 	adm := kadm.NewClient(franz(t, b.Addrs()))
-	rights := []struct {
+	type right struct {
 		name string
 		acl  *kadm.ACLBuilder
-		says string // by Run, when it lacks
-		seen string // by Check, when it lacks; empty: it cannot see it
-	}{
-		{"READ on the input", kadm.NewACLs().Topics(in).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead), in, in},
-		{"WRITE on the output", kadm.NewACLs().Topics(out).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpWrite), out, out},
-		{"READ on the group", kadm.NewACLs().Groups(group).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead), "READ on group " + group, "READ on group " + group},
-		{"WRITE on the transactional id", kadm.NewACLs().TransactionalIDs(group + ".").ResourcePatternType(kadm.ACLPatternPrefixed).Operations(kadm.OpWrite), "WRITE on transactional id " + group, "WRITE on transactional id " + group},
+		says string // by Run, when it lacks; the same by Check
+	}
+	var rights []right
+	for _, a := range ACLs(cfg.Access()) {
+		r := right{name: a.Operation + " on " + a.Resource + " " + a.Name, acl: builderOf(t, a)}
+		switch a.Resource {
+		case "Topic":
+			r.says = "permission " + strings.ToUpper(a.Operation) + " on topic " + a.Name
+		case "Group":
+			r.says = "permission READ on group " + a.Name
+		case "TransactionalId":
+			r.says = "permission WRITE on transactional id " + cfg.TransactionalID()
+		}
+		rights = append(rights, r)
 	}
 	change := func(i int, grant bool) {
 		t.Helper()
@@ -155,7 +163,7 @@ func TestPermissions(t *testing.T) {
 	for i, r := range rights {
 		change(i, false)
 		allowed("Check that misses "+r.name, func(p []error) bool {
-			return len(p) == 1 && strings.Contains(p[0].Error(), r.seen)
+			return len(p) == 1 && strings.Contains(p[0].Error(), r.says)
 		})
 		err := startWorker(t, cfg).wait(t)
 		if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), r.says) {
@@ -180,5 +188,64 @@ func TestPermissions(t *testing.T) {
 	allowed("Check with DESCRIBE alone", func(p []error) bool { return len(p) == 0 })
 	if err := startWorker(t, cfg).wait(t); pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "WRITE on topic "+out) {
 		t.Errorf("without WRITE: %v", err)
+	}
+}
+
+// builderOf is a as kadm takes it.
+func builderOf(t testing.TB, a ACL) *kadm.ACLBuilder {
+	t.Helper()
+	b := kadm.NewACLs()
+	switch a.Resource {
+	case "Topic":
+		b = b.Topics(a.Name)
+	case "Group":
+		b = b.Groups(a.Name)
+	case "TransactionalId":
+		b = b.TransactionalIDs(a.Name)
+	default:
+		t.Fatalf("%+v", a)
+	}
+	switch a.Operation {
+	case "Read":
+		b = b.Operations(kadm.OpRead)
+	case "Write":
+		b = b.Operations(kadm.OpWrite)
+	default:
+		t.Fatalf("%+v", a)
+	}
+	switch a.Pattern {
+	case "literal":
+		return b.ResourcePatternType(kadm.ACLPatternLiteral)
+	case "prefixed":
+		return b.ResourcePatternType(kadm.ACLPatternPrefixed)
+	}
+	t.Fatalf("%+v", a)
+	return nil
+}
+
+func TestACLsNameEveryResourceOnce(t *testing.T) {
+	c := DefaultConfig()
+	c.Group, c.Topics, c.Outputs = "g", []string{"in"}, []string{"out", "dlq", "asked"}
+	second := Access{Read: []string{"asked"}, Write: []string{"out", "dlq"}, Group: "g-escalation", TransactionalIDs: "g-escalation."}
+	var got []string
+	for _, a := range ACLs(c.Access(), second) {
+		got = append(got, a.Command("--bootstrap-server b:9092", "User:it's me"))
+	}
+	const head = `kafka-acls.sh --bootstrap-server b:9092 --add --allow-principal 'User:it'\''s me' --operation `
+	want := []string{
+		head + "Read --topic in --resource-pattern-type literal", head + "Write --topic out --resource-pattern-type literal",
+		head + "Write --topic dlq --resource-pattern-type literal", head + "Write --topic asked --resource-pattern-type literal",
+		head + "Read --group g --resource-pattern-type literal", head + "Write --transactional-id g. --resource-pattern-type prefixed",
+		head + "Read --topic asked --resource-pattern-type literal", head + "Read --group g-escalation --resource-pattern-type literal",
+		head + "Write --transactional-id g-escalation. --resource-pattern-type prefixed",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	c.Guarantee = AtLeastOnce
+	for _, a := range ACLs(c.Access()) {
+		if a.Resource == "TransactionalId" {
+			t.Errorf("at-least-once uses no transactions: %+v", a)
+		}
 	}
 }

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"sluice/pipeline/kafka"
+)
+
+func aclsCommand() *cobra.Command {
+	var file, principal, stage, login string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "acls -c FILE",
+		Short: "Print the Kafka permissions that a configuration needs",
+		Long: `Prints the calls of kafka-acls.sh that allow a worker with this configuration what it needs, and nothing else. No broker is
+asked. "sluice validate" then says which of them the brokers do not grant.`,
+		Example: "  sluice acls -c reviews.yaml --principal User:sluice --command-config admin.properties | sh\n  sluice acls -c reviews.yaml --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := commandConfig(cmd, file)
+			if err != nil {
+				return err
+			}
+			clients, err := accessOf(&c.Settings, stage)
+			if err != nil {
+				return err
+			}
+			connection := "--bootstrap-server " + strings.Join(c.Kafka.Brokers, ",")
+			if login != "" {
+				connection += " --command-config " + login
+			}
+			return printACLs(cmd.OutOrStdout(), kafka.ACLs(clients...), connection, principal, asJSON)
+		},
+	}
+	addConfigFlag(cmd, &file)
+	fs := cmd.Flags()
+	fs.StringVar(&principal, "principal", "User:sluice", "`PRINCIPAL` to allow it to, as the brokers name who logs in")
+	describe(fs, "principal", envACLs+"PRINCIPAL", "User:reviews")
+	fs.StringVar(&stage, "stage", stageAll, "`STAGE` of the worker: all, classify or escalate, as for run")
+	describe(fs, "stage", envACLs+"STAGE", "classify")
+	fs.StringVar(&login, "command-config", "", "`FILE` with the administrator's login, for kafka-acls.sh")
+	describe(fs, "command-config", envACLs+"COMMAND_CONFIG", "admin.properties")
+	fs.BoolVar(&asJSON, "json", false, "print a JSON list in place of commands")
+	describe(fs, "json", envACLs+"JSON", "true")
+	addKeyFlags(fs)
+	return cmd
+}
+
+// accessOf is what the stages of a worker touch: one client of Kafka each.
+func accessOf(s *Settings, stage string) ([]kafka.Access, error) {
+	classify := kafkaPlan(s)
+	var clients []kafka.Access
+	if stage == stageAll || stage == stageClassify {
+		clients = append(clients, classify.Access())
+	}
+	if s.Escalation.On() && (stage == stageAll || stage == stageEscalate) {
+		c := escalationKafka(classify, s)
+		clients = append(clients, c.Access())
+	}
+	if len(clients) == 0 {
+		return nil, usageErrorf("acls: --stage: %q is not one of all, classify, escalate, or the configuration has no escalation", stage)
+	}
+	return clients, nil
+}
+
+func printACLs(w io.Writer, acls []kafka.ACL, connection, principal string, asJSON bool) error {
+	if asJSON {
+		type entry struct {
+			Principal  string `json:"principal"`
+			Permission string `json:"permission"`
+			kafka.ACL
+		}
+		list := make([]entry, len(acls))
+		for i, a := range acls {
+			list[i] = entry{principal, "Allow", a}
+		}
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(list)
+	}
+	for _, a := range acls {
+		if _, err := fmt.Fprintf(w, "# %s %s: %s\n%s\n", strings.ToLower(a.Resource), a.Name, a.Why, a.Command(connection, principal)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
