@@ -63,14 +63,18 @@ type lane struct {
 	start     int64 // where this lane began
 	next      int64 // position after everything delivered
 	entries   []*entry
+	started   int // entries[:started] were handed to the processor
 	ready     int // entries[:ready] are finished
 	inCommit  bool
 	taken     int    // entries[:taken] are in the commit in progress
 	takenNext int64  // the offset that commit carries for this partition
 	note      string // metadata committed with the offset
 	takenNote string // what that commit carries
-	usage     usage
-	high      int64 // high watermark seen last, -1 unknown
+	mark      mark   // of note
+	takenMark mark
+	suspicion
+	usage usage
+	high  int64 // high watermark seen last, -1 unknown
 }
 
 // usage is what records in flight hold, counted against Limits.
@@ -101,6 +105,11 @@ type ledger struct {
 	order  []*lane // lanes by topic and partition: the order commits go round in
 	turn   int     // index into order where the next commit begins
 	usage  usage
+
+	guarded  bool   // marks are kept, and records that kill the process are found by them
+	handover bool   // the group is about to be joined again: close every mark
+	stopping bool   // nothing more comes in: close the marks of what is empty
+	trial    *trial // the record that runs alone; nil: none
 }
 
 func newLedger(l Limits, urgentTopics ...string) *ledger {
@@ -176,6 +185,9 @@ func (l *ledger) finish(e *entry, o Outcome) bool {
 	}
 	e.finished, e.outcome = true, o
 	ln := e.lane
+	if l.trial != nil && l.trial.entry == e {
+		l.trial.step, ln.deaths = survived, 0
+	}
 	if ln.gone {
 		return false
 	}
@@ -195,23 +207,20 @@ func (ln *lane) position(n int) int64 {
 	return ln.next
 }
 
-// dirty says that a commit would move the partition's committed offset.
-func (ln *lane) dirty() bool { return ln.position(ln.ready) > ln.committed }
-
 // pending sums up what is ready to be committed.
 func (l *ledger) pending() (records int, any bool) {
 	for _, ln := range l.order {
-		records += ln.ready
-		any = any || ln.dirty()
+		records += l.committable(ln)
+		any = any || l.dirty(ln)
 	}
 	return records, any
 }
 
-// unfinished counts the records that have no outcome yet.
+// unfinished counts the records that are being processed.
 func (l *ledger) unfinished() int {
 	n := 0
 	for _, ln := range l.order {
-		n += len(ln.entries) - ln.ready // entries behind the prefix may be finished: they wait for one that is not
+		n += ln.started - ln.ready // entries behind the prefix may be finished: they wait for one that is not
 	}
 	return n
 }
@@ -223,18 +232,18 @@ func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 	records, bytes := 0, 0
 	for i := range l.order {
 		ln := l.order[(l.turn+i)%len(l.order)]
-		if !ln.dirty() {
+		if !l.dirty(ln) {
 			continue
 		}
-		n := 0
-		for n < ln.ready && records < maxRecords && (bytes < maxBytes || records == 0) {
+		n, most := 0, l.committable(ln)
+		for n < most && records < maxRecords && (bytes < maxBytes || records == 0) {
 			o := &ln.entries[n].outcome
 			c.Messages = append(c.Messages, o.Messages...)
 			bytes += o.size()
 			records++
 			n++
 		}
-		if n == 0 && ln.ready > 0 {
+		if n == 0 && most > 0 {
 			continue // no room left in this commit
 		}
 		ln.inCommit, ln.taken, ln.takenNext = true, n, ln.position(n)
@@ -247,23 +256,38 @@ func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 	return c, records
 }
 
-// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed.
+// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed. metadata is that
+// of others, by partition; nil: what others have left there stays.
 func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
-	c.Metadata = make(map[TopicPartition]string, len(metadata))
-	for tp, note := range metadata {
-		ln := l.lanes[tp]
-		if ln == nil {
+	c.Metadata = map[TopicPartition]string{}
+	for _, ln := range l.order {
+		note, given := metadata[ln.tp]
+		if metadata == nil {
+			note, given = ln.note, l.guarded
+		}
+		if !given && !ln.inCommit {
 			continue
+		}
+		at, n := ln.committed, 0
+		if ln.inCommit {
+			at, n = ln.takenNext, ln.taken
+		}
+		var m mark
+		if l.guarded {
+			m = l.wanted(ln, at, len(ln.entries)-n)
+			note = m.write(note)
 		}
 		if !ln.inCommit {
 			if note == ln.note || ln.committed < 0 {
 				continue
 			}
-			ln.inCommit, ln.taken, ln.takenNext = true, 0, ln.committed
-			c.Offsets[tp] = ln.committed
+			ln.inCommit, ln.taken, ln.takenNext = true, 0, at
+			c.Offsets[ln.tp] = at
 		}
-		ln.takenNote = note
-		c.Metadata[tp] = note
+		ln.takenNote, ln.takenMark = note, m
+		if note != "" {
+			c.Metadata[ln.tp] = note
+		}
 	}
 }
 
@@ -283,8 +307,11 @@ func (l *ledger) settle() []*entry {
 		clear(ln.entries[rest:])
 		ln.entries = ln.entries[:rest]
 		ln.ready -= ln.taken
-		ln.committed, ln.note = ln.takenNext, ln.takenNote
-		ln.inCommit, ln.taken, ln.takenNote = false, 0, ""
+		ln.started -= ln.taken
+		ln.passed(max(ln.committed, ln.start), ln.takenNext)
+		ln.committed, ln.note, ln.mark = ln.takenNext, ln.takenNote, ln.takenMark
+		ln.inCommit, ln.taken, ln.takenNote, ln.takenMark = false, 0, "", mark{}
+		l.judged(ln)
 	}
 	return done
 }
@@ -292,7 +319,7 @@ func (l *ledger) settle() []*entry {
 // release puts back what the last take held: it was not committed.
 func (l *ledger) release() {
 	for _, ln := range l.order {
-		ln.inCommit, ln.taken, ln.takenNote = false, 0, ""
+		ln.inCommit, ln.taken, ln.takenNote, ln.takenMark = false, 0, "", mark{}
 	}
 }
 
@@ -314,7 +341,7 @@ func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicP
 		at := c.Offset
 		// A lane that has committed nothing yet is still where the group is if the group says what it began with.
 		if owned && (at == ln.committed || ln.committed < 0 && at == ln.start) {
-			ln.note = c.Metadata
+			ln.note, ln.mark = c.Metadata, readMark(c.Metadata)
 			continue
 		}
 		l.drop(ln)
@@ -326,6 +353,9 @@ func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicP
 			// committed -1 makes the lane dirty from the start: the first commit pins the position where reading began,
 			// so that with start: latest a restart before the first record goes on from here and not from a later end.
 			ln = &lane{tp: tp, committed: -1, start: c.Offset, next: c.Offset, note: c.Metadata, high: -1}
+			if l.guarded {
+				ln.suspicion = suspect(c, l.limits.PartitionRecords)
+			}
 			l.lanes[tp] = ln
 		}
 		from[tp] = ln.next
@@ -343,6 +373,9 @@ func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicP
 
 func (l *ledger) drop(ln *lane) {
 	ln.gone = true
+	if l.tried(ln) {
+		l.trial = nil
+	}
 	l.usage.add(-ln.usage.records, -ln.usage.bytes, -ln.usage.tokens)
 	delete(l.lanes, ln.tp)
 }

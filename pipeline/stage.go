@@ -58,6 +58,10 @@ type StageOptions struct {
 	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
 	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever.
 	Replace func(*Record, *TooLargeError) Outcome
+	// Quarantine makes the outcome of a record that has killed the process too often to be processed again
+	// (Writer.Quarantine); deaths is how many workers died with it in flight. nil: no such record is looked for, and no
+	// marks are kept beside offsets (see quarantine.go).
+	Quarantine func(r *Record, deaths int) Outcome
 	// Assigned is told every new assignment before the first record of it is delivered; nil: nobody is.
 	Assigned func(map[TopicPartition]Committed)
 	// Metadata is what is to be committed beside the offsets of owned partitions now; nil: nothing. A partition whose text
@@ -106,7 +110,9 @@ func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits, o.UrgentTopics...), quiet: true}
+	s := &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits, o.UrgentTopics...), quiet: true}
+	s.ledger.guarded = o.Quarantine != nil
+	return s
 }
 
 // Run processes until ctx ends; then it takes in nothing more, finishes and commits what is in flight for at most
@@ -140,7 +146,8 @@ func (s *Stage) Run(ctx context.Context, source Source) error {
 // drain waits until nothing is in flight any more, for at most Grace.
 func (s *Stage) drain(hard context.Context) {
 	s.mu.Lock()
-	s.draining = true
+	s.draining, s.ledger.stopping = true, true
+	s.ledger.withdraw()
 	s.signal()
 	in := s.ledger.usage.records
 	s.mu.Unlock()
@@ -218,18 +225,35 @@ func (s *Stage) Deliver(tp TopicPartition, from int64, records []Record, next in
 		s.mu.Unlock()
 		return true // taken by nobody and never committed: the next owner reads it again
 	}
-	entries, ok := s.ledger.deliver(tp, from, records, next, time.Now())
+	_, ok := s.ledger.deliver(tp, from, records, next, time.Now())
 	if ok {
 		s.signal()
 	}
+	entries := s.begin()
 	s.mu.Unlock()
+	s.process(entries)
+	return ok
+}
+
+// begin is what is to be processed now. s.mu is held.
+func (s *Stage) begin() []*entry {
+	entries, condemned := s.ledger.begin()
+	for _, e := range condemned {
+		s.o.Logger.Error("a record has killed the worker again and again; it goes to the dead letter topic without being processed",
+			"topic", e.record.Topic, "partition", e.record.Partition, "offset", e.record.Offset, "deaths", e.lane.unclean)
+		s.ledger.finish(e, s.o.Quarantine(&e.record, e.lane.unclean))
+		s.signal()
+	}
+	return entries
+}
+
+func (s *Stage) process(entries []*entry) {
 	if len(entries) > 0 {
 		failpoint.Hit(failpoint.AfterFetch)
 	}
 	for _, e := range entries {
 		s.processor.Process(&Job{Record: &e.record, stage: s, entry: e})
 	}
-	return ok
 }
 
 // Lag implements Flow.
@@ -246,7 +270,7 @@ func (s *Stage) Lag(tp TopicPartition, high int64) {
 func (s *Stage) Quiesce(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.flushing = true
+	s.flushing, s.ledger.handover = true, true
 	s.signal()
 	last := s.attempts + 1 // the commit to wait for: the next one, which comes after the one in progress
 	if s.committing {
@@ -285,9 +309,16 @@ func (s *Stage) Assign(committed map[TopicPartition]Committed) map[TopicPartitio
 	defer s.mu.Unlock()
 	before := s.ledger.usage.records
 	from, dropped := s.ledger.assign(committed)
-	s.quiet = false
+	s.quiet, s.ledger.handover = false, false
 	s.signal()
 	s.o.Logger.Info("assigned", "partitions", len(from), "kept_records", before-dropped, "dropped_records", dropped)
+	few, alone := s.ledger.suspects()
+	for _, ln := range few {
+		s.o.Logger.Warn("a worker ended here without stopping; a few records at a time are processed for a while", "partition", ln.tp, "until", ln.until)
+	}
+	for _, ln := range alone {
+		s.o.Logger.Warn("workers ended here again and again without stopping; records are processed one at a time for a while", "partition", ln.tp, "times", ln.unclean, "until", ln.until)
+	}
 	return from
 }
 
@@ -316,8 +347,8 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		wait := s.untilCommit(&readySince, retryAt, most)
 		if wait == 0 {
 			commit, records = s.ledger.take(most, s.o.CommitBytes)
-			if commit != nil && s.o.Metadata != nil {
-				s.ledger.annotate(commit, s.o.Metadata())
+			if commit != nil {
+				s.annotate(commit)
 			}
 			s.committing = commit != nil
 		}
@@ -329,6 +360,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		}
 
 		began := time.Now()
+		var entries []*entry
 		err := s.sink.Commit(ctx, commit)
 		s.o.Metrics.transaction(err, time.Since(began))
 
@@ -340,6 +372,9 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		switch {
 		case err == nil:
 			s.count(s.ledger.settle())
+			if !s.draining {
+				entries = s.begin()
+			}
 			pause = 0
 			most = min(most*2, s.o.CommitRecords)
 		case errors.As(err, &tooLarge):
@@ -363,6 +398,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		}
 		s.signal()
 		s.mu.Unlock()
+		s.process(entries)
 		switch KindOf(err) {
 		case "", Transient, Rebalance:
 		default:
@@ -373,9 +409,19 @@ func (s *Stage) commitLoop(ctx context.Context) {
 	}
 }
 
+// annotate adds what is to stand beside the offsets of a commit. s.mu is held.
+func (s *Stage) annotate(c *Commit) {
+	switch {
+	case s.o.Metadata != nil:
+		s.ledger.annotate(c, s.o.Metadata())
+	case s.ledger.guarded:
+		s.ledger.annotate(c, nil)
+	}
+}
+
 // untilCommit is how long the next transaction should still wait: 0 to begin now, negative to wait for a change. A
 // transaction begins when something is ready and either CommitInterval has passed since it became so, or the transaction
-// is full, or nothing else is in flight that could join it. s.mu is held.
+// is full, or nothing else is in flight that could join it, or records wait for it. s.mu is held.
 func (s *Stage) untilCommit(readySince *time.Time, retryAt time.Time, most int) time.Duration {
 	ready, dirty := s.ledger.pending()
 	if !dirty {
@@ -388,7 +434,7 @@ func (s *Stage) untilCommit(readySince *time.Time, retryAt time.Time, most int) 
 		return -1
 	case !retryAt.IsZero():
 		return max(0, time.Until(retryAt))
-	case ready >= most || s.ledger.unfinished() == 0 || s.draining || s.flushing:
+	case ready >= most || s.ledger.unfinished() == 0 || s.draining || s.flushing || s.ledger.hurry():
 		return 0
 	}
 	return max(0, s.o.CommitInterval-time.Since(*readySince))

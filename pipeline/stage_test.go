@@ -19,6 +19,7 @@ type fakeGroup struct {
 	mu        sync.Mutex
 	logs      map[TopicPartition]int64 // records 0..n-1
 	committed map[TopicPartition]int64
+	metadata  map[TopicPartition]string
 	visible   []Message
 	commits   int
 	fail      func(n int, c *Commit) error // what the n-th commit answers; nil commits
@@ -39,7 +40,7 @@ func (g *fakeGroup) Commit(ctx context.Context, c *Commit) error {
 		if at < g.committed[tp] {
 			panic(fmt.Sprintf("%v: offset goes back from %d to %d", tp, g.committed[tp], at))
 		}
-		g.committed[tp] = at
+		g.committed[tp], g.metadata[tp] = at, c.Metadata[tp]
 	}
 	g.visible = append(g.visible, c.Messages...)
 	return nil
@@ -56,12 +57,12 @@ type fakeSource struct {
 func (s *fakeSource) Run(ctx context.Context, flow Flow) error {
 	for {
 		s.group.mu.Lock()
-		owned := map[TopicPartition]int64{}
+		owned := map[TopicPartition]Committed{}
 		for tp := range s.group.logs {
-			owned[tp] = s.group.committed[tp]
+			owned[tp] = Committed{Offset: s.group.committed[tp], Metadata: s.group.metadata[tp]}
 		}
 		s.group.mu.Unlock()
-		at := flow.Assign(committedAt(owned))
+		at := flow.Assign(owned)
 		again := false
 		for !again {
 			for tp := range owned {
@@ -111,7 +112,7 @@ func (p *fakeProcessor) Process(j *Job) {
 }
 
 func newFakeGroup(partitions int, records int64) *fakeGroup {
-	g := &fakeGroup{logs: map[TopicPartition]int64{}, committed: map[TopicPartition]int64{}, took: 8 * time.Millisecond}
+	g := &fakeGroup{logs: map[TopicPartition]int64{}, committed: map[TopicPartition]int64{}, metadata: map[TopicPartition]string{}, took: 8 * time.Millisecond}
 	for p := range partitions {
 		g.logs[TopicPartition{"in", int32(p)}] = records
 	}
