@@ -26,6 +26,7 @@ type cluster struct {
 	size   int
 	proxy  *proxy.Proxy
 	direct []string // addresses past the proxy
+	port   string   // of the first broker, from its first start on: a cluster that is down as a whole comes back where it was
 	client *kgo.Client
 	admin  *kadm.Client
 	disk   string // mount point of the last broker's small disk; empty: it has none
@@ -69,6 +70,7 @@ func startCluster(ctx context.Context, size int, smallDisk bool) (_ *cluster, er
 	if len(c.direct) != size || len(behind) != size {
 		return nil, fmt.Errorf("scripts/kafka-local env names other addresses than %d brokers:\n%s", size, env)
 	}
+	_, c.port, _ = strings.Cut(c.direct[0], ":")
 	c.proxy.Forward(behind)
 	if c.client, err = kgo.NewClient(kgo.SeedBrokers(c.direct...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(200*time.Millisecond),
 		kgo.MetadataMaxAge(2*time.Second), kgo.ProducerLinger(5*time.Millisecond), kgo.ProducerBatchMaxBytes(16<<10), kgo.RequestTimeoutOverhead(5*time.Second),
@@ -96,7 +98,7 @@ func (c *cluster) mountDisk() error {
 // local runs a verb of kafka-local.
 func (c *cluster) local(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "scripts/kafka-local", args...)
-	cmd.Env = append(os.Environ(), "KAFKA_LOCAL_DIR="+filepath.Join(c.dir, "kafka"), "KAFKA_LOCAL_PROXIES="+strings.Join(c.proxy.Addresses(), ","))
+	cmd.Env = append(os.Environ(), "KAFKA_LOCAL_PORT="+c.port, "KAFKA_LOCAL_DIR="+filepath.Join(c.dir, "kafka"), "KAFKA_LOCAL_PROXIES="+strings.Join(c.proxy.Addresses(), ","))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

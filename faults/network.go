@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"sluice/faults/proxy"
@@ -86,48 +87,70 @@ func slow(r *run) error {
 	return nil
 }
 
-// late holds a request until its worker has given up waiting, asked again, and begun another transaction, and then lets the
-// old one arrive (KIP-890 describes what that can do).
+// late holds a request until its worker has given up waiting, asked again, finished that transaction and begun another;
+// lets it arrive in the middle of the later one; and kills the worker at the moment at which that would hurt most (KIP-890
+// describes what such a request can do). An EndTxn would commit messages without their offsets, a TxnOffsetCommit would put
+// older offsets in the place of newer ones.
 func late(key int16) func(*run) error {
 	return func(r *run) error {
 		n := 0
 		for range pick(r, 2, 8) {
 			sleep(r.ctx, r.between(time.Second, 2*time.Second))
-			release := make(chan struct{})
-			w := r.workers[0]
-			held := r.c.proxy.Add(&proxy.Rule{Client: client(w), Keys: []int16{key}, After: r.rng.IntN(4), Times: 1, Do: proxy.Hold(release)})
-			select {
-			case <-held.First():
-			case <-time.After(15 * time.Second):
-				close(release)
-				r.c.proxy.Remove(held)
-				return fmt.Errorf("API %d is never asked: nothing to hold", key)
+			did, err := r.lateOnce(key)
+			if err != nil {
+				return err
 			}
-			// The repeated request is let through; the next transaction is open when its messages are on their way.
-			next := r.c.proxy.Add(&proxy.Rule{Client: client(w), Keys: []int16{proxy.TxnOffsetCommit}, After: r.rng.IntN(3), Times: 1, Answers: true, Do: proxy.Delay(700 * time.Millisecond)})
-			again := r.c.proxy.Add(&proxy.Rule{Client: client(w), Keys: []int16{key}, Times: 1, Do: proxy.Delay(0)})
-			select {
-			case <-again.First():
-			case <-time.After(30 * time.Second):
-				return fmt.Errorf("API %d is not asked again", key)
-			}
-			r.c.proxy.Remove(again)
-			select {
-			case <-next.First():
+			if did {
 				n++
-			case <-time.After(30 * time.Second):
 			}
-			close(release)
-			sleep(r.ctx, time.Second)
-			r.c.proxy.Remove(held)
-			r.c.proxy.Remove(next)
 		}
-		r.note("%d requests arrived in a later transaction", n)
-		if n == 0 {
+		if r.note("%d requests arrived in a later transaction", n); n == 0 {
 			return errors.New("no request was late enough")
 		}
 		return nil
 	}
+}
+
+func (r *run) lateOnce(key int16) (bool, error) {
+	w := r.workers[0]
+	release := make(chan struct{})
+	defer r.c.proxy.Clear()
+	met := func(rule *proxy.Rule, limit time.Duration) bool {
+		select {
+		case <-rule.First():
+			return true
+		case <-time.After(limit):
+			return false
+		}
+	}
+	held := r.c.proxy.Add(&proxy.Rule{Client: client(w), Keys: []int16{key}, After: r.rng.IntN(4), Times: 1, Do: proxy.Hold(release)})
+	if !met(held, 20*time.Second) {
+		return false, fmt.Errorf("API %d is never asked: nothing to hold", key)
+	}
+	again := r.c.proxy.Add(&proxy.Rule{Client: client(w), Keys: []int16{key}, Answers: true, Times: 1, Do: proxy.Delay(0)})
+	if !met(again, 30*time.Second) {
+		return false, fmt.Errorf("API %d is not asked again", key)
+	}
+	// The later transaction is caught when it has messages (EndTxn) or offsets (else), by keeping the answer back.
+	catch := proxy.TxnOffsetCommit
+	if key == proxy.EndTxn {
+		catch = proxy.Produce
+	} else if end := r.c.proxy.Add(&proxy.Rule{Client: client(w), Keys: []int16{proxy.EndTxn}, Answers: true, Times: 1, Do: proxy.Delay(0)}); !met(end, 15*time.Second) {
+		return false, nil
+	}
+	caught := r.c.proxy.Add(&proxy.Rule{Client: client(w), Keys: []int16{catch}, Answers: true, Times: 1, Do: proxy.Delay(700 * time.Millisecond)})
+	if !met(caught, 15*time.Second) {
+		return false, nil
+	}
+	sleep(r.ctx, 100*time.Millisecond)
+	close(release)
+	if key == proxy.EndTxn {
+		sleep(r.ctx, 300*time.Millisecond)
+	} else if end := r.c.proxy.Add(&proxy.Rule{Client: client(w), Keys: []int16{proxy.EndTxn}, Answers: true, Times: 1, Do: proxy.Hold(r.ctx.Done())}); !met(end, 5*time.Second) {
+		return false, nil
+	}
+	w.end(syscall.SIGKILL)
+	return true, w.await(r.ctx)
 }
 
 // lost executes requests whose answers never come.
@@ -180,9 +203,9 @@ func networkScenarios() []scenario {
 		{name: "net-reset", fault: "reset in the middle of an answer", injected: "proxy passes 0 to 11 bytes of an answer and resets, for each of 7 APIs", do: resets},
 		{name: "net-half-open", fault: "half-open connections", injected: "proxy ends the broker's side of 12 connections, the worker's side stays open", do: halfOpen},
 		{name: "net-slow", fault: "slow network", injected: "proxy delays every request and answer by 250 ms", do: slow},
-		{name: "late-end-txn", fault: "EndTxn arrives after the next transaction has begun", injected: "proxy holds the request until a later transaction has its offsets, then lets it arrive", do: late(proxy.EndTxn)},
-		{name: "late-txn-offsets", fault: "TxnOffsetCommit arrives in a later transaction", injected: "proxy holds the request until a later transaction has its offsets, then lets it arrive", do: late(proxy.TxnOffsetCommit)},
-		{name: "late-produce", fault: "Produce arrives in a later transaction", injected: "proxy holds the request until a later transaction has its offsets, then lets it arrive", do: late(proxy.Produce), long: true},
+		{name: "late-end-txn", fault: "EndTxn arrives after the next transaction has begun", injected: "proxy holds the request until a later transaction has messages, then lets it arrive; then SIGKILL of the worker", do: late(proxy.EndTxn)},
+		{name: "late-txn-offsets", fault: "TxnOffsetCommit arrives in a later transaction", injected: "proxy holds the request until a later transaction has its offsets, then lets it arrive; SIGKILL of the worker after that transaction", do: late(proxy.TxnOffsetCommit)},
+		{name: "late-produce", fault: "Produce arrives in a later transaction", injected: "proxy holds the request until a later transaction has its offsets, then lets it arrive; SIGKILL of the worker after that transaction", do: late(proxy.Produce), long: true},
 		{name: "lost-end-txn", fault: "the answer to EndTxn is lost", injected: "proxy swallows it: executed, and nobody knows", do: lost(proxy.EndTxn)},
 		{name: "lost-produce", fault: "the answer to Produce is lost", injected: "proxy swallows it", do: lost(proxy.Produce), long: true},
 		{name: "corrupt-batch", fault: "fetched batches are damaged", injected: "proxy flips a bit under the batch's CRC", do: damaged},

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -127,11 +128,24 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 		for _, f := range r.failed {
 			say("  %s", f)
 		}
-		for _, w := range r.workers {
-			say("---- the end of the log of %s\n%s", w.name, w.log.String())
-		}
+		r.keepLogs()
 	}
 	return row
+}
+
+// keepLogs leaves the ends of the workers' logs where somebody who looks into a failure finds them.
+func (r *run) keepLogs() {
+	dir := filepath.Join(filepath.Dir(r.o.sluice), "logs", r.s.name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		say("  the workers' logs: %v", err)
+		return
+	}
+	for _, w := range r.workers {
+		if err := os.WriteFile(filepath.Join(dir, w.name+".log"), []byte(w.log.String()), 0o644); err != nil {
+			say("  the workers' logs: %v", err)
+		}
+	}
+	say("  logs of the workers: %s", dir)
 }
 
 func (r *run) all() (*history.Report, error) {

@@ -218,7 +218,7 @@ type journal struct {
 	points map[string]int
 }
 
-const journalBytes = 16 << 10
+const journalBytes = 128 << 10
 
 var (
 	servesAt      = regexp.MustCompile(`address=(127\.0\.0\.1:\d+)`)

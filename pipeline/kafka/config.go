@@ -99,6 +99,8 @@ type Observer struct {
 	Retry func(step string, code int)
 	// InGroup tells whether the worker is a member with an assignment.
 	InGroup func(bool)
+	// Contact tells false when no heartbeat has got through for a quarter of the session timeout, and true when one does.
+	Contact func(bool)
 	// UnstableOffsets tells for how long the group's offsets have been held up by a transaction of another worker; 0 when
 	// the hold-up ends.
 	UnstableOffsets func(time.Duration)

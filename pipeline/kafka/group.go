@@ -127,6 +127,12 @@ func (c *Client) observeInGroup(in bool) {
 	}
 }
 
+func (c *Client) observeContact(there bool) {
+	if c.cfg.Observer.Contact != nil {
+		c.cfg.Observer.Contact(there)
+	}
+}
+
 // start makes contact, checks what can be checked, and takes the producer identity.
 func (c *Client) start(ctx context.Context) error {
 	told := time.Now()
@@ -276,7 +282,8 @@ func (r *sessionRef) set(s *session) {
 // the group.
 func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 	every := c.cfg.heartbeatInterval()
-	silent := time.Now()
+	silent, warned, contact := time.Now(), false, true
+	defer c.observeContact(true)
 	for sleep(ctx, every) {
 		s := current.get()
 		r, err := askCoordinator[*heartbeatResponse](ctx, c, groupCoordinator, max(c.cfg.SessionTimeout/4, time.Second),
@@ -284,18 +291,25 @@ func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 		if err == nil {
 			err = c.coordinated(groupCoordinator, r.ErrorCode, "Heartbeat", "group %s", c.cfg.Group)
 		}
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
+		}
+		lost := err != nil && (codeOf(err) == 0 || is(err, errCoordinatorLoading, errNoCoordinator, errNotCoordinator))
+		if !lost {
+			silent, warned = time.Now(), false
+		}
+		if now := !lost || time.Since(silent) < c.cfg.SessionTimeout/4; now != contact {
+			contact = now
+			c.observeContact(contact)
+		}
+		switch {
 		case err == nil:
-			silent = time.Now()
 		case is(err, errRebalancing):
-			silent = time.Now()
 			s.end(err)
-		case codeOf(err) == 0 || is(err, errCoordinatorLoading, errNoCoordinator, errNotCoordinator):
+		case lost:
 			c.observeRetry("heartbeat", err)
-			if time.Since(silent) > c.cfg.SessionTimeout/2 {
-				silent = time.Now()
+			if !warned && time.Since(silent) > c.cfg.SessionTimeout/2 {
+				warned = true
 				c.log.Warn("no heartbeat has got through for half the session timeout", "error", err)
 			}
 		default: // 22, 25, 82, 30; go on, for the session may have been replaced meanwhile

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"sluice/pipeline"
@@ -21,6 +22,18 @@ type producer struct {
 	epoch int16
 	// sequences holds the next sequence number of each output partition. They begin at 0 with every new epoch.
 	sequences map[pipeline.TopicPartition]int32
+	// doubtful says that a request of this epoch was given up without an answer and sent again. The first one may still be
+	// under way, and could end, or move the offsets of, a later transaction of the same epoch (KIP-890). So the next
+	// transaction takes a new epoch first, in which the broker refuses it. Produce needs no doubt: it has sequence numbers.
+	doubtful bool
+}
+
+// unanswered notes that a step may arrive late, and returns err.
+func (p *producer) unanswered(err error) error {
+	if err != nil && codeOf(err) == 0 && !errors.Is(err, syscall.ECONNREFUSED) && !errors.As(err, new(*pipeline.Fault)) {
+		p.doubtful = true
+	}
+	return err
 }
 
 // begin takes an identity at the start of the process. For transactions it fences the former self and aborts what that
@@ -56,7 +69,8 @@ func (p *producer) renew(ctx context.Context) error {
 			return err
 		}
 		err := p.scrub(ctx)
-		if again := lostEpoch(err) || is(err, errInvalidTxnState); !again || tries == 5 {
+		// The scrub's own requests can be late, too.
+		if again := lostEpoch(err) || is(err, errInvalidTxnState) || err == nil && p.doubtful; !again || tries == 5 {
 			return err
 		}
 	}
@@ -80,6 +94,7 @@ func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
 			return err
 		}
 		p.id, p.epoch, p.sequences = r.ProducerID, r.ProducerEpoch, map[pipeline.TopicPartition]int32{}
+		p.doubtful = false
 		return nil
 	})
 }
@@ -131,7 +146,7 @@ func (p *producer) addOffsets(ctx context.Context) error {
 	r, err := askCoordinator[*addOffsetsResponse](ctx, p.c, txnCoordinator, requestTimeout, &addOffsetsRequest{
 		TransactionalID: p.c.cfg.TransactionalID(), ProducerID: p.id, ProducerEpoch: p.epoch, GroupID: p.c.cfg.Group})
 	if err != nil {
-		return err
+		return p.unanswered(err)
 	}
 	return p.c.coordinated(txnCoordinator, r.ErrorCode, "AddOffsetsToTxn", "group %s", p.c.cfg.Group)
 }
@@ -143,7 +158,7 @@ func (p *producer) addPartitions(ctx context.Context, tps []pipeline.TopicPartit
 	}
 	r, err := askCoordinator[*addPartitionsResponse](ctx, p.c, txnCoordinator, requestTimeout, req)
 	if err != nil {
-		return err
+		return p.unanswered(err)
 	}
 	var worst error
 	for _, t := range r.Topics {
@@ -174,7 +189,7 @@ func (p *producer) commitOffsets(ctx context.Context, s *session, commit *pipeli
 	}
 	r, err := askCoordinator[*txnOffsetCommitResponse](ctx, p.c, groupCoordinator, requestTimeout, req)
 	if err != nil {
-		return err
+		return p.unanswered(err)
 	}
 	for _, t := range r.Topics {
 		for _, x := range t.Partitions {
@@ -190,7 +205,7 @@ func (p *producer) end(ctx context.Context, commit bool) error {
 	r, err := askCoordinator[*endTxnResponse](ctx, p.c, txnCoordinator, requestTimeout, &endTxnRequest{
 		TransactionalID: p.c.cfg.TransactionalID(), ProducerID: p.id, ProducerEpoch: p.epoch, Commit: commit})
 	if err != nil {
-		return err
+		return p.unanswered(err)
 	}
 	return p.c.coordinated(txnCoordinator, r.ErrorCode, "EndTxn", "transactional id %s", p.c.cfg.TransactionalID())
 }

@@ -62,6 +62,14 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 }
 
 func (c *Client) commit(ctx context.Context, s *session, commit *pipeline.Commit) error {
+	if c.cfg.Guarantee == ExactlyOnce && c.producer.doubtful {
+		if err := c.producer.renew(ctx); err != nil {
+			return c.identityFault(ctx, "commit", err)
+		}
+		if c.producer.doubtful {
+			return pipeline.Faultf(pipeline.Transient, "commit", "network", "answers of the coordinators keep getting lost: no transaction can begin that a late request could not end")
+		}
+	}
 	queues, err := c.encode(ctx, commit)
 	if err != nil {
 		return err // nothing has begun
