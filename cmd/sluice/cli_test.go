@@ -108,7 +108,7 @@ func needModel(t *testing.T, name string) string {
 }
 
 func TestHelpShowsFlagEnvironmentDefaultAndExample(t *testing.T) {
-	for _, name := range []string{"", "run", "demo", "classify", "validate", "acls", "verify", "models", "models verify", "tune", "bench", "bench topics", "bench engine", "bench scale", "bench size", "health", "version"} {
+	for _, name := range []string{"", "run", "demo", "classify", "validate", "acls", "verify", "models", "models verify", "calibrate", "tune", "bench", "bench topics", "bench engine", "bench scale", "bench size", "health", "version"} {
 		t.Run("sluice "+name, func(t *testing.T) {
 			r := finish(t, sluice(t, append(strings.Fields(name), "--help")...))
 			if r.code != 0 || r.err != "" {
