@@ -25,7 +25,6 @@ type escalationPlan struct {
 	prompt   *escalate.Prompt
 	redactor *escalate.Redactor // nil: nothing is redacted
 	policy   escalate.Policy
-	warnings []string
 }
 
 // planEscalation checks the settings against the models' directories, which are only opened, not loaded: a worker of the

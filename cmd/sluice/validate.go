@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/pipeline"
+	"sluice/pipeline/escalate"
 	"sluice/pipeline/kafka"
 )
 
@@ -77,6 +78,10 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 		}
 		closeModels(models)
 	}
+	if c.Escalation.On() {
+		what, err := validateEscalation(&c.Settings)
+		report(what, err)
+	}
 	kc, err := kafkaConfig(&c.Settings)
 	switch {
 	case err != nil:
@@ -85,6 +90,9 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 		fmt.Fprintln(w, "skipped  topics and permissions (--offline)")
 	default:
 		validateBrokers(ctx, kc, report)
+		if c.Escalation.On() {
+			validateBrokers(ctx, escalationKafka(kc, &c.Settings), report)
+		}
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -93,6 +101,21 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 		return &exitError{exitUsage}
 	}
 	return nil
+}
+
+// validateEscalation checks the section against the models, and that its key and certificates can be read. The endpoint is not asked.
+func validateEscalation(s *Settings) (string, error) {
+	plan, err := planEscalation(s)
+	if err != nil {
+		return "", unfault(err)
+	}
+	pool, err := newPool(s, slog.New(slog.DiscardHandler), escalate.Observer{})
+	if err != nil {
+		return "", unfault(err)
+	}
+	pool.Close()
+	return fmt.Sprintf("escalation: %s where %s, mode %s, to %s at %s (not asked now), prompt %s", plan.verdict, s.Escalation.When, s.Escalation.Mode, s.Escalation.Endpoint.Model,
+		strings.Join(s.Escalation.Endpoint.URLs, ", "), plan.prompt.Version()), nil
 }
 
 // validateBrokers asks the brokers about topics and permissions.
