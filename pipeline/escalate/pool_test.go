@@ -632,8 +632,8 @@ func TestConcurrencyShrinksWhenAnswersBecomeSlow(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := served.Stats().MostAtOnce; n < 5 || n > 20 {
-			t.Errorf("up to %d calls at once at an endpoint that serves 4: the limit should have stopped at about 3 times the latency without a queue", n)
+		if n := served.Stats().MostAtOnce; n < 5 || n > 26 {
+			t.Errorf("up to %d calls at once at an endpoint that serves 4: the limit should have stopped growing at a few times the latency without a queue", n)
 		}
 	})
 }
