@@ -133,10 +133,11 @@ func TestFailuresAreDrawnFromTheSeed(t *testing.T) {
 		}
 		return b.String()
 	}
-	if draw(1) != draw(1) || draw(1) == draw(2) {
+	first, again, other := draw(1), draw(1), draw(2)
+	if first != again || first == other {
 		t.Error("the same seed does not give the same failures, or another one does")
 	}
-	if n := strings.Count(draw(1), "5"); n < 40 || n > 80 {
+	if n := strings.Count(first, "5"); n < 40 || n > 80 {
 		t.Errorf("%d of 200 requests failed, want about 60", n)
 	}
 }
