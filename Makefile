@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile bench-tune injections race clean
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile bench-tune injections race clean test-llama
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -68,6 +68,9 @@ test-go: dist ## tokenizer, models, inference and command line, on the native li
 test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Maven)
 	$(step) 'Kafka core, on a real broker'
 	@$(native) && go test -timeout 20m ./pipeline/...
+
+test-llama: ## the client of LLM endpoints on a real llama.cpp server (compiles one from PyPI: minutes, once); writes bench/results/llama-server.md
+	@scripts/llama-test.sh
 
 bench: dist ## msgs/s and tokens/s of the whole path against the bare session loop; writes under bench/results
 	@$(native) && go run ./bench

@@ -1,5 +1,5 @@
-// This file owns what may be spent: wallets, charges, and the words in which a wallet travels with a committed offset. It
-// is plain state; the clock is passed in (but for Wait, which waits for real). It asks nobody and knows no endpoint.
+// This file owns what may be spent: wallets and charges. It is plain state; the clock is passed in (but for Wait, which
+// waits for real). It asks nobody and knows no endpoint.
 //
 // Every partition of the escalation topic is a wallet that holds an equal part of the day's budget (UTC). What has been
 // spent of it today stands in the metadata of the escalation group's committed offset for that partition, so that it moves
@@ -19,7 +19,6 @@ package escalate
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -58,51 +57,6 @@ func (l Limits) Check() error {
 		return fmt.Errorf("money_per_day: %v limits nothing without prices; set input_per_million and output_per_million, or leave it out", l.MoneyPerDay)
 	}
 	return nil
-}
-
-// nano is the number of units in which money is counted, in one of the currency's.
-const nano = 1e9
-
-// The three things that run out.
-const (
-	calls = iota
-	tokens
-	money // in 1e-9 of the currency
-	resources
-)
-
-type amounts [resources]int64
-
-func (a *amounts) add(b amounts) {
-	for i := range a {
-		a[i] += b[i]
-	}
-}
-
-// day is a date in UTC, in days since 1970-01-01.
-type day int64
-
-func dayOf(t time.Time) day {
-	return day(math.Floor(float64(t.Unix()) / (24 * 60 * 60)))
-}
-
-func (d day) String() string { return time.Unix(int64(d)*24*60*60, 0).UTC().Format(time.DateOnly) }
-
-// wallet is what has been spent of one partition's part on one day.
-type wallet struct {
-	day   day
-	spent amounts
-}
-
-// turn begins a new day. A day in the future (another worker's clock runs ahead) is kept, with what was spent on it; one
-// that is further away than clocks differ is taken for today.
-func (w *wallet) turn(today day) {
-	switch {
-	case w.day < today:
-		*w = wallet{day: today}
-	case w.day > today+1:
-		w.day = today
-	}
 }
 
 // Budget is one worker's part of the limits. Its methods may be called concurrently.
@@ -171,6 +125,10 @@ func (b *Budget) Assign(partitions int, metadata map[pipeline.TopicPartition]str
 			}
 		}
 		wallets[tp] = &w
+		if old := b.wallets[tp]; old != nil {
+			*old = w
+			wallets[tp] = old
+		}
 	}
 	b.wallets = wallets
 	b.partitions = max(partitions, len(wallets))
@@ -193,7 +151,7 @@ type Charge struct {
 
 // part is what a wallet gave.
 type part struct {
-	tp     pipeline.TopicPartition
+	from   *wallet
 	day    day
 	amount amounts
 }
@@ -292,12 +250,12 @@ func (b *Budget) give(c *Charge, tp pipeline.TopicPartition, resource int, n int
 	w := b.wallets[tp]
 	w.spent[resource] += n
 	for i := range c.parts {
-		if p := &c.parts[i]; p.tp == tp && p.day == w.day {
+		if p := &c.parts[i]; p.from == w && p.day == w.day {
 			p.amount[resource] += n
 			return
 		}
 	}
-	p := part{tp: tp, day: w.day}
+	p := part{from: w, day: w.day}
 	p.amount[resource] = n
 	c.parts = append(c.parts, p)
 }
@@ -327,16 +285,18 @@ func (c *Charge) settle(really amounts) {
 	for r := range back {
 		back[r] -= really[r]
 	}
+	owned := slices.Collect(maps.Values(b.wallets))
 	for _, p := range slices.Backward(c.parts) { // what was borrowed goes back first
-		w := b.wallets[p.tp]
+		// A wallet that has been another worker's meanwhile may not know of the charge: nothing goes back into it.
+		mine := p.from.day == p.day && slices.Contains(owned, p.from)
 		for r := range back {
 			k := min(back[r], p.amount[r])
 			if k <= 0 {
 				continue
 			}
 			back[r] -= k
-			if w != nil && w.day == p.day {
-				w.spent[r] = max(0, w.spent[r]-k)
+			if mine {
+				p.from.spent[r] = max(0, p.from.spent[r]-k)
 			}
 		}
 	}
@@ -393,16 +353,6 @@ func (b *Budget) Wait(ctx context.Context) error {
 	return nil
 }
 
-// walletJSON is a wallet beside a committed offset. Version 1: the date, and what was spent on it. Later versions may add
-// fields; they may not change these.
-type walletJSON struct {
-	Version int    `json:"sluice_budget"`
-	Day     string `json:"day"`
-	Calls   int64  `json:"calls"`
-	Tokens  int64  `json:"tokens"`
-	Money   int64  `json:"money"` // in 1e-9
-}
-
 // Metadata is every owned wallet, as it is to be committed with its partition's offset: at most 200 bytes each. A wallet
 // that changed must be committed even where its offset did not (charges may be borrowed from it), so a commit takes all
 // of them.
@@ -413,24 +363,9 @@ func (b *Budget) Metadata() map[pipeline.TopicPartition]string {
 	m := make(map[pipeline.TopicPartition]string, len(b.wallets))
 	for tp, w := range b.wallets {
 		w.turn(today)
-		s, _ := json.Marshal(walletJSON{1, w.day.String(), w.spent[calls], w.spent[tokens], w.spent[money]}) // plain fields: cannot fail
-		m[tp] = string(s)
+		m[tp] = w.encode()
 	}
 	return m
-}
-
-// decodeWallet is the wallet that s holds, or an empty one.
-func decodeWallet(s string) wallet {
-	var j walletJSON
-	if json.Unmarshal([]byte(s), &j) != nil || j.Version < 1 || j.Calls < 0 || j.Tokens < 0 || j.Money < 0 {
-		return wallet{}
-	}
-	t, err := time.Parse(time.DateOnly, j.Day)
-	if err != nil {
-		return wallet{}
-	}
-	const most = math.MaxInt64 / 4 // so that nothing overflows
-	return wallet{dayOf(t), amounts{min(j.Calls, most), min(j.Tokens, most), min(j.Money, most)}}
 }
 
 // Price is what so many tokens cost, by the limits' prices.

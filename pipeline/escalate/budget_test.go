@@ -291,6 +291,18 @@ func TestBudgetKeepsWhatItKnowsBeyondTheMetadata(t *testing.T) {
 	}
 }
 
+func TestNothingGoesBackIntoAWalletThatWasAnothers(t *testing.T) {
+	b := NewBudget(Limits{TokensPerDay: 1000}, noonClock)
+	b.Assign(1, wallets(0))
+	c, _ := b.Charge(tp(0), 400, 0) // after the last commit
+	b.Assign(1, nil)
+	b.Assign(1, map[pipeline.TopicPartition]string{tp(0): `{"sluice_budget":1,"day":"2026-03-01","tokens":300}`})
+	c.Settle(100, 0)
+	if got := b.Left().Tokens; got != 700 {
+		t.Errorf("%d tokens left where another worker had spent 300 of 1000; want 700", got)
+	}
+}
+
 func TestCallsPerSecondAreSharedByPartitions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(Limits{CallsPerSecond: 8}, time.Now)
@@ -326,3 +338,5 @@ func TestLimitsCheck(t *testing.T) {
 }
 
 func nan() float64 { var z float64; return z / z }
+
+func noonClock() time.Time { return noon }

@@ -44,27 +44,31 @@ type failure struct {
 	load       signal
 	sick       bool // counts against the endpoint's health
 	neutral    bool // says nothing about the endpoint's health
-	form       bool // the refusal may be about how the answer's form was asked for
+	form       bool // it may be about how the answer's form was asked for
 	named      bool // and says so
 	gone       bool // the endpoint may have been replaced by another program
 }
 
 // ask makes one attempt, in the grant's mode and, where the endpoint refuses that, in the modes after it. A mode that has
-// worked before is only left for a refusal that names it; one that has not, for any refusal: should all be refused, it was
-// not the mode. It returns the mode that is to be used from now on if the attempt brought an answer.
+// worked before is only left for a refusal that names it; one that has not, for any refusal, and for an answer without
+// text, which no enforced form can give: should all modes bring the same, it was not the mode. It returns the mode that is
+// to be used from now on if the attempt brought an answer.
 func (p *Pool) ask(ctx context.Context, g *grant, c *Call) (Reply, string, *failure) {
+	var spent Usage
 	mode := g.mode
 	for {
 		use := usable(mode, c)
 		reply, f := p.post(ctx, g.e.url, c, use)
-		switch {
-		case f == nil && g.learn && ignored(use, reply.Content, c.Choices):
-			return reply, nextMode(use), nil
-		case f == nil && use == usable(g.mode, c):
-			return reply, g.mode, nil
-		case f == nil || !g.learn || use == structuredNone, !f.named && (g.proven || !f.form):
-			return reply, use, f
+		if f == nil || !g.learn || use == structuredNone || !f.named && (g.proven || !f.form) {
+			if f == nil && g.learn && ignored(use, reply.Content, c.Choices) {
+				mode = nextMode(use)
+			} else if use != usable(g.mode, c) {
+				mode = use
+			}
+			reply.add(spent)
+			return reply, mode, f
 		}
+		spent.add(reply.Usage)
 		mode = nextMode(use)
 	}
 }
@@ -168,8 +172,9 @@ func (p *Pool) refusal(resp *http.Response, start time.Time) *failure {
 	case code == 400 || code == 422:
 		f.reason, f.retry, f.sick, f.form, f.named = ReasonRefused, false, false, true, namesStructure(body)
 		f.err = fmt.Errorf("status %d: the endpoint refuses the request; see its own log, and try escalation.endpoint.structured: none", code)
-	case (code == 500 || code == 501) && namesStructure(body):
-		f.named = true
+	case (code == 500 || code == 501) && namesStructure(body): // llama-cpp-python: not a fault of the server's, but its 422
+		f.reason, f.retry, f.sick, f.named = ReasonRefused, false, false, true
+		f.err = fmt.Errorf("status %d: the endpoint does not take this way of asking for an answer's form; try escalation.endpoint.structured: auto", code)
 	case code == 401 || code == 402 || code == 403:
 		f.reason, f.err = ReasonUnauthorized, fmt.Errorf("status %d: the key is missing or wrong, may not use this model, or has no credit; check api_key_file", code)
 	case code == 404:
@@ -262,7 +267,9 @@ func (p *Pool) read(body []byte, c *Call) (Reply, *failure) {
 	case finish != "stop" && finish != "eos_token" && finish != "stop_sequence": // TGI's own words for stop
 		return r, sick(ReasonMalformed, "the answer does not say that it is finished (finish_reason)")
 	case strings.TrimSpace(content) == "":
-		return final(ReasonEmpty, "the answer has no text")
+		_, f := final(ReasonEmpty, "the answer has no text")
+		f.form = true
+		return r, f
 	}
 	return r, nil
 }
@@ -288,8 +295,12 @@ func promptBytes(c *Call) int {
 	return n
 }
 
-// Ceiling is the most that one attempt at c can take: a token stands for at least one byte, and a chat template adds a
-// few to each message. What is charged before a call (Budget.Charge) is this, so that a budget is never passed.
+// Ceiling is the most that one attempt at c can take: a token stands for at least one byte (SentencePiece writes a space
+// as three), and a chat template adds a few to each message. What is charged before a call (Budget.Charge) is this, so that a budget is never passed.
 func (p *Pool) Ceiling(c *Call) (prompt, completion int) {
-	return promptBytes(c) + len(c.Schema) + 16*len(c.Messages) + 64, p.o.MaxTokens
+	spaces := 0
+	for _, m := range c.Messages {
+		spaces += strings.Count(m.Content, " ")
+	}
+	return promptBytes(c) + 2*spaces + len(c.Schema) + 16*len(c.Messages) + 64, p.o.MaxTokens
 }

@@ -137,7 +137,7 @@ func reasonOf(err error) (Reason, error) {
 		return ReasonAddress, addr
 	case errors.As(err, &verify), errors.As(err, &host), errors.As(err, &unknown), errors.As(err, &alert):
 		return ReasonTLS, errors.New("TLS: the endpoint's certificate, or ours, is not accepted; check ca_file, server_name and the certificate's dates")
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return ReasonTLS, errors.New("TLS: the endpoint does not speak TLS; use http:// if that is meant")
 	case errors.As(err, &dns):
 		return ReasonConnect, fmt.Errorf("host %q is not found in DNS", dns.Name)

@@ -7,14 +7,16 @@ import "time"
 // limiter adapts how many calls an endpoint gets at once: additive increase, multiplicative decrease, as TCP's
 // congestion control (Chiu and Jain, 1989; RFC 5681). The limit grows by one per limit's worth of good answers while it
 // is in use, is halved when the endpoint says that it has too much (429, 503) or does not answer in time, and shrinks by
-// a tenth while answers take much longer than they do without a queue. It is cut at most once per round trip: a call
+// a tenth while answers take much longer than they do without a queue. Where even one call at a time takes that long, the
+// endpoint has become slower, and that is the new measure. The limit is cut at most once per round trip: a call
 // that began before the last cut says nothing about the new limit.
 type limiter struct {
 	limit    float64
 	max      float64
 	inFlight int
 
-	unloaded time.Duration // how long an answer takes without a queue: the fastest seen, drifting up slowly
+	unloaded time.Duration // how long an answer takes without a queue of ours, on average
+	weighed  int           // answers that unloaded is the average of
 	recent   time.Duration // moving average of the last few
 	cut      time.Time     // when the limit was last lowered
 }
@@ -23,6 +25,8 @@ const (
 	limitAtStart  = 4
 	slowRatio     = 3                      // recent : unloaded from which there is a queue
 	slowByAtLeast = 100 * time.Millisecond // and not just noise between two fast answers
+	settled       = 8                      // answers after which unloaded means something
+	weighedMost   = 1024                   // answers that it looks back on
 )
 
 type signal int
@@ -52,19 +56,20 @@ func (l *limiter) release(s signal, started, now time.Time) bool {
 		l.lower(0.5, started, now)
 	case signalAnswered:
 		took := now.Sub(started)
-		switch {
-		case l.unloaded == 0:
+		if l.weighed == 0 {
 			l.unloaded, l.recent = took, took
-		case took < l.unloaded:
-			l.unloaded = took
-		default:
-			l.unloaded += (took - l.unloaded) / 256
 		}
-		l.recent += (took - l.recent) / 8
+		l.recent += (took - l.recent) / 16
+		// Once there seems to be a queue, answers say nothing more about how it would be without: else the queue would become
+		// what is normal, a little at a time.
+		if 4*l.recent <= 5*l.unloaded || l.weighed < settled {
+			l.weighed = min(l.weighed+1, weighedMost)
+			l.unloaded += (took - l.unloaded) / time.Duration(l.weighed)
+		}
 		slow := l.recent > slowRatio*l.unloaded && l.recent-l.unloaded > slowByAtLeast
 		switch {
 		case slow && l.limit <= 1:
-			l.unloaded = l.recent // one call at a time has no queue of ours: this is how long it takes now
+			l.unloaded, l.weighed = l.recent, settled // one call at a time has no queue of ours: this is how long it takes now
 		case slow:
 			l.lower(0.9, started, now)
 		case used:

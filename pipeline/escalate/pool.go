@@ -52,10 +52,9 @@ type PoolOptions struct {
 
 // Observer is told what happens, for metrics. Any of it may be nil. It must not block and must not call the pool.
 type Observer struct {
-	Attempt    func(endpoint string, reason Reason, took time.Duration) // an attempt has ended
-	Breaker    func(endpoint, state string)                             // closed, open, half-open
-	Limit      func(endpoint string, limit int)                         // of calls at once
-	Structured func(endpoint, mode string)                              // how the answer's form is asked for from now on
+	Attempt func(endpoint string, reason Reason, took time.Duration) // an attempt has ended
+	Breaker func(endpoint, state string)                             // closed, open, half-open
+	Limit   func(endpoint string, limit int)                         // of calls at once
 }
 
 // Pool asks endpoints. Its methods may be called concurrently.

@@ -103,9 +103,6 @@ func (p *Pool) setMode(e *endpoint, mode string) {
 	e.mode = mode
 	p.tell(func() {
 		p.o.Logger.Info("structured output of an escalation endpoint", "endpoint", e.url, "mode", mode)
-		if p.o.Observer.Structured != nil {
-			p.o.Observer.Structured(e.url, mode)
-		}
 	})
 }
 
