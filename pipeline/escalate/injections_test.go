@@ -55,8 +55,8 @@ func (r *results) Commit(_ context.Context, c *pipeline.Commit) error {
 
 func (r *results) MaxMessageBytes(string) int { return 0 }
 
-// asked is a request about an injection, as the classify stage writes it.
-func asked(t *testing.T, i injections.Injection, offset int64) pipeline.Record {
+// asked is a request about a text with the local verdicts label and spans, as the classify stage writes it.
+func asked(t *testing.T, id, text, label string, offset int64, spans ...escalate.Span) pipeline.Record {
 	t.Helper()
 	encode := func(v any) []byte {
 		b, err := json.Marshal(v)
@@ -65,8 +65,15 @@ func asked(t *testing.T, i injections.Injection, offset int64) pipeline.Record {
 		}
 		return b
 	}
-	verdicts := map[string]any{"sentiment": map[string]any{"label": i.Truth, "score": 0.7, "route": "model", "model": "sentiment@1", "revision": 1, "provisional": true}}
-	return pipeline.Record{Topic: "escalations", Offset: offset, Timestamp: time.Now(), Key: []byte("customer-" + i.ID), Value: encode(map[string]any{"text": i.Text}),
+	verdicts := map[string]any{"sentiment": map[string]any{"label": label, "score": 0.7, "route": "model", "model": "sentiment@1", "revision": 1, "provisional": true}}
+	if len(spans) > 0 {
+		var entities []any
+		for _, s := range spans {
+			entities = append(entities, map[string]any{"entity_group": s.Group, "score": 0.9, "word": "", "start": s.Start, "end": s.End})
+		}
+		verdicts["ner"] = map[string]any{"entities": entities, "route": "model", "model": "ner@1", "revision": 1}
+	}
+	return pipeline.Record{Topic: "escalations", Offset: offset, Timestamp: time.Now(), Key: []byte("customer-" + id), Value: encode(map[string]any{"text": text}),
 		Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-1")}, {Key: pipeline.HeaderSource, Value: fmt.Appendf(nil, "reviews/0/%d", offset)}, {Key: pipeline.HeaderID, Value: fmt.Appendf(nil, "reviews/0/%d#escalation", offset)},
 			{Key: pipeline.HeaderModel, Value: []byte("sentiment@1")},
 			{Key: pipeline.HeaderEscalation, Value: encode(map[string]any{"version": 1, "mode": "amend", "verdict": "sentiment", "rules": map[string]any{}, "verdicts": verdicts})}}}
@@ -86,7 +93,7 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 	for n, i := range corpus {
 		byText[i.Text] = i
 		most = max(most, len(i.Obedient()))
-		source = append(source, asked(t, i, int64(n)))
+		source = append(source, asked(t, i.ID, i.Text, i.Truth, int64(n)))
 	}
 	byLLM := 0
 	for way := range most {
@@ -95,7 +102,7 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 			ways := byText[text].Obedient()
 			return ways[way%len(ways)]
 		}
-		got := throughStage(t, prompt, source, obey)
+		got := throughStage(t, prompt, nil, source, llmstub.New(llmstub.Options{Labels: injections.Labels, Obey: obey}))
 		for _, m := range got {
 			n, i := sourceOf(t, &m, corpus)
 			byLLM += checkResult(t, &m, &source[n], i)
@@ -109,9 +116,9 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 	}
 }
 
-func throughStage(t *testing.T, prompt *escalate.Prompt, source requests, obey func(string) string) []pipeline.Message {
+// throughStage runs the requests through a stage whose endpoint is server, until each has a message, and returns the messages.
+func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Redactor, source requests, server *llmstub.Server) []pipeline.Message {
 	t.Helper()
-	server := llmstub.New(llmstub.Options{Labels: injections.Labels, Obey: obey})
 	var network llmstub.Network
 	network.Serve("llm", server)
 	defer network.Close()
@@ -126,7 +133,7 @@ func throughStage(t *testing.T, prompt *escalate.Prompt, source requests, obey f
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
 		Decoder: pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32}, MaxTextBytes: 1 << 20,
 		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "review_analysis", DeadLetters: "review_dlq", Field: "inference"},
-		Prompt: prompt, Policy: escalate.Policy{Severity: []string{"POSITIVE", "NEGATIVE"}, Floor: 0.5, Confident: 0.9}, Pool: pool, Budget: budget,
+		Prompt: prompt, Redactor: redactor, Policy: escalate.Policy{Severity: []string{"POSITIVE", "NEGATIVE"}, Floor: 0.5, Confident: 0.9}, Pool: pool, Budget: budget,
 		Model: "stub", Deadline: time.Minute, Concurrency: 8, Metrics: escalate.NewMetrics(registry), Logger: log,
 	})
 	defer processor.Close()

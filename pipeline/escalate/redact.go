@@ -103,10 +103,10 @@ func (r *Redactor) Redact(text string, spans []Span) (redacted string, back *Res
 	if r.phone || r.number {
 		parts = append(parts, sk.numbers(r.phone, r.number)...)
 	}
-	for i := range parts {
-		parts[i].start, parts[i].end = wholeCharacters(chars, parts[i].start, parts[i].end)
-	}
-	parts = merge(append(parts, sk.repeats(chars, parts)...))
+	wholeCharacters(chars, parts)
+	more := sk.repeats(chars, parts)
+	wholeCharacters(chars, more)
+	parts = merge(append(parts, more...))
 
 	taken := make(map[string]bool) // placeholders that stand in the text already
 	for at := range chars {
@@ -230,12 +230,15 @@ func wholeWords(chars []rune, start, end int) (int, int) {
 	return start, end
 }
 
-// wholeCharacters widens [start, end) by the marks and invisible characters that hang on its last character, up to 64.
-func wholeCharacters(chars []rune, start, end int) (int, int) {
-	for most := min(len(chars), end+64); end < most && (unicode.Is(unicode.M, chars[end]) || invisible(chars[end])); {
-		end++
+// wholeCharacters widens parts by the marks and invisible characters that hang on their last character, up to 64.
+func wholeCharacters(chars []rune, parts []found) {
+	for i := range parts {
+		end := parts[i].end
+		for most := min(len(chars), end+64); end < most && (unicode.Is(unicode.M, chars[end]) || invisible(chars[end])); {
+			end++
+		}
+		parts[i].end = end
 	}
-	return start, end
 }
 
 // joined says whether two neighbours belong to one word: both letters or digits, of scripts that put spaces between words.

@@ -155,6 +155,7 @@ func TestEntitiesThatAreReplaced(t *testing.T) {
 		{"an everyday word", "Will will. Will!", []Span{{"PER", 0, 4}}, "[PER_1] will. [PER_1]!"},
 		{"a short name", "US: tell us", []Span{{"LOC", 0, 2}}, "[LOC_1]: tell us"},
 		{"no spaces between words", "王小明说王小明", []Span{{"PER", 0, 3}}, "[PER_1]说[PER_1]"},
+		{"marks behind a word", "अदिति कनारी, अदिति कनारी", []Span{{"PER", 0, 11}}, "[PER_1], [PER_1]"},
 		{"a particle", "김민준은 김민준", []Span{{"PER", 0, 3}}, "[PER_1]은 [PER_1]"},
 		{"an invisible character", "A\u200bda Ada", []Span{{"PER", 0, 4}}, "[PER_1] [PER_2]"},
 		{"placeholders in the text", "[PER_1] and [PER_3] know Ada, Bob", []Span{{"PER", 25, 28}, {"PER", 30, 33}}, "[PER_1] and [PER_3] know [PER_2], [PER_4]"},
