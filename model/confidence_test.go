@@ -83,3 +83,20 @@ func TestHowSureEntitiesAreIsThatOfTheLeastSureToken(t *testing.T) {
 		}
 	}
 }
+
+// Of a word only that counts which decides its label.
+func TestHowSureAWordIsFollowsTheAggregation(t *testing.T) {
+	log := func(p float64) float32 { return float32(math.Log(p)) }
+	enc := tokenize.Encoding{IDs: []int32{'a', 'b'}, Offsets: []tokenize.Span{{Start: 0, End: 1}, {Start: 1, End: 3}}, Special: make([]bool, 2)} // "b" goes on
+	logits := [][]float32{{log(0.75), log(0.25), log(0.4), log(0.6)}}
+	for strategy, want := range map[Aggregation]float64{AggregationNone: 0.6, AggregationSimple: 0.6, AggregationFirst: 0.75, AggregationMax: 0.75, AggregationAverage: 0.575} {
+		j, err := NewJudge(&Model{Name: "m", Task: TokenClassification, Labels: []string{"O", "I-X"}}, charTokenizer{}, JudgeOptions{Aggregation: strategy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := j.Verdict([]byte("abb"), tokenize.Encoded{Windows: []tokenize.Encoding{enc}}, logits)
+		if err != nil || !near(v.Confidence, want) || !near(v.Margin, 2*want-1) {
+			t.Errorf("%s: confidence %v, margin %v (%v), want %v", strategy, v.Confidence, v.Margin, err, want)
+		}
+	}
+}

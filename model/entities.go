@@ -42,37 +42,46 @@ type labelled struct {
 	index      int
 }
 
-// sureness is how sure one token is.
-type sureness struct{ top, margin, entropy float64 }
+// leastSure are the scores of the least sure decision so far: of the token, or of the word, with the lowest top score. Of
+// several measures it parts right texts from wrong ones best, or as well as the best (docs/calibration.md).
+type leastSure struct {
+	scores []float32
+	top    float32
+}
 
-// entities of all windows of one text, and how sure its least sure token is.
-func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [][]float32) ([]Entity, sureness, error) {
+func (l *leastSure) take(scores []float32, top float32) {
+	if l.scores == nil || top < l.top {
+		l.scores, l.top = scores, top
+	}
+}
+
+// measure fills in the verdict's Confidence, Margin and Entropy.
+func (l *leastSure) measure(v *Verdict) {
+	v.Confidence, v.Margin, v.Entropy = 1, 1, 0
+	if l.scores != nil {
+		v.Confidence, v.Margin, v.Entropy = float64(l.top), margin(l.scores, argmax(l.scores)), entropy(l.scores)
+	}
+}
+
+// entities of all windows of one text, and the least sure decision among their tokens or words.
+func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [][]float32) ([]Entity, leastSure, error) {
 	chars := tokenize.NewRunes(text)
 	all := []Entity{}
-	var least []float32 // scores of the least sure token so far
-	lowest := float32(2)
+	var least leastSure
 	for w, enc := range windows {
 		if len(enc.Offsets) != len(enc.IDs) || len(enc.Special) != len(enc.IDs) {
-			return nil, sureness{}, fmt.Errorf("window %d has %d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets", w, len(enc.IDs), len(enc.Offsets), len(enc.Special))
+			return nil, least, fmt.Errorf("window %d has %d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets", w, len(enc.IDs), len(enc.Offsets), len(enc.Special))
 		}
 		tokens, err := a.gatherPreEntities(text, chars, enc, logits[w])
 		if err != nil {
-			return nil, sureness{}, fmt.Errorf("window %d: %w", w, err)
+			return nil, least, fmt.Errorf("window %d: %w", w, err)
 		}
-		for i := range tokens {
-			if top := slices.Max(tokens[i].scores); top < lowest {
-				lowest, least = top, tokens[i].scores
-			}
-		}
-		all = append(all, a.aggregate(tokens)...)
+		all = append(all, a.aggregate(tokens, &least)...)
 	}
 	if len(windows) > 1 {
 		all = aggregateOverlapping(all)
 	}
-	if least == nil {
-		return all, sureness{top: 1, margin: 1}, nil
-	}
-	return all, sureness{float64(lowest), margin(least, argmax(least)), entropy(least)}, nil
+	return all, least, nil
 }
 
 func (a *aggregator) gatherPreEntities(text []byte, chars *tokenize.Runes, enc tokenize.Encoding, logits []float32) ([]preEntity, error) {
@@ -164,17 +173,18 @@ func decode(b []byte) string {
 }
 
 // aggregate makes the entities of one window, without those outside.
-func (a *aggregator) aggregate(tokens []preEntity) []Entity {
+func (a *aggregator) aggregate(tokens []preEntity, least *leastSure) []Entity {
 	var words []labelled
 	switch a.strategy {
 	case AggregationNone, AggregationSimple:
 		words = make([]labelled, len(tokens))
 		for i, t := range tokens {
 			top := argmax(t.scores)
+			least.take(t.scores, t.scores[top])
 			words[i] = labelled{a.labels[top], t.scores[top], t.word, t.start, t.end, t.index}
 		}
 	default:
-		words = a.aggregateWords(tokens)
+		words = a.aggregateWords(tokens, least)
 	}
 	if a.strategy == AggregationNone {
 		var out []Entity
@@ -189,20 +199,20 @@ func (a *aggregator) aggregate(tokens []preEntity) []Entity {
 }
 
 // aggregateWords makes the tokens of a word agree on one label.
-func (a *aggregator) aggregateWords(tokens []preEntity) []labelled {
+func (a *aggregator) aggregateWords(tokens []preEntity, least *leastSure) []labelled {
 	var words []labelled
 	for len(tokens) > 0 {
 		n := 1
 		for n < len(tokens) && tokens[n].subword {
 			n++
 		}
-		words = append(words, a.aggregateWord(tokens[:n]))
+		words = append(words, a.aggregateWord(tokens[:n], least))
 		tokens = tokens[n:]
 	}
 	return words
 }
 
-func (a *aggregator) aggregateWord(tokens []preEntity) labelled {
+func (a *aggregator) aggregateWord(tokens []preEntity, least *leastSure) labelled {
 	scores := tokens[0].scores
 	switch a.strategy {
 	case AggregationMax:
@@ -228,6 +238,7 @@ func (a *aggregator) aggregateWord(tokens []preEntity) labelled {
 		pieces[i] = t.word
 	}
 	top := argmax(scores)
+	least.take(scores, scores[top])
 	return labelled{label: a.labels[top], score: scores[top], word: a.tok.Join(pieces), start: tokens[0].start, end: tokens[len(tokens)-1].end}
 }
 

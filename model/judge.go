@@ -123,7 +123,7 @@ func (j *Judge) Verdict(text []byte, enc tokenize.Encoded, logits [][]float32) (
 			return Verdict{}, err
 		}
 		v.Entities, v.tokens = entities, j.entities.strategy == AggregationNone
-		v.Confidence, v.Margin, v.Entropy = least.top, least.margin, least.entropy
+		least.measure(&v)
 		return v, nil
 	}
 	j.classify(&v, logits)
@@ -220,8 +220,9 @@ type Verdict struct {
 	// Entropy is that of all scores by ln n (softmax), or the mean binary entropy in bits (independent labels): 0 is
 	// certain, 1 a guess.
 	//
-	// token-classification: all three are of the least sure token of the text, special ones left out: Confidence is the
-	// probability of its top label. A text without tokens has Confidence 1, Margin 1 and Entropy 0.
+	// token-classification: all three are of the least sure token of the text, special ones left out, or with the
+	// aggregations of words (first, average, max) of its least sure word: Confidence is the probability of its top label. A
+	// text without tokens has Confidence 1, Margin 1 and Entropy 0.
 	Margin, Entropy, Confidence float64
 
 	tokens bool // Entities are single tokens (AggregationNone)

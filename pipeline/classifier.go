@@ -35,7 +35,7 @@ type Step struct {
 	Options   tokenize.Options // MaxTokens, Windows, Stride; Offsets follows the judge
 }
 
-// Student is a small model before the full one: a verdict of it with a score of at least Threshold is final.
+// Student is a small model before the full one: a verdict of it with a confidence of at least Threshold is final.
 type Student struct {
 	Step
 	Threshold float64
@@ -262,7 +262,7 @@ func (c *Classifier) askStudent(w *work, m int) {
 	s, e := c.models[m].Student, &w.encoded[c.student[m]]
 	c.submit(w, &s.Step, e, func(a Answer) {
 		v, err := c.verdict(w, &s.Step, c.models[m].Name, e, a)
-		if err != nil || v.Score < s.Threshold {
+		if err != nil || v.Confidence < s.Threshold {
 			c.o.Metrics.student.WithLabelValues(c.models[m].Name, "unsure").Inc()
 			if err != nil {
 				c.ask(w, m, nil)

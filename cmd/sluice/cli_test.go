@@ -687,11 +687,52 @@ func TestStudentCacheAndUrgentRecords(t *testing.T) {
 	}
 }
 
+// Of entities the least sure token decides. A model may be its own student, so that only the routes differ.
+func TestAStudentOfEntitiesIsAskedFirst(t *testing.T) {
+	dir := needModel(t, "ner")
+	address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")
+	file := runConfig(t, address, dir)
+	small := filepath.Join(t.TempDir(), "small")
+	if err := os.Symlink(dir, small); err != nil {
+		t.Fatal(err)
+	}
+	editConfig(t, file, "name: sentiment,", "name: sentiment, student: "+small+", student_threshold: 0.9,")
+	w := startWorker(t, "-c", file)
+	w.waitReady(t)
+	produce(t, address, `{"id":1,"text":"The committee will meet again."}`, `{"id":2,"text":"Fischler Bonn EU Fischer Hendrix Rare"}`)
+	got := map[int]string{}
+	for _, r := range consume(t, address, 2, "review_analysis") {
+		var v struct {
+			ID        int
+			Inference struct {
+				Sentiment struct {
+					Route, Model string
+					Entities     []struct{ Word string }
+				}
+			}
+		}
+		if err := json.Unmarshal(r.Value, &v); err != nil {
+			t.Fatalf("%s: %v", r.Value, err)
+		}
+		tag, _, _ := strings.Cut(v.Inference.Sentiment.Model, "@")
+		got[v.ID] = v.Inference.Sentiment.Route + " " + tag
+		if (len(v.Inference.Sentiment.Entities) > 0) != (v.ID == 2) {
+			t.Errorf("record %d has the entities %v", v.ID, v.Inference.Sentiment.Entities)
+		}
+	}
+	if got[1] != "student sentiment-student" || got[2] != "model sentiment" {
+		t.Errorf("a clear and an unclear text went %v", got)
+	}
+	if _, metrics := w.get(t, "/metrics"); !strings.Contains(metrics, `sluice_student_verdicts_total{model="sentiment",result="unsure"} 1`) {
+		t.Error("/metrics does not count the unsure text")
+	}
+}
+
 func TestAStudentMustDecideTheSameQuestion(t *testing.T) {
 	address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")
 	for _, c := range []struct{ model, student, want string }{
 		{"sentiment", "toxicity", "a student must have the same"},
-		{"ner", "sentiment-tiny", "a student can stand before a text-classification model only"},
+		{"ner", "sentiment-tiny", "a student must have the same"},
 		{"sentiment", "ner", "a student must have the same"},
 		{"toxicity", "sentiment-tiny", "no single score says how sure a student is"},
 	} {

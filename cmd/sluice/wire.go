@@ -186,8 +186,6 @@ func openStudent(ctx context.Context, m *loadedModel, o ort.Options, st steps) (
 		return nil, err
 	}
 	switch {
-	case m.model.Task != model.TextClassification:
-		err = fmt.Errorf("%s: a student can stand before a text-classification model only, and %s is for %s; remove student", s.Path, m.settings.Path, m.model.Task)
 	case m.model.Config.ProblemType == model.MultiLabel:
 		err = fmt.Errorf("%s: %s gives every label a score of its own, so no single score says how sure a student is; remove student", s.Path, m.settings.Path)
 	case student.model.Task != m.model.Task || !slices.Equal(slices.Sorted(slices.Values(student.model.Labels)), slices.Sorted(slices.Values(m.model.Labels))):
