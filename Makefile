@@ -81,7 +81,7 @@ bench-graph: venv ## tokens/s of the exported graph against other forms and runt
 bench-options: dist ## what cache and student bring (LABELLED=FILE.tsv, MORE=FILE.tsv, MODEL=DIR); writes under bench/results
 	@$(native) && go run ./bench/options $(if $(MODEL),-model $(MODEL)) $(if $(LABELLED),-labelled $(LABELLED)) $(if $(MORE),-more $(MORE))
 
-bench-tune: dist ## choose a student's threshold on half of the texts, check it on the other half and on a real broker (LABELLED=FILE.jsonl, SOURCE=sentence about it, ROUNDS=5); writes under bench/results
+bench-tune: dist ## choose a student's threshold on half of the texts, check it on the other half and on a real broker (LABELLED=FILE.jsonl, SOURCE=sentence about it, ROUNDS=9); writes under bench/results
 	@$(native) && go run ./bench/tune -labelled '$(LABELLED)' $(if $(SOURCE),-source '$(SOURCE)') $(if $(ROUNDS),-rounds $(ROUNDS))
 
 bench-latency: dist ## latency at shares of the highest sustained rate, and at 120 %, on a real broker (MODEL=DIR); writes under bench/results

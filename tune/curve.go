@@ -24,8 +24,10 @@ type Sample struct {
 	PromptTokens  int // of one call of the endpoint
 }
 
-// Never as Setting.Student: the student is not asked.
-const Never = 2.0
+const (
+	Never      = 2.0    // as Setting.Student: the student is not asked
+	everything = 1.0001 // as Setting.Escalate: no score is above 1
+)
 
 // Setting is a pair of thresholds.
 type Setting struct {
@@ -175,18 +177,36 @@ func (c *Cascade) StudentSteps(samples []Sample) []float64 {
 		scores[i] = samples[i].Student.Score
 	}
 	slices.Sort(scores)
-	slices.Reverse(scores)
+	last := math.Inf(1)
 	for percent := 1; percent <= 100; percent++ {
-		k := len(scores) * percent / 100
-		if k == 0 {
+		k := len(scores) - len(scores)*percent/100
+		if k == len(scores) || scores[k] >= last {
 			continue
 		}
-		// Rounded up, so that no more than these are decided; a score above the last step's is none of its own.
-		if t := math.Ceil(scores[k-1]*1e4-1e-9) / 1e4; t > 0 && t <= 1 && t < steps[len(steps)-1] {
+		last = scores[k]
+		if t := shortest(under(scores, last), last); t > 0 && t <= 1 {
 			steps = append(steps, t)
 		}
 	}
 	return steps
+}
+
+// under is the highest of ascending scores that is below s; 0 where there is none.
+func under(scores []float64, s float64) float64 {
+	if i, _ := slices.BinarySearch(scores, s); i > 0 {
+		return scores[i-1]
+	}
+	return 0
+}
+
+// shortest is the decimal number with the fewest digits, two or more, that is above low and at most high.
+func shortest(low, high float64) float64 {
+	for scale := 1e2; scale <= 1e15; scale *= 10 {
+		if t := math.Floor(high*scale) / scale; t > low && t <= high {
+			return t
+		}
+	}
+	return high
 }
 
 // escalatePercents are the shares of texts that steps of the escalation ask about.
@@ -210,9 +230,9 @@ func (c *Cascade) EscalateSteps(samples []Sample, student float64) []float64 {
 		if k == 0 {
 			continue
 		}
-		t := 1.0001 // everything: no score is above 1
+		t := everything
 		if k < len(scores) {
-			t = math.Floor(scores[k]*1e4+1e-9) / 1e4
+			t = shortest(under(scores, scores[k]), scores[k])
 		}
 		if t > steps[len(steps)-1] {
 			steps = append(steps, t)

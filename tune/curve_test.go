@@ -124,3 +124,29 @@ func TestEntitiesAreRightTogetherAndCountedAlone(t *testing.T) {
 		t.Errorf("the endpoint is never asked about entities: %v", got)
 	}
 }
+
+func TestThresholdsHaveNoMoreDigitsThanTheyNeed(t *testing.T) {
+	for _, tc := range []struct{ low, high, want float64 }{
+		{0.5, 0.987654321, 0.98}, {0.98, 0.987654321, 0.987}, {0.9999871, 0.9999879, 0.9999875}, {0, 0.9, 0.9}, {0.28, 0.29, 0.29}, {math.Nextafter(0.7, 0), 0.7, 0.7},
+	} {
+		got := shortest(tc.low, tc.high)
+		if got <= tc.low || got > tc.high || len(Threshold(got)) > len(Threshold(tc.want)) {
+			t.Errorf("between %v and %v: %v", tc.low, tc.high, got)
+		}
+	}
+}
+
+func TestStepsOfAModelThatIsSureOfEverything(t *testing.T) { // fp32 softmax of a model without label smoothing
+	c := cascade()
+	var samples []Sample
+	for i := range 1000 {
+		v := Verdict{Label: "POSITIVE", Score: 1 - 1e-6*float64(i)/1000}
+		samples = append(samples, Sample{Student: v, Model: v})
+	}
+	if n := len(c.StudentSteps(samples)); n < 100 {
+		t.Errorf("only %d steps", n)
+	}
+	if n := len(c.EscalateSteps(samples, Never)); n != len(escalatePercents)+1 {
+		t.Errorf("only %d steps of the escalation", n)
+	}
+}

@@ -32,18 +32,19 @@ var (
 func (r *Report) Plot(w io.Writer) error {
 	type panel struct {
 		x, y, title string
+		legendLeft  bool
 		steps       []Step
 		at          func(Point) (x, y float64, in Interval, ok bool)
 		chosen      func(Point) bool
 	}
 	panels := []panel{{
-		"decided by the student, % of texts", "accuracy minus the full model's, points", "Student", r.Students,
+		"decided by the student, % of texts", "points against the full model", "Student", true, r.Students,
 		func(p Point) (float64, float64, Interval, bool) {
 			return 100 * p.ByStudent, 100 * p.Difference, Interval{100 * p.DifferenceIn.Low, 100 * p.DifferenceIn.High}, true
 		},
 		func(p Point) bool { return p.Student == r.Choice.Student },
 	}, {
-		"asked of the endpoint, % of texts", "accuracy, %", "Escalation", r.Escalations,
+		"asked of the endpoint, % of texts", "accuracy, %", "Escalation", false, r.Escalations,
 		func(p Point) (float64, float64, Interval, bool) {
 			return 100 * p.Escalated, 100 * p.Accuracy, Interval{100 * p.AccuracyIn.Low, 100 * p.AccuracyIn.High}, p.Known
 		},
@@ -72,7 +73,7 @@ func (r *Report) Plot(w io.Writer) error {
 		}
 		p := plot.New()
 		p.Title.Text, p.X.Label.Text, p.Y.Label.Text = panel.title, panel.x, panel.y
-		p.Legend.Left, p.Legend.Padding = true, vg.Points(2)
+		p.Legend.Left, p.Legend.Padding = panel.legendLeft, vg.Points(2) // at the bottom, where the curve is not
 		if len(upper) > 1 {
 			for i := len(lower) - 1; i >= 0; i-- {
 				upper = append(upper, lower[i])

@@ -165,11 +165,11 @@ func (r *Report) Write(w io.Writer) {
 	if r.Student != "" {
 		models = r.Student + " before " + r.Model
 	}
-	fmt.Fprintf(w, "Verdict %s: %s; %s; %s.\n", r.Name, models, r.Machine, r.Date)
-	fmt.Fprintf(w, "Labelled texts of %s: %d choose, %d are held out (seed %d).\n", r.File, r.Choosing, r.HeldOut, r.Seed)
-	fmt.Fprintf(w, "msgs/s: %s.\n", r.SpeedHow)
+	fmt.Fprintf(w, "- Verdict %s: %s; %s; %s.\n", r.Name, models, r.Machine, r.Date)
+	fmt.Fprintf(w, "- Labelled texts of %s: %d choose, %d are held out (seed %d).\n", r.File, r.Choosing, r.HeldOut, r.Seed)
+	fmt.Fprintf(w, "- msgs/s: %s.\n", r.SpeedHow)
 	if r.LLM != "" {
-		fmt.Fprintf(w, "Endpoint: %s.\n", r.LLM)
+		fmt.Fprintf(w, "- Endpoint: %s.\n", r.LLM)
 	}
 
 	if len(r.Students) > 1 {
@@ -223,17 +223,17 @@ func (r *Report) Write(w io.Writer) {
 	fmt.Fprintln(w)
 	for _, reason := range []struct{ what, why string }{{"student", r.Choice.StudentReason}, {"escalation", r.Choice.EscalateReason}} {
 		if reason.why != "" {
-			fmt.Fprintf(w, "%s: %s.\n", reason.what, reason.why)
+			fmt.Fprintf(w, "- %s: %s.\n", reason.what, reason.why)
 		}
 	}
 	if a := r.Again; a != nil && a.Chose > 0 {
-		fmt.Fprintf(w, "other splits: on %d of %d a threshold was chosen, from %s to %s; difference on the held-out part %+.2f points in the mean, 90 %% of splits between %+.2f and %+.2f; not %s there: %s of splits.\n",
+		fmt.Fprintf(w, "- other splits: on %d of %d a threshold was chosen, from %s to %s; difference on the held-out part %+.2f points in the mean, 90 %% of splits between %+.2f and %+.2f; not %s there: %s of splits.\n",
 			a.Chose, a.Splits, Threshold(a.Thresholds.Low), Threshold(a.Thresholds.High), 100*a.Mean, 100*a.Differences.Low, 100*a.Differences.High, a.Aim, percent(a.Missed))
 	} else if a != nil {
-		fmt.Fprintf(w, "other splits: on none of %d a threshold was chosen.\n", a.Splits)
+		fmt.Fprintf(w, "- other splits: on none of %d a threshold was chosen.\n", a.Splits)
 	}
 	if !r.Choice.Reached {
-		fmt.Fprintln(w, "The goal is not reached.")
+		fmt.Fprintln(w, "\nThe goal is not reached.")
 	}
 }
 

@@ -34,7 +34,8 @@ type Alternation struct {
 	next int
 }
 
-// Drain measures one variant once, on new topics.
+// Drain measures one variant once, on new topics. The worker is ready and stands still while the backlog is written; what is
+// measured begins when it goes on, and is all of its work: a student that runs ahead of the first results counts too.
 func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err error) {
 	a.next++
 	run := fmt.Sprintf("%d-%d", time.Now().Unix(), a.next)
@@ -45,19 +46,32 @@ func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err erro
 	if v.Texts != nil {
 		v.Texts.Rewind()
 	}
-	var worker *Worker
-	defer func() {
-		if worker != nil {
-			err = errors.Join(err, worker.Stop())
-		}
-	}()
-	return Drain(ctx, DrainPlan{Target: target, Records: v.Records, Texts: v.Texts, Value: v.Value, Begin: func(ctx context.Context) ([]int, error) {
-		worker, err = StartWorker(ctx, WorkerPlan{Binary: a.Binary, Dir: a.Broker.Dir, Target: target, Model: a.Model, Group: "variant-" + run, Name: "variant-0", Env: append(os.Environ(), v.Env...)})
-		if err != nil {
+	worker, err := StartWorker(ctx, WorkerPlan{Binary: a.Binary, Dir: a.Broker.Dir, Target: target, Model: a.Model, Group: "variant-" + run, Name: "variant-0", Serve: true, Env: append(os.Environ(), v.Env...)})
+	if err != nil {
+		return d, err
+	}
+	defer func() { err = errors.Join(err, worker.Stop()) }()
+	if err := worker.Pause(); err != nil {
+		return d, err
+	}
+	probe := Probe{PIDs: []int{worker.PID}}
+	var before Reading
+	d, err = Drain(ctx, DrainPlan{Target: target, Records: v.Records, Texts: v.Texts, Value: v.Value, From: 1 / float64(v.Records), Begin: func(ctx context.Context) ([]int, error) {
+		if before, err = probe.Read(ctx); err != nil {
 			return nil, err
 		}
-		return []int{worker.PID}, nil
+		return probe.PIDs, worker.Resume()
 	}})
+	if err != nil {
+		return d, err
+	}
+	after, err := probe.Read(ctx)
+	if err != nil {
+		return d, err
+	}
+	d.Rate = float64(d.Records) / (d.First + d.Seconds)
+	d.CPUPer1000 = (after[cpuSeconds] - before[cpuSeconds]) / float64(d.Records) * 1000
+	return d, nil
 }
 
 // Run measures every variant once a round, beginning with another one each time, and writes a table of their rates and of
