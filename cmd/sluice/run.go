@@ -95,6 +95,9 @@ type workerOptions struct {
 	started  func(*runningWorker) // called when the worker begins to join its group
 }
 
+// wrapProcessor is for tests that need a record which ends the process.
+var wrapProcessor = func(p pipeline.Processor) pipeline.Processor { return p }
+
 // runningWorker is what others may ask of a worker at work.
 type runningWorker struct {
 	stage  *pipeline.Stage // classify; nil where it does not run
@@ -279,8 +282,9 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 		return nil, nil, err
 	}
 	closers = append(closers, classifier.Close)
-	stage = pipeline.NewStage(classifier, client, pipeline.StageOptions{
-		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Metrics: metrics.StageMetrics, Logger: o.log,
+	stage = pipeline.NewStage(wrapProcessor(classifier), client, pipeline.StageOptions{
+		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Quarantine: writer.Quarantine,
+		Metrics: metrics.StageMetrics, Logger: o.log,
 	})
 	return &workerStage{name: "classify", stage: stage, source: client, close: closeAll}, pages, nil
 }

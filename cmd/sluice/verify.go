@@ -25,7 +25,8 @@ func verifyCommand() *cobra.Command {
 		Short: "Count lost, doubled and disordered records in one's own cluster",
 		Long: `Reads the topics of a worker's configuration with a client of its own, as read_committed, and counts for every input
 partition: records without a result or a dead letter (lost), messages whose id was there before (doubled), and results
-before which a later record's result stands (disordered). Only records that the group has committed count; the rest is in
+before which a later record's result stands (disordered); with escalation also requests that were committed and have no
+final verdict (unfinished), and with routes copies of records that have no result (stray). Only records that the group has committed count; the rest is in
 flight. What retention or compaction has removed is named as unverifiable, not as lost. Nothing is written or committed,
 and no group is joined. Exit code 1 when something is lost, doubled or out of order, or could not be read to the end. With
 guarantee: at-least-once doubled messages are shown and are no fault.`,
@@ -61,6 +62,14 @@ guarantee: at-least-once doubled messages are shown and are no fault.`,
 // auditPlan says which records of which topics to look at.
 func auditPlan(s *Settings, since, until string, now time.Time) (audit.Plan, error) {
 	p := audit.Plan{Group: s.Kafka.Group, Inputs: s.Input.Topics, Output: s.Output.Topic, DeadLetter: s.DeadLetter.Topic, AtLeastOnce: s.Kafka.Guarantee == "at-least-once"}
+	for _, r := range s.Routes {
+		if r.Topic != p.Output && !slices.Contains(p.Routed, r.Topic) {
+			p.Routed = append(p.Routed, r.Topic)
+		}
+	}
+	if s.Escalation.On() {
+		p.Requests, p.Escalation = s.Escalation.Topic, escalationGroup(s)
+	}
 	var err error
 	if since != "all" {
 		if p.Since, err = timeOf(since, now); err != nil {

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/pipeline"
+	"sluice/pipeline/pipelinetest"
+)
+
+// deadlyText in a record ends the process that begins to process it, as a crash in native code or the kernel's OOM killer
+// would. Only processes with deadlyEnv set.
+const (
+	deadlyText = "this text ends the process"
+	deadlyEnv  = "TEST_DEADLY_TEXTS"
+)
+
+type deadly struct{ pipeline.Processor }
+
+func (d deadly) Process(j *pipeline.Job) {
+	if bytes.Contains(j.Record.Value, []byte(deadlyText)) {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	d.Processor.Process(j)
+}
+
+func init() {
+	if os.Getenv(deadlyEnv) != "" {
+		wrapProcessor = func(p pipeline.Processor) pipeline.Processor { return deadly{p} }
+	}
+}
+
+// A supervisor that starts the worker again is all that is needed: after four deaths the record is in the dead letters, all
+// others have their results, and nothing tells of it on a disk.
+func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: no real broker")
+	}
+	dir := needModel(t, "sentiment-tiny")
+	address := pipelinetest.Kafka(t).Addrs()[0]
+	topics := []string{"deadly_reviews", "deadly_analysis", "deadly_dlq"}
+	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	if _, err := admin.CreateTopics(t.Context(), 3, 1, nil, topics...); err != nil {
+		t.Fatal(err)
+	}
+	const records = 900
+	var input []*kgo.Record
+	for i := range records {
+		value := fmt.Sprintf(`{"id":%d,"text":"Review number %d of a hotel by the sea."}`, i, i)
+		if i == 400 {
+			value = fmt.Sprintf(`{"id":%d,"text":"%s"}`, i, deadlyText)
+		}
+		input = append(input, &kgo.Record{Topic: topics[0], Partition: int32(i % 3), Value: []byte(value)})
+	}
+	if err := client.ProduceSync(t.Context(), input...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	config := runConfig(t, address, dir)
+	editConfig(t, config, "customer_reviews", topics[0], "review_analysis", topics[1], "review_dlq", topics[2], "group: reviews", "group: deadly")
+
+	t.Setenv(deadlyEnv, "1")
+	reader, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topics[1:]...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var got []*kgo.Record
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for len(got) < records && ctx.Err() == nil {
+			reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) { got = append(got, r) })
+		}
+	}()
+	deaths := 0
+	var last *worker
+	for finished := false; !finished; {
+		last = startWorker(t, "-c", config, "--kafka.commit_interval=20ms")
+		select {
+		case <-last.done:
+			if deaths++; deaths > 6 {
+				t.Fatalf("%d deaths\n%s", deaths, last.logs())
+			}
+		case <-done:
+			finished = true
+		}
+	}
+	if len(got) != records {
+		t.Fatalf("%d of %d records, %d deaths\n%s", len(got), records, deaths, last.logs())
+	}
+	for _, r := range got {
+		if (r.Topic == topics[2]) != bytes.Contains(r.Value, []byte(deadlyText)) || r.Topic == topics[2] && !strings.Contains(fmt.Sprintf("%s", r.Headers), "killed-the-worker") {
+			t.Errorf("%s is in %s: %s", r.Value, r.Topic, r.Headers)
+		}
+	}
+	last.cmd.Process.Signal(syscall.SIGTERM)
+	if code := last.exit(t); code != exitDone {
+		t.Errorf("exit code %d after SIGTERM\n%s", code, last.logs())
+	}
+	if deaths < 2 || deaths > 5 {
+		t.Errorf("%d deaths; two in company and two alone were due, or one more where the first worker had got on before", deaths)
+	}
+	if !strings.Contains(last.logs(), "has killed the worker again and again") {
+		t.Errorf("nothing in the log:\n%s", last.logs())
+	}
+	t.Logf("%d deaths", deaths)
+	offsets, err := admin.FetchOffsets(t.Context(), "deadly")
+	if err != nil {
+		t.Fatal(err)
+	}
+	offsets.Each(func(o kadm.OffsetResponse) {
+		if strings.Contains(o.Metadata, "open") || strings.Contains(o.Metadata, "alone") {
+			t.Errorf("%s-%d: %s is left after a clean stop", o.Topic, o.Partition, o.Metadata)
+		}
+	})
+	if r := finish(t, sluice(t, "verify", "-c", config)); r.code != exitDone {
+		t.Errorf("verify: %d\n%s%s", r.code, r.out, r.err)
+	}
+}
