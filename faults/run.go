@@ -192,6 +192,9 @@ func (r *run) all() (*history.Report, error) {
 		if err := w.await(r.ctx); err != nil {
 			return nil, err
 		}
+		if _, exits := w.counts(); len(exits) > 0 {
+			return nil, fmt.Errorf("%s ended with %v before anything was done to it", w.name, exits)
+		}
 	}
 	if r.s.rate >= 0 {
 		r.feed()

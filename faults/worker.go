@@ -43,7 +43,7 @@ type worker struct {
 	log    journal
 
 	mu      sync.Mutex
-	points  string // SLUICE_FAILPOINT of the next start
+	points  string // FAILPOINT of the next start
 	process *os.Process
 	done    chan struct{} // of the process
 	stopped bool
@@ -91,7 +91,7 @@ func (w *worker) live(started func()) (code int, again bool) {
 		return 0, false
 	}
 	w.log.begin()
-	cmd.Env = append(os.Environ(), "SLUICE_FAILPOINT="+w.points)
+	cmd.Env = append(os.Environ(), "FAILPOINT="+w.points)
 	err := cmd.Start()
 	if err == nil {
 		w.process, w.done = cmd.Process, make(chan struct{})
@@ -209,7 +209,16 @@ func (w *worker) metrics() (map[string]float64, error) {
 
 // await waits until the worker is ready.
 func (w *worker) await(ctx context.Context) error {
-	return await(ctx, 90*time.Second, w.name+" to be ready", w.ready)
+	before, _ := w.counts()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return await(ctx, 90*time.Second, w.name+" to be ready", func() error {
+		if n, exits := w.counts(); n > before+20 {
+			cancel()
+			return fmt.Errorf("it ended %d times, with %v", n-before, exits[len(exits)-3:])
+		}
+		return w.ready()
+	})
 }
 
 // journal is what a worker logs: the end of it, where it serves, and which failpoints it met.
