@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile bench-tune injections race clean test-llama
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile bench-tune injections race clean test-llama faults
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -47,14 +47,15 @@ dist: build ## a relocatable folder dist/: binary, library, bundled models, exam
 
 lint: native ## gofmt, go vet, staticcheck
 	$(step) 'gofmt, go vet, staticcheck'
-	@files=$$(gofmt -l cmd model pipeline tokenize tune bench); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
-	@$(native) && go vet ./... && go tool staticcheck ./...
+	@files=$$(gofmt -l cmd faults model pipeline tokenize tune bench); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
+	@$(native) && go vet ./... && go tool staticcheck ./... && go vet -tags failpoint ./pipeline/failpoint ./cmd/sluice && go tool staticcheck -tags failpoint ./pipeline/failpoint
 	@python3 -W error -m py_compile bench/race/*.py bench/peers/*/*.py && bash -n bench/race/prepare.sh
 
 test-pure: ## the pure core without cgo, and with the race detector
 	$(step) 'pure Go: CGO_ENABLED=0, then the race detector'
-	@CGO_ENABLED=0 go test ./pipeline ./model ./tokenize ./bench/load ./bench/bare ./tune
-	@go test -race ./pipeline ./model ./tokenize ./bench/load ./bench/bare ./tune
+	@CGO_ENABLED=0 go test ./pipeline ./model ./tokenize ./bench/load ./bench/bare ./tune ./pipeline/failpoint ./faults/...
+	@CGO_ENABLED=0 go test -tags failpoint ./pipeline/failpoint
+	@go test -race ./pipeline ./model ./tokenize ./bench/load ./bench/bare ./tune ./pipeline/failpoint ./faults/...
 
 test-export: venv ## the export script: tiny models of every architecture against transformers
 	$(step) 'export script'
@@ -96,6 +97,11 @@ injections: ## how often texts that give orders get their way with the escalatio
 race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUNDS=1 RACE_SECONDS=5 for a quick look; RACE='-only sluice,hugot'); writes under bench/results
 	@RACE_MIX='$(RACE_MIX)' bench/race/prepare.sh
 	@$(native) && go run ./bench/race -rounds $(RACE_ROUNDS) -seconds $(RACE_SECONDS) $(RACE)
+
+faults: native ## inject faults into workers, brokers and the network on real brokers, and check the promises (LONG=1: an hour; FAULTS='-only twin -seed 7'); writes docs/reliability.md
+	@mkdir -p build/faults
+	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
+	@$(native) && go run ./faults $(if $(LONG),-long) $(FAULTS)
 
 clean: ## remove everything that make made
 	@rm -rf build dist .venv

@@ -68,7 +68,8 @@ type run struct {
 
 	feeding  context.CancelFunc
 	fed      chan error
-	produced int // records produced by hand come after those of the feeder
+	produced int           // records so far; the feeder's while it runs
+	gone     []*kgo.Record // of the input, that may have been deleted since
 
 	mu      sync.Mutex
 	failed  []string
@@ -191,6 +192,9 @@ func (r *run) all() (*history.Report, error) {
 		if err := w.await(r.ctx); err != nil {
 			return nil, err
 		}
+		if _, exits := w.counts(); len(exits) > 0 {
+			return nil, fmt.Errorf("%s ended with %v before anything was done to it", w.name, exits)
+		}
 	}
 	if r.s.rate >= 0 {
 		r.feed()
@@ -230,17 +234,13 @@ func (r *run) all() (*history.Report, error) {
 	return checked, errors.Join(settled, err)
 }
 
-// start starts a worker under a supervisor; env is for each of its starts.
-func (r *run) start(name string, env ...func() []string) (*worker, error) {
+// start starts a worker under a supervisor.
+func (r *run) start(name string) (*worker, error) {
 	args, err := r.writeConfig(name)
 	if err != nil {
 		return nil, err
 	}
-	var of func() []string
-	if len(env) > 0 {
-		of = env[0]
-	}
-	w := supervise(r.o.sluice, name, args, of, false)
+	w := supervise(r.o.sluice, name, args)
 	r.workers = append(r.workers, w)
 	return w, nil
 }
@@ -282,7 +282,7 @@ func (r *run) feed() {
 		var first error
 		t := time.NewTicker(tick)
 		defer t.Stop()
-		began := time.Now()
+		began, base := time.Now(), r.produced
 		for {
 			select {
 			case <-t.C:
@@ -295,7 +295,7 @@ func (r *run) feed() {
 				r.fed <- errors.Join(first, err)
 				return
 			}
-			for due := int(time.Since(began).Seconds() * float64(rate)); r.produced < due; r.produced++ {
+			for due := base + int(time.Since(began).Seconds()*float64(rate)); r.produced < due; r.produced++ {
 				r.c.client.TryProduce(r.ctx, r.record(r.produced), func(_ *kgo.Record, err error) {
 					if err != nil {
 						mu.Lock()
@@ -406,11 +406,23 @@ func (r *run) check() (*history.Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	there := map[string]bool{}
 	for _, m := range in {
+		there[string(m.Key)] = true
+	}
+	left := len(in)
+	for _, m := range r.gone {
+		if !there[string(m.Key)] {
+			there[string(m.Key)] = true
+			in = append(in, m)
+		}
+	}
+	for at, m := range in {
 		i := history.Input{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset, Key: string(m.Key), Value: m.Value}
 		if _, text, ok := bytes.Cut(m.Value, []byte(`"text":`)); ok {
 			i.Same = string(text)
 		}
+		i.Optional = at >= left && !r.s.remade // all of a topic was read before it was deleted
 		if r.s.inputs != nil {
 			r.s.inputs(&i)
 		}

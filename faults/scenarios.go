@@ -6,5 +6,7 @@ func scenarios() []scenario {
 	var all []scenario
 	all = append(all, brokerScenarios()...)
 	all = append(all, networkScenarios()...)
+	all = append(all, processScenarios()...)
+	all = append(all, recordScenarios()...)
 	return all
 }

@@ -37,14 +37,13 @@ const (
 type worker struct {
 	name string
 	args []string
-	env  func() []string // of the next start
-	once bool            // not to be started again
 
 	binary string
 	ended  chan struct{} // closed when the supervisor is done
 	log    journal
 
 	mu      sync.Mutex
+	points  string // FAILPOINT of the next start
 	process *os.Process
 	done    chan struct{} // of the process
 	stopped bool
@@ -53,8 +52,8 @@ type worker struct {
 }
 
 // supervise starts a worker.
-func supervise(binary, name string, args []string, env func() []string, once bool) *worker {
-	w := &worker{name: name, args: args, env: env, once: once, binary: binary, ended: make(chan struct{})}
+func supervise(binary, name string, args []string) *worker {
+	w := &worker{name: name, args: args, binary: binary, ended: make(chan struct{})}
 	first := make(chan struct{})
 	go func() {
 		// The kernel ends the child with the thread that forked it, so that no worker outlives the harness.
@@ -83,10 +82,6 @@ func supervise(binary, name string, args []string, env func() []string, once boo
 // live is one process from start to end.
 func (w *worker) live(started func()) (code int, again bool) {
 	cmd := exec.Command(w.binary, w.args...)
-	cmd.Env = append(os.Environ(), "GOMEMLIMIT=off")
-	if w.env != nil {
-		cmd.Env = append(cmd.Env, w.env()...)
-	}
 	cmd.Stderr = &w.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	w.mu.Lock()
@@ -96,6 +91,7 @@ func (w *worker) live(started func()) (code int, again bool) {
 		return 0, false
 	}
 	w.log.begin()
+	cmd.Env = append(os.Environ(), "FAILPOINT="+w.points)
 	err := cmd.Start()
 	if err == nil {
 		w.process, w.done = cmd.Process, make(chan struct{})
@@ -118,7 +114,7 @@ func (w *worker) live(started func()) (code int, again bool) {
 	w.process = nil
 	w.exits = append(w.exits, code)
 	close(done)
-	return code, !w.stopped && !w.once
+	return code, !w.stopped
 }
 
 // signal sends a signal to the present process. false: there is none.
@@ -126,6 +122,13 @@ func (w *worker) signal(s syscall.Signal) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.process != nil && w.process.Signal(s) == nil
+}
+
+// arm says what the next start does at failpoints.
+func (w *worker) arm(points string) {
+	w.mu.Lock()
+	w.points = points
+	w.mu.Unlock()
 }
 
 // end sends a signal and waits until the process has ended.
@@ -206,7 +209,16 @@ func (w *worker) metrics() (map[string]float64, error) {
 
 // await waits until the worker is ready.
 func (w *worker) await(ctx context.Context) error {
-	return await(ctx, 90*time.Second, w.name+" to be ready", w.ready)
+	before, _ := w.counts()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return await(ctx, 90*time.Second, w.name+" to be ready", func() error {
+		if n, exits := w.counts(); n > before+20 {
+			cancel()
+			return fmt.Errorf("it ended %d times, with %v", n-before, exits[len(exits)-3:])
+		}
+		return w.ready()
+	})
 }
 
 // journal is what a worker logs: the end of it, where it serves, and which failpoints it met.
@@ -300,5 +312,5 @@ func (r *run) writeConfig(name string) ([]string, error) {
 		"--kafka.transaction_timeout=10s", "--kafka.commit_interval=50ms", "--kafka.fetch.max_wait=200ms"}, r.s.args...), nil
 }
 
-// limits is the bound of work in flight that a worker has by default.
-func limits() int { return pipeline.DefaultLimits.TotalRecords }
+// inFlightBound is how many records a worker holds at most, by default.
+var inFlightBound = pipeline.DefaultLimits.TotalRecords

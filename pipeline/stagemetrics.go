@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,8 @@ type StageMetrics struct {
 	rebalances   prometheus.Counter
 	retries      *prometheus.CounterVec
 	member       prometheus.Gauge
+	reachable    prometheus.Gauge
+	unreachable  atomic.Bool
 	unstable     prometheus.Gauge
 	ruleErrors   *prometheus.CounterVec
 
@@ -63,6 +66,8 @@ func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 		rebalances: f.NewCounter(prometheus.CounterOpts{Name: prefix + "rebalances_total", Help: "Times the group was joined again. Growing without deployments: a worker dies or is too slow to send heartbeats."}),
 		retries:    counter("kafka_retries_total", "Kafka requests repeated, by request and error code. A few around restarts are normal.", "request", "code"),
 		member:     f.NewGauge(prometheus.GaugeOpts{Name: prefix + "group_joined", Help: "1 while this worker is a member of its consumer group with an assignment."}),
+		reachable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "kafka_reachable", Help: "0 while no heartbeat has got through to the group's coordinator for a quarter of session_timeout; the worker is not ready then, keeps what it has, and goes on by itself. " +
+			"0 for longer than session_timeout: look at brokers and network."}),
 		unstable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "unstable_offsets_seconds", Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when they are not. " +
 			"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with kafka-transactions abort."}),
 		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be evaluated; it then does not hold. "+
@@ -135,6 +140,16 @@ func (m *StageMetrics) Joined(in bool) {
 	}
 }
 
+// Reached tells whether heartbeats get through. For the Kafka client's observer.
+func (m *StageMetrics) Reached(there bool) {
+	m.unreachable.Store(!there)
+	if there {
+		m.reachable.Set(1)
+	} else {
+		m.reachable.Set(0)
+	}
+}
+
 // OffsetsUnstable tells for how long the group's offsets have been held up. For the Kafka client's observer.
 func (m *StageMetrics) OffsetsUnstable(d time.Duration) { m.unstable.Set(d.Seconds()) }
 
@@ -168,6 +183,7 @@ func (s *Stage) Collect(ch chan<- prometheus.Metric) {
 // Status is what a stage holds now, for /status.
 type Status struct {
 	Assigned   bool              `json:"assigned"`   // in the group, with commits allowed
+	Reachable  bool              `json:"reachable"`  // heartbeats get through, as far as this worker knows
 	Stopping   bool              `json:"stopping"`   // finishing what is in flight
 	LedgerAge  float64           `json:"ledger_age"` // seconds the oldest record has been in flight
 	Partitions []PartitionStatus `json:"partitions"`
@@ -191,7 +207,7 @@ func (s *Stage) Status() Status {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Status{Assigned: !s.quiet, Stopping: s.draining, Partitions: []PartitionStatus{}}
+	st := Status{Assigned: !s.quiet, Reachable: !s.o.Metrics.unreachable.Load(), Stopping: s.draining, Partitions: []PartitionStatus{}}
 	if t := s.ledger.oldest(); !t.IsZero() {
 		st.LedgerAge = now.Sub(t).Seconds()
 	}

@@ -189,6 +189,8 @@ func notReady(st pipeline.Status) string {
 		return "stopping: finishing what is in flight"
 	case !st.Assigned:
 		return "joining the group: no partitions assigned yet"
+	case !st.Reachable:
+		return "no heartbeat has got through to the brokers for a quarter of kafka.session_timeout: waiting for them"
 	}
 	return ""
 }

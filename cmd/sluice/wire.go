@@ -324,6 +324,7 @@ func observe(m *pipeline.StageMetrics) kafka.Observer {
 		Rebalance: func(int32, int) { m.Rebalanced() },
 		Retry:     m.Retried,
 		InGroup:   m.Joined,
+		Contact:   m.Reached,
 
 		UnstableOffsets: m.OffsetsUnstable,
 	}

@@ -21,7 +21,7 @@ func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Topic, p.Numb
 type Input struct {
 	Partition Partition
 	Offset    int64
-	Key       string // unique over all inputs
+	Key       string
 	Value     []byte
 	Same      string // inputs with equal Same must get equal verdicts; empty: no such demand
 	Optional  bool   // may be lost, by the start policy or with its topic; never doubled
@@ -56,7 +56,7 @@ type Run struct {
 	Outputs []Output
 	Samples []Sample // in the order in which they were taken
 	Group   Group
-	Remade  bool // an input topic was deleted and made again: offsets may begin anew, and order with them
+	Remade  bool // an input topic was deleted and made again: records are known by their keys, as offsets, and order with them, began anew
 }
 
 // Report counts what broke a promise. All but the first three ought to be 0.
@@ -65,7 +65,7 @@ type Report struct {
 
 	Lost     int   // P1: no result and no dead letter
 	Doubled  int   // P1: more than one
-	Foreign  int   // P1: an output of no input, or with another source than its record's
+	Foreign  int   // P1: an output of no input
 	Disorder int   // P2
 	Ahead    int   // P4: an output of a record that is not committed
 	Backward int   // P4: a committed offset went back
@@ -114,8 +114,15 @@ func (r *Report) example(n int, format string, args ...any) {
 func Check(run Run) *Report {
 	r := &Report{Inputs: len(run.Inputs)}
 	inputs := make(map[string]*Input, len(run.Inputs))
+	id := func(key, source string) string {
+		if run.Remade {
+			return key
+		}
+		return source
+	}
+	of := func(in *Input) string { return id(in.Key, fmt.Sprintf("%s/%d", in.Partition, in.Offset)) }
 	for i := range run.Inputs {
-		inputs[run.Inputs[i].Key] = &run.Inputs[i]
+		inputs[of(&run.Inputs[i])] = &run.Inputs[i]
 	}
 	seen := make(map[string]int, len(run.Inputs))
 	outputs := slices.Clone(run.Outputs)
@@ -138,13 +145,14 @@ func Check(run Run) *Report {
 		} else {
 			r.Results++
 		}
-		in := inputs[o.Key]
-		if in == nil || !run.Remade && o.Source != fmt.Sprintf("%s/%d", in.Partition, in.Offset) {
+		in := inputs[id(o.Key, o.Source)]
+		if in == nil {
 			r.Foreign++
 			r.example(r.Foreign, "foreign: %s@%d, key %q, source %q", o.Partition, o.Offset, o.Key, o.Source)
 			continue
 		}
-		if seen[o.Key]++; seen[o.Key] == 2 {
+		k := of(in)
+		if seen[k]++; seen[k] == 2 {
 			r.Doubled++
 			r.example(r.Doubled, "doubled: %s@%d, key %q, the second one at %s@%d", in.Partition, in.Offset, in.Key, o.Partition, o.Offset)
 		}
@@ -161,7 +169,7 @@ func Check(run Run) *Report {
 		r.source(in, o, verdicts)
 	}
 	for i := range run.Inputs {
-		if in := &run.Inputs[i]; seen[in.Key] == 0 && !in.Optional {
+		if in := &run.Inputs[i]; seen[of(in)] == 0 && !in.Optional {
 			r.Lost++
 			r.example(r.Lost, "lost: %s@%d, key %q", in.Partition, in.Offset, in.Key)
 		}
@@ -173,6 +181,11 @@ func Check(run Run) *Report {
 // source checks that the record came out byte for byte, and that equal texts have equal verdicts.
 func (r *Report) source(in *Input, o *Output, verdicts map[string][]byte) {
 	if o.Pointer {
+		return
+	}
+	if o.Key != in.Key {
+		r.Changed++
+		r.example(r.Changed, "changed: %s@%d has key %q, came out with %q", in.Partition, in.Offset, in.Key, o.Key)
 		return
 	}
 	end := bytes.LastIndexByte(in.Value, '}')

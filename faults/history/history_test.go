@@ -46,10 +46,11 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		}, func(r *Report) int { return r.Doubled }},
 		{"a result of nothing", func(r *Run) {
 			o := r.Outputs[4]
-			o.Key, o.Offset = "nobody", 1000
+			o.Source, o.Offset = "in/0/999", 1000
 			r.Outputs = append(r.Outputs, o)
 		}, func(r *Report) int { return r.Foreign }},
-		{"a result that names another source", func(r *Run) { r.Outputs[4].Source = "in/0/999" }, func(r *Report) int { return r.Foreign }},
+		{"a result that names another source", func(r *Run) { r.Outputs[4].Source = r.Outputs[6].Source }, func(r *Report) int { return r.Lost }},
+		{"a result with another key", func(r *Run) { r.Outputs[4].Key = "r-6" }, func(r *Report) int { return r.Changed }},
 		{"disorder", func(r *Run) {
 			r.Outputs[4].Offset, r.Outputs[6].Offset = r.Outputs[6].Offset, r.Outputs[4].Offset
 		}, func(r *Report) int { return r.Disorder }},

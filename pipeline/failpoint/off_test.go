@@ -6,7 +6,7 @@ import "testing"
 
 // The product must not be endable from its environment.
 func TestWithoutTheTagNothingHappens(t *testing.T) {
-	t.Setenv("SLUICE_FAILPOINT", AfterFetch+":1:panic")
+	t.Setenv("FAILPOINT", AfterFetch+":1:panic")
 	Hit(AfterFetch)
 	if On {
 		t.Error("On is true in a build without failpoints")

@@ -15,12 +15,12 @@ import (
 const On = true
 
 // Env is the variable that says what happens where: a comma-separated list of name:count:action. The action happens when
-// the worker passes the place for the count-th time, once.
+// the worker passes the place for the count-th time, once. (It has no SLUICE_ in front: such variables are configuration.)
 //
 //	kill   SIGKILL to the process itself
 //	pause  SIGSTOP to the process itself, until somebody sends SIGCONT
 //	panic  a panic of the goroutine that passes
-const Env = "SLUICE_FAILPOINT"
+const Env = "FAILPOINT"
 
 type plan struct {
 	at     int64

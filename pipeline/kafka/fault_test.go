@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -584,4 +585,85 @@ func TestNothingIsLeftRunning(t *testing.T) {
 		}
 		return len(left) == 0
 	})
+}
+
+// TestALateRequestCannotTouchALaterTransaction: a request whose answer never came may still arrive at any time. After it the
+// next transaction must run in a new epoch, in which the broker refuses it; without such a request the epoch stays.
+func TestALateRequestCannotTouchALaterTransaction(t *testing.T) {
+	for _, lost := range []kmsg.Key{kmsg.AddPartitionsToTxn, kmsg.AddOffsetsToTxn, kmsg.TxnOffsetCommit, kmsg.EndTxn} {
+		t.Run(lost.Name(), func(t *testing.T) {
+			t.Parallel()
+			k := fakeKafka(t, 2, "in", "out")
+			sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
+			var mu sync.Mutex
+			var epochs []int16 // of the transactions that were to be committed, one a request
+			k.ControlKey(int16(kmsg.EndTxn), func(r kmsg.Request) (kmsg.Response, error, bool) {
+				k.KeepControl()
+				mu.Lock()
+				defer mu.Unlock()
+				if e := r.(*kmsg.EndTxnRequest); e.Commit {
+					epochs = append(epochs, e.ProducerEpoch)
+				}
+				return nil, nil, false
+			})
+			commit := func(offset int64) int16 {
+				if err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), offset)); err != nil {
+					t.Fatal(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				return epochs[len(epochs)-1]
+			}
+			first := commit(1)
+			if e := commit(2); e != first {
+				t.Errorf("epochs %d and %d, and nothing was lost", first, e)
+			}
+			k.ControlKey(int16(lost), func(kmsg.Request) (kmsg.Response, error, bool) {
+				return nil, errors.New("the connection ends without an answer"), true
+			})
+			if e := commit(3); e != first {
+				t.Errorf("epoch %d in the transaction that lost an answer, %d before", e, first)
+			}
+			next := commit(4)
+			if next == first {
+				t.Errorf("epoch %d goes on although a %s may still arrive", next, lost.Name())
+			}
+			if e := commit(5); e != next {
+				t.Errorf("epochs %d and %d, and nothing was lost", next, e)
+			}
+			if n := len(readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())); n != 5 {
+				t.Errorf("%d messages of 5 commits", n)
+			}
+		})
+	}
+}
+
+// TestContactIsTold: a worker knows that its heartbeats do not get through, long before its session ends, and that they do
+// again.
+func TestContactIsTold(t *testing.T) {
+	k := fakeKafka(t, 1, "in", "out")
+	var gone atomic.Bool
+	k.ControlKey(int16(kmsg.Heartbeat), func(kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if gone.Load() {
+			return nil, errors.New("cut"), true
+		}
+		return nil, nil, false
+	})
+	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+	cfg.SessionTimeout = 4 * time.Second
+	told := make(chan bool, 10)
+	cfg.Observer.Contact = func(there bool) { told <- there }
+	directSink(t, cfg)
+	for _, want := range []bool{true, false, true} {
+		gone.Store(!want)
+		select {
+		case got := <-told:
+			if got != want {
+				t.Fatalf("contact %v, want %v", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("contact %v is not told", want)
+		}
+	}
 }

@@ -283,7 +283,7 @@ func (r *sessionRef) set(s *session) {
 func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 	every := c.cfg.heartbeatInterval()
 	silent, warned, contact := time.Now(), false, true
-	defer c.observeContact(true)
+	c.observeContact(true) // the group has just answered
 	for sleep(ctx, every) {
 		s := current.get()
 		r, err := askCoordinator[*heartbeatResponse](ctx, c, groupCoordinator, max(c.cfg.SessionTimeout/4, time.Second),
