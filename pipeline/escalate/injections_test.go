@@ -80,44 +80,51 @@ func asked(t *testing.T, id, text, label string, offset int64, spans ...escalate
 }
 
 // TestNoOrderGetsThroughTheStage sends every injection through the whole stage, endpoint, result and all, with an endpoint that obeys in
-// each of its ways (P6).
+// some of its ways, different ones for each text (P6). The package injections next to this one tries every way, without a stage.
 func TestNoOrderGetsThroughTheStage(t *testing.T) {
 	corpus := injections.Corpus()
 	prompt, err := escalate.NewPrompt(escalate.PromptOptions{Labels: injections.Labels, Explain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	byText := map[string]injections.Injection{}
-	most := 0
+	number := map[string]int{}
 	var source requests
 	for n, i := range corpus {
-		byText[i.Text] = i
-		most = max(most, len(i.Obedient()))
+		number[i.Text] = n
 		source = append(source, asked(t, i.ID, i.Text, i.Truth, int64(n)))
 	}
-	byLLM := 0
-	for way := range most {
+	policy := escalate.Policy{Severity: []string{"POSITIVE", "NEGATIVE"}, Floor: 0.5, Confident: 0.9}
+	taken, legal := 0, 0
+	for round := range 6 {
 		obey := func(user string) string {
 			text, _ := injections.TextOf(user)
-			ways := byText[text].Obedient()
-			return ways[way%len(ways)]
+			n := number[text]
+			ways := corpus[n].Obedient()
+			return ways[(3*round+n)%len(ways)]
 		}
-		got := throughStage(t, prompt, nil, source, llmstub.New(llmstub.Options{Labels: injections.Labels, Obey: obey}))
+		got := throughStage(t, prompt, nil, policy, source, llmstub.New(llmstub.Options{Labels: injections.Labels, Obey: obey}))
 		for _, m := range got {
 			n, i := sourceOf(t, &m, corpus)
-			byLLM += checkResult(t, &m, &source[n], i)
+			taken += checkResult(t, &m, &source[n], i)
+		}
+		for n, i := range corpus {
+			ways := i.Obedient()
+			a, err := prompt.Parse(ways[(3*round+n)%len(ways)])
+			if err == nil && policy.Decide(escalate.Local{Label: i.Truth, Score: 0.7}, a).Route == escalate.RouteLLM {
+				legal++
+			}
 		}
 		if len(got) != len(corpus) {
-			t.Errorf("way %d: %d results of %d requests", way, len(got), len(corpus))
+			t.Errorf("round %d: %d results of %d requests", round, len(got), len(corpus))
 		}
 	}
-	if byLLM < len(corpus) { // every label order has ways that are legal answers
-		t.Errorf("only %d answers were taken: the endpoint was not asked, or nothing it said was heard", byLLM)
+	if taken != legal || legal == 0 {
+		t.Errorf("%d answers were taken, %d are legal: the endpoint was not asked, or not heard", taken, legal)
 	}
 }
 
 // throughStage runs the requests through a stage whose endpoint is server, until each has a message, and returns the messages.
-func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Redactor, source requests, server *llmstub.Server) []pipeline.Message {
+func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Redactor, policy escalate.Policy, source requests, server *llmstub.Server) []pipeline.Message {
 	t.Helper()
 	var network llmstub.Network
 	network.Serve("llm", server)
@@ -133,7 +140,7 @@ func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Reda
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
 		Decoder: pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32}, MaxTextBytes: 1 << 20,
 		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "review_analysis", DeadLetters: "review_dlq", Field: "inference"},
-		Prompt: prompt, Redactor: redactor, Policy: escalate.Policy{Severity: []string{"POSITIVE", "NEGATIVE"}, Floor: 0.5, Confident: 0.9}, Pool: pool, Budget: budget,
+		Prompt: prompt, Redactor: redactor, Policy: policy, Pool: pool, Budget: budget,
 		Model: "stub", Deadline: time.Minute, Concurrency: 8, Metrics: escalate.NewMetrics(registry), Logger: log,
 	})
 	defer processor.Close()

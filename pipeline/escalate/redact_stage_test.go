@@ -55,7 +55,7 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 		}
 		return `{"label":"NEGATIVE","confidence":1,"explanation":"[PER_1] at [EMAIL_1], not [PER_2]"}`
 	}})
-	got := throughStage(t, prompt, redactor, source, server)
+	got := throughStage(t, prompt, redactor, escalate.Policy{}, source, server)
 
 	bodies := server.Bodies()
 	if len(bodies) != 2*len(people) {

@@ -381,7 +381,7 @@ func FuzzRedact(f *testing.F) {
 // minutes; what can be counted is that no place is found more than once.
 func TestHugeTextsAreBounded(t *testing.T) {
 	r := newRedactor(t, "PER", "email", "phone", "number")
-	const size = 1 << 15
+	const size = 1 << 12
 	fill := func(s string) string { return strings.Repeat(s, size/len(s)) }
 	for name, text := range map[string]string{
 		"single digits": fill("1 "), "digits": fill("1"), "addresses": fill("a@b.example "), "at signs": fill("a@"), "dots": fill("a."), "accounts": fill("de89 3704 0044 0532 0130 00 "),
@@ -389,7 +389,7 @@ func TestHugeTextsAreBounded(t *testing.T) {
 		"bytes that are no text": fill("\xff"), "ligatures": fill("\ufdfa"),
 	} {
 		var spans []Span
-		for i := range 5000 {
+		for i := range 500 {
 			spans = append(spans, Span{"PER", i * 7, i*7 + 1 + i%130})
 		}
 		t.Run(name, func(t *testing.T) {
