@@ -254,6 +254,11 @@ func TestBudgetMetadataOfOthers(t *testing.T) {
 		if got := b.Left().Calls; got != 3 {
 			t.Errorf("%s: %d calls left, want 3", s, got)
 		}
+		later := NewBudget(Limits{CallsPerDay: 8}, func() time.Time { return noon.Add(48 * time.Hour) })
+		later.Assign(1, b.Metadata())
+		if got := later.Left().Calls; got != 8 {
+			t.Errorf("%s: %d calls left two days later, want 8", s, got)
+		}
 	}
 	b := NewBudget(Limits{CallsPerDay: 1 << 62, TokensPerDay: 1 << 62}, func() time.Time { return noon })
 	b.Assign(1, map[pipeline.TopicPartition]string{tp(0): `{"sluice_budget":1,"day":"2026-03-01","calls":9223372036854775807,"tokens":9223372036854775807}`})
