@@ -345,3 +345,18 @@ func TestLimitsCheck(t *testing.T) {
 func nan() float64 { var z float64; return z / z }
 
 func noonClock() time.Time { return noon }
+
+func TestACallOverMidnightGivesNothingBackToTheNewDay(t *testing.T) {
+	now := noon
+	b := NewBudget(Limits{TokensPerDay: 1000}, func() time.Time { return now })
+	b.Assign(1, wallets(0))
+	yesterday, _ := b.Charge(tp(0), 500, 0)
+	now = now.Add(12 * time.Hour)
+	if _, ok := b.Charge(tp(0), 300, 0); !ok {
+		t.Fatal("refused on a new day")
+	}
+	yesterday.Settle(10, 0)
+	if got := b.Left().Tokens; got != 700 {
+		t.Errorf("%d tokens left on the new day, want 700", got)
+	}
+}
