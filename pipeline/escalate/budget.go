@@ -285,17 +285,16 @@ func (c *Charge) settle(really amounts) {
 	for r := range back {
 		back[r] -= really[r]
 	}
-	owned := slices.Collect(maps.Values(b.wallets))
 	for _, p := range slices.Backward(c.parts) { // what was borrowed goes back first
-		// A wallet that has been another worker's meanwhile may not know of the charge: nothing goes back into it.
-		mine := p.from.day == p.day && slices.Contains(owned, p.from)
+		// A wallet that has been another worker's meanwhile is another one to us, and may not know of the charge: nothing
+		// goes back into that.
 		for r := range back {
 			k := min(back[r], p.amount[r])
 			if k <= 0 {
 				continue
 			}
 			back[r] -= k
-			if mine {
+			if p.from.day == p.day {
 				p.from.spent[r] = max(0, p.from.spent[r]-k)
 			}
 		}

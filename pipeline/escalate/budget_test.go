@@ -254,6 +254,11 @@ func TestBudgetMetadataOfOthers(t *testing.T) {
 		if got := b.Left().Calls; got != 3 {
 			t.Errorf("%s: %d calls left, want 3", s, got)
 		}
+		later := NewBudget(Limits{CallsPerDay: 8}, func() time.Time { return noon.Add(48 * time.Hour) })
+		later.Assign(1, b.Metadata())
+		if got := later.Left().Calls; got != 8 {
+			t.Errorf("%s: %d calls left two days later, want 8", s, got)
+		}
 	}
 	b := NewBudget(Limits{CallsPerDay: 1 << 62, TokensPerDay: 1 << 62}, func() time.Time { return noon })
 	b.Assign(1, map[pipeline.TopicPartition]string{tp(0): `{"sluice_budget":1,"day":"2026-03-01","calls":9223372036854775807,"tokens":9223372036854775807}`})
@@ -340,3 +345,18 @@ func TestLimitsCheck(t *testing.T) {
 func nan() float64 { var z float64; return z / z }
 
 func noonClock() time.Time { return noon }
+
+func TestACallOverMidnightGivesNothingBackToTheNewDay(t *testing.T) {
+	now := noon
+	b := NewBudget(Limits{TokensPerDay: 1000}, func() time.Time { return now })
+	b.Assign(1, wallets(0))
+	yesterday, _ := b.Charge(tp(0), 500, 0)
+	now = now.Add(12 * time.Hour)
+	if _, ok := b.Charge(tp(0), 300, 0); !ok {
+		t.Fatal("refused on a new day")
+	}
+	yesterday.Settle(10, 0)
+	if got := b.Left().Tokens; got != 700 {
+		t.Errorf("%d tokens left on the new day, want 700", got)
+	}
+}

@@ -192,6 +192,13 @@ func TestABadRequestIsNotTakenForAMode(t *testing.T) {
 		}
 		small.Always(llmstub.Good())
 		t.must(p, "good")
+		before := small.Stats().Requests
+		small.Always(llmstub.Status(400, ""))
+		t.fails(t.Context(), p, "good")
+		if n := small.Stats().Requests - before; n != 1 {
+			t.Errorf("a refusal in a mode that has worked was asked about %d times", n)
+		}
+		small.Always(llmstub.Good())
 		if got := p.Status()[0]; got.Structured != "json_schema" || got.Breaker != "closed" {
 			t.Errorf("after refusals that were not about the mode: %+v", got)
 		}
@@ -306,6 +313,25 @@ func TestUsageIsNotTrusted(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestUsageIsOfAllAttempts(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		p := t.pool(PoolOptions{}, "a")
+		once := t.must(p, "good")
+		t.a.Script(llmstub.ToolCall(), llmstub.Status(500, "")) // the first has cost what it says, the second nothing
+		r := t.must(p, "good")
+		if r.Attempts != 3 || r.PromptTokens != 2*once.PromptTokens || r.CompletionTokens != 2*once.CompletionTokens {
+			t.Errorf("usage %+v after one attempt, %+v after three of which two were answered", once.Usage, r.Usage)
+		}
+		t.a.Script(llmstub.Hang()) // nobody knows what that has cost: as much as it can
+		c := question(t.prompt, "good")
+		most, mostCompleted := p.Ceiling(&c)
+		r = t.must(p, "good")
+		if r.PromptTokens < most || r.CompletionTokens < mostCompleted {
+			t.Errorf("usage %+v with an attempt that timed out, whose ceiling is %d and %d", r.Usage, most, mostCompleted)
+		}
+	})
 }
 
 func TestDeadlineAndCancel(t *testing.T) {
