@@ -124,7 +124,7 @@ func measure(ctx context.Context, o options, student string, threshold float64, 
 		return v
 	}
 	machine := load.DescribeMachine()
-	fmt.Fprintf(page, "## On a real broker\n\nThe worker with the full model alone and with the student at the chosen threshold, exactly-once, broker and worker on the same machine (%s, %d cores): %d records that wait in %d partitions, each text once, cache off. The worker stands ready while they are written, and all of its work counts. The variants alternate within each of %d rounds; medians with the range, ratios of equal rounds.\n\n",
+	fmt.Fprintf(page, "## On a real broker\n\nThe worker with the full model alone and with the student at the chosen threshold, exactly-once, broker and worker on the same machine (%s, %d cores): %d records that wait in %d partitions, each text once, cache off. The worker stands ready while they are written, and all of its work counts. The variants alternate within each of %d rounds; medians with the range, ratios of equal rounds. Where other work uses the machine meanwhile, CPU time is the figure to trust: its ratio is what the student saves.\n\n",
 		machine.CPU, machine.Cores, len(texts), o.partitions, o.rounds)
 	a := load.Alternation{Broker: broker, Binary: o.binary, Model: o.model, Partitions: o.partitions, Rounds: o.rounds, Status: os.Stderr}
 	return a.Run(ctx, page, []load.Variant{
