@@ -259,8 +259,8 @@ func (e *Engine) due(now, since time.Time, model, tokens int) int64 {
 	if e.o.Deadline <= 0 {
 		return int64(due)
 	}
-	if !since.IsZero() && since.Before(now) {
-		due = max(due-e.o.Deadline, since.Sub(e.epoch))
+	if !since.IsZero() { // its age by the wall clock as it is now: a step of that clock is not taken for the time that passed
+		due -= min(max(now.Round(0).Sub(since), 0), e.o.Deadline)
 	}
 	return int64(due + e.o.Deadline - time.Duration(tokens)*e.budgets[model].perToken())
 }
