@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unicode"
@@ -204,7 +205,7 @@ func (c *Classifier) start(jobs []*Job) {
 	works := make([]*work, 0, len(jobs))
 	texts := make([][]byte, 0, len(jobs))
 	for _, j := range jobs {
-		if w := c.open(j); w != nil {
+		if w := c.openSafely(j); w != nil {
 			works = append(works, w)
 			texts = append(texts, w.text)
 		}
@@ -214,7 +215,7 @@ func (c *Classifier) start(jobs []*Job) {
 	}
 	encoded := make([][]tokenize.Encoded, len(c.groups))
 	for g := range c.groups {
-		encoded[g] = c.groups[g].tokenizer.Encode(texts, c.groups[g].options)
+		encoded[g] = encodeSafely(c.groups[g].tokenizer, texts, c.groups[g].options)
 	}
 	c.o.Metrics.tokenizeTime.Observe(time.Since(began).Seconds())
 	failpoint.Hit(failpoint.AfterTokenize)
@@ -225,7 +226,9 @@ func (c *Classifier) start(jobs []*Job) {
 			e := &encoded[g][i]
 			w.encoded[g] = *e
 			if e.Err != nil && w.fault == nil {
-				w.fault = &Fault{Kind: Poison, Stage: "tokenize", Reason: "tokenizer-failed", Err: e.Err}
+				if w.fault = asPoison("tokenize", e.Err); w.fault.Reason == "failed" {
+					w.fault.Reason = "tokenizer-failed"
+				}
 			}
 			for k := range e.Windows {
 				tokens += len(e.Windows[k].IDs)
@@ -291,6 +294,56 @@ func (c *Classifier) submit(w *work, s *Step, e *tokenize.Encoded, done func(Ans
 	c.engine.Submit(Ask{Model: s.Engine, Rows: rows, Urgent: w.urgent, Since: w.job.Record.Timestamp, Done: done})
 }
 
+// openSafely is open, whose panic is its record's fault.
+func (c *Classifier) openSafely(j *Job) (w *work) {
+	defer func() {
+		if p := recover(); p != nil {
+			w = nil
+			j.Done(c.o.Writer.DeadLetter(j.Record, panicked("decode", p), 1))
+		}
+	}()
+	return c.open(j)
+}
+
+// encodeSafely tokenizes texts. Where that panics each of them is tokenized alone, and it is the fault of those that panic
+// again.
+func encodeSafely(t tokenize.Tokenizer, texts [][]byte, o tokenize.Options) (encoded []tokenize.Encoded) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		encoded = make([]tokenize.Encoded, len(texts))
+		if len(texts) == 1 {
+			encoded[0].Err = panicked("tokenize", p)
+			return
+		}
+		for i := range texts {
+			encoded[i] = encodeSafely(t, texts[i:i+1], o)[0]
+		}
+	}()
+	return t.Encode(texts, o)
+}
+
+// panicked is the fault of a record whose processing panicked at a place of our own code or of a library's.
+func panicked(stage string, value any) *Fault {
+	var pcs [64]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	where, past := "", false
+	for {
+		f, more := frames.Next()
+		if past && !strings.HasPrefix(f.Function, "runtime.") {
+			where = fmt.Sprintf(" at %s:%d", f.Function, f.Line)
+			break
+		}
+		past = past || f.Function == "runtime.gopanic" || f.Function == "runtime.sigpanic"
+		if !more {
+			break
+		}
+	}
+	return Faultf(Poison, stage, "panic", "processing panicked%s: %v", where, value)
+}
+
 // open decodes a job. It returns nil when the outcome needs no model.
 func (c *Classifier) open(j *Job) *work {
 	r := j.Record
@@ -348,7 +401,7 @@ func (c *Classifier) verdict(w *work, s *Step, name string, e *tokenize.Encoded,
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = Faultf(Poison, "judge", "panic", "model %s: post-processing panicked: %v", name, p)
+			err = panicked("judge", fmt.Sprintf("model %s: %v", name, p))
 		}
 	}()
 	if v, err = s.Judge.Verdict(w.text, *e, a.Logits); err != nil {
@@ -358,12 +411,18 @@ func (c *Classifier) verdict(w *work, s *Step, name string, e *tokenize.Encoded,
 }
 
 // close makes the outcome of a record whose models are done.
-func (c *Classifier) close(w *work) {
+func (c *Classifier) close(w *work) { w.job.Done(c.outcome(w)) }
+
+func (c *Classifier) outcome(w *work) (o Outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			o = c.o.Writer.DeadLetter(w.job.Record, panicked("encode", p), 1)
+		}
+	}()
 	if w.fault != nil {
-		w.job.Done(c.o.Writer.DeadLetter(w.job.Record, w.fault, 1))
-		return
+		return c.o.Writer.DeadLetter(w.job.Record, w.fault, 1)
 	}
-	w.job.Done(c.o.Writer.Result(w.job.Record, w.text, c.models, w.made, w.flags))
+	return c.o.Writer.Result(w.job.Record, w.text, c.models, w.made, w.flags)
 }
 
 // asPoison makes err a fault that goes to the dead letter topic. A fault of another kind has stopped the worker already;

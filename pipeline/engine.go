@@ -52,8 +52,12 @@ type EngineOptions struct {
 	Deadline    time.Duration // a record should be judged this long after its timestamp; 0: in order of arrival. See due
 	CacheBytes  int           // about the most memory for results of rows seen before; 0: no cache
 	Timeout     time.Duration // longest one run may take; 30 s
+	Grace       time.Duration // how much longer a run may take to end when it is told to; then it is wedged; 10 s
 	Metrics     *Metrics      // required
 	Fail        func(error)   // called once when a model is broken and the worker must stop; required
+	// Wedged is called, after Fail, when a run does not return within Timeout and Grace. Its thread cannot be ended, so
+	// Close, or NewEngine where it happens there, will not return: the process must be left. nil: nobody is told.
+	Wedged func(error)
 }
 
 // Ask is one text for one model.
@@ -117,6 +121,9 @@ func NewEngine(models []EngineModel, o EngineOptions) (*Engine, error) {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 30 * time.Second
+	}
+	if o.Grace <= 0 {
+		o.Grace = 10 * time.Second
 	}
 	e := &Engine{models: models, o: o, epoch: time.Now(), seed: maphash.MakeSeed(), inFlight: map[uint64]*task{}}
 	e.work = sync.NewCond(&e.mu)
@@ -252,8 +259,8 @@ func (e *Engine) due(now, since time.Time, model, tokens int) int64 {
 	if e.o.Deadline <= 0 {
 		return int64(due)
 	}
-	if !since.IsZero() && since.Before(now) {
-		due = max(due-e.o.Deadline, since.Sub(e.epoch))
+	if !since.IsZero() { // its age by the wall clock as it is now: a step of that clock is not taken for the time that passed
+		due -= min(max(now.Round(0).Sub(since), 0), e.o.Deadline)
 	}
 	return int64(due + e.o.Deadline - time.Duration(tokens)*e.budgets[model].perToken())
 }
@@ -289,7 +296,9 @@ func (e *Engine) prepare(n int) (runners []Runner, curves [][]BudgetPoint, err e
 			_, err = e.try(r, []Row{m.Probe})
 		}
 		if err == nil && m.Warm != nil {
+			end := e.watch(1)
 			err = m.Warm(context.Background(), r)
+			end()
 		}
 		var curve []BudgetPoint
 		if err == nil && e.o.BatchTokens <= 0 {
@@ -379,9 +388,11 @@ func (e *Engine) run(r Runner, b batch) {
 		}
 		return
 	}
-	if err != nil {
-		err = e.blame(r, b, err)
-		logits = make([][]float32, len(rows))
+	if err != nil { // once more: a process that was frozen for a while comes back with its time limit behind it
+		if logits, err = e.try(r, rows); err != nil {
+			err = e.blame(r, b, err)
+			logits = make([][]float32, len(rows))
+		}
 	}
 	e.settle(b.tasks, logits, err)
 }
@@ -390,7 +401,8 @@ func (e *Engine) run(r Runner, b batch) {
 func (e *Engine) try(r Runner, rows []Row) ([][]float32, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), e.o.Timeout)
 	defer cancel()
-	logits, err := r.Run(ctx, rows)
+	defer e.watch(len(rows))()
+	logits, err := runSafely(ctx, r, rows)
 	if err != nil {
 		return nil, err
 	}
@@ -404,7 +416,64 @@ func (e *Engine) try(r Runner, rows []Row) ([][]float32, error) {
 	return logits, nil
 }
 
-// blame decides whose fault it is that a row failed alone: if the model still answers its probe it is the row's, and the
+// runSafely is Run, whose panics are its errors: they concern the rows of one batch.
+func runSafely(ctx context.Context, r Runner, rows []Row) (logits [][]float32, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			f := panicked("infer", p)
+			f.Kind = Internal // whose fault it is, is found out
+			err = f
+		}
+	}()
+	return r.Run(ctx, rows)
+}
+
+// watch looks at a run that begins now, until the function that it returns is called. Grace is counted in steps of which
+// each begins when the one before has been noticed: a process that was frozen for a while, with its run, has not waited.
+func (e *Engine) watch(rows int) (end func()) {
+	const steps = 10
+	var mu sync.Mutex
+	ended := false
+	left := steps
+	began := time.Now()
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(e.o.Timeout, func() {
+		mu.Lock()
+		wedged := !ended && left == 0
+		if !ended && left > 0 {
+			left--
+			timer.Reset(e.o.Grace / steps)
+		}
+		mu.Unlock()
+		if wedged {
+			e.wedge(Faultf(Internal, "infer", "wedged", "a model has been running on %d rows for %v and does not end although it was told to after %v (run_timeout): "+
+				"its thread cannot be got back, so the worker ends; what is not committed will be processed again after a restart", rows, time.Since(began).Round(time.Second), e.o.Timeout))
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		timer.Stop()
+	}
+}
+
+// wedge gives up on the engine.
+func (e *Engine) wedge(err error) {
+	e.mu.Lock()
+	serving := e.batcher != nil
+	e.mu.Unlock()
+	if serving { // else NewEngine has not returned, and there is nobody to fail yet
+		e.o.Fail(err)
+	}
+	if e.o.Wedged != nil {
+		e.o.Wedged(err)
+	}
+}
+
+// blame decides whose fault it is that a row failed alone, twice: if the model still answers its probe it is the row's, and the
 // record goes to the dead letter topic; otherwise the model is broken and the worker stops before anything is committed.
 func (e *Engine) blame(r Runner, b batch, cause error) error {
 	m := e.models[b.model]

@@ -223,7 +223,13 @@ func closeModels(models []*loadedModel) {
 func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pipeline.Engine, error) {
 	var list []pipeline.EngineModel
 	for _, m := range withStudents(models) {
-		e := pipeline.EngineModel{Name: m.settings.Name, Digest: m.model.Digest, Open: func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }, Probe: m.probe(), Clock: m.session.Clock()}
+		e := pipeline.EngineModel{Name: m.settings.Name, Digest: m.model.Digest, Open: func(n int) (pipeline.Runner, error) {
+			r, err := m.session.NewRunner(n)
+			if err != nil {
+				return nil, err
+			}
+			return wrapRunner(r), nil
+		}, Probe: m.probe(), Clock: m.session.Clock()}
 		if warm {
 			e.Warm = m.session.Warmup
 		}
@@ -231,8 +237,24 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 		page := m.page()
 		o.Metrics.ModelLoaded(page.Name, page.Model, page.Digest, page.Provider, page.Precision, page.Layout)
 	}
+	say := o.Wedged
+	o.Wedged = func(err error) {
+		if say != nil {
+			say(err)
+		} else {
+			fmt.Fprintf(os.Stderr, "sluice: %v\n", err)
+		}
+		// What can be ended in order ends until then; the thread that hangs cannot, and nothing that it uses may be freed.
+		time.AfterFunc(wedgedExit, func() { os.Exit(exitFailed) })
+	}
 	return pipeline.NewEngine(list, o)
 }
+
+// wedgedExit is how long after a model run was found to hang the process ends.
+const wedgedExit = 3 * time.Second
+
+// wrapRunner is for tests that need a run which never ends.
+var wrapRunner = func(r pipeline.Runner) pipeline.Runner { return r }
 
 // newClassifier starts the processor that runs all models on every record.
 func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, w *pipeline.Writer, m *pipeline.Metrics) (*pipeline.Classifier, error) {
