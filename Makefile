@@ -3,13 +3,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile bench-tune injections race clean test-llama faults
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections race clean test-llama faults
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
 # -buildid= makes the binary the same bytes from any directory.
 goflags   := -trimpath -ldflags='-s -w -buildid= -X main.version=$(version)'
 step       = @printf '\n== %s\n'
+FUZZTIME  ?= 30s
 RECORDS   ?= 0
 ESCALATE  ?=
 RACE_ROUNDS  ?= 5
@@ -102,6 +103,16 @@ faults: native ## inject faults into workers, brokers and the network on real br
 	@mkdir -p build/faults
 	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
 	@$(native) && go run ./faults $(if $(LONG),-long) $(FAULTS)
+
+fuzz: native ## run every fuzz target for FUZZTIME (30s), one after the other; what fails is kept under testdata/fuzz
+	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./tokenize ./model ./model/ort ./cmd/sluice; do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	    printf '\n== %s %s\n' $$p $$f; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -parallel 1 $$p; \
+	  done; \
+	done
+
+audit: native ## known vulnerabilities, licences and an SBOM (CycloneDX) of the Go modules and crates, under build/audit
+	@scripts/audit.sh
 
 clean: ## remove everything that make made
 	@rm -rf build dist .venv

@@ -43,7 +43,7 @@ var offsetPositions = []string{
 }
 
 func readConfig(path string) (Config, error) {
-	raw, err := os.ReadFile(path)
+	raw, err := readFile(path, sizeLimits[ConfigFile])
 	if err != nil {
 		return Config{}, err
 	}
@@ -195,7 +195,7 @@ type tokenizerHints struct {
 // readTokenizerHints reads tokenizer.json and, where there is one, tokenizer_config.json, which wins as in transformers.
 func readTokenizerHints(dir string) (tokenizerHints, error) {
 	var h tokenizerHints
-	raw, err := os.ReadFile(filepath.Join(dir, TokenizerFile))
+	raw, err := readFile(filepath.Join(dir, TokenizerFile), sizeLimits[TokenizerFile])
 	if err != nil {
 		return h, err
 	}
@@ -220,7 +220,7 @@ func readTokenizerHints(dir string) (tokenizerHints, error) {
 		h.unknown, _ = vocab[*id][0].(string)
 	}
 
-	raw, err = os.ReadFile(filepath.Join(dir, "tokenizer_config.json"))
+	raw, err = readFile(filepath.Join(dir, tokenizerConfigFile), sizeLimits[tokenizerConfigFile])
 	if errors.Is(err, os.ErrNotExist) {
 		return h, nil
 	}

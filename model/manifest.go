@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -68,7 +67,7 @@ var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // readManifest returns fs.ErrNotExist where there is none.
 func readManifest(path string) (*Manifest, error) {
-	raw, err := os.ReadFile(path)
+	raw, err := readFile(path, sizeLimits[ManifestFile])
 	if err != nil {
 		return nil, err
 	}

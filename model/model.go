@@ -24,6 +24,8 @@ const (
 	TokenizerFile = "tokenizer.json"
 	ConfigFile    = "config.json"
 	ManifestFile  = "manifest.json"
+
+	tokenizerConfigFile = "tokenizer_config.json"
 )
 
 // digestFiles are the files that make a model what it is, in the order in which Digest names them.
@@ -57,6 +59,8 @@ type Model struct {
 	Layout    Layout
 	Digest    string   // SHA-256 (hex) over config, ONNX, tokenizer and calibration; as the manifest has it until Verify; "" if unknown
 	Warnings  []string // what works, but should be put right; one sentence each
+
+	sums map[string]string // SHA-256 of each file, since Verify
 
 	unknown string // the tokenizer's token for what is not in its vocabulary ("[UNK]"); "" if it has none
 }
@@ -200,7 +204,52 @@ func (m *Model) Verify() error {
 		return fmt.Errorf("model %s failed verification: %w", m.Dir, errors.Join(errs...))
 	}
 	m.Digest = digest(func(name string) string { return sums[name] }, m.calibration())
+	m.sums = sums
 	return nil
+}
+
+// Load reads one of the three files that every model has. Where a manifest, or Verify, has told its hash, the bytes that are
+// returned have been compared with it: nobody can change the file in between.
+func (m *Model) Load(name string) ([]byte, error) {
+	b, err := readFile(m.Path(name), sizeLimits[name])
+	if err != nil {
+		return nil, err
+	}
+	want := m.sums[name]
+	if m.Manifest != nil {
+		want = m.Manifest.Files[name].SHA256
+	}
+	if sum := sha256.Sum256(b); want != "" && hex.EncodeToString(sum[:]) != want {
+		return nil, fmt.Errorf("%s has SHA-256 %x where %s was verified: the file was changed; copy or export it again", name, sum, want)
+	}
+	return b, nil
+}
+
+// sizeLimits bound what is read into memory, in bytes. The largest tokenizers have 35 MB, the largest ONNX file 2 GiB.
+var sizeLimits = map[string]int64{ConfigFile: 4 << 20, ManifestFile: 64 << 20, TokenizerFile: 256 << 20, tokenizerConfigFile: 16 << 20, OnnxFile: 2 << 30}
+
+// readFile reads a whole file that has at most most bytes.
+func readFile(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() > most {
+		return nil, fmt.Errorf("%s has %d bytes, more than any such file has (%d): is it the right one?", path, st.Size(), most)
+	}
+	b := make([]byte, st.Size(), st.Size()+1) // one allocation, even for a gigabyte
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if n, err := f.Read(b[len(b):cap(b)]); n > 0 || err != io.EOF {
+		return nil, fmt.Errorf("%s is being written: try again", path)
+	}
+	return b, nil
 }
 
 // Tag names the model in a verdict: "sentiment@3f9c2a1b2c3d", the given name and the first 12 digits of Digest. A model

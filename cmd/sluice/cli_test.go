@@ -417,7 +417,13 @@ type worker struct {
 
 func startWorker(t *testing.T, args ...string) *worker {
 	t.Helper()
-	w := &worker{cmd: sluice(t, append([]string{"run"}, args...)...), done: make(chan error, 1)}
+	return startCommand(t, sluice(t, append([]string{"run"}, args...)...))
+}
+
+// startCommand starts a worker by its command line and waits for its address.
+func startCommand(t *testing.T, cmd *exec.Cmd) *worker {
+	t.Helper()
+	w := &worker{cmd: cmd, done: make(chan error, 1)}
 	stderr, err := w.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,9 @@ import (
 
 const envPrefix = "SLUICE_"
 
+// maxSections bounds the sections of a configuration, repeated ones of aliases included.
+const maxSections = 2000
+
 // maxConfigBytes bounds the configuration file; a long one has a few thousand.
 const maxConfigBytes = 1 << 20
 
@@ -109,6 +112,20 @@ type loaded struct {
 // loadConfig reads and checks the configuration. The error is a *configError that names every mistake at once, or says
 // why the file could not be read.
 func loadConfig(src configSource) (*loaded, error) {
+	l := newLoader(src)
+	if src.file != "" {
+		text, err := l.readFile()
+		if err == nil {
+			err = l.readYAML(text)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return l.load()
+}
+
+func newLoader(src configSource) *loader {
 	l := &loader{src: src, env: map[string]string{}, entries: map[string]int{}, origins: map[string]origin{}, sections: map[string]origin{}, bad: map[string]bool{}}
 	for _, e := range src.environ {
 		name, value, _ := strings.Cut(e, "=")
@@ -117,11 +134,11 @@ func loadConfig(src configSource) (*loaded, error) {
 	if _, ok := l.env["HOSTNAME"]; !ok && src.hostname != "" {
 		l.env["HOSTNAME"] = src.hostname // a shell keeps it to itself
 	}
-	if src.file != "" {
-		if err := l.readFile(); err != nil {
-			return nil, err
-		}
-	}
+	return l
+}
+
+// load puts the layers together, the file's having been read.
+func (l *loader) load() (*loaded, error) {
 	l.readEnv()
 	l.readFlags()
 	settings, err := l.merge()
@@ -134,7 +151,7 @@ func loadConfig(src configSource) (*loaded, error) {
 		return nil, &configError{l.problems}
 	}
 	settings.Kafka.TLS.Enabled = settings.Kafka.TLS.On()
-	return &loaded{Settings: *settings, file: src.file, origins: l.origins, warnings: l.warnings}, nil
+	return &loaded{Settings: *settings, file: l.src.file, origins: l.origins, warnings: l.warnings}, nil
 }
 
 func (o origin) before(other origin) bool {
@@ -167,6 +184,8 @@ type loader struct {
 	bad      map[string]bool   // paths with a mistake: no second complaint about them
 	problems []problem
 	warnings []problem
+
+	sectionsRead int
 }
 
 // layer is what one source says: values by path.
@@ -192,16 +211,20 @@ func (l *loader) at(n *yaml.Node) origin { return origin{file: l.src.file, line:
 
 var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
 
-func (l *loader) readFile() error {
+func (l *loader) readFile() ([]byte, error) {
 	f, err := os.Open(l.src.file)
 	if err != nil {
-		return &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", errors.Unwrap(err))}}}
+		return nil, &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", errors.Unwrap(err))}}}
 	}
 	defer f.Close()
 	text, err := readAtMost(f, l.src.file, maxConfigBytes)
 	if err != nil {
-		return &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", err)}}}
+		return nil, &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", err)}}}
 	}
+	return text, nil
+}
+
+func (l *loader) readYAML(text []byte) error {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	var doc yaml.Node
 	switch err := dec.Decode(&doc); {
@@ -227,6 +250,13 @@ func (l *loader) readFile() error {
 
 // mapping reads a section; prefix is its path with a dot behind it, or "".
 func (l *loader) mapping(n *yaml.Node, prefix string) {
+	// Anchors can make a section contain itself, or a few lines stand for millions.
+	if l.sectionsRead++; l.sectionsRead > maxSections {
+		if l.sectionsRead == maxSections+1 {
+			l.fail(l.at(n), strings.TrimSuffix(prefix, "."), "anchors and aliases make more than %d sections of this file, or one that contains itself; write them out", maxSections)
+		}
+		return
+	}
 	seen := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 { // merged sections first: own keys override theirs
 		if n.Content[i].Tag != "!!merge" {

@@ -341,3 +341,53 @@ func TestSizes(t *testing.T) {
 		}
 	}
 }
+
+func TestSectionsThatContainThemselvesAreNamed(t *testing.T) {
+	for name, yaml := range map[string]string{
+		"in itself": "kafka: &k {<<: *k}\n",
+		"ever more": "a: &a {group: x}\nb: &b {<<: [*a, *a, *a, *a, *a, *a, *a, *a, *a]}\nc: &c {<<: [*b, *b, *b, *b, *b, *b, *b, *b, *b]}\nd: &d {<<: [*c, *c, *c, *c, *c, *c, *c, *c]}\n" +
+			"kafka: {<<: [*d, *d, *d, *d, *d, *d, *d, *d, *d]}\n",
+	} {
+		_, err := load(t, yaml, nil)
+		if err == nil || !strings.Contains(err.Error(), "anchors and aliases make more than") {
+			t.Errorf("%s: %.300v", name, err)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(minimal), "SLUICE_LOG__LEVEL=debug")
+	f.Add([]byte("kafka: &k {group: ${G:-x}, <<: *k}\nmodels: [{name: a, path: b}, *k]\n"), "SLUICE_MODELS__0__PATH=x")
+	f.Add([]byte("routes: [{name: r, when: 'true', topic: t}]\nescalation: {when: 'true', budget: {calls_per_day: 9223372036854775808}}\n"), "SLUICE_KAFKA__SASL__PASSWORD=x")
+	examples, err := filepath.Glob("../../examples/*.yaml")
+	if err != nil || len(examples) == 0 {
+		f.Fatal("no examples", err)
+	}
+	for _, e := range examples {
+		text, err := os.ReadFile(e)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text, "")
+	}
+	f.Fuzz(func(t *testing.T, text []byte, env string) {
+		l := newLoader(configSource{file: "c.yaml", environ: []string{env}, hostname: "h"})
+		err := l.readYAML(text)
+		var c *loaded
+		if err == nil {
+			c, err = l.load()
+		}
+		var ce *configError
+		switch {
+		case err != nil && (!errors.As(err, &ce) || err.Error() == ""):
+			t.Fatalf("the error is a %T: %v", err, err)
+		case err == nil:
+			var out strings.Builder
+			c.print(&out) // and what is printed is a configuration again
+			again := newLoader(configSource{file: "c.yaml", hostname: "h"})
+			if err := again.readYAML([]byte(out.String())); err != nil {
+				t.Fatalf("%v in what was printed:\n%s", err, out.String())
+			}
+		}
+	})
+}

@@ -68,7 +68,11 @@ func openModel(ctx context.Context, s ModelSettings, o ort.Options, st steps) (_
 	if err != nil {
 		return nil, err
 	}
-	if l.tokenizer, err = hf.Open(l.model.Path(model.TokenizerFile)); err != nil {
+	definition, err := l.model.Load(model.TokenizerFile)
+	if err != nil {
+		return nil, fmt.Errorf("model %s: %w", s.Path, err)
+	}
+	if l.tokenizer, err = hf.New(definition); err != nil {
 		return nil, fmt.Errorf("model %s: %w", s.Path, err)
 	}
 	l.judge, err = model.NewJudge(l.model, l.tokenizer, model.JudgeOptions{

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,10 +63,18 @@ func open(m *model.Model, o Options) (*Session, error) {
 	}
 	s := &Session{model: m, runners: o.Runners, timeout: o.RunTimeout, provider: "cpu"}
 	path := m.Path(model.OnnxFile)
-	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("%w: export the model again", err)
+	// The bytes that were hashed are the bytes that run: the file is read once, and not again by name.
+	data, err := m.Load(model.OnnxFile)
+	if err != nil {
+		return nil, err
 	}
-	var err error
+	external, err := externalFiles(data)
+	if err == nil {
+		err = confine(m.Dir, external, listedBy(m.Manifest))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", model.OnnxFile, err)
+	}
 	if s.graph, err = inspect(path, m); err != nil {
 		return nil, fmt.Errorf("%s: %w", model.OnnxFile, err)
 	}
@@ -82,7 +91,14 @@ func open(m *model.Model, o Options) (*Session, error) {
 	if err := s.chooseDevice(options, o); err != nil {
 		return nil, err
 	}
-	s.session, err = onnx.NewDynamicAdvancedSession(path, s.graph.inputNames(), []string{s.graph.output}, options)
+	if len(external) == 0 {
+		s.session, err = onnx.NewDynamicAdvancedSessionWithONNXData(data, s.graph.inputNames(), []string{s.graph.output}, options)
+		data = nil
+		debug.FreeOSMemory()
+	} else { // ONNX Runtime finds weights in other files by the name of the first
+		s.warn("weights are in other files (%s): they were verified before they were loaded, but not as they were loaded", strings.Join(external, ", "))
+		s.session, err = onnx.NewDynamicAdvancedSession(path, s.graph.inputNames(), []string{s.graph.output}, options)
+	}
 	if err != nil && s.provider == "openvino" {
 		return nil, fmt.Errorf("%s: OpenVINO refuses it: %w: export the model with --ops standard, or set device: cpu", model.OnnxFile, err)
 	}
@@ -90,6 +106,14 @@ func open(m *model.Model, o Options) (*Session, error) {
 		return nil, fmt.Errorf("%s: ONNX Runtime %s refuses it: %w: export the model again, or load a newer ONNX Runtime", model.OnnxFile, Version(), err)
 	}
 	return s, nil
+}
+
+// listedBy is nil without a manifest.
+func listedBy(man *model.Manifest) func(string) bool {
+	if man == nil {
+		return nil
+	}
+	return func(name string) bool { _, ok := man.Files[name]; return ok }
 }
 
 // configure sets what holds for every model. scripts/sluice_export makes its sessions alike, so that golden logits are

@@ -149,7 +149,7 @@ func exchange(ctx context.Context, conn *protocol.Conn, mechanism sasl.Mechanism
 	for done := false; !done; {
 		r, err := conn.RoundTrip(&saslauthenticate.Request{AuthBytes: message})
 		if err != nil {
-			return 0, fmt.Errorf("SaslAuthenticate: %w", err)
+			return 0, &hungUpError{mechanism.Name(), err}
 		}
 		a, ok := r.(*saslauthenticate.Response)
 		switch {
@@ -183,6 +183,17 @@ func (e *loginError) Error() string {
 
 // Unwrap gives the broker's error code.
 func (e *loginError) Unwrap() error { return e.code }
+
+// hungUpError is a connection that ended in the middle of a login: some brokers refuse one in this way, without a word.
+type hungUpError struct {
+	mechanism string
+	err       error
+}
+
+func (e *hungUpError) Error() string {
+	return fmt.Sprintf("the connection ended during the login with %s: %v", e.mechanism, e.err)
+}
+func (e *hungUpError) Unwrap() error { return e.err }
 
 // credentialError is a password, a token or a certificate that could not be had. Trying again can help: a file may be about to be renewed,
 // an endpoint to come back.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -105,18 +106,22 @@ func (s *TokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 	case errors.As(err, &refused) && refused.Response != nil && refused.Response.StatusCode/100 == 3:
 		return nil, fmt.Errorf("the token endpoint %s redirects (%s), which is not followed; configure the address that answers itself", s.o.TokenURL, refused.Response.Status)
 	case errors.As(err, &refused):
-		status := "an error"
+		status, code := "an error", "an error that RFC 6749 does not name"
 		if refused.Response != nil {
 			status = refused.Response.Status
 		}
-		// The words are the provider's: none of ours may come back in them.
-		words := strings.ReplaceAll(refused.ErrorCode+" "+refused.ErrorDescription, secret.Reveal(), pipeline.Redacted)
-		return nil, fmt.Errorf("the token endpoint %s refuses client %q: %s: %.200q; check client id, secret and scope", s.o.TokenURL, s.o.ClientID, status, strings.TrimSpace(words))
+		if slices.Contains(refusals, refused.ErrorCode) { // and nothing else of the answer: it could repeat what we sent
+			code = refused.ErrorCode
+		}
+		return nil, fmt.Errorf("the token endpoint %s refuses client %q: %s, %s; check client id, secret and scope", s.o.TokenURL, s.o.ClientID, status, code)
 	case err != nil:
 		return nil, fmt.Errorf("no token from %s: %w", s.o.TokenURL, err)
 	}
 	return token, nil
 }
+
+// refusals are the error codes of RFC 6749, section 5.2, and two of section 4.1.2.1 that providers use here too.
+var refusals = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "server_error", "temporarily_unavailable"}
 
 // refuseLinkLocal is asked with every address that is about to be connected to, after names are resolved.
 func refuseLinkLocal(_, address string, _ syscall.RawConn) error {

@@ -107,6 +107,7 @@ func (b bearer) Next(_ context.Context, challenge []byte) (bool, []byte, error) 
 func (c *Client) connectionProblem(err error) (sentence string, hopeless bool) {
 	var (
 		credential *credentialError
+		hungUp     *hungUpError
 		kafkaErr   segmentio.Error
 		verify     *tls.CertificateVerificationError
 		host       x509.HostnameError
@@ -136,6 +137,8 @@ func (c *Client) connectionProblem(err error) (sentence string, hopeless bool) {
 		return fmt.Sprintf("the brokers (%s) expect TLS on this port: set tls, or use the plaintext listener", brokers), true
 	case errors.As(err, &op) && op.Op == "remote error":
 		return fmt.Sprintf("the brokers (%s) end the TLS handshake: %v; they probably want a client certificate (tls.cert_file, tls.key_file)", brokers, op.Err), true
+	case errors.As(err, &hungUp) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+		return fmt.Sprintf("a broker (%s) closed the connection during the login with %s: wrong user, password or token, or it is stopping", brokers, hungUp.mechanism), false
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		hint := "it is starting or stopping, or this port wants TLS or SASL"
 		switch {

@@ -1,0 +1,174 @@
+package ort
+
+import (
+	"encoding/binary"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"sluice/model"
+)
+
+// withExternal is an ONNX file with one more weight, which it says is in another file.
+func withExternal(t testing.TB, name, location string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := func(number protowire.Number, s []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), s)
+	}
+	pair := func(k, v string) []byte { return text(13, append(text(1, []byte(k)), text(2, []byte(v))...)) }
+	tensor := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 4)    // dims: 4
+	tensor = protowire.AppendVarint(protowire.AppendTag(tensor, 2, protowire.VarintType), 1)  // data_type: float
+	tensor = append(tensor, text(8, []byte("stowaway"))...)                                   // name
+	tensor = append(append(tensor, pair("location", location)...), pair("length", "16")...)   // external_data
+	tensor = protowire.AppendVarint(protowire.AppendTag(tensor, 14, protowire.VarintType), 1) // data_location: external
+	// A node that uses it, so that nobody throws it away: y = Identity(stowaway).
+	node := append(append(text(1, []byte("stowaway")), text(2, []byte("stowaway-copy"))...), text(4, []byte("Identity"))...)
+	return append(data, text(7, append(text(1, node), text(5, tensor)...))...) // fields of a second graph join the first
+}
+
+// directory is a model directory around an ONNX file.
+func directory(t testing.TB, onnxFile []byte) *model.Model {
+	t.Helper()
+	m := toy("toy_padded_cls").open(t)
+	if err := os.Remove(m.Path(model.OnnxFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(m.Path(model.OnnxFile), onnxFile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestWeightsOutsideTheDirectoryAreRefused(t *testing.T) {
+	needLibrary(t)
+	secret := filepath.Join(t.TempDir(), "secret.bin")
+	if err := os.WriteFile(secret, weights(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct{ location, says string }{
+		"up and away":          {"../../../../../../etc/passwd", "outside the model directory"},
+		"absolute":             {secret, "outside the model directory"},
+		"in and out again":     {"sub/../../secret.bin", "outside the model directory"},
+		"a link out":           {"link.bin", "a link out of the model directory"},
+		"through a linked dir": {"linked/secret.bin", "a link out of the model directory"},
+		"not there":            {"none.bin", "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := directory(t, withExternal(t, "toy_padded_cls.onnx", tc.location))
+			m.Manifest = nil
+			for link, target := range map[string]string{"link.bin": secret, "linked": filepath.Dir(secret)} {
+				if err := os.Symlink(target, m.Path(link)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s, err := Open(m, Options{})
+			if err == nil {
+				s.Close()
+				t.Fatal("it was opened")
+			}
+			if !strings.Contains(err.Error(), tc.says) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestWeightsBesideTheModelAreLoadedIfTheManifestListsThem(t *testing.T) {
+	needLibrary(t)
+	m := directory(t, withExternal(t, "toy_padded_cls.onnx", "weights.bin"))
+	man := m.Manifest
+	m.Manifest = nil
+	if err := os.WriteFile(m.Path("weights.bin"), weights(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := strings.Join(s.Warnings(), "\n"); !strings.Contains(w, "weights.bin") {
+		t.Errorf("no warning: %s", w)
+	}
+	s.Close()
+	if man == nil {
+		man = &model.Manifest{}
+	}
+	err = confine(m.Dir, []string{"weights.bin"}, listedBy(man))
+	if err == nil || !strings.Contains(err.Error(), "the manifest does not list") {
+		t.Errorf("not listed: %v", err)
+	}
+	man.Files = map[string]model.File{"weights.bin": {}}
+	if err := confine(m.Dir, []string{"weights.bin"}, listedBy(man)); err != nil {
+		t.Errorf("listed: %v", err)
+	}
+}
+
+func TestNoCompiledGraphsAndNoNonsense(t *testing.T) {
+	text := func(number protowire.Number, s []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), s)
+	}
+	if _, err := externalFiles(text(7, text(1, text(4, []byte("EPContext"))))); err == nil || !strings.Contains(err.Error(), "EPContext") {
+		t.Errorf("EPContext: %v", err)
+	}
+	deep := text(5, []byte{})
+	for range 200 { // graph in attribute in node in graph
+		deep = text(1, text(5, text(6, deep)))
+	}
+	if _, err := externalFiles(text(7, deep)); err == nil || !strings.Contains(err.Error(), "graphs in graphs") {
+		t.Errorf("200 graphs in one another: %v", err)
+	}
+	if _, err := externalFiles([]byte("this is no protobuf")); err == nil {
+		t.Error("nonsense is an ONNX file")
+	}
+}
+
+// What was verified is what is loaded, whoever writes to the directory in the meantime.
+func TestAFileThatChangesAfterItsVerificationIsNotLoaded(t *testing.T) {
+	needLibrary(t)
+	m := toy("toy_padded_cls").open(t)
+	if err := m.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile("testdata/toy_packed_cls.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(m.Path(model.OnnxFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(m.Path(model.OnnxFile), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Open(m, Options{}); err == nil || !strings.Contains(err.Error(), "the file was changed") {
+		if err == nil {
+			s.Close()
+		}
+		t.Errorf("%v", err)
+	}
+}
+
+func weights() []byte {
+	var b []byte
+	for i := range 4 {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(float32(i)))
+	}
+	return b
+}
+
+func FuzzExternalFiles(f *testing.F) {
+	files, err := filepath.Glob("testdata/toy_*.onnx")
+	if err != nil || len(files) == 0 {
+		f.Fatal("no ONNX files", err)
+	}
+	for _, name := range files {
+		f.Add(withExternal(f, filepath.Base(name), "x"))
+	}
+	f.Fuzz(func(_ *testing.T, data []byte) { externalFiles(data) })
+}
