@@ -33,7 +33,7 @@ const recordWords = "topic, partition, key, headers[\"name\"], text, bytes, fiel
 func ruleError(err error, known string) error {
 	var at *file.Error
 	if errors.As(err, &at) {
-		return fmt.Errorf("column %d: %s; %s", at.Column+1, strings.TrimSpace(at.Message), known)
+		return fmt.Errorf("column %d: %s; %s", at.Column+1, strings.ReplaceAll(strings.TrimSpace(at.Message), "type pipeline.RuleVerdict has no field ", "a verdict has no "), known)
 	}
 	return fmt.Errorf("%v; %s", err, known)
 }

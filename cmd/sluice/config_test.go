@@ -70,6 +70,10 @@ func TestTheShortestConfigurationGetsTheDefaults(t *testing.T) {
 	}
 }
 
+// ruleWords end every complaint about a rule over verdicts.
+const ruleWords = `; a rule may use sentiment, each with .label, .score, .margin, .entropy, .confidence, .scores["label"], .groups, .entities, .truncated, .windows, .route, .student_label, .student_score and .disagrees;` +
+	` and topic, partition, key, headers["name"], text, bytes, field("path") and number("path"), and must be true or false`
+
 func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 	for _, tc := range []struct {
 		name, yaml string
@@ -112,11 +116,44 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml:6: models[0].path: is missing (model directory); write for example models/sentiment`,
 		}},
 		{"models that are no list", strings.Replace(minimal, "  - {name: sentiment, path: models/sentiment}", "  sentiment: models/sentiment", 1), []string{
-			`c.yaml:6: models: must be a list (- {name: sentiment, path: models/sentiment}), not a mapping`,
+			`c.yaml:6: models: must be a list ([{name: sentiment, path: models/sentiment}]), not a mapping`,
 		}},
-		{"sections of later versions", minimal + "routes: []\nescalation: {when: x}\n", []string{
-			`c.yaml:9: routes: routes are not in this version yet; remove the section`,
-			`c.yaml:10: escalation: escalation is not in this version yet; remove the section`,
+		{"routes", minimal + "routes:\n  - {name: urgent, when: 'sentiment.scre > 0.5', topic: alerts}\n  - {name: urgent, when: 'true', topic: review_analysis}\n  - {name: in, when: 'true', topic: customer_reviews}\n  - {topic: x}\n", []string{
+			"c.yaml:10: routes[0].when: column 11: a verdict has no scre" + ruleWords,
+			`c.yaml:11: routes[1].name: "urgent" is also the name of routes[0]; names must differ`,
+			`c.yaml:11: routes[1].topic: "review_analysis" is also output.topic; give the copies a topic of their own`,
+			`c.yaml:12: routes[2].topic: "customer_reviews" is also an input topic, so the worker would read what it writes, for ever; write to another topic, or remove it from input.topics`,
+			`c.yaml:13: routes[3].name: is missing (name of the route in headers and errors); write for example urgent`,
+			"c.yaml:13: routes[3].when: is missing (rule over the verdicts and the record: results for which it holds are copied); write for example sentiment.label == \"NEGATIVE\" && sentiment.score > 0.95",
+		}},
+		{"an escalation without anything", minimal + "escalation: {when: 'sentiment.score < 0.8'}\n", []string{
+			`c.yaml:9: escalation.topic: is missing (topic for requests, written and read by the workers themselves); write for example review_escalations`,
+			`c.yaml:9: escalation.endpoint.model: is missing (model to ask, as the API names it); write for example llama-3.1-8b-instruct`,
+			`c.yaml:9: escalation.endpoint.urls: is missing (base URLs of OpenAI-compatible chat APIs, all with the same model (llama.cpp, vLLM, Ollama, TGI)); write for example http://llama-0:8000/v1,http://llama-1:8000/v1`,
+		}},
+		{"an escalation that never happens", minimal + "escalation: {topic: x}\n", []string{
+			`c.yaml:9: escalation.topic: has no effect without escalation.when, the rule that says which records are asked about; write for example escalation: {when: 'sentiment.score < 0.80'}, or remove the section`,
+		}},
+		{"an escalation with mistakes", minimal + `escalation:
+  when: 'sentiment.score < "a lot"'
+  topic: review_dlq
+  verdict: sentimnt
+  severity: [POSITIVE]
+  severity_floor: 7
+  redact: [e-mail]
+  endpoint: {urls: ["ftp://x/v1", "http://me:secret@llama/v1"], model: m, timeout: 10s, deadline: 5s, max_concurrency: 0}
+  budget: {money_per_day: 3, calls_per_day: -1}
+`, []string{
+			"c.yaml:10: escalation.when: column 17: invalid operation: < (mismatched types float64 and string)" + ruleWords,
+			`c.yaml:11: escalation.topic: "review_dlq" is also dead_letter.topic, whose readers do not expect requests; give the requests a topic of their own`,
+			`c.yaml:12: escalation.verdict: there is no verdict "sentimnt"; did you mean sentiment?; known here: sentiment`,
+			`c.yaml:13: escalation.severity: one label has no order; name the labels from harmless to severe`,
+			`c.yaml:14: escalation.severity_floor: 7 is out of range; between 0 and 1`,
+			`c.yaml:16: escalation.endpoint.urls: "ftp://x/v1" is not an address; write for example http://llama:8000/v1`,
+			`c.yaml:16: escalation.endpoint.deadline: 5s is shorter than the timeout of one call (10s)`,
+			`c.yaml:16: escalation.endpoint.max_concurrency: must be at least 1`,
+			`c.yaml:17: escalation.budget.calls_per_day: must be at least 0`,
+			`c.yaml:17: escalation.budget.money_per_day: needs prices: give price_input_per_million and price_output_per_million`,
 		}},
 		{"a key given twice", minimal + "runners: 1\nrunners: 2\n", []string{
 			`c.yaml:10: runners: given twice; line 9 has it already, keep one`,
@@ -225,7 +262,7 @@ func TestMistakesInTheEnvironmentAreNamedToo(t *testing.T) {
 		`c.yaml:3: kafka.group: is missing (consumer group; workers of one group share the partitions); write for example reviews`,
 		`SLUICE_KAFKA_GROUP: kafka_group: unknown key; did you mean SLUICE_KAFKA__GROUP? (every SLUICE_* variable is read as configuration)`,
 		`SLUICE_MODELS__4__PATH: models[4].path: there are 1 models; the next has the number 1`,
-		`SLUICE_ROUTES: routes: routes are not in this version yet; remove the section`,
+		`SLUICE_ROUTES: routes: unknown key; did you mean SLUICE_ROUTES__0__NAME? (every SLUICE_* variable is read as configuration)`,
 		`SLUICE_RUN_TIMEOUT: run_timeout: "soon" is not a duration; write for example 30s`,
 	}
 	if d := cmp.Diff(want, got); d != "" {
