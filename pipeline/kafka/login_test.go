@@ -303,8 +303,10 @@ func TestTokensOfAProvider(t *testing.T) {
 		h    http.HandlerFunc
 		says string
 	}{
-		"away":     {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, "500 Internal Server Error"},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect) }, "redirects (307 Temporary Redirect), which is not followed"},
+		"away": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, "500 Internal Server Error"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, "redirects (307 Temporary Redirect), which is not followed"},
 		"no JSON":  {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "cannot parse"},
 		"no token": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }, "no token from"},
 		"bottomless": {func(w http.ResponseWriter, r *http.Request) {
