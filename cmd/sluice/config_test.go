@@ -112,11 +112,7 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml:6: models[0].path: is missing (model directory); write for example models/sentiment`,
 		}},
 		{"models that are no list", strings.Replace(minimal, "  - {name: sentiment, path: models/sentiment}", "  sentiment: models/sentiment", 1), []string{
-			`c.yaml:6: models: must be a list (- {name: sentiment, path: models/sentiment}), not a mapping`,
-		}},
-		{"sections of later versions", minimal + "routes: []\nescalation: {when: x}\n", []string{
-			`c.yaml:9: routes: routes are not in this version yet; remove the section`,
-			`c.yaml:10: escalation: escalation is not in this version yet; remove the section`,
+			`c.yaml:6: models: must be a list ([{name: sentiment, path: models/sentiment}]), not a mapping`,
 		}},
 		{"a key given twice", minimal + "runners: 1\nrunners: 2\n", []string{
 			`c.yaml:10: runners: given twice; line 9 has it already, keep one`,
@@ -225,7 +221,7 @@ func TestMistakesInTheEnvironmentAreNamedToo(t *testing.T) {
 		`c.yaml:3: kafka.group: is missing (consumer group; workers of one group share the partitions); write for example reviews`,
 		`SLUICE_KAFKA_GROUP: kafka_group: unknown key; did you mean SLUICE_KAFKA__GROUP? (every SLUICE_* variable is read as configuration)`,
 		`SLUICE_MODELS__4__PATH: models[4].path: there are 1 models; the next has the number 1`,
-		`SLUICE_ROUTES: routes: routes are not in this version yet; remove the section`,
+		`SLUICE_ROUTES: routes: unknown key; did you mean SLUICE_ROUTES__0__NAME? (every SLUICE_* variable is read as configuration)`,
 		`SLUICE_RUN_TIMEOUT: run_timeout: "soon" is not a duration; write for example 30s`,
 	}
 	if d := cmp.Diff(want, got); d != "" {
