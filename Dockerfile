@@ -69,8 +69,8 @@ COPY models /opt/sluice/models
 COPY examples /opt/sluice/examples
 RUN ln -s /opt/sluice/sluice /usr/local/bin/sluice
 WORKDIR /opt/sluice
-# In a container the endpoints must be reachable from outside it.
-ENV SLUICE_SERVER__LISTEN=0.0.0.0:9464
+# The endpoints listen on loopback, as everywhere; `sluice health` asks them from within. To have them asked from outside,
+# set SLUICE_SERVER__LISTEN=0.0.0.0:9464 with TLS and a token, or with SLUICE_SERVER__INSECURE=true (docs/security.md).
 USER 65532:65532
 EXPOSE 9464
 # Ready only after warm-up and assignment; a worker that loads a large model takes a while.

@@ -107,7 +107,7 @@ faults: native ## inject faults into workers, brokers and the network on real br
 fuzz: native ## run every fuzz target for FUZZTIME (30s), one after the other; what fails is kept under testdata/fuzz
 	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./tokenize ./model ./model/ort ./cmd/sluice; do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
-	    printf '\n== %s %s\n' $$p $$f; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -parallel 1 $$p; \
+	    printf '\n== %s %s\n' $$p $$f; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s -parallel 1 $$p; \
 	  done; \
 	done
 

