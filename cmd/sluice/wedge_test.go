@@ -54,7 +54,7 @@ func TestAWorkerWithAHangingRunSaysSoAndEnds(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	w = startWorker(t, "-c", config)
+	startWorker(t, "-c", config)
 	if got := consume(t, address, 2, "review_analysis"); !strings.Contains(string(got[0].Value)+string(got[1].Value), `"id":2`) {
 		t.Errorf("results: %s, %s", got[0].Value, got[1].Value)
 	}
