@@ -92,13 +92,11 @@ bench-latency: dist ## latency at shares of the highest sustained rate, and at 1
 bench-profile: dist ## where a worker's CPU time and allocations go, on a real broker (MODEL=DIR); writes under bench/results
 	@$(native) && go run ./bench/profile $(if $(MODEL),-model $(MODEL))
 
-<<<<<<< HEAD
 injections: ## how often texts that give orders get their way with the escalation endpoint; fails if a field, topic, key or URL does; writes under bench/results
 	@go run ./pipeline/escalate/injections -o bench/results/injections.md
-=======
+
 soak-leak: dist ## 1,000,000 short and 10,000 long texts through one process: memory and goroutines stay flat; writes bench/results/leak.md
 	@$(native) && SOAK_LEAK_REPORT=$(CURDIR)/bench/results/leak.md go test ./cmd/sluice -count=1 -timeout 2h -v -run TestNothingLeaksPerText
->>>>>>> a156d75 (cmd/sluice: make soak-leak; pipeline: tests of a wedged run without races)
 
 race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUNDS=1 RACE_SECONDS=5 for a quick look; RACE='-only sluice,hugot'); writes under bench/results
 	@RACE_MIX='$(RACE_MIX)' bench/race/prepare.sh
