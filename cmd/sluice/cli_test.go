@@ -160,7 +160,7 @@ func TestExitCodes(t *testing.T) {
 		{"an argument too many", []string{"version", "now"}, 2, `unknown command "now"`},
 		{"no configuration", []string{"run"}, 2, "give -c FILE (or SLUICE_CONFIG)"},
 		{"a configuration that is not there", []string{"run", "-c", dir + "/none.yaml"}, 2, "none.yaml: cannot read the configuration: no such file or directory"},
-		{"a mistake in the configuration", []string{"validate", "acls", "-c", wrong}, 2, "wrong.yaml:9: rotues: unknown key; did you mean routes?"},
+		{"a mistake in the configuration", []string{"validate", "-c", wrong}, 2, "wrong.yaml:9: rotues: unknown key; did you mean routes?"},
 		{"a flag's value", []string{"run", "-c", file, "--runners", "x"}, 2, `--runners: runners: "x" is not a whole number`},
 		{"an address in use", []string{"run", "-c", file, "--server.listen", taken.Addr().String()}, 2, "is in use by another process"},
 		{"no model for classify", []string{"classify"}, 2, "give a model directory with -m"},
@@ -511,7 +511,7 @@ func TestRunFromTopicToTopic(t *testing.T) {
 	address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")
 	file := runConfig(t, address, dir)
 
-	r := finish(t, sluice(t, "validate", "acls", "-c", file))
+	r := finish(t, sluice(t, "validate", "-c", file))
 	if r.code != 0 || !strings.Contains(r.out, "topics and permissions of group reviews") {
 		t.Fatalf("validate: %+v", r)
 	}
@@ -640,7 +640,7 @@ func TestStudentCacheAndUrgentRecords(t *testing.T) {
 	file := runConfig(t, address, dir)
 	editConfig(t, file, "name: sentiment,", "name: sentiment, student: "+needModel(t, "sentiment-tiny")+", student_threshold: 0.9,",
 		"server:", "cache: {max_bytes: 1MiB}\nurgent: {when: 'field(\"vip\") == true'}\nserver:")
-	if r := finish(t, sluice(t, "validate", "acls", "-c", file)); r.code != 0 || !strings.Contains(r.out, "ok       model sentiment-student: sentiment-student@") {
+	if r := finish(t, sluice(t, "validate", "-c", file)); r.code != 0 || !strings.Contains(r.out, "ok       model sentiment-student: sentiment-student@") {
 		t.Fatalf("validate: %+v", r)
 	}
 	w := startWorker(t, "-c", file)
@@ -744,7 +744,7 @@ func TestAStudentMustDecideTheSameQuestion(t *testing.T) {
 	} {
 		file := runConfig(t, address, needModel(t, c.model))
 		editConfig(t, file, "name: sentiment,", "name: sentiment, student: "+needModel(t, c.student)+",")
-		for _, command := range []string{"validate", "acls", "run"} {
+		for _, command := range []string{"validate", "run"} {
 			if r := finish(t, sluice(t, command, "-c", file)); r.code != 2 || !strings.Contains(r.out+r.err, c.want) {
 				t.Errorf("%s of %s before %s: %+v", command, c.student, c.model, r)
 			}
@@ -781,7 +781,7 @@ func TestValidateNamesWhatIsMissing(t *testing.T) {
 	if err := os.WriteFile(file, []byte(more), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := finish(t, sluice(t, "validate", "acls", "-c", file))
+	r := finish(t, sluice(t, "validate", "-c", file))
 	for _, want := range []string{"ok       model sentiment", file + ":8: models[1] (gone)", "/no/such/model", "review_dlq"} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("validate does not say %q:\n%s%s", want, r.out, r.err)
