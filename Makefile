@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections race clean test-llama faults
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama faults
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -94,6 +94,9 @@ bench-profile: dist ## where a worker's CPU time and allocations go, on a real b
 
 injections: ## how often texts that give orders get their way with the escalation endpoint; fails if a field, topic, key or URL does; writes under bench/results
 	@go run ./pipeline/escalate/injections -o bench/results/injections.md
+
+soak-leak: dist ## 1,000,000 short and 10,000 long texts through one process: memory and goroutines stay flat; writes bench/results/leak.md
+	@$(native) && SOAK_LEAK_REPORT=$(CURDIR)/bench/results/leak.md go test ./cmd/sluice -count=1 -timeout 2h -v -run TestNothingLeaksPerText
 
 race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUNDS=1 RACE_SECONDS=5 for a quick look; RACE='-only sluice,hugot'); writes under bench/results
 	@RACE_MIX='$(RACE_MIX)' bench/race/prepare.sh

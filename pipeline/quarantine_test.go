@@ -185,7 +185,7 @@ func TestARecordThatKillsTheWorkerIsQuarantinedAndNoOther(t *testing.T) {
 // milliseconds in which the same record happens to run alone, could not be told from those by a record. Here, where a
 // worker lives for a second and starts in no time, that is about one death in five hundred.)
 func TestRandomDeathsCondemnNoRecord(t *testing.T) {
-	const histories = 4
+	const histories = 2
 	var condemned []string
 	deaths := 0
 	for seed := range uint64(histories) {

@@ -63,28 +63,28 @@ func newFateEngine(t *testing.T, r fateRunner, o EngineOptions) *Engine {
 func TestAWedgedRunEndsTheWorkerAndNothingOfItIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		var failed, told error
-		var after time.Duration
+		type end struct {
+			err   error
+			after time.Duration
+		}
+		failed, told := make(chan end, 1), make(chan error, 1)
 		r := fateRunner{end: make(chan struct{})}
 		e := newFateEngine(t, r, EngineOptions{Timeout: 30 * time.Second, Grace: 10 * time.Second, Runners: 2,
-			Fail:   func(err error) { failed, after = err, time.Since(began) },
-			Wedged: func(err error) { told = err }})
-		answered := 0
-		e.Submit(Ask{Rows: []Row{{fateWedge}}, Done: func(Answer) { answered++ }})
+			Fail:   func(err error) { failed <- end{err, time.Since(began)} },
+			Wedged: func(err error) { told <- err }})
+		answered := make(chan Answer, 1)
+		e.Submit(Ask{Rows: []Row{{fateWedge}}, Done: func(a Answer) { answered <- a }})
 		synctest.Wait()
 		var others answers
 		others.submit(e, 0, 0, Row{5}) // the other runner goes on
 		others.Wait()
-		time.Sleep(39 * time.Second)
-		if failed != nil {
-			t.Fatalf("given up before its grace was over: %v", failed)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(failed) != 1 || len(told) != 1 || len(answered) != 0 {
+			t.Fatalf("failed %d times, told %d times, %d answers", len(failed), len(told), len(answered))
 		}
-		time.Sleep(5 * time.Second)
-		if reasonOf(failed) != "wedged" || KindOf(failed) != Internal || told != failed || answered != 0 {
-			t.Errorf("failed with %v, told %v, %d answers", failed, told, answered)
-		}
-		if after < 40*time.Second || after > 42*time.Second {
-			t.Errorf("given up after %v", after)
+		if f := <-failed; reasonOf(f.err) != "wedged" || KindOf(f.err) != Internal || <-told != f.err || f.after < 40*time.Second || f.after > 42*time.Second {
+			t.Errorf("failed after %v with %v", f.after, f.err)
 		}
 		if others.got[0].Err != nil {
 			t.Errorf("the other runner: %v", others.got[0].Err)

@@ -37,7 +37,7 @@ func TestAWorkerWithAHangingRunSaysSoAndEnds(t *testing.T) {
 	config := runConfig(t, address, dir)
 	file := filepath.Join(t.TempDir(), "wedged")
 	t.Setenv(wedgeEnv, file)
-	w := startWorker(t, "-c", config, "--run_timeout=100ms", "--runners=1")
+	w := startWorker(t, "-c", config, "--run_timeout=2s", "--runners=1")
 	w.waitReady(t)
 	produce(t, address, `{"id":1,"text":"What a lovely day"}`)
 	consume(t, address, 1, "review_analysis")
