@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"sluice/pipeline"
@@ -135,9 +136,12 @@ func TestAgeIsARecordsOwn(t *testing.T) {
 		same := ask{text: "good", score: 0.6}
 		old := same
 		old.age = 59 * time.Second
-		// A call every ten seconds: when its turn comes, the first of the two is too old, the second is not.
-		b.add(t, ask{text: "first", score: 0.6}, old, same)
+		// A call every ten seconds: when its turn comes, the old one is too old, and the young one, which waits for its answer, is not.
 		d := t.work(b, deskOptions{concurrency: 3, maxAge: time.Minute, limits: Limits{CallsPerSecond: 0.1}})
+		for _, a := range []ask{{text: "first", score: 0.6}, old, same} {
+			b.add(t, a)
+			synctest.Wait()
+		}
 		got := d.await(3)
 		if got[1].Verdict.Reason != FallbackAge || got[2].Verdict.Route != "llm" {
 			t.Errorf("the old record: %+v; the young one: %+v", got[1].Verdict, got[2].Verdict)
