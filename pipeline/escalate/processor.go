@@ -56,7 +56,7 @@ type Processor struct {
 	mu     sync.Mutex
 	work   *sync.Cond
 	queue  []*pipeline.Job
-	spent  bool // the budget was found empty, and nothing has been charged since
+	empty  day // the last on which the budget was found empty; 0: none
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -172,14 +172,23 @@ func (p *Processor) final(tp pipeline.TopicPartition, q *pipeline.Request, text 
 	}
 	key := p.key(q, text)
 	r, reused := p.cached(key)
-	if !reused {
+	for asked := false; !reused && !asked; {
 		// Whoever asks the same question meanwhile waits for this answer.
-		v, err, shared := p.flights.Do(string(key[:]), func() (any, error) { return p.ask(tp, q, text) })
+		v, err, _ := p.flights.Do(string(key[:]), func() (any, error) {
+			asked = true
+			return p.ask(tp, q, text)
+		})
 		if err != nil {
 			return d, false
 		}
-		r, reused = v.(result), shared
-		if r.fallback == "" {
+		if r = v.(result); r.fallback == FallbackAge && !asked {
+			if p.tooOld(q) {
+				return fallback(FallbackAge)
+			}
+			continue // the record that was to bring the answer had become too old for it; this one is younger
+		}
+		reused = !asked
+		if asked && r.fallback == "" {
 			p.keep(key, r.answer)
 		}
 	}
@@ -296,11 +305,19 @@ func (p *Processor) call(ctx context.Context, tp pipeline.TopicPartition, messag
 
 var errOverBudget = errors.New("the budget is spent")
 
-// budgetSpent says once that the budget is spent, and once that there is money again.
+// budgetSpent says once a day that the budget is spent, and on a later day that there is one again. Towards its end the
+// budget is spent and not spent by turns, as calls take less than they were charged.
 func (p *Processor) budgetSpent(spent bool) {
+	today := dayOf(p.o.Budget.now())
 	p.mu.Lock()
-	changed := p.spent != spent
-	p.spent = spent
+	before := p.empty
+	switch {
+	case spent:
+		p.empty = max(p.empty, today)
+	case p.empty < today:
+		p.empty = 0
+	}
+	changed := p.empty != before
 	p.mu.Unlock()
 	switch {
 	case changed && spent:
