@@ -18,8 +18,11 @@ import (
 // points are the places at which workers are killed, with how often one is passed in a second of work, about.
 func points() []string {
 	all := append(slices.Clone(kafka.Failpoints), failpoint.Names...)
-	// A worker that is not stopping never drains: that place has a scenario of its own.
-	return slices.DeleteFunc(all, func(p string) bool { return p == failpoint.WhileDraining })
+	// A worker that is not stopping never drains: that place has a scenario of its own. One without an LLM endpoint never
+	// escalates.
+	return slices.DeleteFunc(all, func(p string) bool {
+		return slices.Contains([]string{failpoint.WhileDraining, failpoint.EscalateBeforeCall, failpoint.EscalateAfterCall}, p)
+	})
 }
 
 // plan says when a worker that is killed at a point dies: at which passing.

@@ -339,10 +339,11 @@ func (r *run) watch(ctx context.Context) {
 		if err != nil {
 			continue // no broker, just now
 		}
+		at := time.Now().UTC()
 		r.mu.Lock()
 		offsets.Each(func(o kadm.OffsetResponse) {
 			if o.Err == nil && o.At >= 0 {
-				r.samples = append(r.samples, history.Sample{Partition: history.Partition{Topic: o.Topic, Number: o.Partition}, Offset: o.At})
+				r.samples = append(r.samples, history.Sample{Partition: history.Partition{Topic: o.Topic, Number: o.Partition}, Offset: o.At, At: at})
 			}
 		})
 		r.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Partition names one partition of a topic.
@@ -42,6 +43,7 @@ type Output struct {
 type Sample struct {
 	Partition Partition
 	Offset    int64
+	At        time.Time
 }
 
 // Group is where the group stands at the end.
@@ -101,7 +103,10 @@ func (r *Report) String() string {
 	return s
 }
 
-const examples = 5
+const (
+	examples = 5
+	clock    = "15:04:05.000" // as in the workers' logs
+)
 
 // example keeps the first few of a kind; n is how many of it there are by now.
 func (r *Report) example(n int, format string, args ...any) {
@@ -207,13 +212,13 @@ func (r *Report) source(in *Input, o *Output, verdicts map[string][]byte) {
 
 // offsets checks how the group's offsets moved and where they stand.
 func (r *Report) offsets(run Run) {
-	last := map[Partition]int64{}
+	last := map[Partition]Sample{}
 	for _, s := range run.Samples {
-		if before, ok := last[s.Partition]; ok && s.Offset < before && !run.Remade {
+		if before, ok := last[s.Partition]; ok && s.Offset < before.Offset && !run.Remade {
 			r.Backward++
-			r.example(r.Backward, "back: %s was committed to %d, then to %d", s.Partition, before, s.Offset)
+			r.example(r.Backward, "back: %s was committed to %d at %s, then to %d at %s", s.Partition, before.Offset, before.At.Format(clock), s.Offset, s.At.Format(clock))
 		}
-		last[s.Partition] = s.Offset
+		last[s.Partition] = s
 	}
 	for p, end := range run.Group.Ends {
 		committed := max(0, run.Group.Committed[p])

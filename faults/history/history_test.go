@@ -21,7 +21,7 @@ func good(n int) Run {
 		run.Inputs = append(run.Inputs, in)
 		run.Outputs = append(run.Outputs, out)
 		run.Group.Committed[from], run.Group.Ends[from] = in.Offset+1, in.Offset+1
-		run.Samples = append(run.Samples, Sample{from, in.Offset + 1})
+		run.Samples = append(run.Samples, Sample{Partition: from, Offset: in.Offset + 1})
 	}
 	return run
 }
@@ -54,7 +54,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		{"disorder", func(r *Run) {
 			r.Outputs[4].Offset, r.Outputs[6].Offset = r.Outputs[6].Offset, r.Outputs[4].Offset
 		}, func(r *Report) int { return r.Disorder }},
-		{"an offset that goes back", func(r *Run) { r.Samples = append(r.Samples, Sample{Partition{"in", 0}, 1}) }, func(r *Report) int { return r.Backward }},
+		{"an offset that goes back", func(r *Run) { r.Samples = append(r.Samples, Sample{Partition: Partition{"in", 0}, Offset: 1}) }, func(r *Report) int { return r.Backward }},
 		{"an offset beyond the end", func(r *Run) { r.Group.Committed[Partition{"in", 0}]++ }, func(r *Report) int { return r.Passed }},
 		{"a result before its commit", func(r *Run) {
 			p := Partition{"in", 0}

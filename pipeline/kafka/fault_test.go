@@ -667,3 +667,37 @@ func TestContactIsTold(t *testing.T) {
 		}
 	}
 }
+
+// TestALostEpochIsATwinOnlyIfTheGroupSaysSo: after a timeout and a renewal whose answer was lost the coordinator refuses the
+// epoch as if there were a successor. Only a process that has joined under the same instance id is one.
+func TestALostEpochIsATwinOnlyIfTheGroupSaysSo(t *testing.T) {
+	for _, twin := range []bool{false, true} {
+		t.Run(fmt.Sprintf("twin-%v", twin), func(t *testing.T) {
+			t.Parallel()
+			k := fakeKafka(t, 2, "in", "out")
+			cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+			cfg.SessionTimeout = 5 * time.Minute // heartbeats every 3 s: the judge asks at once
+			sink, _ := directSink(t, cfg)
+			k.Fault(
+				kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.ProducerFenced, Count: 1},
+				kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.ProducerFenced, Count: 1},
+			)
+			if twin {
+				k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, TopLevel: true, Err: kerr.FencedInstanceID, Count: -1})
+			}
+			err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), 1))
+			if want := map[bool]pipeline.Kind{false: pipeline.Transient, true: pipeline.Fenced}[twin]; pipeline.KindOf(err) != want {
+				t.Fatalf("%v (%s), want %s", err, pipeline.KindOf(err), want)
+			}
+			if twin {
+				return
+			}
+			if err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), 1)); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())); n != 1 {
+				t.Errorf("%d messages of one commit", n)
+			}
+		})
+	}
+}

@@ -318,6 +318,32 @@ func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 	}
 }
 
+// replaced asks the group whether another process has joined it under this worker's instance id. Before this worker has
+// joined itself nobody can tell: then it says yes.
+func (c *Client) replaced(ctx context.Context) (bool, error) {
+	c.mu.Lock()
+	s := c.session
+	c.mu.Unlock()
+	if s == nil {
+		return true, nil
+	}
+	err := c.retry(ctx, "heartbeat", time.Time{}, func() error {
+		r, err := askCoordinator[*heartbeatResponse](ctx, c, groupCoordinator, requestTimeout,
+			&heartbeatRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member, InstanceID: c.cfg.InstanceID})
+		if err != nil {
+			return err
+		}
+		return c.coordinated(groupCoordinator, r.ErrorCode, "Heartbeat", "group %s", c.cfg.Group)
+	})
+	switch {
+	case is(err, errFencedInstance):
+		return true, nil
+	case err == nil || lostMembership(err): // whoever joins under the name of a member that is out gets a new member id: 82
+		return false, nil
+	}
+	return false, err
+}
+
 // watchGrowth looks for new partitions, as leader: brokers do not tell classic groups.
 func (c *Client) watchGrowth(ctx context.Context, current *sessionRef, known map[string]int) {
 	for first := true; ; first = false {

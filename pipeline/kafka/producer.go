@@ -57,18 +57,30 @@ func (p *producer) begin(ctx context.Context) error {
 }
 
 // renew takes the next epoch after a failed transaction: only so are the sequence numbers known again. The broker's answer
-// to the present id and epoch is the judge: success means that the transaction failed or timed out, lostEpoch that there is
-// a successor (KIP-360).
+// to the present id and epoch is the first judge: success means that the transaction failed or timed out (KIP-360).
+// lostEpoch may mean a successor, but also that the coordinator has taken two epochs since: one for the timeout, one for a
+// renewal whose answer was lost. Then the group is the judge: it knows a successor by its member id.
 func (p *producer) renew(ctx context.Context) error {
 	for tries := 1; ; tries++ {
 		id, epoch := p.id, p.epoch
 		if p.c.cfg.Guarantee != ExactlyOnce {
 			id, epoch = -1, -1 // an idempotent producer just takes a new id
 		}
-		if err := p.init(ctx, id, epoch); err != nil || p.c.cfg.Guarantee != ExactlyOnce {
+		err := p.init(ctx, id, epoch)
+		if lostEpoch(err) || is(err, errInvalidPidMapping) {
+			twin, unknown := p.c.replaced(ctx)
+			if unknown != nil {
+				return unknown
+			}
+			if !twin {
+				p.c.log.Warn("the producer's epoch is gone, and nobody has taken this worker's place in the group; taking a new identity", "error", err)
+				err = p.init(ctx, -1, -1)
+			}
+		}
+		if err != nil || p.c.cfg.Guarantee != ExactlyOnce {
 			return err
 		}
-		err := p.scrub(ctx)
+		err = p.scrub(ctx)
 		// The scrub's own requests can be late, too.
 		if again := lostEpoch(err) || is(err, errInvalidTxnState) || err == nil && p.doubtful; !again || tries == 5 {
 			return err
