@@ -68,7 +68,7 @@ test-go: dist ## tokenizer, models, inference and command line, on the native li
 
 test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Maven)
 	$(step) 'Kafka core, on a real broker'
-	@$(native) && go test -timeout 20m ./pipeline/...
+	@$(native) && go test -timeout 20m ./pipeline/... && go test -tags failpoint -run 'EscalatedRecord|BudgetHolds' ./cmd/sluice
 
 test-llama: ## the client of LLM endpoints on a real llama.cpp server (compiles one from PyPI: minutes, once); writes bench/results/llama-server.md
 	@scripts/llama-test.sh
@@ -93,6 +93,9 @@ bench-profile: dist ## where a worker's CPU time and allocations go, on a real b
 
 injections: ## how often texts that give orders get their way with the escalation endpoint; fails if a field, topic, key or URL does; writes under bench/results
 	@go run ./pipeline/escalate/injections -o bench/results/injections.md
+
+bench-brownout: dist ## what a failing endpoint does to the fast path, on a real broker (MODEL=DIR, ROUNDS=3); writes under bench/results
+	@$(native) && go run ./bench/brownout $(if $(MODEL),-model $(MODEL)) $(if $(ROUNDS),-rounds $(ROUNDS))
 
 race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUNDS=1 RACE_SECONDS=5 for a quick look; RACE='-only sluice,hugot'); writes under bench/results
 	@RACE_MIX='$(RACE_MIX)' bench/race/prepare.sh

@@ -417,7 +417,14 @@ type worker struct {
 
 func startWorker(t *testing.T, args ...string) *worker {
 	t.Helper()
+	return startWorkerWith(t, nil, args...)
+}
+
+// startWorkerWith starts a worker with more of an environment.
+func startWorkerWith(t *testing.T, env []string, args ...string) *worker {
+	t.Helper()
 	w := &worker{cmd: sluice(t, append([]string{"run"}, args...)...), done: make(chan error, 1)}
+	w.cmd.Env = append(w.cmd.Env, env...)
 	stderr, err := w.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
