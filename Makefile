@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile bench-tune injections race clean test-llama faults
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker bench bench-graph bench-latency bench-options bench-profile bench-tune bench-brownout injections race clean test-llama faults
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
