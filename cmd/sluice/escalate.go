@@ -250,7 +250,7 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 			}
 			return writer.Replace(r, cause)
 		},
-		Quarantine: writer.Quarantine,
+		Quarantine: processor.Quarantine,
 		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
 			wallets := make(map[pipeline.TopicPartition]string, len(owned))
 			for tp, c := range owned {

@@ -24,6 +24,8 @@ const (
 	FallbackBudget   = "budget"   // the day's budget is spent: not asked, or not again
 	FallbackEndpoint = "endpoint" // no endpoint answered in time
 	FallbackAnswer   = "answer"   // what came cannot be used, also after one repair
+
+	FallbackQuarantine = "killed-the-worker" // workers died while the question was under way: not asked again
 )
 
 // ProcessorOptions configure a Processor. Everything without a default is required.
@@ -134,6 +136,28 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 	}
 	p.o.Metrics.decided(q, f)
 	return p.o.Writer.Final(q, text, f.Final), true
+}
+
+// Quarantine is the outcome of a request that is not processed any more because it kills the process (StageOptions.Quarantine):
+// its local verdict is final, so that this record, too, has one. What cannot even be read is a dead letter.
+func (p *Processor) Quarantine(r *pipeline.Record, deaths int) (o pipeline.Outcome) {
+	dead := func() pipeline.Outcome { return p.o.Writer.Quarantine(r, deaths) }
+	defer func() {
+		if recover() != nil { // reading it may be what the workers died of
+			o = dead()
+		}
+	}()
+	q, err := pipeline.ParseRequest(r)
+	if err != nil {
+		return dead()
+	}
+	value, err := p.o.Decoder.Decode(q.Source.Value)
+	if err != nil {
+		return dead()
+	}
+	f := decided{Final: pipeline.Final{Route: pipeline.Fallback, Reason: FallbackQuarantine, Prompt: p.o.Prompt.Version()}}
+	p.o.Metrics.decided(q, f)
+	return p.o.Writer.Final(q, tokenize.Clean(value, p.o.MaxTextBytes).Bytes, f.Final)
 }
 
 func asFault(err error) *pipeline.Fault {

@@ -316,3 +316,28 @@ func TestWhatIsNoRequestIsADeadLetter(t *testing.T) {
 		d.stop()
 	})
 }
+
+// A request that kills workers leaves its record with the local verdict, not in the dead letters: a final verdict all the same.
+func TestAQuarantinedRequestFallsBack(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		b := newBroker(1)
+		sources := b.add(t, ask{text: "deadly", score: 0.6}, ask{value: "not JSON"})
+		d := t.work(b, deskOptions{})
+		d.await(2)
+		before := t.a.Stats().Requests
+		tp := b.owned[0]
+		p := d.read(d.processor.Quarantine(&b.log[tp][0], 2).Messages)[0]
+		d.intact(&p, &sources[0])
+		if v := p.Verdict; v.Route != "fallback" || v.Reason != FallbackQuarantine || v.Label != "NEGATIVE" || v.Revision != 2 || v.Amends != "reviews/0/1000#0" {
+			t.Errorf("verdict %+v", v)
+		}
+		if m := d.processor.Quarantine(&b.log[tp][1], 2).Messages; len(m) != 1 || m[0].Topic != "letters" {
+			t.Errorf("a request that cannot be read: %+v", m)
+		}
+		if t.a.Stats().Requests != before {
+			t.Error("it was asked about")
+		}
+		d.counts(map[string]float64{"fallbacks_total reason=killed-the-worker": 1})
+		d.stop()
+	})
+}
