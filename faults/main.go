@@ -94,8 +94,15 @@ func faults(ctx context.Context) error {
 	var rows []report.Row
 	failed := 0
 	began := time.Now()
+	var c *cluster
+	defer func() { // whatever ends the run, no broker stays
+		if c != nil {
+			if err := c.stop(); err != nil {
+				say("stopping the cluster: %v", err)
+			}
+		}
+	}()
 	for _, size := range []int{3, 1} {
-		var c *cluster
 		for i := range all {
 			s := &all[i]
 			if s.brokers != size || !slices.Contains(wanted, s.name) || s.long && !o.long && *only == "" {
@@ -122,7 +129,7 @@ func faults(ctx context.Context) error {
 				return err
 			}
 			if ctx.Err() != nil {
-				return errors.Join(ctx.Err(), c.stop())
+				return ctx.Err()
 			}
 			fmt.Printf("%-28s %-12s %4.0f s  %s\n", s.name, row.Result, time.Since(started).Seconds(), row.Counts)
 			rows = append(rows, row)
@@ -139,6 +146,7 @@ func faults(ctx context.Context) error {
 			if err := c.stop(); err != nil {
 				say("stopping the cluster: %v", err)
 			}
+			c = nil
 		}
 	}
 	say("%d scenarios in %v, seed %d", len(rows), time.Since(began).Round(time.Second), *seed)

@@ -47,6 +47,10 @@ type scenario struct {
 	after               func(r *run) error      // when the lag is zero, before workers are stopped
 	inputs              func(in *history.Input) // marks what is special about an input
 	remade              bool
+	cannot              string // why this fault is not injected: its row says so
+	// blackout: all brokers die. The group coordinator then answers from the last high watermark that it knew, until its
+	// followers are back: what it says in between is no commit that went back, so it is not judged.
+	blackout bool
 }
 
 const everyPromise = "P1 P2 P4 P5 P6 P8"
@@ -99,6 +103,10 @@ func pick[T any](r *run, short, long T) T {
 // execute runs a scenario and returns its row.
 func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint64) report.Row {
 	row := report.Row{Name: s.name, Length: o.length(), Fault: s.fault, Injected: s.injected, Promises: strings.TrimSpace(everyPromise + " " + s.promises), Seed: fmt.Sprint(seed), Date: o.date}
+	if s.cannot != "" {
+		row.Promises, row.Result, row.Counts = s.promises, report.NotInjected, s.cannot
+		return row
+	}
 	if s.disk && c.disk == "" {
 		row.Result, row.Counts = report.NotInjected, "a small disk needs a tmpfs, and mounting one needs root"
 		return row
@@ -403,6 +411,10 @@ func (r *run) check() (*history.Report, error) {
 		return nil, err
 	}
 	x := history.Run{Samples: r.samples, Group: g, Remade: r.s.remade}
+	if r.s.blackout {
+		x.Samples = nil
+		r.note("offsets judged at the end only: a coordinator that restarts with the whole cluster answers from an old high watermark")
+	}
 	in, err := r.read(r.in, kgo.ReadCommitted())
 	if err != nil {
 		return nil, err

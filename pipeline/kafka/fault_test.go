@@ -701,3 +701,37 @@ func TestALostEpochIsATwinOnlyIfTheGroupSaysSo(t *testing.T) {
 		})
 	}
 }
+
+// TestAnOldAnswerAboutOffsetsIsAskedAgain: a coordinator that has just restarted may answer with offsets from before the last
+// commits. Reading must not begin again from there.
+func TestAnOldAnswerAboutOffsetsIsAskedAgain(t *testing.T) {
+	k := fakeKafka(t, 1, "in", "out")
+	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
+	for _, offset := range []int64{2, 7} {
+		if err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), offset)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var asked atomic.Int64
+	k.ControlKey(int16(kmsg.OffsetFetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if asked.Add(1) > 2 {
+			return nil, nil, false
+		}
+		res := r.ResponseKind().(*kmsg.OffsetFetchResponse)
+		p := kmsg.NewOffsetFetchResponseTopicPartition()
+		p.Offset = 2
+		topic := kmsg.NewOffsetFetchResponseTopic()
+		topic.Topic, topic.Partitions = "in", append(topic.Partitions, p)
+		res.Topics = append(res.Topics, topic)
+		return res, nil, true
+	})
+	sink.mu.Lock()
+	s := sink.session
+	sink.mu.Unlock()
+	in := pipeline.TopicPartition{Topic: "in"}
+	got, err := sink.groupOffsets(t.Context(), s, []pipeline.TopicPartition{in})
+	if err != nil || got[in].Offset != 7 || asked.Load() != 3 {
+		t.Errorf("offsets %v after %d questions, %v; 7 is committed", got, asked.Load(), err)
+	}
+}

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"sluice/pipeline"
@@ -27,6 +28,7 @@ func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.To
 		return offsets, nil
 	}
 	var unstable time.Time
+	began := time.Now()
 	defer func() {
 		if !unstable.IsZero() && c.cfg.Observer.UnstableOffsets != nil {
 			c.cfg.Observer.UnstableOffsets(0)
@@ -59,12 +61,35 @@ func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.To
 				return errors.New("OffsetFetch: the answer lacks " + tp.String())
 			}
 		}
+		if err := c.outdated(offsets); err != nil {
+			if time.Since(began) < outdatedWait {
+				return err
+			}
+			c.log.Error("the group has lost offsets that this worker committed; records will be processed again", "error", err)
+		}
 		return nil
 	})
 	if err != nil && s.over() {
 		return nil, errSessionOver
 	}
 	return offsets, err
+}
+
+// outdatedWait is for how long offsets below those that this worker has committed are taken for an old answer.
+const outdatedWait = time.Minute
+
+// outdated says that the group's offsets are older than what this worker itself has committed. A coordinator that restarts
+// together with its followers answers from the last high watermark that it knew, until they have caught up; beginning again
+// from there would double records. No offset at all (the topic was made anew) is no old answer.
+func (c *Client) outdated(offsets map[pipeline.TopicPartition]pipeline.Committed) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for tp, now := range offsets {
+		if had, ok := c.committed[tp]; ok && now.Offset >= 0 && now.Offset < had {
+			return fmt.Errorf("OffsetFetch: %s stands at %d, this worker has committed %d: the coordinator is behind its log", tp, now.Offset, had)
+		}
+	}
+	return nil
 }
 
 // heldUp watches a transaction that holds up offsets. One of our own producer id is ended by a new epoch with its scrub;
