@@ -417,7 +417,6 @@ type worker struct {
 
 func startWorker(t *testing.T, args ...string) *worker {
 	t.Helper()
-<<<<<<< HEAD
 	return startCommand(t, sluice(t, append([]string{"run"}, args...)...))
 }
 
@@ -425,16 +424,6 @@ func startWorker(t *testing.T, args ...string) *worker {
 func startCommand(t *testing.T, cmd *exec.Cmd) *worker {
 	t.Helper()
 	w := &worker{cmd: cmd, done: make(chan error, 1)}
-=======
-	return startWorkerWith(t, nil, args...)
-}
-
-// startWorkerWith starts a worker with more of an environment.
-func startWorkerWith(t *testing.T, env []string, args ...string) *worker {
-	t.Helper()
-	w := &worker{cmd: sluice(t, append([]string{"run"}, args...)...), done: make(chan error, 1)}
-	w.cmd.Env = append(w.cmd.Env, env...)
->>>>>>> proof
 	stderr, err := w.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
