@@ -39,6 +39,7 @@ var states = []state{
 	{name: "100 % failures", asks: true, serves: true, stub: []string{"-fail", "1"}},
 	{name: "hangs (30 s)", asks: true, serves: true, stub: []string{"-hang"}},
 	{name: "connection refused", asks: true},
+	{name: "no escalation, again"}, // how far equal things differ on this machine
 }
 
 type options struct {
@@ -248,9 +249,9 @@ func write(w io.Writer, o *options, rate float64, all [][]measured) {
 	fmt.Fprintf(w, "# The fast path while the endpoint is in trouble\n\nModel `%s`, `escalation.when: %s`, mode amend; one worker with both stages on a real broker. Mixed texts (5 to about 128 tokens). "+
 		"Open load: %.0f msgs/s (%.0f %% of the saturated rate without escalation), Poisson arrivals fixed in advance, %v; saturated: a backlog of %d records. "+
 		"Latency from the intended send time until a read_committed consumer has revision 1. A healthy answer takes %v (log-normal, sigma 0.5); the endpoint is a process of its own. "+
-		"Broker, generator, endpoint and worker share the cores. Rounds: %d, every state once in each, in turns; medians, and the least and the most of the ratios to the first row of the same round. Made by `make bench-brownout`. Machine: %s, %d cores; %s.\n\n",
+		"Broker, generator, endpoint and worker share the cores. Rounds: %d, every state once in each, in turns; medians, and the least and the most of the ratios to the first row of the same round, and the median of those to the healthy one. Made by `make bench-brownout`. Machine: %s, %d cores; %s.\n\n",
 		filepath.Base(o.model), o.when, rate, 100*o.share, o.length, o.records, latency, o.rounds, machine.CPU, machine.Cores, time.Now().UTC().Format(time.DateOnly))
-	fmt.Fprintf(w, "| endpoint | saturated, msgs/s | ratio | p50 ms | p99 ms | p99 ratio | worker CPU s per 1,000 | questions decided | calls | lost |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "| endpoint | saturated, msgs/s | ratio | to healthy | p50 ms | p99 ms | p99 ratio | to healthy | worker CPU s per 1,000 | questions decided | calls | lost |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i, st := range states {
 		column := func(f func(measured) float64) []float64 {
 			var v []float64
@@ -259,16 +260,16 @@ func write(w io.Writer, o *options, rate float64, all [][]measured) {
 			}
 			return v
 		}
-		ratio := func(f func(measured) float64) []float64 {
+		ratio := func(to int, f func(measured) float64) []float64 {
 			var v []float64
 			for round, m := range all[i] {
-				v = append(v, f(m)/f(all[0][round]))
+				v = append(v, f(m)/f(all[to][round]))
 			}
 			return v
 		}
 		saturated, p99 := func(m measured) float64 { return m.saturated }, func(m measured) float64 { return m.p99 }
-		fmt.Fprintf(w, "| %s | %.0f | %s | %.1f | %.1f | %s | %.2f | %.0f | %.0f | %.0f |\n", st.name, median(column(saturated)), spread(ratio(saturated)),
-			median(column(func(m measured) float64 { return m.p50 })), median(column(p99)), spread(ratio(p99)), median(column(func(m measured) float64 { return m.cpu })),
+		fmt.Fprintf(w, "| %s | %.0f | %s | %.2f | %.1f | %.1f | %s | %.2f | %.2f | %.0f | %.0f | %.0f |\n", st.name, median(column(saturated)), spread(ratio(0, saturated)), median(ratio(1, saturated)),
+			median(column(func(m measured) float64 { return m.p50 })), median(column(p99)), spread(ratio(0, p99)), median(ratio(1, p99)), median(column(func(m measured) float64 { return m.cpu })),
 			median(column(func(m measured) float64 { return m.questions })), median(column(func(m measured) float64 { return m.calls })), slices.Max(column(func(m measured) float64 { return float64(m.lost) })))
 	}
 }

@@ -88,11 +88,11 @@ escalation:
 // start starts a worker that, built so, dies by itself at the n-th pass of a failpoint; "" never does.
 func (c *cascade) start(instance, stage, at string) *worker {
 	c.t.Helper()
-	env := []string{}
+	cmd := sluice(c.t, "run", "-c", c.config, "--kafka.instance_id="+instance, "--stage="+stage)
 	if failpoint.On && at != "" {
-		env = append(env, "FAILPOINT="+at)
+		cmd.Env = append(cmd.Env, "FAILPOINT="+at)
 	}
-	return startWorkerWith(c.t, env, "-c", c.config, "--kafka.instance_id="+instance, "--stage="+stage)
+	return startCommand(c.t, cmd)
 }
 
 // produce writes records n..m-1, one text each.
