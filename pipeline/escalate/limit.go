@@ -60,9 +60,10 @@ func (l *limiter) release(s signal, started, now time.Time) bool {
 			l.unloaded, l.recent = took, took
 		}
 		l.recent += (took - l.recent) / 16
-		// Once there seems to be a queue, answers say nothing more about how it would be without: else the queue would become
-		// what is normal, a little at a time.
-		if 4*l.recent <= 5*l.unloaded || l.weighed < settled {
+		// How it is without a queue is learned while few calls are under way, and from what is quicker. Answers to many calls say
+		// nothing about it: their queue would become what is normal, a little at a time.
+		few := l.slots() <= limitAtStart && !started.Before(l.cut)
+		if few || l.weighed < settled || l.recent < l.unloaded {
 			l.weighed = min(l.weighed+1, weighedMost)
 			l.unloaded += (took - l.unloaded) / time.Duration(l.weighed)
 		}
@@ -72,7 +73,7 @@ func (l *limiter) release(s signal, started, now time.Time) bool {
 			l.unloaded, l.weighed = l.recent, settled // one call at a time has no queue of ours: this is how long it takes now
 		case slow:
 			l.lower(0.9, started, now)
-		case used:
+		case used && l.weighed >= settled:
 			l.limit = min(l.max, l.limit+1/l.limit)
 		}
 	}
