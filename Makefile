@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama faults bench-brownout
+.PHONY: help demo test test-faults native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama faults bench-brownout
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -24,7 +24,7 @@ help: ## list the targets
 demo: dist ## build everything and watch real verdicts on a stream (RECORDS=N ends after N; ESCALATE=1 asks an endpoint, too)
 	@dist/sluice demo $(if $(filter-out 0,$(RECORDS)),--records $(RECORDS)) $(if $(ESCALATE),--escalate)
 
-test: lint test-pure test-export test-go test-broker ## run every test, those on a real Kafka broker included
+test: lint test-pure test-export test-go test-broker test-faults ## run every test, those on a real Kafka broker included
 	@printf '\nall tests passed\n'
 
 native: ## build libtokenizers.a and fetch ONNX Runtime, under build/
@@ -70,6 +70,12 @@ test-go: dist ## tokenizer, models, inference and command line, on the native li
 test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Maven)
 	$(step) 'Kafka core, on a real broker'
 	@$(native) && go test -timeout 20m ./pipeline/... && go test -tags failpoint -run 'EscalatedRecord|BudgetHolds' ./cmd/sluice
+
+test-faults: native ## four faults of `make faults` on real brokers, with a fixed seed
+	$(step) 'faults, on real brokers'
+	@mkdir -p build/faults
+	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
+	@$(native) && go run ./faults -page '' -seed 2026 -only single-kill,net-reset,late-end-txn,twin
 
 test-llama: ## the client of LLM endpoints on a real llama.cpp server (compiles one from PyPI: minutes, once); writes bench/results/llama-server.md
 	@scripts/llama-test.sh
