@@ -53,7 +53,9 @@ func TestACalibrationTurnsNoOrderRound(t *testing.T) {
 				}
 			}
 		}
-		if top := argmax(raw); scores[top] < slices.Max(scores) { // of scores, not logits: float32 may make near logits equal scores
+		top := argmax(raw)
+		tied := slices.Contains(raw[top+1:], raw[top]) // in float32; what is calibrated may tell them apart
+		if !tied && scores[top] < slices.Max(scores)-1e-6 {
 			t.Fatalf("top label %d has %v of %v", top, scores[top], scores)
 		}
 		if problem == SingleLabel && math.Abs(sum-1) > 1e-5 {
