@@ -18,7 +18,7 @@ import (
 const (
 	demoEscalations = "review_escalations"
 	demoEndpoint    = "stand-in"
-	demoUnsure      = 0.95 // sentiment scores below are asked about
+	demoUnsure      = 0.8 // sentiment scores below are asked about
 )
 
 // demoWords are what the stand-in judges by.
