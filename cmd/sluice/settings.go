@@ -119,7 +119,7 @@ type ModelSettings struct {
 	Stride           int     `koanf:"stride" doc:"tokens that neighbouring windows share" example:"64"`
 	WindowMerge      string  `koanf:"window_merge" oneof:"mean,max" doc:"how the scores of windows become one (text-classification)" example:"max"`
 	Student          string  `koanf:"student" path:"yes" doc:"directory of a smaller model with the same labels that is asked first (text-classification)" example:"models/sentiment-tiny"`
-	StudentThreshold float64 `koanf:"student_threshold" doc:"score from which the student's verdict is final; below, the full model decides" example:"0.97"`
+	StudentThreshold float64 `koanf:"student_threshold" doc:"score (of entities: the least sure token) from which the student's verdict is final; below, the full model decides" example:"0.96"`
 	Scores           string  `koanf:"scores" oneof:"top,all" doc:"top: the best label; all: every label with its score" example:"all"`
 }
 
