@@ -71,11 +71,11 @@ test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Ma
 	$(step) 'Kafka core, on a real broker'
 	@$(native) && go test -timeout 20m ./pipeline/... && go test -tags failpoint -run 'EscalatedRecord|BudgetHolds' ./cmd/sluice
 
-test-faults: native ## four faults of `make faults` on real brokers, with a fixed seed
+test-faults: native ## three faults of `make faults` on real brokers, with a fixed seed
 	$(step) 'faults, on real brokers'
 	@mkdir -p build/faults
 	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
-	@$(native) && go run ./faults -page '' -seed 2026 -only single-kill,net-reset,late-end-txn,twin
+	@$(native) && go run ./faults -page '' -seed 2026 -only net-reset,late-end-txn,twin
 
 test-llama: ## the client of LLM endpoints on a real llama.cpp server (compiles one from PyPI: minutes, once); writes bench/results/llama-server.md
 	@scripts/llama-test.sh
