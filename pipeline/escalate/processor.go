@@ -171,9 +171,8 @@ func asFault(err error) *pipeline.Fault {
 // decided is a final verdict and what metrics want to know about how it came to be.
 type decided struct {
 	pipeline.Final
-	answered bool // there is an answer, whether or not it was taken
-	reused   bool // it was there already, or another record's question brought it
-	answer   string
+	reused bool // it was there already, or another record's question brought it
+	answer string
 }
 
 // result is what a question has brought: an answer, or the reason of a fallback.
@@ -219,7 +218,7 @@ func (p *Processor) final(tp pipeline.TopicPartition, q *pipeline.Request, text 
 	if r.fallback != "" {
 		return fallback(r.fallback)
 	}
-	d.answered, d.reused, d.answer = true, reused, r.answer.Label
+	d.reused, d.answer = reused, r.answer.Label
 	say := p.o.Policy.Decide(Local{Label: q.Label, Score: q.Score}, r.answer)
 	d.Model, d.Flags, d.Explanation = p.o.Model, say.Flags, r.answer.Explanation
 	if say.Route == RouteFallback {
