@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	segmentio "github.com/segmentio/kafka-go"
@@ -34,7 +35,9 @@ type Client struct {
 	log       *slog.Logger
 	addr      net.Addr
 	transport *segmentio.Transport
+	dials     atomic.Int64 // connections made
 	producer  *producer
+	turn      chan struct{} // holds a token while Commit, or Run between sessions, uses the producer
 
 	growthPoll time.Duration // how often a leader looks for new partitions of the inputs
 
@@ -45,6 +48,7 @@ type Client struct {
 	changed      chan struct{}        // closed when topics changes
 	limits       map[string]sizeLimit // of output topics
 	session      *session             // the membership, nil while there is none
+	joined       *session             // as session, but from joining on, before positions are known
 	committed    map[pipeline.TopicPartition]int64
 	ran          bool
 	broken       error // why no Commit may follow; nil while one may
@@ -79,6 +83,7 @@ func New(cfg Config) (*Client, error) {
 			// found as fast as this.
 			MetadataTTL: time.Second,
 		},
+		turn:         make(chan struct{}, 1),
 		growthPoll:   30 * time.Second,
 		coordinators: map[int8]int32{},
 		topics:       map[string]topicView{},
@@ -99,6 +104,18 @@ func (c *Client) allTopics() []string {
 	slices.Sort(all)
 	return slices.Compact(all)
 }
+
+// take waits for the producer; false when ctx ended first.
+func (c *Client) take(ctx context.Context) bool {
+	select {
+	case c.turn <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (c *Client) release() { <-c.turn }
 
 func (c *Client) failpoint(name string) {
 	if c.cfg.Failpoint != nil {

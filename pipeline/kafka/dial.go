@@ -33,6 +33,7 @@ func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, e
 		raw.Close()
 		return nil, err
 	}
+	c.dials.Add(1)
 	return conn, nil
 }
 

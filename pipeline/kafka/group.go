@@ -115,6 +115,9 @@ func (c *Client) run(ctx context.Context, flow pipeline.Flow) error {
 		if err != nil {
 			return err
 		}
+		c.mu.Lock()
+		c.joined = s
+		c.mu.Unlock()
 		if err := c.live(ctx, flow, m, s); err != nil {
 			return err
 		}
@@ -322,7 +325,7 @@ func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 // joined itself nobody can tell: then it says yes.
 func (c *Client) replaced(ctx context.Context) (bool, error) {
 	c.mu.Lock()
-	s := c.session
+	s := c.joined
 	c.mu.Unlock()
 	if s == nil {
 		return true, nil

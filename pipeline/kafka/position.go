@@ -66,6 +66,13 @@ func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.To
 				return err
 			}
 			c.log.Error("the group has lost offsets that this worker committed; records will be processed again", "error", err)
+			c.mu.Lock()
+			for tp, now := range offsets { // they are waited for once
+				if _, ok := c.committed[tp]; ok && now.Offset >= 0 {
+					c.committed[tp] = now.Offset
+				}
+			}
+			c.mu.Unlock()
 		}
 		return nil
 	})
@@ -117,7 +124,7 @@ func (c *Client) heldUp(ctx context.Context, since *time.Time, cause error) erro
 // positions finds where each partition's reading begins. committed is what the group has, -1 for none; from is that or what
 // the start policy says, with the committed metadata. resets holds positions that were found to be necessary while fetching.
 func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.TopicPartition, resets map[pipeline.TopicPartition]int64) (committed map[pipeline.TopicPartition]int64, from map[pipeline.TopicPartition]pipeline.Committed, err error) {
-	held, err := c.groupOffsets(ctx, s, owned)
+	held, err := c.settledOffsets(ctx, s, owned)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,6 +149,21 @@ func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.Top
 		from[tp] = pipeline.Committed{Offset: at, Metadata: held[tp].Metadata}
 	}
 	return committed, from, nil
+}
+
+// settledOffsets are the group's offsets after the last transaction of this worker.
+func (c *Client) settledOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (map[pipeline.TopicPartition]pipeline.Committed, error) {
+	if c.cfg.Guarantee != ExactlyOnce {
+		return c.groupOffsets(ctx, s, tps)
+	}
+	if !c.take(ctx) {
+		return nil, stopped("join", ctx.Err())
+	}
+	defer c.release()
+	if err := c.producer.settle(ctx); err != nil {
+		return nil, c.identityFault(ctx, "join", err)
+	}
+	return c.groupOffsets(ctx, s, tps)
 }
 
 // logOffset is the first offset of a partition's log, or the one behind its last committed record.

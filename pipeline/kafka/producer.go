@@ -26,7 +26,35 @@ type producer struct {
 	// under way, and could end, or move the offsets of, a later transaction of the same epoch (KIP-890). So the next
 	// transaction takes a new epoch first, in which the broker refuses it. Produce needs no doubt: it has sequence numbers.
 	doubtful bool
+	// What is known of the last transaction that ended: how, and how many connections had been made before its first EndTxn.
+	// dirty says that something of a later one may be in a log.
+	committed bool
+	mark      int64
+	dirty     bool
 }
+
+// settled says that the markers of the last transaction are in the logs: the coordinator that answered has lived on. One that
+// restarts loads a decided transaction and writes its markers, but skips partitions that have no leader at that moment, as
+// all have while a cluster comes back ("Couldn't find leader endpoint ... hence can be skipped"), and calls it complete. Then
+// what was committed is open, and the next ABORT marker of this producer id would throw it away: records lost.
+// A broker that restarts breaks its connections, and a new one shows it.
+func (p *producer) settled() bool { return p.c.dials.Load() == p.mark }
+
+// settle ends the last transaction once more, the same way, where its markers may be missing; what is there already is not
+// changed by another marker. It comes before anything of the next transaction is in a log, also where that has begun.
+func (p *producer) settle(ctx context.Context) error {
+	var err error
+	if !p.settled() {
+		err = p.scrub(ctx)
+	}
+	if p.doubtful || lostEpoch(err) || is(err, errInvalidTxnState) {
+		err = p.renew(ctx)
+	}
+	return err
+}
+
+// outcome is how a transaction of which nothing is in a log ends: as the one before, whose markers it may have to write.
+func (p *producer) outcome() bool { return p.committed && !p.dirty }
 
 // unanswered notes that a step may arrive late, and returns err.
 func (p *producer) unanswered(err error) error {
@@ -106,15 +134,16 @@ func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
 			return err
 		}
 		p.id, p.epoch, p.sequences = r.ProducerID, r.ProducerEpoch, map[pipeline.TopicPartition]int32{}
-		p.doubtful = false
+		p.committed = p.outcome() // what had begun is aborted
+		p.doubtful, p.dirty = false, false
 		return nil
 	})
 }
 
-// scrub begins an epoch with an empty aborted transaction over the group and all output partitions. Why: a broker that
-// restarts can abort a timed-out transaction without writing its markers ("Couldn't find leader endpoint ... hence can be
-// skipped"). Its records then stay open, and the next COMMIT marker of the same producer id would commit them: duplicates.
-// The markers of this transaction end whatever hangs there.
+// scrub is an empty transaction over the group and all output partitions that ends as the last one did: its markers end
+// whatever hangs there. After an abort whose markers were skipped (see settled) the next COMMIT marker of the same producer
+// id would commit the aborted records: duplicates. After such a commit the next ABORT marker would lose them. At the start of
+// a process nobody knows of a commit: what hangs is aborted, outputs and offsets alike, and read again.
 func (p *producer) scrub(ctx context.Context) error {
 	c := p.c
 	var all []pipeline.TopicPartition
@@ -135,11 +164,13 @@ func (p *producer) scrub(ctx context.Context) error {
 	for _, step := range []func() error{
 		func() error { return p.addOffsets(ctx) },
 		func() error { return p.addPartitions(ctx, all) },
-		func() error { return p.end(ctx, false) },
 	} {
 		if err == nil {
 			err = c.retry(ctx, "scrub", time.Time{}, step)
 		}
+	}
+	if err == nil {
+		err = p.end(ctx, "scrub", time.Time{}, p.outcome())
 	}
 	return err
 }
@@ -199,6 +230,7 @@ func (p *producer) commitOffsets(ctx context.Context, s *session, commit *pipeli
 		}
 		req.Topics = append(req.Topics, x)
 	}
+	p.dirty = true
 	r, err := askCoordinator[*txnOffsetCommitResponse](ctx, p.c, groupCoordinator, requestTimeout, req)
 	if err != nil {
 		return p.unanswered(err)
@@ -213,7 +245,17 @@ func (p *producer) commitOffsets(ctx context.Context, s *session, commit *pipeli
 	return nil
 }
 
-func (p *producer) end(ctx context.Context, commit bool) error {
+// end decides the transaction, and repeats the request until the deadline (zero: until ctx ends).
+func (p *producer) end(ctx context.Context, step string, deadline time.Time, commit bool) error {
+	mark := p.c.dials.Load() // before the first try: the coordinator that answers a later one may have lost the markers
+	err := p.c.retry(ctx, step, deadline, func() error { return p.endOnce(ctx, commit) })
+	if err == nil {
+		p.committed, p.mark, p.dirty = commit, mark, false
+	}
+	return err
+}
+
+func (p *producer) endOnce(ctx context.Context, commit bool) error {
 	r, err := askCoordinator[*endTxnResponse](ctx, p.c, txnCoordinator, requestTimeout, &endTxnRequest{
 		TransactionalID: p.c.cfg.TransactionalID(), ProducerID: p.id, ProducerEpoch: p.epoch, Commit: commit})
 	if err != nil {
@@ -262,6 +304,7 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 			requests[n][tp] = q[0]
 		}
 	}
+	p.dirty = true
 	var mu sync.Mutex // guards worst, queues and p.sequences
 	var wg sync.WaitGroup
 	for n, heads := range requests {

@@ -40,7 +40,11 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 		return pipeline.Faultf(pipeline.Rebalance, "commit", "no-membership", "this worker is not a member of group %s at the moment", c.cfg.Group)
 	}
 	began := time.Now()
+	if !c.take(ctx) {
+		return stopped("commit", ctx.Err())
+	}
 	err := c.commit(ctx, s, commit)
+	c.release()
 	if f := new(pipeline.Fault); errors.As(err, &f) && f.Kind != pipeline.Transient && f.Kind != pipeline.Rebalance {
 		// What was sent may still lie in an open transaction, and another commit in the same epoch would commit it, too.
 		c.mu.Lock()
@@ -62,26 +66,22 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 }
 
 func (c *Client) commit(ctx context.Context, s *session, commit *pipeline.Commit) error {
-	if c.cfg.Guarantee == ExactlyOnce && c.producer.doubtful {
-		if err := c.producer.renew(ctx); err != nil {
-			return c.identityFault(ctx, "commit", err)
-		}
-		if c.producer.doubtful {
-			return pipeline.Faultf(pipeline.Transient, "commit", "network", "answers of the coordinators keep getting lost: no transaction can begin that a late request could not end")
-		}
-	}
-	queues, err := c.encode(ctx, commit)
-	if err != nil {
-		return err // nothing has begun
-	}
-	c.failpoint("before-commit")
-	var ambiguous bool
+	var queues map[pipeline.TopicPartition][]encodedBatch
+	var begun, ambiguous bool
+	var err error
 	if c.cfg.Guarantee == ExactlyOnce {
-		ambiguous, err = c.transaction(ctx, s, queues, commit)
-	} else {
+		if queues, begun, err = c.begin(ctx, commit); err == nil {
+			ambiguous, err = c.transaction(ctx, s, queues, commit)
+		}
+	} else if queues, err = c.encode(ctx, commit); err == nil {
+		begun = true
+		c.failpoint("before-commit")
 		err = c.publish(ctx, s, queues, commit)
 	}
-	if err != nil {
+	switch {
+	case err != nil && !begun:
+		return err
+	case err != nil:
 		return c.recoverCommit(ctx, s, commit, ambiguous, err)
 	}
 	c.mu.Lock()
@@ -90,18 +90,43 @@ func (c *Client) commit(ctx context.Context, s *session, commit *pipeline.Commit
 	return nil
 }
 
-// transaction runs the steps. ambiguous says that the request to commit went out: it may have succeeded although err is
-// not nil.
+// begin begins a transaction whose predecessor is done for good, and encodes the messages for its epoch. begun says that
+// there is something to abort.
+func (c *Client) begin(ctx context.Context, commit *pipeline.Commit) (queues map[pipeline.TopicPartition][]encodedBatch, begun bool, err error) {
+	p := c.producer
+	for range 5 {
+		if err := p.settle(ctx); err != nil {
+			return nil, false, c.identityFault(ctx, "commit", err)
+		}
+		if p.doubtful {
+			continue
+		}
+		if queues, err = c.encode(ctx, commit); err != nil {
+			return nil, false, err
+		}
+		c.failpoint("before-commit")
+		step, first := "add-offsets", func() error { return p.addOffsets(ctx) }
+		if len(queues) > 0 {
+			step, first = "add-partitions", func() error { return p.addPartitions(ctx, slices.Collect(maps.Keys(queues))) }
+		}
+		if err := c.retry(ctx, step, time.Now().Add(c.cfg.deliveryTimeout()), first); err != nil {
+			return nil, true, err
+		}
+		c.failpoint("after-add-partitions")
+		// The coordinator says yes only when it is done with the last transaction: if that is the one that decided it, so are the markers.
+		if p.settled() {
+			return queues, true, nil
+		}
+	}
+	return nil, false, pipeline.Faultf(pipeline.Transient, "commit", "network", "connections keep breaking and answers of the coordinators get lost: no transaction can begin that a late request could not end")
+}
+
+// transaction runs the steps after begin. ambiguous says that the request to commit went out: it may have succeeded although
+// err is not nil.
 func (c *Client) transaction(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, commit *pipeline.Commit) (ambiguous bool, err error) {
 	p := c.producer
 	deadline := time.Now().Add(c.cfg.deliveryTimeout())
 	if len(queues) > 0 {
-		if err := c.retry(ctx, "add-partitions", deadline, func() error {
-			return p.addPartitions(ctx, slices.Collect(maps.Keys(queues)))
-		}); err != nil {
-			return false, err
-		}
-		c.failpoint("after-add-partitions")
 		if err := p.produce(ctx, deadline, queues); err != nil {
 			return false, err
 		}
@@ -118,7 +143,7 @@ func (c *Client) transaction(ctx context.Context, s *session, queues map[pipelin
 	c.failpoint("before-end-txn")
 	// From here on only the same request may be sent again, for as long as it takes: an abort after a commit whose answer
 	// was lost would make a finished transaction look undone.
-	if err := c.retry(ctx, "end-txn", time.Time{}, func() error { return p.end(ctx, true) }); err != nil {
+	if err := p.end(ctx, "end-txn", time.Time{}, true); err != nil {
 		return true, err
 	}
 	c.failpoint("after-end-txn")
@@ -166,8 +191,13 @@ func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline
 		return cause
 	}
 	if c.cfg.Guarantee == ExactlyOnce && !ambiguous && !lostEpoch(cause) {
-		// Whatever the answer is, the next step finds out how things stand.
-		if err := c.retry(ctx, "abort", time.Now().Add(20*time.Second), func() error { return c.producer.end(ctx, false) }); err != nil && !is(err, errInvalidTxnState) {
+		// Whatever the answer is, the next step finds out how things stand. An abort by that step would lose what an empty
+		// transaction leaves alone (see settled).
+		deadline := time.Now().Add(20 * time.Second)
+		if c.producer.outcome() {
+			deadline = time.Time{}
+		}
+		if err := c.producer.end(ctx, "abort", deadline, c.producer.outcome()); err != nil && !is(err, errInvalidTxnState) {
 			c.log.Warn("aborting a transaction failed; taking a new epoch will abort it", "error", err)
 		}
 	}
@@ -214,7 +244,7 @@ func (c *Client) tidy(ctx context.Context, ambiguous bool, cause error) error {
 	if c.cfg.Guarantee == ExactlyOnce {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
-		err := c.retry(ctx, "stop", time.Time{}, func() error { return c.producer.end(ctx, ambiguous) })
+		err := c.producer.end(ctx, "stop", time.Time{}, ambiguous || c.producer.outcome())
 		switch {
 		case err == nil && ambiguous:
 			return nil
