@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 	"unicode"
@@ -323,25 +322,6 @@ func encodeSafely(t tokenize.Tokenizer, texts [][]byte, o tokenize.Options) (enc
 		}
 	}()
 	return t.Encode(texts, o)
-}
-
-// panicked is the fault of a record whose processing panicked at a place of our own code or of a library's.
-func panicked(stage string, value any) *Fault {
-	var pcs [64]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
-	where, past := "", false
-	for {
-		f, more := frames.Next()
-		if past && !strings.HasPrefix(f.Function, "runtime.") {
-			where = fmt.Sprintf(" at %s:%d", f.Function, f.Line)
-			break
-		}
-		past = past || f.Function == "runtime.gopanic" || f.Function == "runtime.sigpanic"
-		if !more {
-			break
-		}
-	}
-	return Faultf(Poison, stage, "panic", "processing panicked%s: %v", where, value)
 }
 
 // open decodes a job. It returns nil when the outcome needs no model.
