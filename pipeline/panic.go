@@ -17,7 +17,7 @@ type PanicError struct {
 	Stack string // function:line of every caller, the innermost first; no arguments
 }
 
-// Recovered is the error for what recover has returned. To be called by the deferred function itself.
+// Recovered is the error for what recover has returned; to be called before the deferred function returns.
 func Recovered(value any) *PanicError {
 	var pcs [64]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
@@ -39,24 +39,21 @@ func Recovered(value any) *PanicError {
 	return e
 }
 
-// Error has the panic's own words, which may repeat what was being processed: it is for a place that holds the payload,
-// too, such as a dead letter. See What.
-func (e *PanicError) Error() string { return fmt.Sprintf("panicked at %s: %v", e.Where, e.Value) }
-
-// What is the panic's value without anything that was being processed: the words of Go's runtime, or else the value's type.
-func (e *PanicError) What() string {
+// Error shows nothing of what was being processed (P9): of the panic's value only the words of Go's own runtime, and else the
+// type, because a text of other code may repeat what it worked on.
+func (e *PanicError) Error() string {
 	if re, ok := e.Value.(runtime.Error); ok {
-		return re.Error()
+		return fmt.Sprintf("panicked at %s: %v", e.Where, re)
 	}
-	return fmt.Sprintf("a value of type %v", reflect.TypeOf(e.Value))
+	return fmt.Sprintf("panicked at %s with a value of type %v", e.Where, reflect.TypeOf(e.Value))
 }
 
-// LogValue implements slog.LogValuer. It shows nothing that was being processed (P9).
+// LogValue implements slog.LogValuer: Error and the stack.
 func (e *PanicError) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("what", e.What()), slog.String("stack", e.Stack))
+	return slog.GroupValue(slog.String("what", e.Error()), slog.String("stack", e.Stack))
 }
 
-// panicked is the fault of a record whose processing panicked.
+// panicked is the fault of a record whose processing panicked, in the panic's own words: a dead letter holds the payload, too.
 func panicked(stage string, value any) *Fault {
-	return Faultf(Poison, stage, "panic", "processing %w", Recovered(value))
+	return Faultf(Poison, stage, "panic", "processing panicked at %s: %v", Recovered(value).Where, value)
 }

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"sluice/pipeline"
 )
 
 // AddressError says that a connection was refused because of where it would have gone.
@@ -107,6 +109,7 @@ func newClient(o *PoolOptions) (*http.Client, error) {
 	if o.Dial != nil {
 		t.DialContext = o.Dial
 	}
+	t.DialContext = recoverDial(t.DialContext)
 	if o.Proxy != "" {
 		u, err := url.Parse(o.Proxy)
 		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5") {
@@ -116,6 +119,20 @@ func newClient(o *PoolOptions) (*http.Client, error) {
 	}
 	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
 }
+
+// recoverDial is dial, whose panics are its errors: net/http dials in goroutines of its own, where a panic would end the process.
+func recoverDial(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, address string) (c net.Conn, err error) {
+		defer func() {
+			if x := recover(); x != nil {
+				c, err = nil, pipeline.Recovered(x)
+			}
+		}()
+		return dial(ctx, network, address)
+	}
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
 // reasonOf says what kind of failure of the transport err is, and a sentence that holds nothing a peer sent: net/http
 // quotes a malformed answer, and a peer may put into one whatever it was told.
@@ -130,9 +147,12 @@ func reasonOf(err error) (Reason, error) {
 		record   tls.RecordHeaderError
 		alert    tls.AlertError
 		errno    syscall.Errno
+		panicked *pipeline.PanicError
 		protocol = errors.New("the connection broke, or what came back is not HTTP; is this the right port, and http or https right?")
 	)
 	switch {
+	case errors.As(err, &panicked):
+		return ReasonPanic, panicked
 	case errors.As(err, &addr):
 		return ReasonAddress, addr
 	case errors.As(err, &verify), errors.As(err, &host), errors.As(err, &unknown), errors.As(err, &alert):

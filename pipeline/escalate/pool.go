@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"sluice/pipeline"
 )
 
 // PoolOptions say how endpoints are asked. NewPool fills in what is zero.
@@ -142,10 +144,10 @@ func setDefault[T comparable](v *T, standard T) {
 
 // Close ends every call in progress with ReasonClosed, and all connections.
 func (p *Pool) Close() {
-	p.mu.Lock()
-	p.closed = true
-	p.dispatch()
-	p.unlock()
+	p.locked(func() {
+		p.closed = true
+		p.dispatch()
+	})
 	p.cancel()
 	p.client.CloseIdleConnections()
 }
@@ -181,16 +183,27 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 			return giveUp()
 		}
 		if c.Attempt != nil {
-			if err := c.Attempt(ctx, attempt+1); err != nil {
-				p.release(g, &failure{reason: ReasonNotAllowed, neutral: true}, g.mode)
-				last = failure{reason: ReasonNotAllowed, err: err}
+			f := guarded(func() *failure {
+				if err := c.Attempt(ctx, attempt+1); err != nil {
+					return &failure{reason: ReasonNotAllowed, err: err, neutral: true}
+				}
+				return nil
+			})
+			if f != nil {
+				p.release(g, f, g.mode)
+				last = *f
 				return giveUp()
 			}
 		}
 		attempt++
 		where = g.e.url
 		g.started = time.Now()
-		reply, mode, f := p.ask(ctx, g, &c)
+		var reply Reply
+		mode := g.mode
+		f := guarded(func() (f *failure) {
+			reply, mode, f = p.ask(ctx, g, &c)
+			return f
+		})
 		p.release(g, f, mode)
 		if f == nil {
 			reply.add(spent)
@@ -227,6 +240,17 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// guarded runs a step of an attempt. A panic in it is a failure of the attempt, whose grant is then given back as ever; it may
+// have cost what an attempt can cost, and says nothing about the endpoint's health.
+func guarded(step func() *failure) (f *failure) {
+	defer func() {
+		if x := recover(); x != nil {
+			f = &failure{reason: ReasonPanic, err: pipeline.Recovered(x), spent: true, neutral: true}
+		}
+	}()
+	return step()
 }
 
 var errClosed = errors.New("the pool is closed")

@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -19,10 +18,6 @@ type corruptError struct {
 }
 
 func (e *corruptError) Error() string {
-	var p *pipeline.PanicError
-	if errors.As(e.err, &p) { // whose own words may repeat the bytes
-		return fmt.Sprintf("%s cannot be read at offset %d: decoding panicked at %s: %s", e.tp, e.offset, p.Where, p.What())
-	}
 	return fmt.Sprintf("%s cannot be read at offset %d: %v", e.tp, e.offset, e.err)
 }
 
@@ -77,7 +72,7 @@ func (v *view) take(p []byte, tp pipeline.TopicPartition, from int64, to []pipel
 	records = to
 	defer func() {
 		if x := recover(); x != nil {
-			err = pipeline.Recovered(x)
+			err = fmt.Errorf("decoding %w", pipeline.Recovered(x))
 		}
 	}()
 	if b, rest, err = nextBatch(p); err != nil {
