@@ -203,7 +203,12 @@ func (c *Classifier) start(jobs []*Job) {
 	began := time.Now()
 	works := make([]*work, 0, len(jobs))
 	texts := make([][]byte, 0, len(jobs))
-	for _, j := range jobs {
+	dog := c.engine.watch("decode", ofReading(jobs[0].Record))
+	defer dog.end()
+	for i, j := range jobs {
+		if i > 0 {
+			dog.next("decode", ofReading(j.Record))
+		}
 		if w := c.openSafely(j); w != nil {
 			works = append(works, w)
 			texts = append(texts, w.text)
@@ -214,10 +219,12 @@ func (c *Classifier) start(jobs []*Job) {
 	}
 	encoded := make([][]tokenize.Encoded, len(c.groups))
 	for g := range c.groups {
+		dog.next("tokenize", ofTokenizing(works))
 		encoded[g] = encodeSafely(c.groups[g].tokenizer, texts, c.groups[g].options)
 	}
 	c.o.Metrics.tokenizeTime.Observe(time.Since(began).Seconds())
 	failpoint.Hit(failpoint.AfterTokenize)
+	dog.next("judge", ofVerdicts(len(works))) // where the cache has the answers
 	for i, w := range works {
 		tokens := 0
 		w.encoded = make([]tokenize.Encoded, len(c.groups))
