@@ -246,7 +246,7 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
 		Replace: func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
 			if q, err := pipeline.ParseRequest(r); err == nil {
-				return writer.Replace(&q.Source, cause)
+				return writer.ReplaceFinal(q, cause)
 			}
 			return writer.Replace(r, cause)
 		},
