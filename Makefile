@@ -86,8 +86,8 @@ bench: dist ## msgs/s and tokens/s of the whole path against the bare session lo
 bench-graph: venv ## tokens/s of the exported graph against other forms and runtimes: CHECKPOINT=folder TEXTS=file [PEAK=GMAC/s]; writes bench/results/graph-NAME.md
 	@.venv/bin/python scripts/measure_graph.py $(CHECKPOINT) $(TEXTS) $(if $(PEAK),--peak $(PEAK)) >bench/results/graph-$(notdir $(CHECKPOINT)).md
 
-bench-options: dist ## what cache and student bring (LABELLED=FILE.tsv, MORE=FILE.tsv, MODEL=DIR); writes under bench/results
-	@$(native) && go run ./bench/options $(if $(MODEL),-model $(MODEL)) $(if $(LABELLED),-labelled $(LABELLED)) $(if $(MORE),-more $(MORE))
+bench-options: dist ## what the cache brings where texts repeat (MODEL=DIR); writes under bench/results
+	@$(native) && go run ./bench/options $(if $(MODEL),-model $(MODEL))
 
 bench-tune: export BENCH_LABELLED := $(value LABELLED)
 bench-tune: export BENCH_SOURCE := $(value SOURCE)
