@@ -9,7 +9,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -18,44 +17,31 @@ import (
 	"sluice/bench/load"
 )
 
-type options struct {
-	binary, model, material, out string
-	rounds, partitions           int
-	seconds                      float64
-}
-
 func main() {
-	var o options
-	flag.StringVar(&o.binary, "sluice", "dist/sluice", "the worker")
-	flag.StringVar(&o.model, "model", "models/sentiment", "directory of the full model")
-	flag.StringVar(&o.material, "texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the texts with and without duplicates")
-	flag.IntVar(&o.rounds, "rounds", 5, "rounds")
-	flag.IntVar(&o.partitions, "partitions", 6, "partitions of the topics")
-	flag.Float64Var(&o.seconds, "seconds", 15, "about how long one measurement takes")
-	flag.StringVar(&o.out, "out", "bench/results/options.md", "where the tables go")
-	flag.Parse()
-	if err := run(context.Background(), o); err != nil {
-		fmt.Fprintln(os.Stderr, "bench/options:", err)
-		os.Exit(1)
-	}
+	b := &bench{Command: load.NewCommand("bench/options", "bench/results/options.md")}
+	b.Rounds = 5
+	flag.Float64Var(&b.seconds, "seconds", 15, "about how long one measurement takes")
+	b.Main(b.run)
 }
 
-func run(ctx context.Context, o options) error {
+type bench struct {
+	*load.Command
+	seconds float64
+}
+
+func (b *bench) run(ctx context.Context) error {
 	broker, err := load.StartBroker()
 	if err != nil {
 		return err
 	}
 	defer broker.Stop()
-	m := load.DescribeMachine()
 	var page bytes.Buffer
-	fmt.Fprintf(&page, "# What the engine's options bring\n\nA real broker, exactly-once, records waiting in %d partitions beforehand; full model `%s`. Variants alternate within each of %d rounds; medians with the range, ratios of equal rounds.\nMade by `make bench-options`. Machine: %s, %d cores; %s; %s.\n\n",
-		o.partitions, filepath.Base(o.model), o.rounds, m.CPU, m.Cores, version(o.binary), time.Now().UTC().Format(time.DateOnly))
-	b := &bench{o: o, alternation: load.Alternation{Broker: broker, Binary: o.binary, Model: o.model, Partitions: o.partitions, Rounds: o.rounds, Status: os.Stderr}}
-	if err := b.duplicates(ctx, &page); err != nil {
+	fmt.Fprintf(&page, "# What the engine's options bring\n\nA real broker, exactly-once, records waiting in %d partitions beforehand; full model `%s`. Variants alternate within each of %d rounds; medians with the range, ratios of equal rounds.\nMade by `make bench-options`. Machine: %v; %s; %s.\n\n",
+		b.Partitions, filepath.Base(b.Model), b.Rounds, load.DescribeMachine(), version(b.Binary), time.Now().UTC().Format(time.DateOnly))
+	if err := b.duplicates(ctx, broker, &page); err != nil {
 		return err
 	}
-	fmt.Print(page.String())
-	return os.WriteFile(o.out, page.Bytes(), 0o644)
+	return b.Publish(page.Bytes())
 }
 
 func version(binary string) string {
@@ -67,35 +53,25 @@ func version(binary string) string {
 	return line
 }
 
-type bench struct {
-	o           options
-	alternation load.Alternation
-}
-
 // duplicates compares texts without repeats with 30 % repeats, by Zipf's law among 1,000 texts, with and without the cache.
-func (b *bench) duplicates(ctx context.Context, page *bytes.Buffer) error {
-	material, err := load.ReadTexts(b.o.material, "text")
+func (b *bench) duplicates(ctx context.Context, broker *load.Broker, page *bytes.Buffer) error {
+	distinct, err := b.Generated("mixed")
 	if err != nil {
 		return err
 	}
-	var distinct, repeats *load.Texts
-	for name, into := range map[string]**load.Texts{"mixed": &distinct, "zipf": &repeats} {
-		profile, err := load.ProfileNamed(name)
-		if err == nil {
-			*into, err = load.NewTexts(profile, material, 1)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	trial, err := b.alternation.Drain(ctx, load.Variant{Texts: distinct, Records: 3000})
+	repeats, err := b.Generated("zipf")
 	if err != nil {
 		return err
 	}
-	n := max(2000, int(trial.Rate*b.o.seconds/0.9))
+	alternation := b.Alternation(broker)
+	trial, err := alternation.Drain(ctx, load.Variant{Texts: distinct, Records: 3000})
+	if err != nil {
+		return err
+	}
+	n := max(2000, int(trial.Rate*b.seconds/0.9))
 	cache := []string{"SLUICE_CACHE__MAX_BYTES=64MiB"}
 	fmt.Fprintf(page, "## Texts that repeat\n\n%d records of mixed lengths; in the lower rows 30 %% of them repeat one of 1,000 texts by Zipf's law (and the first of each is new). Without the cache, equal texts that are in flight together are still run once.\n\n", n)
-	return b.alternation.Run(ctx, page, []load.Variant{
+	return alternation.Run(ctx, page, []load.Variant{
 		{Name: "no repeats, cache off", Texts: distinct, Records: n},
 		{Name: "30 % repeats, cache off", Texts: repeats, Records: n},
 		{Name: "30 % repeats, cache on (64 MiB)", Texts: repeats, Env: cache, Records: n},
