@@ -167,7 +167,7 @@ func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool
 			errs = append(errs, fmt.Errorf("escalation.endpoint.api_key_file: %w", err))
 		}
 	case !e.APIKey.IsZero():
-		po.APIKey = func() (string, error) { return e.APIKey.Reveal(), nil }
+		po.APIKey = func() (pipeline.Secret, error) { return e.APIKey, nil }
 	}
 	if e.CAFile != "" {
 		var err error

@@ -167,36 +167,40 @@ func reasonOf(err error) (Reason, error) {
 	return ReasonConnect, protocol
 }
 
+// maxKeyBytes bounds a file that holds an API key: it goes into a header of every request.
+const maxKeyBytes = 16 << 10
+
 // KeyFile returns PoolOptions.APIKey for a key that stands in a file: read again whenever the file changes, so that a key
-// can be rotated without a restart. Its errors name the file, never what is in it.
-func KeyFile(path string) func() (string, error) {
+// can be rotated without a restart. Beside pipeline.ReadSecret it wants a small regular file, takes white space around the
+// key away, and refuses what no header can hold. Its errors name the file, never what is in it.
+func KeyFile(path string) func() (pipeline.Secret, error) {
 	var (
 		mu   sync.Mutex
 		seen os.FileInfo
-		key  string
+		key  pipeline.Secret
 	)
-	return func() (string, error) {
+	return func() (pipeline.Secret, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		info, err := os.Stat(path)
 		if err != nil {
-			return "", fmt.Errorf("API key: %w", err)
+			return nil, fmt.Errorf("API key: %w", err)
 		}
 		if seen != nil && os.SameFile(seen, info) && seen.ModTime().Equal(info.ModTime()) && seen.Size() == info.Size() {
 			return key, nil
 		}
-		if !info.Mode().IsRegular() || info.Size() > 16<<10 {
-			return "", fmt.Errorf("API key: %s is not a small regular file", path)
+		if !info.Mode().IsRegular() || info.Size() > maxKeyBytes {
+			return nil, fmt.Errorf("API key: %s is not a small regular file", path)
 		}
-		b, err := os.ReadFile(path)
+		s, err := pipeline.ReadSecret(path)
 		if err != nil {
-			return "", fmt.Errorf("API key: %w", err)
+			return nil, fmt.Errorf("API key: %w", err)
 		}
-		k := strings.TrimSpace(string(b))
+		k := strings.TrimSpace(s.Reveal())
 		if err := checkKey(k); err != nil {
-			return "", fmt.Errorf("API key: %s: %w", path, err)
+			return nil, fmt.Errorf("API key: %s: %w", path, err)
 		}
-		seen, key = info, k
+		seen, key = info, pipeline.NewSecret(k)
 		return key, nil
 	}
 }

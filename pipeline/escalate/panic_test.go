@@ -100,11 +100,11 @@ func TestAPanicWithinACallIsItsReason(t *testing.T) {
 		b := newBroker(1)
 		b.add(t, distinct(12, 1)...)
 		var calls atomic.Int32
-		d := t.work(b, deskOptions{concurrency: 1, limits: Limits{CallsPerDay: 100}, pool: PoolOptions{MaxConcurrency: 1, APIKey: func() (string, error) {
+		d := t.work(b, deskOptions{concurrency: 1, limits: Limits{CallsPerDay: 100}, pool: PoolOptions{MaxConcurrency: 1, APIKey: func() (pipeline.Secret, error) {
 			if calls.Add(1)%4 == 0 {
 				outOfRange("")
 			}
-			return "key", nil
+			return pipeline.NewSecret("key"), nil
 		}}})
 		if f := fallbacks(d.await(12)); f[FallbackPanic] != 3 || f[""] != 9 {
 			t.Errorf("%v, want three fallbacks and nine answers", f)
@@ -112,7 +112,7 @@ func TestAPanicWithinACallIsItsReason(t *testing.T) {
 		if s := d.pool.Status()[0]; s.InFlight != 0 || s.Breaker != "closed" {
 			t.Errorf("afterwards %+v", s)
 		}
-		d.counts(map[string]float64{"calls_total reason=panic": 3, "calls_total reason=answered": 9, "budget_left resource=calls": 88})
+		d.counts(map[string]float64{"calls_total reason=panic": 3, "calls_total reason=answered": 9, "budget_left resource=calls": 88, "calls_in_flight endpoint=http://a/v1": 0, "concurrency_limit endpoint=http://a/v1": 1})
 		if log := d.logs.String(); strings.Count(log, "panic.stack=\"sluice/pipeline/escalate.outOfRange") != 3 {
 			t.Errorf("the log:\n%s", log)
 		}

@@ -25,7 +25,7 @@ import (
 type PoolOptions struct {
 	URLs   []string // of OpenAI-compatible APIs, up to and with /v1; /chat/completions is added
 	Model  string
-	APIKey func() (string, error) // read before every attempt (KeyFile); nil: none
+	APIKey func() (pipeline.Secret, error) // read before every attempt (KeyFile); nil: none
 
 	Timeout          time.Duration // of one attempt, until the last byte; 30 s
 	MaxAttempts      int           // of one call, all endpoints together; 4
@@ -56,7 +56,6 @@ type PoolOptions struct {
 type Observer struct {
 	Attempt func(endpoint string, reason Reason, took time.Duration) // an attempt has ended
 	Breaker func(endpoint, state string)                             // closed, open, half-open
-	Limit   func(endpoint string, limit int)                         // of calls at once
 }
 
 // Pool asks endpoints. Its methods may be called concurrently.

@@ -302,7 +302,7 @@ func (p *Pool) release(g *grant, f *failure, mode string) {
 	}
 	p.mu.Lock()
 	defer p.unlock()
-	changed := e.limiter.release(load, g.started, now)
+	e.limiter.release(load, g.started, now)
 	e.last = reason
 	switch {
 	case f == nil:
@@ -321,10 +321,6 @@ func (p *Pool) release(g *grant, f *failure, mode string) {
 	g.done(health)
 	if o := p.o.Observer; o.Attempt != nil && reason != ReasonNotAllowed {
 		p.tell(func() { o.Attempt(e.url, reason, now.Sub(g.started)) })
-	}
-	if changed && p.o.Observer.Limit != nil {
-		limit := e.limiter.slots()
-		p.tell(func() { p.o.Observer.Limit(e.url, limit) })
 	}
 	p.dispatch()
 }
