@@ -49,7 +49,7 @@ dist: build ## a relocatable folder dist/: binary, library, bundled models, exam
 lint: native ## gofmt, go vet, staticcheck
 	$(step) 'gofmt, go vet, staticcheck'
 	@files=$$(gofmt -l cmd faults model pipeline tokenize tune bench); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
-	@$(native) && go vet ./... && go tool staticcheck ./... && go vet -tags failpoint ./pipeline/failpoint ./cmd/sluice && go tool staticcheck -tags failpoint ./pipeline/failpoint
+	@$(native) && go vet ./... && go tool staticcheck ./... && go vet -tags failpoint ./pipeline/failpoint ./cmd/sluice && go vet -tags llama ./pipeline/escalate && go tool staticcheck -tags failpoint ./pipeline/failpoint
 	@python3 -W error -m py_compile bench/race/*.py bench/peers/*/*.py && bash -n bench/race/prepare.sh
 
 test-pure: ## the pure core without cgo, and with the race detector
@@ -86,11 +86,13 @@ bench: dist ## msgs/s and tokens/s of the whole path against the bare session lo
 bench-graph: venv ## tokens/s of the exported graph against other forms and runtimes: CHECKPOINT=folder TEXTS=file [PEAK=GMAC/s]; writes bench/results/graph-NAME.md
 	@.venv/bin/python scripts/measure_graph.py $(CHECKPOINT) $(TEXTS) $(if $(PEAK),--peak $(PEAK)) >bench/results/graph-$(notdir $(CHECKPOINT)).md
 
-bench-options: dist ## what cache and student bring (LABELLED=FILE.tsv, MORE=FILE.tsv, MODEL=DIR); writes under bench/results
-	@$(native) && go run ./bench/options $(if $(MODEL),-model $(MODEL)) $(if $(LABELLED),-labelled $(LABELLED)) $(if $(MORE),-more $(MORE))
+bench-options: dist ## what the cache brings where texts repeat (MODEL=DIR); writes under bench/results
+	@$(native) && go run ./bench/options $(if $(MODEL),-model $(MODEL))
 
+bench-tune: export BENCH_LABELLED := $(value LABELLED)
+bench-tune: export BENCH_SOURCE := $(value SOURCE)
 bench-tune: dist ## choose a student's threshold on half of the texts, check it on the other half and on a real broker (LABELLED=FILE.jsonl, SOURCE=sentence about it, ROUNDS=9); writes under bench/results
-	@$(native) && go run ./bench/tune -labelled '$(LABELLED)' $(if $(SOURCE),-source '$(SOURCE)') $(if $(ROUNDS),-rounds $(ROUNDS))
+	@$(native) && go run ./bench/tune -labelled "$$BENCH_LABELLED" $${BENCH_SOURCE:+-source "$$BENCH_SOURCE"} $(if $(ROUNDS),-rounds $(ROUNDS))
 
 bench-latency: dist ## latency at shares of the highest sustained rate, and at 120 %, on a real broker (MODEL=DIR); writes under bench/results
 	@$(native) && go run ./bench/latency $(if $(MODEL),-model $(MODEL))

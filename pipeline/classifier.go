@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 	"unicode"
@@ -204,7 +203,12 @@ func (c *Classifier) start(jobs []*Job) {
 	began := time.Now()
 	works := make([]*work, 0, len(jobs))
 	texts := make([][]byte, 0, len(jobs))
-	for _, j := range jobs {
+	dog := c.engine.watch("decode", ofReading(jobs[0].Record))
+	defer dog.end()
+	for i, j := range jobs {
+		if i > 0 {
+			dog.next("decode", ofReading(j.Record))
+		}
 		if w := c.openSafely(j); w != nil {
 			works = append(works, w)
 			texts = append(texts, w.text)
@@ -215,10 +219,12 @@ func (c *Classifier) start(jobs []*Job) {
 	}
 	encoded := make([][]tokenize.Encoded, len(c.groups))
 	for g := range c.groups {
+		dog.next("tokenize", ofTokenizing(works))
 		encoded[g] = encodeSafely(c.groups[g].tokenizer, texts, c.groups[g].options)
 	}
 	c.o.Metrics.tokenizeTime.Observe(time.Since(began).Seconds())
 	failpoint.Hit(failpoint.AfterTokenize)
+	dog.next("judge", ofVerdicts(len(works))) // where the cache has the answers
 	for i, w := range works {
 		tokens := 0
 		w.encoded = make([]tokenize.Encoded, len(c.groups))
@@ -323,25 +329,6 @@ func encodeSafely(t tokenize.Tokenizer, texts [][]byte, o tokenize.Options) (enc
 		}
 	}()
 	return t.Encode(texts, o)
-}
-
-// panicked is the fault of a record whose processing panicked at a place of our own code or of a library's.
-func panicked(stage string, value any) *Fault {
-	var pcs [64]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
-	where, past := "", false
-	for {
-		f, more := frames.Next()
-		if past && !strings.HasPrefix(f.Function, "runtime.") {
-			where = fmt.Sprintf(" at %s:%d", f.Function, f.Line)
-			break
-		}
-		past = past || f.Function == "runtime.gopanic" || f.Function == "runtime.sigpanic"
-		if !more {
-			break
-		}
-	}
-	return Faultf(Poison, stage, "panic", "processing panicked%s: %v", where, value)
 }
 
 // open decodes a job. It returns nil when the outcome needs no model.

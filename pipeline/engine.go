@@ -52,11 +52,12 @@ type EngineOptions struct {
 	Deadline    time.Duration // a record should be judged this long after its timestamp; 0: in order of arrival. See due
 	CacheBytes  int           // about the most memory for results of rows seen before; 0: no cache
 	Timeout     time.Duration // longest one run may take; 30 s
-	Grace       time.Duration // how much longer a run may take to end when it is told to; then it is wedged; 10 s
+	Grace       time.Duration // how much longer a run may take to end when it is told to, and what cannot be told, see watchdog.go; then it is wedged; 10 s
 	Metrics     *Metrics      // required
 	Fail        func(error)   // called once when a model is broken and the worker must stop; required
-	// Wedged is called, after Fail, when a run does not return within Timeout and Grace. Its thread cannot be ended, so
-	// Close, or NewEngine where it happens there, will not return: the process must be left. nil: nobody is told.
+	// Wedged is called, after Fail, when a run, a tokenizer or what else is done to records does not return within Timeout and
+	// Grace. Its thread cannot be ended, so Close (the Classifier's or the Engine's), or NewEngine where it happens there, will
+	// not return: the process must be left. nil: nobody is told.
 	Wedged func(error)
 }
 
@@ -296,9 +297,9 @@ func (e *Engine) prepare(n int) (runners []Runner, curves [][]BudgetPoint, err e
 			_, err = e.try(r, []Row{m.Probe})
 		}
 		if err == nil && m.Warm != nil {
-			end := e.watch(1)
+			w := e.watch("infer", ofRun(1))
 			err = m.Warm(context.Background(), r)
-			end()
+			w.end()
 		}
 		var curve []BudgetPoint
 		if err == nil && e.o.BatchTokens <= 0 {
@@ -394,14 +395,16 @@ func (e *Engine) run(r Runner, b batch) {
 			logits = make([][]float32, len(rows))
 		}
 	}
+	w := e.watch("judge", ofVerdicts(len(b.tasks))) // what waits for these rows goes on within settle
 	e.settle(b.tasks, logits, err)
+	w.end()
 }
 
 // try runs rows within the time limit and checks that every logit is a number.
 func (e *Engine) try(r Runner, rows []Row) ([][]float32, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), e.o.Timeout)
 	defer cancel()
-	defer e.watch(len(rows))()
+	defer e.watch("infer", ofRun(len(rows))).end()
 	logits, err := runSafely(ctx, r, rows)
 	if err != nil {
 		return nil, err
@@ -426,51 +429,6 @@ func runSafely(ctx context.Context, r Runner, rows []Row) (logits [][]float32, e
 		}
 	}()
 	return r.Run(ctx, rows)
-}
-
-// watch looks at a run that begins now, until the function that it returns is called. Grace is counted in steps of which
-// each begins when the one before has been noticed: a process that was frozen for a while, with its run, has not waited.
-func (e *Engine) watch(rows int) (end func()) {
-	const steps = 10
-	var mu sync.Mutex
-	ended := false
-	left := steps
-	began := time.Now()
-	var timer *time.Timer
-	mu.Lock()
-	defer mu.Unlock()
-	timer = time.AfterFunc(e.o.Timeout, func() {
-		mu.Lock()
-		wedged := !ended && left == 0
-		if !ended && left > 0 {
-			left--
-			timer.Reset(e.o.Grace / steps)
-		}
-		mu.Unlock()
-		if wedged {
-			e.wedge(Faultf(Internal, "infer", "wedged", "a model has been running on %d rows for %v and does not end although it was told to after %v (run_timeout): "+
-				"its thread cannot be got back, so the worker ends; what is not committed will be processed again after a restart", rows, time.Since(began).Round(time.Second), e.o.Timeout))
-		}
-	})
-	return func() {
-		mu.Lock()
-		defer mu.Unlock()
-		ended = true
-		timer.Stop()
-	}
-}
-
-// wedge gives up on the engine.
-func (e *Engine) wedge(err error) {
-	e.mu.Lock()
-	serving := e.batcher != nil
-	e.mu.Unlock()
-	if serving { // else NewEngine has not returned, and there is nobody to fail yet
-		e.o.Fail(err)
-	}
-	if e.o.Wedged != nil {
-		e.o.Wedged(err)
-	}
 }
 
 // blame decides whose fault it is that a row failed alone, twice: if the model still answers its probe it is the row's, and the

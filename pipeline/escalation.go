@@ -189,8 +189,8 @@ type Final struct {
 	Flags       []string
 }
 
-// Final publishes the final verdict of a request: an amendment, or the one result of a deferred record. In shadow nothing is
-// published.
+// Final publishes the final verdict of a request: an amendment, or the one result of a deferred record; a pointer in the dead
+// letter topic where that is larger than its topic takes. In shadow nothing is published.
 func (w *Writer) Final(q *Request, text []byte, f Final) Outcome {
 	disposition := Amended
 	if f.Route == Fallback {
@@ -232,6 +232,26 @@ func (w *Writer) Final(q *Request, text []byte, f Final) Outcome {
 	if o.Disposition == disposition && len(w.Routes) > 0 {
 		o = w.route(o, r, q.env(text, f))
 	}
+	return q.named(o)
+}
+
+// ReplaceFinal is Replace for a final verdict that the broker refused for its size.
+func (w *Writer) ReplaceFinal(q *Request, cause *TooLargeError) Outcome {
+	return q.named(w.Replace(&q.Source, cause))
+}
+
+// named gives a dead letter in an amendment's place the amendment's id: #0 is that of the provisional result, which is there.
+func (q *Request) named(o Outcome) Outcome {
+	if q.Mode != Amend || o.Disposition != DeadLetter {
+		return o
+	}
+	m := &o.Messages[0]
+	for i := range m.Headers {
+		if m.Headers[i].Key == HeaderID {
+			m.Headers[i].Value = messageID(&q.Source, "2")
+		}
+	}
+	m.Headers = append(m.Headers, Header{HeaderAmends, messageID(&q.Source, "0")})
 	return o
 }
 

@@ -110,6 +110,43 @@ func TestAnAmendmentNamesWhatItAmends(t *testing.T) {
 	}
 }
 
+// What stands in the place of a final verdict that no topic takes has that verdict's id, not the provisional result's.
+func TestAFinalVerdictThatIsTooLargeIsAPointerWithItsOwnID(t *testing.T) {
+	for mode, id := range map[Mode]string{Amend: "in/3/41#2", Defer: "in/3/41#0"} {
+		w := escalatingWriter(t, mode)
+		models, made := twoModels()
+		r := judged
+		ask := w.Result(&r, nil, models, made, Flags{})
+		q, err := ParseRequest(asRecord(&ask.Messages[len(ask.Messages)-1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		final := Final{Route: Fallback, Reason: "budget"} // with a copy for the route
+		small := func(topic string) func(string) int {
+			return func(name string) int {
+				if name == topic {
+					return 200
+				}
+				return 0
+			}
+		}
+		for name, o := range map[string]Outcome{
+			"the broker": w.ReplaceFinal(q, &TooLargeError{Topic: "out"}),
+			"its topic":  func() Outcome { w.MaxBytes = small("out"); return w.Final(q, nil, final) }(),
+			"a route":    func() Outcome { w.MaxBytes = small("alerts"); return w.Final(q, nil, final) }(),
+		} {
+			m := byTopicName(t, o, "dlq")[0]
+			amends := ""
+			if mode == Amend {
+				amends = "in/3/41#0"
+			}
+			if header(m, HeaderID) != id || header(m, HeaderAmends) != amends || header(m, HeaderSource) != "in/3/41" || header(m, HeaderErrorReason) != "result-too-large" {
+				t.Errorf("%s, refused by %s: %s", mode, name, m.Headers)
+			}
+		}
+	}
+}
+
 func TestDeferPublishesOnlyTheFinalVerdict(t *testing.T) {
 	w := escalatingWriter(t, Defer)
 	models, made := twoModels()

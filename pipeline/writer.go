@@ -19,7 +19,7 @@ import (
 // Header names on what the worker publishes.
 const (
 	HeaderSource   = "sluice.source"   // topic/partition/offset of the input record
-	HeaderID       = "sluice.id"       // the same for every repeat of a message: source#0; #2 is its amendment, #0@name a routed copy
+	HeaderID       = "sluice.id"       // the same for every repeat of a message: source#0; #2 is its amendment, or the dead letter in an amendment's place, #0@name a routed copy
 	HeaderModel    = "sluice.model"    // tags of the models, comma-separated
 	HeaderRevision = "sluice.revision" // 1; amendments count up
 
@@ -200,7 +200,7 @@ func (w *Writer) DeadLetter(r *Record, f *Fault, attempts int) Outcome {
 	return Outcome{Messages: []Message{m}, Disposition: DeadLetter, Fault: f}
 }
 
-// Replace is the outcome of a record whose message the broker refused for its size although it looked small enough.
+// Replace is the outcome of a record (of a request: ReplaceFinal) whose message the broker refused for its size although it looked small enough.
 func (w *Writer) Replace(r *Record, cause *TooLargeError) Outcome {
 	return w.pointer(r, Faultf(Poison, "commit", "result-too-large", "%w", cause), cause.Topic, r.Size(), 0)
 }

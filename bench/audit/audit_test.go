@@ -89,7 +89,7 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			letter := message("dlq", 0, "0#escalation")
 			letter.Headers = append(letter.Headers, kgo.RecordHeader{Key: pipeline.HeaderSource, Value: []byte("ask/0/0")}, kgo.RecordHeader{Key: pipeline.HeaderID, Value: []byte("ask/0/0#0")})
 			t.output(DeadLetters, letter, false)
-			t.output(DeadLetters, message("dlq", 1, "1#0"), false) // an amendment that no topic takes
+			t.output(DeadLetters, message("dlq", 1, "1#2"), false) // an amendment that no topic takes
 		}, "0 0 0 0 0 0"},
 		{"a deferred result comes when it comes, once; a shadow needs no more", func(t *tally, _ *lane) {
 			mode := func(m pipeline.Mode) kgo.RecordHeader {

@@ -43,38 +43,29 @@ var states = []state{
 }
 
 type options struct {
-	binary, model, material, out, when string
-	rounds, records, partitions        int
-	length                             time.Duration
-	share                              float64
+	*load.Command
+	when    string
+	records int
+	length  time.Duration
+	share   float64
 }
 
 func main() {
-	var o options
-	flag.StringVar(&o.binary, "sluice", "dist/sluice", "the worker")
-	flag.StringVar(&o.model, "model", "models/sentiment", "model directory")
-	flag.StringVar(&o.material, "texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the texts")
-	flag.StringVar(&o.out, "out", "bench/results/brownout.md", "where the report goes")
+	o := &options{Command: load.NewCommand("bench/brownout", "bench/results/brownout.md")}
+	o.Rounds, o.Partitions = 3, 4
 	flag.StringVar(&o.when, "when", "verdict.score < 0.7", "escalation.when; the verdict's name is verdict")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds of all states")
 	flag.IntVar(&o.records, "records", 3000, "records of a saturated run")
-	flag.IntVar(&o.partitions, "partitions", 4, "partitions of the topics")
 	flag.DurationVar(&o.length, "length", 20*time.Second, "length of an open load")
 	flag.Float64Var(&o.share, "share", 0.6, "of the saturated rate that is offered under open load")
 	listen := flag.String("stub", "", "be the endpoint at this address (the command starts itself so)")
 	fail := flag.Float64("fail", 0, "share of calls that the endpoint fails")
 	hang := flag.Bool("hang", false, "the endpoint never answers")
-	flag.Parse()
-	err := error(nil)
-	if *listen != "" {
-		err = serve(*listen, *fail, *hang)
-	} else {
-		err = run(context.Background(), &o)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench/brownout:", err)
-		os.Exit(1)
-	}
+	o.Main(func(ctx context.Context) error {
+		if *listen != "" {
+			return serve(*listen, *fail, *hang)
+		}
+		return run(ctx, o)
+	})
 }
 
 // latency of a healthy answer, as of a served model.
@@ -142,15 +133,7 @@ type measured struct {
 }
 
 func run(ctx context.Context, o *options) error {
-	words, err := load.ReadTexts(o.material, "text")
-	if err != nil {
-		return err
-	}
-	profile, err := load.ProfileNamed("mixed")
-	if err != nil {
-		return err
-	}
-	texts, err := load.NewTexts(profile, words, 1)
+	texts, err := o.Generated("mixed")
 	if err != nil {
 		return err
 	}
@@ -161,31 +144,27 @@ func run(ctx context.Context, o *options) error {
 	defer broker.Stop()
 	all := make([][]measured, len(states))
 	rate := 0.0 // of the open load, the same for all
-	for round := range o.rounds {
-		for i := range states {
-			k := i
-			if round > 0 { // the first round needs the baseline's rate first
-				k = (i + round) % len(states)
-			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, states[k].name)
-			m, err := measure(ctx, o, broker, texts, states[k], &rate)
-			if err != nil {
-				return fmt.Errorf("%s: %w", states[k].name, err)
-			}
-			all[k] = append(all[k], m)
-		}
+	names := make([]string, len(states))
+	for k, st := range states {
+		names[k] = st.name
+	}
+	if err := load.Turns(os.Stderr, o.Rounds, names, func(k int) error { // the first of all is the baseline, whose rate the others need
+		m, err := measure(ctx, o, broker, texts, states[k], &rate)
+		all[k] = append(all[k], m)
+		return err
+	}); err != nil {
+		return err
 	}
 	var page bytes.Buffer
 	write(&page, o, rate, all)
-	os.Stdout.Write(page.Bytes())
-	return os.WriteFile(o.out, page.Bytes(), 0o644)
+	return o.Publish(page.Bytes())
 }
 
 func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts, st state, rate *float64) (m measured, err error) {
 	run := fmt.Sprint(time.Now().UnixNano())
 	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" + run, Format: load.JSON}
 	asks := load.Target{Brokers: target.Brokers, Input: "asks-" + run, Output: "unused-" + run}
-	if err := errors.Join(load.CreateTopics(ctx, target, o.partitions), load.CreateTopics(ctx, asks, o.partitions)); err != nil {
+	if err := errors.Join(load.CreateTopics(ctx, target, o.Partitions), load.CreateTopics(ctx, asks, o.Partitions)); err != nil {
 		return m, err
 	}
 	defer b.Forget(target.Input, target.Output, target.DeadLetter, asks.Input, asks.Output)
@@ -199,7 +178,7 @@ func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts,
 		env = append(env, "SLUICE_ESCALATION__WHEN="+o.when, "SLUICE_ESCALATION__TOPIC="+asks.Input, "SLUICE_ESCALATION__ENDPOINT__URLS=http://"+address+"/v1",
 			"SLUICE_ESCALATION__ENDPOINT__MODEL=stub", "SLUICE_ESCALATION__ENDPOINT__TIMEOUT=30s")
 	}
-	worker, err := load.StartWorker(ctx, load.WorkerPlan{Binary: o.binary, Dir: b.Dir, Target: target, Model: o.model, Group: "brownout-" + run, Name: "brownout-0", Serve: true, Env: env,
+	worker, err := load.StartWorker(ctx, load.WorkerPlan{Binary: o.Binary, Dir: b.Dir, Target: target, Model: o.Model, Group: "brownout-" + run, Name: "brownout-0", Serve: true, Env: env,
 		Args: []string{"--grace=1s"}}) // questions that hang are not waited for
 	if err != nil {
 		return m, err
@@ -245,12 +224,11 @@ func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts,
 }
 
 func write(w io.Writer, o *options, rate float64, all [][]measured) {
-	machine := load.DescribeMachine()
 	fmt.Fprintf(w, "# The fast path while the endpoint is in trouble\n\nModel `%s`, `escalation.when: %s`, mode amend; one worker with both stages on a real broker. Mixed texts (5 to about 128 tokens). "+
 		"Open load: %.0f msgs/s (%.0f %% of the saturated rate without escalation), Poisson arrivals fixed in advance, %v; saturated: a backlog of %d records. "+
 		"Latency from the intended send time until a read_committed consumer has revision 1. A healthy answer takes %v (log-normal, sigma 0.5); the endpoint is a process of its own. "+
-		"Broker, generator, endpoint and worker share the cores. Rounds: %d, every state once in each, in turns; medians, and the least and the most of the ratios to the first row of the same round, and the median of those to the healthy one. Made by `make bench-brownout`. Machine: %s, %d cores; %s.\n\n",
-		filepath.Base(o.model), o.when, rate, 100*o.share, o.length, o.records, latency, o.rounds, machine.CPU, machine.Cores, time.Now().UTC().Format(time.DateOnly))
+		"Broker, generator, endpoint and worker share the cores. Rounds: %d, every state once in each, in turns; medians, and the least and the most of the ratios to the first row of the same round, and the median of those to the healthy one. Made by `make bench-brownout`. Machine: %v; %s.\n\n",
+		filepath.Base(o.Model), o.when, rate, 100*o.share, o.length, o.records, latency, o.Rounds, load.DescribeMachine(), time.Now().UTC().Format(time.DateOnly))
 	fmt.Fprintf(w, "| endpoint | saturated, msgs/s | ratio | to healthy | p50 ms | p99 ms | p99 ratio | to healthy | worker CPU s per 1,000 | questions decided | calls | lost |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i, st := range states {
 		column := func(f func(measured) float64) []float64 {

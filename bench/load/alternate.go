@@ -74,21 +74,25 @@ func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err erro
 	return d, nil
 }
 
-// Run measures every variant once a round, beginning with another one each time, and writes a table of their rates and of
-// the ratios to the first variant in the same round.
+// Run measures every variant once a round, in turns, and writes a table of their rates and of the ratios to the first variant
+// in the same round.
 func (a *Alternation) Run(ctx context.Context, page io.Writer, variants []Variant) error {
 	rates, ratios := make([][]float64, len(variants)), make([][]float64, len(variants))
 	cpu, less := make([][]float64, len(variants)), make([][]float64, len(variants)) // steadier than rates where others use the machine too
-	for round := range a.Rounds {
-		for i := range variants {
-			k := (i + round) % len(variants)
-			fmt.Fprintf(a.Status, "round %d of %d: %s\n", round+1, a.Rounds, variants[k].Name)
-			d, err := a.Drain(ctx, variants[k])
-			if err != nil {
-				return fmt.Errorf("%s: %w", variants[k].Name, err)
-			}
+	names := make([]string, len(variants))
+	for k, v := range variants {
+		names[k] = v.Name
+	}
+	if err := Turns(a.Status, a.Rounds, names, func(k int) error {
+		d, err := a.Drain(ctx, variants[k])
+		if err == nil {
 			rates[k], cpu[k] = append(rates[k], d.Rate), append(cpu[k], d.CPUPer1000)
 		}
+		return err
+	}); err != nil {
+		return err
+	}
+	for round := range a.Rounds {
 		for k := range variants {
 			ratios[k] = append(ratios[k], rates[k][round]/rates[0][round])
 			less[k] = append(less[k], cpu[k][round]/cpu[0][round])

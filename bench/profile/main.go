@@ -27,17 +27,10 @@ import (
 )
 
 func main() {
-	binary := flag.String("sluice", "dist/sluice", "the worker")
-	model := flag.String("model", "models/sentiment", "model directory")
-	material := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the texts")
+	c := load.NewCommand("bench/profile", "bench/results/profile.md")
 	seconds := flag.Int("seconds", 20, "length of the CPU profile")
 	records := flag.Int("records", 30000, "records of the backlog; they must last for warm-up and profile")
-	out := flag.String("out", "bench/results/profile.md", "where the tables go")
-	flag.Parse()
-	if err := run(context.Background(), *binary, *model, *material, *out, *seconds, *records); err != nil {
-		fmt.Fprintln(os.Stderr, "bench/profile:", err)
-		os.Exit(1)
-	}
+	c.Main(func(ctx context.Context) error { return run(ctx, c, *seconds, *records) })
 }
 
 // groups sort functions of a CPU profile, by the packages and calls on their stacks; the first that matches counts.
@@ -55,16 +48,8 @@ var groups = []struct{ name, focus string }{
 // that was used. What all threads together used is read from /proc beside the profile.
 const strayed = `runtime\._ExternalCode`
 
-func run(ctx context.Context, binary, model, material, out string, seconds, records int) error {
-	words, err := load.ReadTexts(material, "text")
-	if err != nil {
-		return err
-	}
-	profile, err := load.ProfileNamed("mixed")
-	if err != nil {
-		return err
-	}
-	texts, err := load.NewTexts(profile, words, 1)
+func run(ctx context.Context, c *load.Command, seconds, records int) error {
+	texts, err := c.Generated("mixed")
 	if err != nil {
 		return err
 	}
@@ -74,7 +59,7 @@ func run(ctx context.Context, binary, model, material, out string, seconds, reco
 	}
 	defer broker.Stop()
 	target := load.Target{Brokers: []string{broker.Address}, Input: "in", Output: "out", DeadLetter: "dlq", Format: load.JSON}
-	if err := load.CreateTopics(ctx, target, 6); err != nil {
+	if err := load.CreateTopics(ctx, target, c.Partitions); err != nil {
 		return err
 	}
 	cpuFile, allocFile := filepath.Join(broker.Dir, "cpu.pb.gz"), filepath.Join(broker.Dir, "allocs.pb.gz")
@@ -83,7 +68,7 @@ func run(ctx context.Context, binary, model, material, out string, seconds, reco
 	var before, after map[string]float64
 	var threadsBefore, threadsAfter map[string]float64
 	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: records, Texts: texts, Begin: func(ctx context.Context) ([]int, error) {
-		worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: binary, Model: model, Dir: broker.Dir, Target: target, Group: "profile", Name: "profile-0", Serve: true, Args: []string{"--server.pprof=true"}})
+		worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: c.Binary, Model: c.Model, Dir: broker.Dir, Target: target, Group: "profile", Name: "profile-0", Serve: true, Args: []string{"--server.pprof=true"}})
 		if err != nil {
 			return nil, err
 		}
@@ -112,12 +97,12 @@ func run(ctx context.Context, binary, model, material, out string, seconds, reco
 
 	var page bytes.Buffer
 	m := load.DescribeMachine()
-	fmt.Fprintf(&page, "# Where a worker's time goes\n\n`sluice run` with model `%s`, exactly-once, under full load (%.0f results a second), profiled for %d s. Made by `make bench-profile`. Machine: %s, %d cores; %s.\n\n## Processor time\n\n| part | share |\n|---|---|\n",
-		filepath.Base(model), d.Rate, seconds, m.CPU, m.Cores, time.Now().UTC().Format(time.DateOnly))
+	fmt.Fprintf(&page, "# Where a worker's time goes\n\n`sluice run` with model `%s`, exactly-once, under full load (%.0f results a second), profiled for %d s. Made by `make bench-profile`. Machine: %v; %s.\n\n## Processor time\n\n| part | share |\n|---|---|\n",
+		filepath.Base(c.Model), d.Rate, seconds, m, time.Now().UTC().Format(time.DateOnly))
 	ignore := strayed
 	rest := 0.0
 	for _, g := range groups {
-		share, err := shareOf(binary, cpuFile, g.focus, ignore)
+		share, err := shareOf(c.Binary, cpuFile, g.focus, ignore)
 		if err != nil {
 			return err
 		}
@@ -131,19 +116,18 @@ func run(ctx context.Context, binary, model, material, out string, seconds, reco
 	fmt.Fprintf(&page, "\nAll that is not inference: **%.2f %%** of the samples. As a check, from /proc: of the process's %.1f CPU seconds its %d runner threads used %.2f %%, all other threads (fetch, decode, tokenize, commit, Go's runtime) %.2f %%.\n", rest, all, m.Cores, 100*busiest/all, 100*(all-busiest)/all)
 	fmt.Fprintf(&page, "\n## Allocations of Go\n\n%.0f objects and %.0f bytes a record, everything in the process counted, over %.0f records. Where they are made:\n\n```\n",
 		(after["go_memstats_mallocs_total"]-before["go_memstats_mallocs_total"])/done, (after["go_memstats_alloc_bytes_total"]-before["go_memstats_alloc_bytes_total"])/done, done)
-	top, err := exec.Command("go", "tool", "pprof", "-sample_index=alloc_space", "-top", "-nodecount=25", binary, allocFile).Output()
+	top, err := exec.Command("go", "tool", "pprof", "-sample_index=alloc_space", "-top", "-nodecount=25", c.Binary, allocFile).Output()
 	if err != nil {
 		return fmt.Errorf("go tool pprof: %w", err)
 	}
 	page.Write(frames(top))
 	page.WriteString("```\n\n## Processor time by function\n\n```\n")
-	if top, err = exec.Command("go", "tool", "pprof", "-top", "-nodecount=30", "-ignore="+strayed, binary, cpuFile).Output(); err != nil {
+	if top, err = exec.Command("go", "tool", "pprof", "-top", "-nodecount=30", "-ignore="+strayed, c.Binary, cpuFile).Output(); err != nil {
 		return fmt.Errorf("go tool pprof: %w", err)
 	}
 	page.Write(frames(top))
 	page.WriteString("```\n")
-	os.Stdout.Write(page.Bytes())
-	return os.WriteFile(out, page.Bytes(), 0o644)
+	return c.Publish(page.Bytes())
 }
 
 const results = `sluice_records_total{outcome="result"}`

@@ -21,27 +21,19 @@ import (
 )
 
 type options struct {
-	binary, model, student, labelled, target, source, out, plot string
-	rounds, partitions                                          int
+	*load.Command
+	student, labelled, target, source, plot string
 }
 
 func main() {
-	var o options
-	flag.StringVar(&o.binary, "sluice", "dist/sluice", "the worker")
-	flag.StringVar(&o.model, "model", "models/sentiment", "directory of the full model")
+	o := options{Command: load.NewCommand("bench/tune", "bench/results/tune.md")}
+	o.Rounds, o.Texts = 9, "" // its texts are the labelled ones
 	flag.StringVar(&o.student, "student", "models/sentiment-tiny", "directory of the student")
 	flag.StringVar(&o.labelled, "labelled", "", "labelled texts, as sluice tune reads them")
 	flag.StringVar(&o.target, "target-accuracy", "model-0.3", "goal, as sluice tune reads it")
 	flag.StringVar(&o.source, "source", "", "a sentence about where the texts come from")
-	flag.IntVar(&o.rounds, "rounds", 9, "rounds of the measurement on a broker")
-	flag.IntVar(&o.partitions, "partitions", 6, "partitions of the topics")
-	flag.StringVar(&o.out, "out", "bench/results/tune.md", "where the tables go")
 	flag.StringVar(&o.plot, "plot", "bench/results/tune.svg", "where the plot goes")
-	flag.Parse()
-	if err := run(context.Background(), o); err != nil {
-		fmt.Fprintln(os.Stderr, "bench/tune:", err)
-		os.Exit(1)
-	}
+	o.Main(func(ctx context.Context) error { return run(ctx, o) })
 }
 
 func run(ctx context.Context, o options) error {
@@ -63,19 +55,18 @@ func run(ctx context.Context, o options) error {
 	}
 	var page bytes.Buffer
 	fmt.Fprintf(&page, "# What tuning chooses, and whether it holds\n\n`sluice tune --target-accuracy %s` on the pair `%s` before `%s`. %s\nMade by `make bench-tune`. The plot is [%s](%s).\n\n%s\n",
-		o.target, filepath.Base(o.student), filepath.Base(o.model), o.source, filepath.Base(o.plot), filepath.Base(o.plot), tables)
+		o.target, filepath.Base(o.student), filepath.Base(o.Model), o.source, filepath.Base(o.plot), filepath.Base(o.plot), tables)
 	if rep.Choice.Student != tune.Never {
 		if err := measure(ctx, o, student, rep.Choice.Student, &page); err != nil {
 			return err
 		}
 	}
-	fmt.Print(page.String())
-	return os.WriteFile(o.out, page.Bytes(), 0o644)
+	return o.Publish(page.Bytes())
 }
 
 // choose runs sluice tune and returns its figures and its tables.
 func choose(ctx context.Context, o options, student, dir string) (*tune.Report, string, error) {
-	model, err := filepath.Abs(o.model)
+	model, err := filepath.Abs(o.Model)
 	if err != nil {
 		return nil, "", err
 	}
@@ -84,16 +75,16 @@ func choose(ctx context.Context, o options, student, dir string) (*tune.Report, 
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, "", err
 	}
-	cmd := exec.CommandContext(ctx, o.binary, "tune", "-c", config, "--labelled", o.labelled, "--target-accuracy", o.target, "--plot", o.plot, "--json", figures, "--dry-run")
+	cmd := exec.CommandContext(ctx, o.Binary, "tune", "-c", config, "--labelled", o.labelled, "--target-accuracy", o.target, "--plot", o.plot, "--json", figures, "--dry-run")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	b, readErr := os.ReadFile(figures)
 	if readErr != nil { // else the goal may only not be reached, which the tables say
-		return nil, "", fmt.Errorf("%s tune: %w", o.binary, err)
+		return nil, "", fmt.Errorf("%s tune: %w", o.Binary, err)
 	}
 	var rep tune.Report
 	if err := json.Unmarshal(b, &rep); err != nil {
-		return nil, "", fmt.Errorf("%s tune: its figures: %w", o.binary, err)
+		return nil, "", fmt.Errorf("%s tune: its figures: %w", o.Binary, err)
 	}
 	tables, _, _ := strings.Cut(string(out), "\n--- ") // the diff is of a file that nobody will see
 	tables, _, _ = strings.Cut(tables, "For the escalation write:")
@@ -123,10 +114,9 @@ func measure(ctx context.Context, o options, student string, threshold float64, 
 		}
 		return v
 	}
-	machine := load.DescribeMachine()
-	fmt.Fprintf(page, "## On a real broker\n\nThe worker with the full model alone and with the student at the chosen threshold, exactly-once, broker and worker on the same machine (%s, %d cores): %d records that wait in %d partitions, each text once, cache off. The worker stands ready while they are written, and all of its work counts. The variants alternate within each of %d rounds; medians with the range, ratios of equal rounds. Where other work uses the machine meanwhile, CPU time is the figure to trust: its ratio is what the student saves.\n\n",
-		machine.CPU, machine.Cores, len(texts), o.partitions, o.rounds)
-	a := load.Alternation{Broker: broker, Binary: o.binary, Model: o.model, Partitions: o.partitions, Rounds: o.rounds, Status: os.Stderr}
+	fmt.Fprintf(page, "## On a real broker\n\nThe worker with the full model alone and with the student at the chosen threshold, exactly-once, broker and worker on the same machine (%v): %d records that wait in %d partitions, each text once, cache off. The worker stands ready while they are written, and all of its work counts. The variants alternate within each of %d rounds; medians with the range, ratios of equal rounds. Where other work uses the machine meanwhile, CPU time is the figure to trust: its ratio is what the student saves.\n\n",
+		load.DescribeMachine(), len(texts), o.Partitions, o.Rounds)
+	a := o.Alternation(broker)
 	return a.Run(ctx, page, []load.Variant{
 		{Name: "full model alone", Value: value, Records: len(texts)},
 		{Name: "student first, from " + tune.Threshold(threshold) + " on final", Value: value, Records: len(texts),

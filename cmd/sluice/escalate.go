@@ -167,7 +167,7 @@ func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool
 			errs = append(errs, fmt.Errorf("escalation.endpoint.api_key_file: %w", err))
 		}
 	case !e.APIKey.IsZero():
-		po.APIKey = func() (string, error) { return e.APIKey.Reveal(), nil }
+		po.APIKey = func() (pipeline.Secret, error) { return e.APIKey, nil }
 	}
 	if e.CAFile != "" {
 		var err error
@@ -246,7 +246,7 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
 		Replace: func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
 			if q, err := pipeline.ParseRequest(r); err == nil {
-				return writer.Replace(&q.Source, cause)
+				return writer.ReplaceFinal(q, cause)
 			}
 			return writer.Replace(r, cause)
 		},

@@ -251,7 +251,7 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 	engine, err := newEngine(models, true, pipeline.EngineOptions{
 		Runners: runners, BatchTokens: s.BatchTokens, Deadline: s.Deadline, CacheBytes: int(s.Cache.MaxBytes), Timeout: s.RunTimeout,
 		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
-		Wedged: func(err error) { o.log.Error("ending the process: a model run hangs", "error", err) },
+		Wedged: func(err error) { o.log.Error("ending the process: something hangs that cannot be ended", "error", err) },
 	})
 	end()
 	if err != nil {

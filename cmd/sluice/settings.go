@@ -29,7 +29,7 @@ type Settings struct {
 	Limits      LimitSettings      `koanf:"limits"`
 	Runners     int                `koanf:"runners" doc:"threads that run models, each on its own core; 0: as many as the container has CPUs" example:"4"`
 	BatchTokens int                `koanf:"batch_tokens" doc:"most tokens in one batch; 0: each model's is measured at the start. A runner takes what waits, it never waits for a batch to fill" example:"128"`
-	RunTimeout  time.Duration      `koanf:"run_timeout" doc:"longest a model may compute on one batch; then the batch is stopped and halved" example:"30s"`
+	RunTimeout  time.Duration      `koanf:"run_timeout" doc:"longest a model may compute on one batch; then the batch is stopped and halved. What does not end 10 s later, a tokenizer's work included, ends the worker" example:"30s"`
 	Deadline    time.Duration      `koanf:"deadline" doc:"how soon after its timestamp a record should be judged: the one with the least time left goes first; 0: in order of arrival" example:"500ms"`
 	Urgent      UrgentSettings     `koanf:"urgent"`
 	Cache       CacheSettings      `koanf:"cache"`

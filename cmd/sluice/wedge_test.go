@@ -48,7 +48,7 @@ func TestAWorkerWithAHangingRunSaysSoAndEnds(t *testing.T) {
 	if code := w.exit(t); code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	if log := w.logs(); !strings.Contains(log, "does not end although it was told to") || !strings.Contains(log, "will be processed again after a restart") {
+	if log := w.logs(); !strings.Contains(log, "does not end, although its time was over") || !strings.Contains(log, "will be processed again after a restart") {
 		t.Errorf("the log does not say why:\n%s", log)
 	}
 	if err := os.Remove(file); err != nil {

@@ -241,6 +241,7 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 		page := m.page()
 		o.Metrics.ModelLoaded(page.Name, page.Model, page.Digest, page.Provider, page.Precision, page.Layout)
 	}
+	o.Grace = wedgedGrace
 	say := o.Wedged
 	o.Wedged = func(err error) {
 		if say != nil {
@@ -254,11 +255,18 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 	return pipeline.NewEngine(list, o)
 }
 
-// wedgedExit is how long after a model run was found to hang the process ends.
-const wedgedExit = 3 * time.Second
+// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace EngineOptions.Grace; tests are in
+// more of a hurry.
+var (
+	wedgedExit  = 3 * time.Second
+	wedgedGrace = time.Duration(0) // the default
+)
 
-// wrapRunner is for tests that need a run which never ends.
-var wrapRunner = func(r pipeline.Runner) pipeline.Runner { return r }
+// wrapRunner and wrapTokenizer are for tests that need a run, or a text, which never ends.
+var (
+	wrapRunner    = func(r pipeline.Runner) pipeline.Runner { return r }
+	wrapTokenizer = func(t tokenize.Tokenizer) tokenize.Tokenizer { return t }
+)
 
 // newClassifier starts the processor that runs all models on every record.
 func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, w *pipeline.Writer, m *pipeline.Metrics) (*pipeline.Classifier, error) {
@@ -268,7 +276,7 @@ func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, 
 	}
 	all := withStudents(models)
 	step := func(m *loadedModel) pipeline.Step {
-		return pipeline.Step{Engine: slices.Index(all, m), Tag: m.tag(), Tokenizer: m.tokenizer, Judge: m.judge, Options: m.tokenizeOptions()}
+		return pipeline.Step{Engine: slices.Index(all, m), Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer), Judge: m.judge, Options: m.tokenizeOptions()}
 	}
 	list := make([]pipeline.ClassifierModel, len(models))
 	for i, m := range models {

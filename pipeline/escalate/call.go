@@ -72,6 +72,7 @@ const (
 	ReasonAPIKey       Reason = "api-key"         // the key cannot be read
 	ReasonNotAllowed   Reason = "not-allowed"     // Call.Attempt said no
 	ReasonDown         Reason = "down"            // every endpoint has been failing for longer than PoolOptions.MaxDown
+	ReasonPanic        Reason = "panic"           // our own code, or a library's, panicked
 	ReasonClosed       Reason = "closed"          // the pool is closed
 )
 

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+
+	"sluice/pipeline"
 )
 
 // endpoint is one URL and what is known about it. Pool.mu guards everything below url.
@@ -79,10 +81,10 @@ func (p *Pool) post(ctx context.Context, url string, c *Call, mode string) (Repl
 	if err != nil {
 		return Reply{}, &failure{reason: ReasonRefused, err: fmt.Errorf("the request cannot be encoded: %w", err), neutral: true}
 	}
-	var key string
+	var key pipeline.Secret
 	if p.o.APIKey != nil {
 		if key, err = p.o.APIKey(); err == nil {
-			err = checkKey(key)
+			err = checkKey(key.Reveal())
 		}
 		if err != nil {
 			return Reply{}, &failure{reason: ReasonAPIKey, err: err, neutral: true}
@@ -97,8 +99,8 @@ func (p *Pool) post(ctx context.Context, url string, c *Call, mode string) (Repl
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "sluice")
-	if key != "" {
-		req.Header.Set("Authorization", "Bearer "+key)
+	if !key.IsZero() {
+		req.Header.Set("Authorization", "Bearer "+key.Reveal())
 	}
 	start := time.Now()
 	resp, err := p.client.Do(req)

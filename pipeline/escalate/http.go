@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"sluice/pipeline"
 )
 
 // AddressError says that a connection was refused because of where it would have gone.
@@ -107,6 +109,7 @@ func newClient(o *PoolOptions) (*http.Client, error) {
 	if o.Dial != nil {
 		t.DialContext = o.Dial
 	}
+	t.DialContext = recoverDial(t.DialContext)
 	if o.Proxy != "" {
 		u, err := url.Parse(o.Proxy)
 		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5") {
@@ -116,6 +119,20 @@ func newClient(o *PoolOptions) (*http.Client, error) {
 	}
 	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
 }
+
+// recoverDial is dial, whose panics are its errors: net/http dials in goroutines of its own, where a panic would end the process.
+func recoverDial(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, address string) (c net.Conn, err error) {
+		defer func() {
+			if x := recover(); x != nil {
+				c, err = nil, pipeline.Recovered(x)
+			}
+		}()
+		return dial(ctx, network, address)
+	}
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
 // reasonOf says what kind of failure of the transport err is, and a sentence that holds nothing a peer sent: net/http
 // quotes a malformed answer, and a peer may put into one whatever it was told.
@@ -130,9 +147,12 @@ func reasonOf(err error) (Reason, error) {
 		record   tls.RecordHeaderError
 		alert    tls.AlertError
 		errno    syscall.Errno
+		panicked *pipeline.PanicError
 		protocol = errors.New("the connection broke, or what came back is not HTTP; is this the right port, and http or https right?")
 	)
 	switch {
+	case errors.As(err, &panicked):
+		return ReasonPanic, panicked
 	case errors.As(err, &addr):
 		return ReasonAddress, addr
 	case errors.As(err, &verify), errors.As(err, &host), errors.As(err, &unknown), errors.As(err, &alert):
@@ -147,36 +167,40 @@ func reasonOf(err error) (Reason, error) {
 	return ReasonConnect, protocol
 }
 
+// maxKeyBytes bounds a file that holds an API key: it goes into a header of every request.
+const maxKeyBytes = 16 << 10
+
 // KeyFile returns PoolOptions.APIKey for a key that stands in a file: read again whenever the file changes, so that a key
-// can be rotated without a restart. Its errors name the file, never what is in it.
-func KeyFile(path string) func() (string, error) {
+// can be rotated without a restart. Beside pipeline.ReadSecret it wants a small regular file, takes white space around the
+// key away, and refuses what no header can hold. Its errors name the file, never what is in it.
+func KeyFile(path string) func() (pipeline.Secret, error) {
 	var (
 		mu   sync.Mutex
 		seen os.FileInfo
-		key  string
+		key  pipeline.Secret
 	)
-	return func() (string, error) {
+	return func() (pipeline.Secret, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		info, err := os.Stat(path)
 		if err != nil {
-			return "", fmt.Errorf("API key: %w", err)
+			return nil, fmt.Errorf("API key: %w", err)
 		}
 		if seen != nil && os.SameFile(seen, info) && seen.ModTime().Equal(info.ModTime()) && seen.Size() == info.Size() {
 			return key, nil
 		}
-		if !info.Mode().IsRegular() || info.Size() > 16<<10 {
-			return "", fmt.Errorf("API key: %s is not a small regular file", path)
+		if !info.Mode().IsRegular() || info.Size() > maxKeyBytes {
+			return nil, fmt.Errorf("API key: %s is not a small regular file", path)
 		}
-		b, err := os.ReadFile(path)
+		s, err := pipeline.ReadSecret(path)
 		if err != nil {
-			return "", fmt.Errorf("API key: %w", err)
+			return nil, fmt.Errorf("API key: %w", err)
 		}
-		k := strings.TrimSpace(string(b))
+		k := strings.TrimSpace(s.Reveal())
 		if err := checkKey(k); err != nil {
-			return "", fmt.Errorf("API key: %s: %w", path, err)
+			return nil, fmt.Errorf("API key: %s: %w", path, err)
 		}
-		seen, key = info, k
+		seen, key = info, pipeline.NewSecret(k)
 		return key, nil
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/pipeline"
 	"sluice/pipeline/pipelinetest/llmstub"
 )
 
@@ -101,7 +102,7 @@ func TestTheKeyIsNeverTold(t *testing.T) {
 				t.net.Serve("a", malformed)
 			}
 			t.a.Always(step)
-			p := t.pool(PoolOptions{APIKey: func() (string, error) { return canaryKey, nil }, BreakerFailures: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))}, "a")
+			p := t.pool(PoolOptions{APIKey: func() (pipeline.Secret, error) { return pipeline.NewSecret(canaryKey), nil }, BreakerFailures: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))}, "a")
 			_, err := p.Ask(t.Context(), question(t.prompt, text))
 			if (err == nil) != (name == "good") {
 				t.Errorf("%s: error %v", name, err)
@@ -125,7 +126,7 @@ func TestTheKeyIsNeverTold(t *testing.T) {
 func TestAPIKeyErrors(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		for _, key := range []string{"", "two\nlines", "with space", "schlüssel"} {
-			p := t.pool(PoolOptions{APIKey: func() (string, error) { return key, nil }}, "a")
+			p := t.pool(PoolOptions{APIKey: func() (pipeline.Secret, error) { return pipeline.NewSecret(key), nil }}, "a")
 			e := t.fails(t.Context(), p, "good")
 			if e.Reason != ReasonAPIKey || key != "" && strings.Contains(e.Error(), key) {
 				t.Errorf("%q: %+v, %v", key, e, e)
@@ -157,11 +158,11 @@ func TestKeyFileIsReadAgainWhenItChanges(t *testing.T) {
 	}
 	start := time.Now().Truncate(time.Second)
 	write("first\n", start)
-	if k, err := key(); k != "first" || err != nil {
+	if k, err := key(); k.Reveal() != "first" || err != nil {
 		t.Errorf("%q, %v", k, err)
 	}
 	write("other\n", start.Add(time.Second))
-	if k, err := key(); k != "other" || err != nil {
+	if k, err := key(); k.Reveal() != "other" || err != nil {
 		t.Errorf("after a change: %q, %v", k, err)
 	}
 	// as Kubernetes does it: another file under the same name
@@ -175,12 +176,12 @@ func TestKeyFileIsReadAgainWhenItChanges(t *testing.T) {
 	if err := os.Rename(next, path); err != nil {
 		t.Fatal(err)
 	}
-	if k, err := key(); k != "third" || err != nil {
+	if k, err := key(); k.Reveal() != "third" || err != nil {
 		t.Errorf("after a rename: %q, %v", k, err)
 	}
-	for i, bad := range []string{"", " \n", "secret\nsecret", strings.Repeat("x", 20<<10)} {
+	for i, bad := range []string{"", " \n", "hush-hush\nhush-hush", strings.Repeat("x", 20<<10)} {
 		write(bad, start.Add(time.Duration(i+2)*time.Second))
-		if k, err := key(); err == nil || strings.Contains(err.Error(), "secret") {
+		if k, err := key(); err == nil || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%.20q: %q, %v", bad, k, err)
 		}
 	}

@@ -46,10 +46,9 @@ func (l *limiter) slots() int { return max(1, int(l.limit)) }
 
 func (l *limiter) free() bool { return l.inFlight < l.slots() }
 
-// release ends a call that began at started and reports whether slots changed.
-func (l *limiter) release(s signal, started, now time.Time) bool {
-	before := l.slots()
-	used := 2*l.inFlight > before
+// release ends a call that began at started.
+func (l *limiter) release(s signal, started, now time.Time) {
+	used := 2*l.inFlight > l.slots()
 	l.inFlight--
 	switch s {
 	case signalOverload:
@@ -77,7 +76,6 @@ func (l *limiter) release(s signal, started, now time.Time) bool {
 			l.limit = min(l.max, l.limit+1/l.limit)
 		}
 	}
-	return l.slots() != before
 }
 
 func (l *limiter) lower(factor float64, started, now time.Time) {

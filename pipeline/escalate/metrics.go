@@ -38,7 +38,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	m := &Metrics{
 		questions: counter("questions_total", "Requests that were decided, by result: answered (by a call), reused (an answer that was there, or that another record's call brought), fallback (no usable answer; see sluice_escalation_fallbacks_total).", "result"),
-		fallbacks: counter("fallbacks_total", "Requests whose local verdict is final, by reason: max-age and budget (not asked), endpoint (no answer in time), answer (not usable), severity-floor (it would have lowered the severity), killed-the-worker (workers died while it was asked about: not asked again). "+
+		fallbacks: counter("fallbacks_total", "Requests whose local verdict is final, by reason: max-age and budget (not asked), endpoint (no answer in time), answer (not usable), severity-floor (it would have lowered the severity), panic (our own code panicked over it; the log has the stack), killed-the-worker (workers died while it was asked about: not asked again). "+
 			"endpoint grows: look at sluice_escalation_calls_total; budget grows: raise escalation.budget or narrow escalation.when.", "reason"),
 		flags: counter("flags_total", "Answers with a flag: disagrees-with-confident (another label than a local verdict with a score of at least escalation.confident). When many: the prompt and the model mean different things by a label, or texts give the endpoint orders.", "flag"),
 		agreement: counter("agreement_total", "Answers compared with local verdicts, by pair (endpoint-model, endpoint-student, student-model) and result (agree, disagree). "+
@@ -57,7 +57,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, r := range []string{"answered", "reused", "fallback"} {
 		m.questions.WithLabelValues(r)
 	}
-	for _, r := range []string{FallbackAge, FallbackBudget, FallbackEndpoint, FallbackAnswer, FallbackQuarantine, ReasonSeverityFloor} {
+	for _, r := range []string{FallbackAge, FallbackBudget, FallbackEndpoint, FallbackAnswer, FallbackPanic, FallbackQuarantine, ReasonSeverityFloor} {
 		m.fallbacks.WithLabelValues(r)
 	}
 	m.flags.WithLabelValues(FlagDisagrees)

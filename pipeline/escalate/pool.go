@@ -17,13 +17,15 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"sluice/pipeline"
 )
 
 // PoolOptions say how endpoints are asked. NewPool fills in what is zero.
 type PoolOptions struct {
 	URLs   []string // of OpenAI-compatible APIs, up to and with /v1; /chat/completions is added
 	Model  string
-	APIKey func() (string, error) // read before every attempt (KeyFile); nil: none
+	APIKey func() (pipeline.Secret, error) // read before every attempt (KeyFile); nil: none
 
 	Timeout          time.Duration // of one attempt, until the last byte; 30 s
 	MaxAttempts      int           // of one call, all endpoints together; 4
@@ -54,7 +56,6 @@ type PoolOptions struct {
 type Observer struct {
 	Attempt func(endpoint string, reason Reason, took time.Duration) // an attempt has ended
 	Breaker func(endpoint, state string)                             // closed, open, half-open
-	Limit   func(endpoint string, limit int)                         // of calls at once
 }
 
 // Pool asks endpoints. Its methods may be called concurrently.
@@ -142,10 +143,10 @@ func setDefault[T comparable](v *T, standard T) {
 
 // Close ends every call in progress with ReasonClosed, and all connections.
 func (p *Pool) Close() {
-	p.mu.Lock()
-	p.closed = true
-	p.dispatch()
-	p.unlock()
+	p.locked(func() {
+		p.closed = true
+		p.dispatch()
+	})
 	p.cancel()
 	p.client.CloseIdleConnections()
 }
@@ -181,16 +182,27 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 			return giveUp()
 		}
 		if c.Attempt != nil {
-			if err := c.Attempt(ctx, attempt+1); err != nil {
-				p.release(g, &failure{reason: ReasonNotAllowed, neutral: true}, g.mode)
-				last = failure{reason: ReasonNotAllowed, err: err}
+			f := guarded(func() *failure {
+				if err := c.Attempt(ctx, attempt+1); err != nil {
+					return &failure{reason: ReasonNotAllowed, err: err, neutral: true}
+				}
+				return nil
+			})
+			if f != nil {
+				p.release(g, f, g.mode)
+				last = *f
 				return giveUp()
 			}
 		}
 		attempt++
 		where = g.e.url
 		g.started = time.Now()
-		reply, mode, f := p.ask(ctx, g, &c)
+		var reply Reply
+		mode := g.mode
+		f := guarded(func() (f *failure) {
+			reply, mode, f = p.ask(ctx, g, &c)
+			return f
+		})
 		p.release(g, f, mode)
 		if f == nil {
 			reply.add(spent)
@@ -227,6 +239,17 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// guarded runs a step of an attempt. A panic in it is a failure of the attempt, whose grant is then given back as ever; it may
+// have cost what an attempt can cost, and says nothing about the endpoint's health.
+func guarded(step func() *failure) (f *failure) {
+	defer func() {
+		if x := recover(); x != nil {
+			f = &failure{reason: ReasonPanic, err: pipeline.Recovered(x), spent: true, neutral: true}
+		}
+	}()
+	return step()
 }
 
 var errClosed = errors.New("the pool is closed")

@@ -25,6 +25,7 @@ const (
 	FallbackEndpoint = "endpoint" // no endpoint answered in time
 	FallbackAnswer   = "answer"   // what came cannot be used, also after one repair
 
+	FallbackPanic      = "panic"             // our own code, or a library's, panicked over it
 	FallbackQuarantine = "killed-the-worker" // workers died while the question was under way: not asked again
 )
 
@@ -45,6 +46,14 @@ type ProcessorOptions struct {
 	CacheBytes   int           // answers to questions asked before; 0: none are kept
 	Metrics      *Metrics
 	Logger       *slog.Logger
+
+	step func(name, text string) // tests' way into the steps of a request: it is called as each begins; nil: nothing is
+}
+
+func (o *ProcessorOptions) begin(step, text string) {
+	if o.step != nil {
+		o.step(step, text)
+	}
 }
 
 // Processor asks about every request and makes its final verdict. It implements pipeline.Processor.
@@ -119,8 +128,16 @@ func (p *Processor) loop() {
 	}
 }
 
-// outcome makes what is to be published for a request. done is false when the processor is closing.
+// outcome makes what is to be published for a request. done is false when the processor is closing. Of a request that cannot
+// even be read, or whose final verdict cannot be written, because that panics, it is a dead letter.
 func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) {
+	stage := "decode"
+	defer func() {
+		if x := recover(); x != nil {
+			e := p.panicked(r, x, "it goes to the dead letter topic")
+			o, done = p.o.Writer.DeadLetter(r, pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1), true
+		}
+	}()
 	q, err := pipeline.ParseRequest(r)
 	if err != nil {
 		return p.o.Writer.DeadLetter(r, asFault(err), 0), true
@@ -130,13 +147,30 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 		return p.o.Writer.DeadLetter(r, asFault(err), 0), true
 	}
 	text := tokenize.Clean(value, p.o.MaxTextBytes).Bytes
-	f, done := p.final(r.TopicPartition(), q, string(text))
+	p.o.begin(stage, string(text))
+	f, done := p.final(r, q, string(text))
 	if !done {
 		return o, false
 	}
+	stage = "encode"
+	p.o.begin(stage, string(text))
+	o = p.o.Writer.Final(q, text, f.Final)
 	p.o.Metrics.decided(q, f)
-	return p.o.Writer.Final(q, text, f.Final), true
+	return o, true
 }
+
+// panicked tells the log of a panic over a request.
+func (p *Processor) panicked(r *pipeline.Record, value any, then string) *pipeline.PanicError {
+	e := pipeline.Recovered(value)
+	p.tellPanic(r.TopicPartition(), r.Offset, e, then)
+	return e
+}
+
+func (p *Processor) tellPanic(tp pipeline.TopicPartition, offset int64, e *pipeline.PanicError, then string) {
+	p.o.Logger.Error("processing an escalation request panicked; "+then, "partition", tp.String(), "offset", offset, "panic", e)
+}
+
+const localStands = "its local verdict is final"
 
 // Quarantine is the outcome of a request that is not processed any more because it kills the process (StageOptions.Quarantine):
 // its local verdict is final, so that this record, too, has one. What cannot even be read is a dead letter.
@@ -183,8 +217,15 @@ type result struct {
 
 var errClosing = errors.New("the processor is closing")
 
-// final decides about one request.
-func (p *Processor) final(tp pipeline.TopicPartition, q *pipeline.Request, text string) (d decided, done bool) {
+// final decides about one request. A panic on the way is a fallback of this request and of no other.
+func (p *Processor) final(r *pipeline.Record, q *pipeline.Request, text string) (d decided, done bool) {
+	defer func() {
+		if x := recover(); x != nil {
+			p.panicked(r, x, localStands)
+			d = decided{Final: pipeline.Final{Route: pipeline.Fallback, Reason: FallbackPanic, Prompt: p.o.Prompt.Version()}}
+			done = true
+		}
+	}()
 	d.Prompt = p.o.Prompt.Version()
 	fallback := func(reason string) (decided, bool) {
 		d.Route, d.Reason = pipeline.Fallback, reason
@@ -194,33 +235,40 @@ func (p *Processor) final(tp pipeline.TopicPartition, q *pipeline.Request, text 
 		return fallback(FallbackAge)
 	}
 	key := p.key(q, text)
-	r, reused := p.cached(key)
+	res, reused := p.cached(key)
 	for asked := false; !reused && !asked; {
 		// Whoever asks the same question meanwhile waits for this answer.
-		v, err, _ := p.flights.Do(string(key[:]), func() (any, error) {
+		v, err, _ := p.flights.Do(string(key[:]), func() (v any, err error) {
 			asked = true
-			return p.ask(tp, q, text)
+			defer func() { // else singleflight would hand the panic to everybody who waits
+				if x := recover(); x != nil {
+					p.panicked(r, x, localStands)
+					v, err = result{fallback: FallbackPanic}, nil
+				}
+			}()
+			return p.ask(r, q, text)
 		})
 		if err != nil {
 			return d, false
 		}
-		if r = v.(result); r.fallback == FallbackAge && !asked {
+		if res = v.(result); !asked && (res.fallback == FallbackAge || res.fallback == FallbackPanic) {
 			if p.tooOld(q) {
 				return fallback(FallbackAge)
 			}
-			continue // the record that was to bring the answer had become too old for it; this one is younger
+			continue // the record that was to bring the answer had become too old for it, or it panicked; this one is another
 		}
 		reused = !asked
-		if asked && r.fallback == "" {
-			p.keep(key, r.answer)
+		if asked && res.fallback == "" {
+			p.keep(key, res.answer)
 		}
 	}
-	if r.fallback != "" {
-		return fallback(r.fallback)
+	if res.fallback != "" {
+		return fallback(res.fallback)
 	}
-	d.reused, d.answer = reused, r.answer.Label
-	say := p.o.Policy.Decide(Local{Label: q.Label, Score: q.Score}, r.answer)
-	d.Model, d.Flags, d.Explanation = p.o.Model, say.Flags, r.answer.Explanation
+	p.o.begin("decide", text)
+	d.reused, d.answer = reused, res.answer.Label
+	say := p.o.Policy.Decide(Local{Label: q.Label, Score: q.Score}, res.answer)
+	d.Model, d.Flags, d.Explanation = p.o.Model, say.Flags, res.answer.Explanation
 	if say.Route == RouteFallback {
 		return fallback(say.Reason)
 	}
@@ -233,7 +281,7 @@ func (p *Processor) tooOld(q *pipeline.Request) bool {
 }
 
 // ask asks one question: a call, and one more where the answer cannot be used. The error is errClosing.
-func (p *Processor) ask(tp pipeline.TopicPartition, q *pipeline.Request, text string) (result, error) {
+func (p *Processor) ask(r *pipeline.Record, q *pipeline.Request, text string) (result, error) {
 	if err := p.o.Budget.Wait(p.ctx); p.ctx.Err() != nil {
 		return result{}, errClosing
 	} else if err != nil { // this worker's share of calls_per_second is nothing: its partitions have moved away
@@ -248,19 +296,22 @@ func (p *Processor) ask(tp pipeline.TopicPartition, q *pipeline.Request, text st
 		for i, s := range q.Spans {
 			spans[i] = Span(s)
 		}
+		p.o.begin("redact", text)
 		sent, back = p.o.Redactor.Redact(text, spans)
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.Deadline)
 	defer cancel()
+	p.o.begin("prompt", text)
 	messages := p.o.Prompt.Messages(sent, NewDelimiter())
 	for try := 1; ; try++ {
-		reply, fallback := p.call(ctx, tp, messages)
+		reply, fallback := p.call(ctx, r, messages)
 		if p.ctx.Err() != nil {
 			return result{}, errClosing
 		}
 		if fallback != "" {
 			return result{fallback: fallback}, nil
 		}
+		p.o.begin("parse", text)
 		answer, err := p.o.Prompt.Parse(reply.Content)
 		if err == nil {
 			if back != nil {
@@ -277,7 +328,9 @@ func (p *Processor) ask(tp pipeline.TopicPartition, q *pipeline.Request, text st
 }
 
 // call makes one call, all its attempts charged to the budget. It returns the reason of a fallback where there is no answer.
-func (p *Processor) call(ctx context.Context, tp pipeline.TopicPartition, messages []Message) (Reply, string) {
+// Should it panic, what was charged stays charged: the most that the call can have taken.
+func (p *Processor) call(ctx context.Context, r *pipeline.Record, messages []Message) (Reply, string) {
+	tp := r.TopicPartition()
 	c := Call{Affinity: tp.String(), Messages: messages, Schema: p.o.Prompt.Schema(), Choices: p.o.Prompt.Choices()}
 	most, mostAnswered := p.o.Pool.Ceiling(&c)
 	charge, ok := p.o.Budget.Charge(tp, most, mostAnswered)
@@ -315,7 +368,11 @@ func (p *Processor) call(ctx context.Context, tp pipeline.TopicPartition, messag
 		charge.Settle(ce.Usage.PromptTokens, ce.Usage.CompletionTokens)
 		p.o.Metrics.took(ce.Usage, p.o.Budget)
 	}
+	var panicked *pipeline.PanicError
 	switch {
+	case errors.As(err, &panicked):
+		p.tellPanic(tp, r.Offset, panicked, localStands)
+		return Reply{}, FallbackPanic
 	case errors.Is(err, errOverBudget):
 		p.budgetSpent(true)
 		return Reply{}, FallbackBudget

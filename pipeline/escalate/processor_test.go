@@ -203,6 +203,7 @@ type deskOptions struct {
 	maxAge      time.Duration
 	deadline    time.Duration
 	grace       time.Duration
+	step        func(name, text string)
 }
 
 // work starts a worker on the broker.
@@ -236,7 +237,7 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 		Decoder: pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32}, MaxTextBytes: 1 << 20,
 		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "results", DeadLetters: "letters", Field: "inference"},
 		Prompt: prompt, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama", Deadline: o.deadline, MaxAge: o.maxAge,
-		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log,
+		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log, step: o.step,
 	})
 	stage := pipeline.NewStage(d.processor, b, pipeline.StageOptions{
 		Grace: o.grace, Metrics: pipeline.NewStageMetrics(d.registry, "escalation_"), Logger: log,

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+
+	"sluice/pipeline"
 )
 
 // grant is the right to one attempt at e.
@@ -108,6 +110,13 @@ func (p *Pool) setMode(e *endpoint, mode string) {
 
 func (p *Pool) tell(f func()) { p.events = append(p.events, f) }
 
+// locked runs f under p.mu, which is released also where f panics.
+func (p *Pool) locked(f func()) {
+	p.mu.Lock()
+	defer p.unlock()
+	f()
+}
+
 // unlock releases p.mu and then tells what happened under it, in order.
 func (p *Pool) unlock() {
 	if len(p.events) == 0 {
@@ -160,18 +169,16 @@ func (p *Pool) untried(order []*endpoint, tried map[*endpoint]bool) bool {
 func (p *Pool) acquire(ctx context.Context, order []*endpoint, tried map[*endpoint]bool) (*grant, *failure) {
 	w := &waiter{order: order, tried: tried, got: make(chan verdict, 1)}
 	w.until, _ = ctx.Deadline()
-	p.mu.Lock()
-	p.waiters = append(p.waiters, w)
-	p.dispatch()
-	p.unlock()
+	p.locked(func() {
+		p.waiters = append(p.waiters, w)
+		p.dispatch()
+	})
 	select {
 	case v := <-w.got:
 		return v.grant, v.err
 	case <-ctx.Done():
 	}
-	p.mu.Lock()
-	p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w })
-	p.unlock()
+	p.locked(func() { p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w }) })
 	select {
 	case v := <-w.got: // granted meanwhile: give it back
 		if v.grant != nil {
@@ -223,9 +230,12 @@ func (p *Pool) dispatch() {
 		return
 	}
 	p.wake = time.AfterFunc(next.Sub(now), func() {
-		p.mu.Lock()
-		p.dispatch()
-		p.unlock()
+		defer func() { // nobody else would: calls that wait are looked at again when the next one begins or ends, and have their deadlines
+			if x := recover(); x != nil {
+				p.o.Logger.Error("looking for a free endpoint panicked", "panic", pipeline.Recovered(x))
+			}
+		}()
+		p.locked(p.dispatch)
 	})
 }
 
@@ -292,7 +302,7 @@ func (p *Pool) release(g *grant, f *failure, mode string) {
 	}
 	p.mu.Lock()
 	defer p.unlock()
-	changed := e.limiter.release(load, g.started, now)
+	e.limiter.release(load, g.started, now)
 	e.last = reason
 	switch {
 	case f == nil:
@@ -311,10 +321,6 @@ func (p *Pool) release(g *grant, f *failure, mode string) {
 	g.done(health)
 	if o := p.o.Observer; o.Attempt != nil && reason != ReasonNotAllowed {
 		p.tell(func() { o.Attempt(e.url, reason, now.Sub(g.started)) })
-	}
-	if changed && p.o.Observer.Limit != nil {
-		limit := e.limiter.slots()
-		p.tell(func() { p.o.Observer.Limit(e.url, limit) })
 	}
 	p.dispatch()
 }

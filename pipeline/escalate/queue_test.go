@@ -217,10 +217,10 @@ func TestConcurrencyFindsWhatTheEndpointTakes(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		served := newStub(llmstub.Options{Slots: 8, Queue: 2, Latency: llmstub.Constant(100 * time.Millisecond)})
 		t.net.Serve("a", served)
-		var limits []int
+		var mu sync.Mutex
+		var limits []int // after every answer
 		reasons := map[Reason]int{}
 		p := t.pool(PoolOptions{MaxConcurrency: 64, MaxAttempts: 50, Observer: Observer{
-			Limit:   func(_ string, n int) { limits = append(limits, n) },
 			Attempt: func(_ string, r Reason, _ time.Duration) { reasons[r]++ },
 		}}, "a")
 		start := time.Now()
@@ -229,6 +229,10 @@ func TestConcurrencyFindsWhatTheEndpointTakes(t *testing.T) {
 			wg.Go(func() {
 				for range 25 {
 					t.must(p, "good")
+					limit := p.Status()[0].Limit
+					mu.Lock()
+					limits = append(limits, limit)
+					mu.Unlock()
 				}
 			})
 		}

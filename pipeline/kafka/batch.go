@@ -112,9 +112,9 @@ func (b *batch) expand() ([]byte, error) {
 		return nil, fmt.Errorf("compression type %d is not known", kind)
 	}
 	r := codec.NewReader(bytes.NewReader(b.payload))
-	defer r.Close()
 	var out bytes.Buffer
 	n, err := io.Copy(&out, io.LimitReader(r, maxExpanded+1))
+	r.Close() // back into the codec's pool, but for one that has panicked
 	if err != nil {
 		return nil, fmt.Errorf("decompressing %s: %w", kind, err)
 	}
@@ -168,11 +168,12 @@ func (b *batch) records(tp pipeline.TopicPartition, from int64, to []pipeline.Re
 	return to, nil
 }
 
-// aborts says whether a control batch is an abort marker.
-func (b *batch) aborts() bool {
+// aborts says whether a control batch is an abort marker. One that cannot be read is an error: taken for another marker it
+// would hide what the producer wrote after it.
+func (b *batch) aborts() (bool, error) {
 	marker, err := b.records(pipeline.TopicPartition{}, b.base, nil)
 	// Key: int16 version, int16 type; type 0 is ABORT, 1 is COMMIT.
-	return err == nil && len(marker) > 0 && len(marker[0].Key) >= 4 && binary.BigEndian.Uint16(marker[0].Key[2:]) == 0
+	return err == nil && len(marker) > 0 && len(marker[0].Key) >= 4 && binary.BigEndian.Uint16(marker[0].Key[2:]) == 0, err
 }
 
 // varints reads the zigzag varints and byte strings of a record; bad is set by the first read that fails.

@@ -293,5 +293,12 @@ func FuzzCommittedRecords(f *testing.F) {
 		if next < from || err != nil && (next != from || rs != nil) {
 			t.Errorf("from %d: next %d, %d records, %v", from, next, len(rs), err)
 		}
+		for v := (view{aborted: map[int64]bool{}}); err == nil && len(raw) > 0; { // every batch, not only until the first that is damaged
+			_, raw, _, err = v.take(raw, pipeline.TopicPartition{}, from, nil)
+		}
+		var p *pipeline.PanicError
+		if errors.As(err, &p) {
+			t.Errorf("%v\n%s", p, p.Stack)
+		}
 	})
 }

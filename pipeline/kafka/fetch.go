@@ -273,7 +273,7 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	case errOffsetOutOfRange:
 		return f.outOfRange(ctx, tp, p)
 	case errCorrupt:
-		return f.damaged(tp, p, &corruptError{tp, p.next, answer(errCorrupt, "Fetch", "topic %s", tp.Topic)})
+		return f.damaged(tp, p, &corruptError{tp, p.next, 0, answer(errCorrupt, "Fetch", "topic %s", tp.Topic)})
 	default:
 		err := answer(x.ErrorCode, "Fetch", "topic %s", tp.Topic)
 		if fault := f.c.configFault("fetch", err); fault != nil {
@@ -321,16 +321,28 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	return nil
 }
 
-// damaged tries a damaged batch again (a network or a broker can be at fault) and then gives up.
+// damaged tries a damaged batch again (a network or a broker can be at fault) and then gives up. A batch over which decoding
+// has panicked is one, too: it would end the process at every start, and only a person may say that it is to be skipped.
 func (f *fetcher) damaged(tp pipeline.TopicPartition, p *fetchState, err *corruptError) error {
 	f.c.observeRetry("fetch", err)
-	f.c.log.Warn("a batch is damaged", "partition", tp.String(), "offset", err.offset, "error", err)
+	skip := "skip the batch with kafka-consumer-groups --reset-offsets --to-offset"
+	if err.behind > 0 {
+		skip = fmt.Sprintf("%s %d", skip, err.behind)
+	}
+	skip += fmt.Sprintf(" for group %s, once its workers have been stopped for session_timeout", f.c.cfg.Group)
+	way := "restore the log from a replica, or " + skip
+	var panicked *pipeline.PanicError
+	if errors.As(err, &panicked) { // its checksum is right, so every replica has the same bytes
+		way = "this is a bug of Sluice or of a codec: report the stack that is logged; have the records written again with another compression.type, or " + skip
+		f.c.log.Error("decoding a batch panicked", "partition", tp.String(), "offset", err.offset, "panic", panicked)
+	} else {
+		f.c.log.Warn("a batch is damaged", "partition", tp.String(), "offset", err.offset, "error", err)
+	}
 	if p.corrupt++; p.corrupt < corruptTries {
 		f.postpone(p, stalePause)
 		return nil
 	}
-	return pipeline.Faultf(pipeline.Config, "fetch", "corrupt",
-		"%w (tried %d times): restore the log from a replica, or skip the batch with kafka-consumer-groups --reset-offsets --to-offset for group %s", err, corruptTries, f.c.cfg.Group)
+	return pipeline.Faultf(pipeline.Config, "fetch", "corrupt", "%w (tried %d times): %s", err, corruptTries, way)
 }
 
 // outOfRange handles a position that the log does not have: records were deleted before they were read, or the log was cut

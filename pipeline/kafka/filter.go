@@ -13,6 +13,7 @@ import (
 type corruptError struct {
 	tp     pipeline.TopicPartition
 	offset int64
+	behind int64 // the first offset behind the batch that cannot be read; 0: not known
 	err    error
 }
 
@@ -29,8 +30,8 @@ func (e *corruptError) Unwrap() error { return e.err }
 // The error is errPartial when the answer is cut within its first batch, a *corruptError when that batch is damaged. Damage
 // further on is left for the next fetch, whose first batch it will be.
 func committedRecords(tp pipeline.TopicPartition, res *fetchResult, from int64) (records []pipeline.Record, next int64, err error) {
-	open := slices.Clone(res.Aborted)
-	slices.SortFunc(open, func(a, b abortedTxn) int {
+	v := view{open: slices.Clone(res.Aborted), aborted: map[int64]bool{}}
+	slices.SortFunc(v.open, func(a, b abortedTxn) int {
 		switch {
 		case a.FirstOffset < b.FirstOffset:
 			return -1
@@ -39,36 +40,57 @@ func committedRecords(tp pipeline.TopicPartition, res *fetchResult, from int64) 
 		}
 		return 0
 	})
-	aborted := map[int64]bool{} // producers whose records at this point of the log belong to an aborted transaction
 	next = from
 	for p := res.Records; len(p) > 0; {
-		b, rest, err := nextBatch(p)
-		if err == nil {
-			for len(open) > 0 && open[0].FirstOffset <= b.last {
-				aborted[open[0].ProducerID] = true
-				open = open[1:]
-			}
-			switch {
-			case b.control():
-				if b.aborts() {
-					delete(aborted, b.producer)
-				}
-			case b.transactional() && aborted[b.producer]:
-			case b.last >= from:
-				records, err = b.records(tp, from, records)
-			}
-		}
+		var b batch
+		b, p, records, err = v.take(p, tp, from, records)
 		switch {
 		case err == nil:
 		case next > from:
 			return records, next, nil
 		case err == errPartial:
 			return nil, from, err
+		case b.payload != nil:
+			return nil, from, &corruptError{tp, from, b.last + 1, err}
 		default:
-			return nil, from, &corruptError{tp, from, err}
+			return nil, from, &corruptError{tp, from, 0, err}
 		}
 		next = max(next, b.last+1)
-		p = rest
 	}
 	return records, next, nil
+}
+
+// view is what is known of transactions at a point of the log.
+type view struct {
+	open    []abortedTxn   // that begin further on, in their order
+	aborted map[int64]bool // producers whose records at this point belong to an aborted transaction
+}
+
+// take reads the first batch of p, appends what may be seen of it from offset from on, and returns the bytes behind it. A
+// panic over the batch, of ours or of a codec's, is an error of that batch.
+func (v *view) take(p []byte, tp pipeline.TopicPartition, from int64, to []pipeline.Record) (b batch, rest []byte, records []pipeline.Record, err error) {
+	records = to
+	defer func() {
+		if x := recover(); x != nil {
+			err = fmt.Errorf("decoding %w", pipeline.Recovered(x))
+		}
+	}()
+	if b, rest, err = nextBatch(p); err != nil {
+		return b, rest, to, err
+	}
+	for len(v.open) > 0 && v.open[0].FirstOffset <= b.last {
+		v.aborted[v.open[0].ProducerID] = true
+		v.open = v.open[1:]
+	}
+	switch {
+	case b.control():
+		var aborts bool
+		if aborts, err = b.aborts(); aborts {
+			delete(v.aborted, b.producer)
+		}
+	case b.transactional() && v.aborted[b.producer]:
+	case b.last >= from:
+		records, err = b.records(tp, from, to)
+	}
+	return b, rest, records, err
 }

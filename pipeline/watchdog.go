@@ -1,0 +1,111 @@
+package pipeline
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// This file owns the watchdog: an eye on what is done to records by code that nobody can interrupt. A model's run is told to
+// end when its time is over; a tokenizer, a JSON parser or a rule cannot even be told. Whatever goes on for longer than
+// EngineOptions.Timeout and Grace together has a thread that cannot be got back, and the process must be left.
+
+// graceSteps are the steps in which Grace is counted. Each begins when the one before has been noticed: a process that was
+// frozen for a while, with its work, has not waited.
+const graceSteps = 10
+
+// watch is an eye on one goroutine's work.
+type watch struct {
+	e *Engine
+
+	mu    sync.Mutex
+	stage string
+	doing func() string // subject and verb of a sentence: "a model has been running on 3 rows"
+	began time.Time
+	left  int // steps of the grace period
+	ended bool
+	timer *time.Timer
+}
+
+// watch begins to look at work that begins now.
+func (e *Engine) watch(stage string, doing func() string) *watch {
+	w := &watch{e: e, stage: stage, doing: doing, began: time.Now(), left: graceSteps}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(e.o.Timeout, w.look)
+	return w
+}
+
+// next says that the work before has ended, and that other work begins now, with as much time.
+func (w *watch) next(stage string, doing func() string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stage, w.doing, w.began, w.left = stage, doing, time.Now(), graceSteps
+	w.timer.Reset(w.e.o.Timeout)
+}
+
+// end says that the work has ended.
+func (w *watch) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	w.timer.Stop()
+}
+
+func (w *watch) look() {
+	w.mu.Lock()
+	took := time.Since(w.began)
+	if w.ended || took < w.e.o.Timeout { // other work began as the timer fired
+		w.mu.Unlock()
+		return
+	}
+	if w.left > 0 {
+		w.left--
+		w.timer.Reset(w.e.o.Grace / graceSteps)
+		w.mu.Unlock()
+		return
+	}
+	err := Faultf(Internal, w.stage, "wedged", "%s for %v and does not end, although its time was over after %v (run_timeout): its thread cannot be got back, "+
+		"so the worker ends; what is not committed will be processed again after a restart", w.doing(), took.Round(time.Second), w.e.o.Timeout)
+	w.mu.Unlock()
+	w.e.wedge(err)
+}
+
+// wedge gives up on the process.
+func (e *Engine) wedge(err error) {
+	e.mu.Lock()
+	serving := e.batcher != nil
+	e.mu.Unlock()
+	if serving { // else NewEngine has not returned, and there is nobody to fail yet
+		e.o.Fail(err)
+	}
+	if e.o.Wedged != nil {
+		e.o.Wedged(err)
+	}
+}
+
+// What is being done, as sentences name it.
+
+func ofRun(rows int) func() string {
+	return func() string { return fmt.Sprintf("a model has been running on %d rows", rows) }
+}
+
+func ofVerdicts(texts int) func() string {
+	return func() string { return fmt.Sprintf("verdicts on %d texts have been made", texts) }
+}
+
+func ofReading(r *Record) func() string {
+	return func() string {
+		return fmt.Sprintf("the record of %s at offset %d has been read", r.TopicPartition(), r.Offset)
+	}
+}
+
+func ofTokenizing(works []*work) func() string {
+	return func() string {
+		r := works[0].job.Record
+		if len(works) == 1 {
+			return fmt.Sprintf("the text of %s at offset %d has been tokenized", r.TopicPartition(), r.Offset)
+		}
+		return fmt.Sprintf("%d texts, the first of them of %s at offset %d, have been tokenized", len(works), r.TopicPartition(), r.Offset)
+	}
+}
