@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -32,6 +33,9 @@ type cluster struct {
 	disk   string // mount point of the last broker's small disk; empty: it has none
 }
 
+// choosing is held while a cluster chooses its ports and takes them: two at once might choose the same.
+var choosing sync.Mutex
+
 // startCluster starts size brokers. The working directory must be the repository's root. Where smallDisk is set and may be
 // mounted, the last broker's data lie on a disk of their own, of diskBytes.
 func startCluster(ctx context.Context, size int, smallDisk bool) (_ *cluster, err error) {
@@ -53,7 +57,10 @@ func startCluster(ctx context.Context, size int, smallDisk bool) (_ *cluster, er
 			say("no small disk: %v", err)
 		}
 	}
-	if _, err = c.local(ctx, "start", strconv.Itoa(size)); err != nil {
+	choosing.Lock()
+	_, err = c.local(ctx, "start", strconv.Itoa(size))
+	choosing.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	env, err := c.local(ctx, "env")

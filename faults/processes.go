@@ -310,7 +310,7 @@ func processScenarios() []scenario {
 		{name: "crowd", fault: "13 workers on 12 partitions", injected: "all started at once, one killed", do: crowd, partitions: 12, long: true},
 	}
 	for i := range s {
-		s[i].brokers, s[i].workers = 3, 2
+		s[i].brokers, s[i].workers = 1, 2
 	}
 	return s
 }

@@ -32,13 +32,14 @@ type scenario struct {
 	injected string
 	promises string // beside P1, P2, P4, P5, P6 and P8, which are always checked
 
-	brokers    int      // 1 or 3
+	brokers    int      // 1 or 3; 3 only where the number is what the fault is about
 	workers    int      // at the beginning, w-0, w-1, ...
 	partitions int      // 0: 4
 	rate       int      // records a second; 0: 200; negative: the scenario feeds itself
 	args       []string // further flags of the workers
 	disk       bool     // needs a broker with a small disk
 	long       bool     // only in the long form
+	alone      bool     // must run with nothing beside it: it measures
 	settle     time.Duration
 
 	inConfig, outConfig []string                // of the topics: pairs of name and value
@@ -135,7 +136,7 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 		row.Result = report.Fail
 		row.Counts = strings.TrimPrefix(row.Counts+"; "+r.failed[0], "; ")
 		for _, f := range r.failed {
-			say("  %s", f)
+			say("%s: %s", s.name, f)
 		}
 		r.keepLogs()
 	}
@@ -146,15 +147,15 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 func (r *run) keepLogs() {
 	dir := filepath.Join(filepath.Dir(r.o.sluice), "logs", r.s.name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		say("  the workers' logs: %v", err)
+		say("%s: the workers' logs: %v", r.s.name, err)
 		return
 	}
 	for _, w := range r.workers {
 		if err := os.WriteFile(filepath.Join(dir, w.name+".log"), []byte(w.log.String()), 0o644); err != nil {
-			say("  the workers' logs: %v", err)
+			say("%s: the workers' logs: %v", r.s.name, err)
 		}
 	}
-	say("  logs of the workers: %s", dir)
+	say("%s: logs of the workers: %s", r.s.name, dir)
 }
 
 func (r *run) all() (*history.Report, error) {
