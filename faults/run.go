@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,7 +20,7 @@ import (
 )
 
 // This file owns one scenario from its topics to its verdict: records are fed, workers work, the fault happens, the lag must
-// go to zero, and the history is checked.
+// go to zero, and the history is checked (check.go).
 
 // scenario is a fault and what is demanded of the workers under it.
 type scenario struct {
@@ -52,6 +49,11 @@ type scenario struct {
 	// blackout: all brokers die. The group coordinator then answers from the last high watermark that it knew, until its
 	// followers are back: what it says in between is no commit that went back, so it is not judged.
 	blackout bool
+
+	alerts   bool     // workers have a route, and P3 is checked
+	escalate bool     // workers have an escalation in amend mode, and an endpoint
+	stages   []string // of w-0, w-1, ... in turns; nil: both stages in each
+	finals   []string // what must occur among the final verdicts: "llm", or reasons of fallbacks; else nothing was injected
 }
 
 const everyPromise = "P1 P2 P4 P5 P6 P8"
@@ -68,8 +70,11 @@ type run struct {
 	notes []string // for the table
 
 	group, in, out, dlq string
+	urgent, asks        string // topics of alerts and of questions; empty: none
+	endpoint            *endpoint
 	partitions          int
 	workers             []*worker
+	twins               []*worker // under names of workers
 
 	feeding  context.CancelFunc
 	fed      chan error
@@ -118,6 +123,12 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 	}
 	prefix := fmt.Sprintf("%s-%x", s.name, seed)
 	r.group, r.in, r.out, r.dlq = prefix, prefix+"-in", prefix+"-out", prefix+"-dlq"
+	if s.alerts {
+		r.urgent = prefix + "-urgent"
+	}
+	if s.escalate {
+		r.asks = prefix + "-asks"
+	}
 	checked, err := r.all()
 	if err != nil {
 		r.fail("%v", err)
@@ -170,17 +181,31 @@ func (r *run) all() (*history.Report, error) {
 	if err := r.c.createTopic(r.ctx, r.partitions, r.out, r.s.outConfig...); err != nil {
 		return nil, err
 	}
-	if err := r.c.createTopic(r.ctx, r.partitions, r.dlq); err != nil {
-		return nil, err
+	further := []string{r.dlq}
+	for _, topic := range []string{r.urgent, r.asks} {
+		if topic != "" {
+			further = append(further, topic)
+		}
+	}
+	for _, topic := range further {
+		if err := r.c.createTopic(r.ctx, r.partitions, topic); err != nil {
+			return nil, err
+		}
+	}
+	if r.s.escalate {
+		if r.endpoint, err = startEndpoint(r.seed); err != nil {
+			return nil, err
+		}
+		defer r.endpoint.stop()
 	}
 	defer func() {
-		for _, w := range r.workers {
+		for _, w := range append(r.workers, r.twins...) {
 			w.stop(syscall.SIGKILL)
 		}
 		r.c.proxy.Clear()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		r.c.admin.DeleteTopics(ctx, r.in, r.out, r.dlq)
+		r.c.admin.DeleteTopics(ctx, append(further, r.in, r.out)...)
 	}()
 	if r.s.before != nil {
 		if err := r.s.before(r); err != nil {
@@ -248,6 +273,9 @@ func (r *run) start(name string) (*worker, error) {
 	args, err := r.writeConfig(name)
 	if err != nil {
 		return nil, err
+	}
+	if n := len(r.s.stages); n > 0 {
+		args = append(args, "--stage="+r.s.stages[len(r.workers)%n])
 	}
 	w := supervise(r.o.sluice, name, args)
 	r.workers = append(r.workers, w)
@@ -339,200 +367,34 @@ func (r *run) produce(n int) error {
 
 // ---- what is watched meanwhile
 
-// watch samples the group's offsets.
+// watch samples the groups' offsets.
 func (r *run) watch(ctx context.Context) {
 	for sleep(ctx, 250*time.Millisecond) {
-		asked, cancel := context.WithTimeout(ctx, 3*time.Second)
-		offsets, err := r.c.admin.FetchOffsets(asked, r.group)
-		cancel()
-		if err != nil {
-			continue // no broker, just now
-		}
-		at := time.Now().UTC()
-		r.mu.Lock()
-		offsets.Each(func(o kadm.OffsetResponse) {
-			if o.Err == nil && o.At >= 0 {
-				r.samples = append(r.samples, history.Sample{Partition: history.Partition{Topic: o.Topic, Number: o.Partition}, Offset: o.At, At: at})
+		for _, group := range r.groups() {
+			asked, cancel := context.WithTimeout(ctx, 3*time.Second)
+			offsets, err := r.c.admin.FetchOffsets(asked, group)
+			cancel()
+			if err != nil {
+				continue // no broker, just now
 			}
-		})
-		r.mu.Unlock()
-	}
-}
-
-// standing is where the group and the logs stand.
-func (r *run) standing() (history.Group, error) {
-	g := history.Group{Committed: map[history.Partition]int64{}, Ends: map[history.Partition]int64{}}
-	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
-	defer cancel()
-	offsets, err := r.c.admin.FetchOffsets(ctx, r.group)
-	if err != nil {
-		return g, err
-	}
-	ends, err := r.c.admin.ListEndOffsets(ctx, r.in)
-	if err == nil {
-		err = ends.Error()
-	}
-	ends.Each(func(o kadm.ListedOffset) {
-		p := history.Partition{Topic: o.Topic, Number: o.Partition}
-		g.Ends[p] = o.Offset
-		if c, ok := offsets.Lookup(o.Topic, o.Partition); ok && c.Err == nil {
-			g.Committed[p] = c.At
-		}
-	})
-	return g, err
-}
-
-// settle waits until the group has committed everything.
-func (r *run) settle(limit time.Duration) error {
-	return await(r.ctx, limit, "the lag to go to zero", func() error {
-		g, err := r.standing()
-		if err != nil {
-			return err
-		}
-		lag, behind := int64(0), []string{}
-		for p, end := range g.Ends {
-			if n := end - max(0, g.Committed[p]); n != 0 {
-				lag += n
-				behind = append(behind, fmt.Sprintf("%s at %d of %d", p, g.Committed[p], end))
-			}
-		}
-		if lag != 0 {
-			slices.Sort(behind)
-			return fmt.Errorf("%d records behind: %s", lag, strings.Join(behind[:min(4, len(behind))], ", "))
-		}
-		return nil
-	})
-}
-
-// ---- the check
-
-func (r *run) check() (*history.Report, error) {
-	g, err := r.standing()
-	if err != nil {
-		return nil, err
-	}
-	x := history.Run{Samples: r.samples, Group: g, Remade: r.s.remade}
-	if r.s.blackout {
-		x.Samples = nil
-		r.note("offsets judged at the end only: a coordinator that restarts with the whole cluster answers from an old high watermark")
-	}
-	in, err := r.read(r.in, kgo.ReadCommitted())
-	if err != nil {
-		return nil, err
-	}
-	there := map[string]bool{}
-	for _, m := range in {
-		there[string(m.Key)] = true
-	}
-	left := len(in)
-	for _, m := range r.gone {
-		if !there[string(m.Key)] {
-			there[string(m.Key)] = true
-			in = append(in, m)
-		}
-	}
-	for at, m := range in {
-		i := history.Input{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset, Key: string(m.Key), Value: m.Value}
-		if _, text, ok := bytes.Cut(m.Value, []byte(`"text":`)); ok {
-			i.Same = string(text)
-		}
-		i.Optional = at >= left && !r.s.remade // all of a topic was read before it was deleted
-		if r.s.inputs != nil {
-			r.s.inputs(&i)
-		}
-		x.Inputs = append(x.Inputs, i)
-	}
-	visible := 0
-	for _, topic := range []string{r.out, r.dlq} {
-		out, err := r.read(topic, kgo.ReadCommitted())
-		if err != nil {
-			return nil, err
-		}
-		visible += len(out)
-		for _, m := range out {
-			o := history.Output{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset, Key: string(m.Key), Value: m.Value, Dead: topic == r.dlq}
-			reason := ""
-			for _, h := range m.Headers {
-				switch h.Key {
-				case "sluice.source":
-					o.Source = string(h.Value)
-				case "sluice.error.reason":
-					reason = string(h.Value)
+			at := time.Now().UTC()
+			r.mu.Lock()
+			offsets.Each(func(o kadm.OffsetResponse) {
+				if o.Err == nil && o.At >= 0 {
+					r.samples = append(r.samples, history.Sample{Partition: history.Partition{Topic: o.Topic, Number: o.Partition}, Offset: o.At, At: at})
 				}
-			}
-			o.Pointer = reason == "result-too-large"
-			x.Outputs = append(x.Outputs, o)
+			})
+			r.mu.Unlock()
 		}
 	}
-	every, err := r.read(r.out, kgo.ReadUncommitted())
-	if err != nil {
-		return nil, err
-	}
-	letters, err := r.read(r.dlq, kgo.ReadUncommitted())
-	if err != nil {
-		return nil, err
-	}
-	if n := len(every) + len(letters) - visible; n > 0 {
-		r.note("%d aborted copies hidden", n)
-	}
-	return history.Check(x), nil
 }
 
-// read reads a topic from beginning to end as an independent client.
-func (r *run) read(topic string, level kgo.IsolationLevel) ([]*kgo.Record, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, time.Minute)
-	defer cancel()
-	list := r.c.admin.ListCommittedOffsets
-	if level == kgo.ReadUncommitted() {
-		list = r.c.admin.ListEndOffsets
+// groups are the consumer groups of the workers: that of the input and, with an escalation, that of the questions.
+func (r *run) groups() []string {
+	if r.asks == "" {
+		return []string{r.group}
 	}
-	ends, err := list(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", topic, err)
-	}
-	starts, err := r.c.admin.ListStartOffsets(ctx, topic)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", topic, err)
-	}
-	left := map[int32]int64{} // partitions that are not at their end
-	from := map[string]map[int32]kgo.Offset{topic: {}}
-	ends.Each(func(o kadm.ListedOffset) {
-		if s, ok := starts.Lookup(topic, o.Partition); ok && s.Offset < o.Offset {
-			left[o.Partition] = o.Offset
-			from[topic][o.Partition] = kgo.NewOffset().At(s.Offset)
-		}
-	})
-	if len(left) == 0 {
-		return nil, nil
-	}
-	c, err := kgo.NewClient(kgo.SeedBrokers(r.c.direct...), kgo.ConsumePartitions(from), kgo.FetchIsolationLevel(level), kgo.KeepControlRecords(), kgo.FetchMaxWait(300*time.Millisecond))
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	var all []*kgo.Record
-	for len(left) > 0 {
-		f := c.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("reading %s: not at the end of partitions %v after a minute", topic, slices.Sorted(maps.Keys(left)))
-		}
-		f.EachRecord(func(m *kgo.Record) {
-			end, more := left[m.Partition]
-			if !more {
-				return
-			}
-			if !m.Attrs.IsControl() && m.Offset < end {
-				all = append(all, m)
-			}
-			if m.Offset+1 >= end {
-				delete(left, m.Partition)
-			}
-		})
-	}
-	return all, nil
+	return []string{r.group, r.group + "-escalation"}
 }
 
 // sleep waits for d and reports true, or false as soon as ctx ends.

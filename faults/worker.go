@@ -303,7 +303,7 @@ func (r *run) writeConfig(name string) ([]string, error) {
 	}
 	yaml := fmt.Sprintf("kafka: {brokers: [%s], group: %q, instance_id: %q}\ninput: {topics: [%q]}\nmodels:\n  - {name: sentiment, path: %q}\n"+
 		"output: {topic: %q}\ndead_letter: {topic: %q}\nserver: {listen: \"127.0.0.1:0\"}\n",
-		strings.Join(quoted, ", "), r.group, name, r.in, model, r.out, r.dlq)
+		strings.Join(quoted, ", "), r.group, name, r.in, model, r.out, r.dlq) + r.furtherConfig()
 	file := filepath.Join(r.dir, name+".yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		return nil, err
