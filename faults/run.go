@@ -106,6 +106,14 @@ func pick[T any](r *run, short, long T) T {
 	return short
 }
 
+// limit is how long a scenario may take: one that hangs fails, and the next one begins.
+func (o *options) limit() time.Duration {
+	if o.long {
+		return 45 * time.Minute
+	}
+	return 6 * time.Minute
+}
+
 // execute runs a scenario and returns its row.
 func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint64) report.Row {
 	row := report.Row{Name: s.name, Length: o.length(), Fault: s.fault, Injected: s.injected, Promises: strings.TrimSpace(everyPromise + " " + s.promises), Seed: fmt.Sprint(seed), Date: o.date}
@@ -117,6 +125,8 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 		row.Result, row.Counts = report.NotInjected, "a small disk needs a tmpfs, and mounting one needs root"
 		return row
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.limit())
+	defer cancel()
 	r := &run{ctx: ctx, s: s, c: c, o: o, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), partitions: s.partitions}
 	if r.partitions == 0 {
 		r.partitions = 4

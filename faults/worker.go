@@ -131,6 +131,10 @@ func (w *worker) arm(points string) {
 	w.mu.Unlock()
 }
 
+// endsWithin is how long a worker may take to end after SIGTERM: twice what Kubernetes grants. One that takes longer is killed,
+// and its exit code shows it.
+const endsWithin = time.Minute
+
 // end sends a signal and waits until the process has ended.
 func (w *worker) end(s syscall.Signal) {
 	w.mu.Lock()
@@ -140,7 +144,12 @@ func (w *worker) end(s syscall.Signal) {
 		return
 	}
 	w.signal(s)
-	<-done
+	select {
+	case <-done:
+	case <-time.After(endsWithin):
+		w.signal(syscall.SIGKILL)
+		<-done
+	}
 }
 
 // stop ends the worker for good.

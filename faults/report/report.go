@@ -37,8 +37,9 @@ anything. Afterwards an independent client (franz-go) reads every topic, and a c
 
 | promise | what the checker demands |
 | --- | --- |
-| P1 | each input record has exactly one result or dead letter for a read_committed reader |
+| P1 | each input record has exactly one result or dead letter for a read_committed reader; a provisional result has exactly one final verdict behind it, from the endpoint or with a reason |
 | P2 | outputs of one input partition keep its order |
+| P3 | an alert is visible if and only if the result is that it copies |
 | P4 | committed offsets never go back, never pass the end of the log, and no output is visible whose record is not committed |
 | P5 | equal texts have the same verdict, byte for byte |
 | P6 | source fields come out byte for byte |
