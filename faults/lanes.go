@@ -44,49 +44,48 @@ func (p *plan) all(ctx context.Context, chosen []*scenario, lanes int) {
 	p.side(ctx, alone, 1)
 }
 
-// side shares scenarios out among lanes. Lanes with equally many brokers take from one queue, in the order of the list.
+// side shares scenarios out among lanes. Those of one size of cluster are one queue, in the order of the list. A lane whose
+// queue is empty goes on with the others', on a new cluster.
 func (p *plan) side(ctx context.Context, chosen []*scenario, lanes int) {
-	bySize := map[int][]*scenario{}
+	waiting := map[int]int{}
 	for _, s := range chosen {
-		bySize[s.brokers] = append(bySize[s.brokers], s)
+		waiting[s.brokers]++
+	}
+	queues := map[int]chan *scenario{}
+	for size, n := range waiting {
+		queues[size] = make(chan *scenario, n)
+		defer close(queues[size])
+	}
+	for _, s := range chosen {
+		queues[s.brokers] <- s
 	}
 	var wg sync.WaitGroup
-	n := share(bySize, lanes)
-	for _, size := range sizes(bySize) {
-		queue := make(chan *scenario, len(bySize[size]))
-		for _, s := range bySize[size] {
-			queue <- s
-		}
-		close(queue)
-		for range n[size] {
-			wg.Go(func() { p.lane(ctx, size, queue) })
-		}
-		if lanes == 1 {
-			wg.Wait() // one cluster after the other
-		}
+	for _, own := range share(waiting, lanes) {
+		wg.Go(func() {
+			p.work(ctx, own, queues[own])
+			for _, size := range sizes(waiting) {
+				p.work(ctx, size, queues[size])
+			}
+		})
 	}
 	wg.Wait()
 }
 
 // sizes are the sizes of clusters, largest first: they take longest to start.
-func sizes(bySize map[int][]*scenario) []int {
-	return slices.SortedFunc(maps.Keys(bySize), func(a, b int) int { return b - a })
+func sizes(waiting map[int]int) []int {
+	return slices.SortedFunc(maps.Keys(waiting), func(a, b int) int { return b - a })
 }
 
-// share says how many lanes each size of cluster gets: one where there is anything to do, the others where most scenarios wait
-// for a lane, never more than there are scenarios. One lane serves all sizes, one after the other.
-func share(bySize map[int][]*scenario, lanes int) map[int]int {
+// share says with which size of cluster each lane begins, given how many scenarios wait for each size: every size has a lane, as
+// far as there are lanes; further ones go where most scenarios wait for each; never more than there are scenarios.
+func share(waiting map[int]int, lanes int) []int {
+	var all []int
 	n := map[int]int{}
-	left := lanes
-	for size := range bySize {
-		n[size] = 1
-		left--
-	}
-	for ; left > 0; left-- {
+	for len(all) < lanes {
 		most, at := 0.0, 0
-		for _, size := range sizes(bySize) {
-			waiting := len(bySize[size])
-			if each := float64(waiting) / float64(n[size]); n[size] < waiting && each > most {
+		for _, size := range sizes(waiting) {
+			each := float64(waiting[size]) / float64(n[size]) // +Inf where there is no lane yet
+			if n[size] < waiting[size] && each > most {
 				most, at = each, size
 			}
 		}
@@ -94,60 +93,71 @@ func share(bySize map[int][]*scenario, lanes int) map[int]int {
 			break
 		}
 		n[at]++
+		all = append(all, at)
 	}
-	return n
+	return all
 }
 
-// lane runs what it finds in the queue. A lane that has no cluster leaves the queue to the others.
-func (p *plan) lane(ctx context.Context, size int, queue <-chan *scenario) {
-	var c *cluster
-	end := func() {
-		if c == nil {
+// lane is a cluster on which one scenario runs after the other.
+type lane struct {
+	p    *plan
+	size int
+	c    *cluster // nil: none yet, or not any more
+}
+
+// work runs what it finds in a queue until that is empty. A lane that gets no cluster leaves the queue to the others.
+func (p *plan) work(ctx context.Context, size int, queue <-chan *scenario) {
+	l := &lane{p: p, size: size}
+	defer l.end() // whatever ends the run, no broker stays
+	for ctx.Err() == nil && len(queue) > 0 {
+		if err := l.next(ctx, queue); err != nil {
+			p.broken(fmt.Errorf("a lane of %d brokers: %w", size, err))
 			return
 		}
-		if err := c.stop(); err != nil {
-			say("stopping the cluster of %d: %v", size, err)
-		}
-		c = nil
 	}
-	defer end() // whatever ends the run, no broker stays
-	for ctx.Err() == nil {
-		if c != nil { // before a scenario is taken from the queue: one that cannot run here may run in another lane
-			if err := c.heal(ctx); err != nil && ctx.Err() == nil {
-				say("the cluster of %d is not whole again after the last scenario, it is replaced: %v", size, err)
-				end()
-			}
+}
+
+// end stops the cluster.
+func (l *lane) end() {
+	if l.c == nil {
+		return
+	}
+	if err := l.c.stop(); err != nil {
+		say("stopping a cluster of %d: %v", l.size, err)
+	}
+	l.c = nil
+}
+
+// next runs the next scenario of a queue, if there still is one.
+func (l *lane) next(ctx context.Context, queue <-chan *scenario) (err error) {
+	unlock, err := l.p.lock.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	// Before a scenario is taken from the queue: one that cannot run here may run in another lane.
+	if l.c != nil {
+		if err := l.c.heal(ctx); err != nil && ctx.Err() == nil {
+			say("a cluster of %d is not whole after its last scenario, it is replaced: %v", l.size, err)
+			l.end()
 		}
-		unlock, err := p.lock.take(ctx)
-		if err != nil {
-			p.broken(err)
-			return
+	}
+	if l.c == nil {
+		if l.c, err = startCluster(ctx, l.size, l.size == 3); err != nil {
+			return err
 		}
-		if c == nil && len(queue) > 0 {
-			if c, err = startCluster(ctx, size, size == 3); err != nil {
-				p.broken(fmt.Errorf("a cluster of %d: %w", size, err), unlock())
-				return
-			}
-		}
-		s, more := <-queue
-		if !more {
-			p.broken(unlock())
-			return
-		}
+	}
+	select {
+	case s := <-queue:
 		began := time.Now()
-		row := execute(ctx, c, s, p.o, seedOf(p.seed, s.name))
-		row.Seed = fmt.Sprint(p.seed)
-		if err := unlock(); err != nil {
-			p.broken(err)
-			return
-		}
+		row := execute(ctx, l.c, s, l.p.o, seedOf(l.p.seed, s.name))
+		row.Seed = fmt.Sprint(l.p.seed)
 		if ctx.Err() != nil {
-			return
+			return nil // what was interrupted is no row
 		}
-		if err := p.made(row, time.Since(began)); err != nil {
-			p.broken(err)
-			return
-		}
+		return l.p.made(row, time.Since(began))
+	default:
+		return nil // another lane was quicker
 	}
 }
 

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,32 +16,21 @@ import (
 )
 
 func TestLanesAreSharedOut(t *testing.T) {
-	for _, c := range []struct{ three, one, lanes, wantThree, wantOne int }{
-		{12, 28, 1, 1, 1}, // one after the other
-		{12, 28, 2, 1, 1},
-		{12, 28, 3, 1, 2},
-		{30, 10, 3, 2, 1},
-		{0, 28, 3, 0, 3},
-		{0, 2, 3, 0, 2}, // no more than there is to do
-		{1, 1, 5, 1, 1},
-		{0, 0, 3, 0, 0},
+	for _, c := range []struct {
+		three, one, lanes int
+		want              []int
+	}{
+		{12, 28, 1, []int{3}}, // and then the others, one after the other
+		{12, 28, 2, []int{3, 1}},
+		{12, 28, 3, []int{3, 1, 1}},
+		{30, 10, 3, []int{3, 1, 3}},
+		{0, 28, 3, []int{1, 1, 1}},
+		{0, 2, 3, []int{1, 1}}, // no more than there is to do
+		{1, 1, 5, []int{3, 1}},
+		{0, 0, 3, nil},
 	} {
-		bySize := map[int][]*scenario{}
-		if c.three > 0 {
-			bySize[3] = make([]*scenario, c.three)
-		}
-		if c.one > 0 {
-			bySize[1] = make([]*scenario, c.one)
-		}
-		want := map[int]int{}
-		if c.wantThree > 0 {
-			want[3] = c.wantThree
-		}
-		if c.wantOne > 0 {
-			want[1] = c.wantOne
-		}
-		if got := share(bySize, c.lanes); !maps.Equal(got, want) {
-			t.Errorf("%d scenarios of 3 brokers, %d of 1, %d lanes: %v, want %v", c.three, c.one, c.lanes, got, want)
+		if got := share(map[int]int{3: c.three, 1: c.one}, c.lanes); !slices.Equal(got, c.want) {
+			t.Errorf("%d scenarios of 3 brokers, %d of 1, %d lanes: %v, want %v", c.three, c.one, c.lanes, got, c.want)
 		}
 	}
 }
