@@ -121,11 +121,10 @@ func (r *run) check() (*history.Report, error) {
 		} else {
 			x.Outputs = append(x.Outputs, seen...)
 		}
-		every, err := r.read(topic, kgo.ReadUncommitted())
-		if err != nil {
+		if err := r.each(topic, kgo.ReadUncommitted(), func(*kgo.Record) { hidden++ }); err != nil {
 			return nil, err
 		}
-		hidden += len(every) - len(seen)
+		hidden -= len(seen)
 	}
 	if hidden > 0 {
 		r.note("%d aborted copies hidden", hidden)
@@ -197,24 +196,34 @@ func (r *run) finals(outputs []history.Output) {
 	}
 }
 
-// read reads a topic from beginning to end as an independent client.
+// read is what an independent client sees of a topic from beginning to end.
 func (r *run) read(topic string, level kgo.IsolationLevel) ([]*kgo.Record, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, time.Minute)
+	var all []*kgo.Record
+	err := r.each(topic, level, func(m *kgo.Record) { all = append(all, m) })
+	return all, err
+}
+
+// stalled is how long a reader waits for the next record of a topic that has more.
+const stalled = time.Minute
+
+// each reads a topic from beginning to end as an independent client.
+func (r *run) each(topic string, level kgo.IsolationLevel, do func(*kgo.Record)) error {
+	asked, cancel := context.WithTimeout(r.ctx, stalled)
 	defer cancel()
 	list := r.c.admin.ListCommittedOffsets
 	if level == kgo.ReadUncommitted() {
 		list = r.c.admin.ListEndOffsets
 	}
-	ends, err := list(ctx, topic)
+	ends, err := list(asked, topic)
 	if err == nil {
 		err = ends.Error()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", topic, err)
+		return fmt.Errorf("reading %s: %w", topic, err)
 	}
-	starts, err := r.c.admin.ListStartOffsets(ctx, topic)
+	starts, err := r.c.admin.ListStartOffsets(asked, topic)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", topic, err)
+		return fmt.Errorf("reading %s: %w", topic, err)
 	}
 	left := map[int32]int64{} // partitions that are not at their end
 	from := map[string]map[int32]kgo.Offset{topic: {}}
@@ -225,18 +234,20 @@ func (r *run) read(topic string, level kgo.IsolationLevel) ([]*kgo.Record, error
 		}
 	})
 	if len(left) == 0 {
-		return nil, nil
+		return nil
 	}
 	c, err := kgo.NewClient(kgo.SeedBrokers(r.c.direct...), kgo.ConsumePartitions(from), kgo.FetchIsolationLevel(level), kgo.KeepControlRecords(), kgo.FetchMaxWait(300*time.Millisecond))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer c.Close()
-	var all []*kgo.Record
 	for len(left) > 0 {
-		f := c.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("reading %s: not at the end of partitions %v after a minute", topic, slices.Sorted(maps.Keys(left)))
+		polled, cancel := context.WithTimeout(r.ctx, stalled)
+		f := c.PollFetches(polled)
+		err := polled.Err()
+		cancel()
+		if err != nil {
+			return fmt.Errorf("reading %s: not at the end of partitions %v, and nothing came for %v: %w", topic, slices.Sorted(maps.Keys(left)), stalled, err)
 		}
 		f.EachRecord(func(m *kgo.Record) {
 			end, more := left[m.Partition]
@@ -244,12 +255,12 @@ func (r *run) read(topic string, level kgo.IsolationLevel) ([]*kgo.Record, error
 				return
 			}
 			if !m.Attrs.IsControl() && m.Offset < end {
-				all = append(all, m)
+				do(m)
 			}
 			if m.Offset+1 >= end {
 				delete(left, m.Partition)
 			}
 		})
 	}
-	return all, nil
+	return nil
 }
