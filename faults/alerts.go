@@ -16,7 +16,7 @@ var withinTransaction = []string{"after-add-partitions", "after-produce", "after
 
 // alertsDie kills workers within their transactions while a broker dies, and looks in between whether what is visible fits.
 func alertsDie(r *run) error {
-	d := r.schedule(r.workers, withinTransaction, pick(r, 1, 12))
+	d := r.schedule(r.workers, withinTransaction, pick(r, 1, 10))
 	died := make(chan error, 1)
 	go func() { died <- d.happen() }()
 	err := down("kill", coordinatorOfTransactions)(r)
@@ -26,7 +26,7 @@ func alertsDie(r *run) error {
 	if _, err := d.total(); err != nil {
 		return err
 	}
-	for range pick(r, 1, 8) {
+	for range pick(r, 1, 6) {
 		sleep(r.ctx, r.between(500*time.Millisecond, 2*time.Second))
 		if err := r.still(); err != nil {
 			return err
