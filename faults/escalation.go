@@ -46,7 +46,7 @@ func endpointFails(r *run) error {
 	const gone = "gone"
 	ways := map[string]llmstub.Step{gone: {}, "hanging": llmstub.Hang(), "answering 500": llmstub.Status(500, ""), "talking nonsense": llmstub.WrongLabel()}
 	order := []string{gone, "hanging", "answering 500", "talking nonsense"}
-	for range pick(r, 1, 4) {
+	for range pick(r, 1, 3) {
 		r.rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for _, way := range order {
 			sleep(r.ctx, time.Second) // good answers in between
@@ -109,7 +109,7 @@ func escalationScenarios() []scenario {
 			do: dieAtCalls, brokers: 1, workers: 2, rate: 100, alerts: true, escalate: true, finals: []string{"llm"}},
 		{name: "escalation-apart", fault: "workers of separate classify and escalate stages die", injected: "SIGKILL of both at failpoints of their stages, and at random", promises: more,
 			do: dieApart, brokers: 1, workers: 3, rate: 100, alerts: true, escalate: true, stages: []string{"classify", "escalate", "escalate"}, finals: []string{"llm"}},
-		{name: "escalation-endpoint", fault: "the LLM endpoint dies, hangs, fails, talks nonsense, and comes back", injected: "connections refused, no answer, status 500, a label that does not exist, in random order, 4 s each (long: 16 s, four times)",
+		{name: "escalation-endpoint", fault: "the LLM endpoint dies, hangs, fails, talks nonsense, and comes back", injected: "connections refused, no answer, status 500, a label that does not exist, in random order, 4 s each (long: 16 s, three times)",
 			promises: more + ", P7 (the classify stage goes on)", do: endpointFails, brokers: 1, workers: 2, rate: 100, alerts: true, escalate: true, finals: []string{"llm", "endpoint", "answer"}},
 	}
 }
