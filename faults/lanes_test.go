@@ -116,4 +116,14 @@ func TestLanesHoldTheLockTogether(t *testing.T) {
 	if _, err := l.take(ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("took what another holds: %v", err)
 	}
+	if err := syscall.Flock(int(other.Fd()), syscall.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	third, err := l.take(ctx)
+	if err != nil || free() {
+		t.Fatalf("did not get a lock that is free: %v", err)
+	}
+	if err := third(); err != nil || !free() {
+		t.Errorf("the lock is not free in the end: %v", err)
+	}
 }

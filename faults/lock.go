@@ -20,19 +20,20 @@ const lockedAtMost = 4 * time.Minute
 type sharedLock struct {
 	path string // empty: nothing is locked
 
-	mu    sync.Mutex
-	file  *os.File // nil: not held
-	users int
-	since time.Time
+	mu      sync.Mutex
+	waiting bool     // in line for the lock
+	file    *os.File // nil: not held
+	err     error    // of waiting
+	users   int
+	since   time.Time
 }
 
-// take waits until a scenario may begin and returns what is to be called after it. A lane waits by asking again and again:
-// flock(2) has no wait that ends with a context.
+// take waits until a scenario may begin and returns what is to be called after it.
 func (l *sharedLock) take(ctx context.Context) (release func() error, err error) {
 	if l.path == "" {
 		return func() error { return nil }, ctx.Err()
 	}
-	for told := false; ; told = true {
+	for {
 		got, err := l.try()
 		if err != nil {
 			return nil, fmt.Errorf("-lock %s: %w", l.path, err)
@@ -40,37 +41,50 @@ func (l *sharedLock) take(ctx context.Context) (release func() error, err error)
 		if got {
 			return l.release, nil
 		}
-		if !told {
-			say("waiting for %s", l.path)
-		}
-		if !sleep(ctx, 200*time.Millisecond) {
+		if !sleep(ctx, 50*time.Millisecond) {
 			return nil, ctx.Err()
 		}
 	}
 }
 
+// try takes the lock if this process has it and may begin another scenario, and else sees to it that it stands in line.
 func (l *sharedLock) try() (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file != nil {
-		if time.Since(l.since) > lockedAtMost {
-			return false, nil
-		}
+	switch {
+	case l.err != nil:
+		return false, l.err
+	case l.file != nil && time.Since(l.since) > lockedAtMost && l.users > 0:
+		return false, nil
+	case l.file != nil:
 		l.users++
 		return true, nil
+	case !l.waiting:
+		l.waiting = true
+		go l.wait()
 	}
+	return false, nil
+}
+
+// wait stands in line for the lock, as other programs do: who only asks now and then never gets it while others wait. Nothing
+// but the end of the process ends it earlier.
+func (l *sharedLock) wait() {
 	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_RDWR, 0o666)
-	if err != nil {
-		return false, err
+	if err == nil {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+			say("waiting for %s", l.path)
+			err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		}
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
 	}
-	switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
-	case errors.Is(err, syscall.EWOULDBLOCK):
-		return false, f.Close()
-	case err != nil:
-		return false, errors.Join(err, f.Close())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = false
+	if l.err = err; err == nil {
+		l.file, l.since = f, time.Now()
 	}
-	l.file, l.users, l.since = f, 1, time.Now()
-	return true, nil
 }
 
 func (l *sharedLock) release() error {
