@@ -153,7 +153,7 @@ func brokerScenarios() []scenario {
 		{name: "broker-pause-txn", fault: "transaction coordinator freezes", injected: "SIGSTOP of the broker for 20 s (long: 20 to 60 s)", do: pauseBroker(coordinatorOfTransactions)},
 		{name: "broker-pause-group", fault: "group coordinator freezes", injected: "SIGSTOP of the broker for 20 to 60 s", do: pauseBroker(coordinatorOfGroup), long: true},
 		{name: "brokers-kill-all", fault: "all brokers die at once", injected: "SIGKILL of all three, twice (long: six times); back after 0 to 3 s", do: killAll, blackout: true},
-		{name: "brokers-away", fault: "all brokers are away", injected: "SIGKILL of all three; back after 25 s (long: 5 minutes)", promises: "P7 (RSS grows by at most 48 MiB, goroutines by 50; readiness false; no exit)", do: away, blackout: true},
+		{name: "brokers-away", fault: "all brokers are away", injected: "SIGKILL of all three; back after 25 s (long: 5 minutes)", promises: "P7 (RSS grows by at most 48 MiB, goroutines by 50; readiness false; no exit)", do: away, blackout: true, settle: 5 * time.Minute},
 		{name: "disk-full", fault: "a broker's disk is full, and freed", injected: "one of three brokers on a tmpfs of 192 MiB that is filled to the last byte", do: fullDisk, disk: true},
 	}
 	for i := range s {

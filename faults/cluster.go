@@ -10,10 +10,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"sluice/faults/proxy"
 )
@@ -31,6 +34,9 @@ type cluster struct {
 	admin  *kadm.Client
 	disk   string // mount point of the last broker's small disk; empty: it has none
 }
+
+// choosing is held while a cluster chooses its ports and takes them: two at once might choose the same.
+var choosing sync.Mutex
 
 // startCluster starts size brokers. The working directory must be the repository's root. Where smallDisk is set and may be
 // mounted, the last broker's data lie on a disk of their own, of diskBytes.
@@ -53,7 +59,10 @@ func startCluster(ctx context.Context, size int, smallDisk bool) (_ *cluster, er
 			say("no small disk: %v", err)
 		}
 	}
-	if _, err = c.local(ctx, "start", strconv.Itoa(size)); err != nil {
+	choosing.Lock()
+	_, err = c.local(ctx, "start", strconv.Itoa(size))
+	choosing.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	env, err := c.local(ctx, "env")
@@ -175,15 +184,49 @@ func (c *cluster) stop() error {
 	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
 }
 
-// createTopic creates a topic with full replication. config is pairs of name and value.
+// createTopic creates a topic with full replication, and waits until every broker knows it: a worker that starts before that
+// would be told that there is no such topic. config is pairs of name and value.
 func (c *cluster) createTopic(ctx context.Context, partitions int, topic string, config ...string) error {
 	settings := map[string]*string{}
 	for i := 0; i+1 < len(config); i += 2 {
 		settings[config[i]] = &config[i+1]
 	}
-	return await(ctx, 20*time.Second, "topic "+topic, func() error {
+	unanswered := false
+	if err := await(ctx, 20*time.Second, "topic "+topic, func() error {
 		r, err := c.admin.CreateTopic(ctx, int32(partitions), int16(min(3, c.size)), settings, topic)
-		return errors.Join(err, r.Err)
+		if err = errors.Join(err, r.Err); unanswered && errors.Is(err, kerr.TopicAlreadyExists) {
+			return nil // by the request before
+		}
+		unanswered = err != nil && !errors.Is(err, kerr.TopicAlreadyExists)
+		return err
+	}); err != nil {
+		return err
+	}
+	return await(ctx, 20*time.Second, "all brokers to know topic "+topic, func() error {
+		for id := 1; id <= c.size; id++ {
+			ask := kmsg.NewPtrMetadataRequest()
+			t := kmsg.NewMetadataRequestTopic()
+			t.Topic = &topic
+			ask.Topics = append(ask.Topics, t)
+			answer, err := ask.RequestWith(ctx, c.client.Broker(id))
+			if err != nil {
+				return err
+			}
+			known := answer.Topics[0]
+			if err := kerr.ErrorForCode(known.ErrorCode); err != nil {
+				return fmt.Errorf("broker %d: %w", id, err)
+			}
+			led := 0
+			for _, p := range known.Partitions {
+				if p.Leader > 0 {
+					led++
+				}
+			}
+			if led != partitions {
+				return fmt.Errorf("broker %d knows the leaders of %d of %d partitions", id, led, partitions)
+			}
+		}
+		return nil
 	})
 }
 

@@ -20,7 +20,7 @@ import (
 	"sluice/faults/report"
 )
 
-// This file owns the command line, the order of scenarios and the page.
+// This file owns the command line and the page.
 
 type options struct {
 	sluice string // binary with failpoints
@@ -57,8 +57,9 @@ func faults(ctx context.Context) error {
 	flag.BoolVar(&o.long, "long", false, "the long form")
 	seed := flag.Uint64("seed", 0, "seed of the schedules; 0: a random one")
 	only := flag.String("only", "", "names of scenarios, comma-separated; empty: all of the form")
+	lanes := flag.Int("lanes", 3, "scenarios that run at the same time, each lane on brokers of its own; 1: one after the other")
 	list := flag.Bool("list", false, "list the scenarios and end")
-	lock := flag.String("lock", "", "file to lock while a scenario runs, where heavy programs share a machine")
+	lock := flag.String("lock", "", "file to lock while scenarios run, where heavy programs share a machine; let go between scenarios, after 4 minutes at the latest that a lane may begin one")
 	flag.Parse()
 	all := scenarios()
 	var names []string
@@ -87,73 +88,24 @@ func faults(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if *lanes < 1 {
+		return fmt.Errorf("-lanes %d: at least 1", *lanes)
+	}
 	if *seed == 0 {
 		*seed = rand.Uint64N(1 << 32)
 	}
 	say("seed %d, %s form", *seed, o.length())
-	var rows []report.Row
-	failed := 0
+	var chosen []*scenario
+	for i := range all {
+		if s := &all[i]; slices.Contains(wanted, s.name) && (!s.long || o.long || *only != "") {
+			chosen = append(chosen, s)
+		}
+	}
+	p := &plan{o: o, seed: *seed, names: names, old: old, lock: &sharedLock{path: *lock}}
 	began := time.Now()
-	var c *cluster
-	defer func() { // whatever ends the run, no broker stays
-		if c != nil {
-			if err := c.stop(); err != nil {
-				say("stopping the cluster: %v", err)
-			}
-		}
-	}()
-	for _, size := range []int{3, 1} {
-		for i := range all {
-			s := &all[i]
-			if s.brokers != size || !slices.Contains(wanted, s.name) || s.long && !o.long && *only == "" {
-				continue
-			}
-			unlock, err := takeLock(ctx, *lock)
-			if err != nil {
-				return err
-			}
-			if c == nil {
-				if c, err = startCluster(ctx, size, size == 3); err != nil {
-					return errors.Join(err, unlock())
-				}
-			}
-			started := time.Now()
-			row := report.Row{}
-			if err := c.heal(ctx); err != nil {
-				row = report.Row{Name: s.name, Length: o.length(), Fault: s.fault, Injected: s.injected, Result: report.Fail, Counts: fmt.Sprintf("the cluster was not whole before the scenario: %v", err), Seed: fmt.Sprint(*seed), Date: o.date}
-			} else {
-				row = execute(ctx, c, s, o, seedOf(*seed, s.name))
-				row.Seed = fmt.Sprint(*seed)
-			}
-			if err := unlock(); err != nil {
-				return err
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			fmt.Printf("%-28s %-12s %4.0f s  %s\n", s.name, row.Result, time.Since(started).Seconds(), row.Counts)
-			rows = append(rows, row)
-			if row.Result == report.Fail {
-				failed++
-			}
-			if o.page != "" { // after every scenario: an hour of rows is not lost with the last one
-				if err := os.WriteFile(o.page, []byte(report.Render(report.Merge(names, old, rows))), 0o644); err != nil {
-					return err
-				}
-			}
-		}
-		if c != nil {
-			if err := c.stop(); err != nil {
-				say("stopping the cluster: %v", err)
-			}
-			c = nil
-		}
-	}
-	say("%d scenarios in %v, seed %d", len(rows), time.Since(began).Round(time.Second), *seed)
-	if failed > 0 {
-		return fmt.Errorf("%d of %d scenarios failed", failed, len(rows))
-	}
-	return nil
+	p.all(ctx, chosen, *lanes)
+	say("%d scenarios in %v, seed %d", len(p.rows), time.Since(began).Round(time.Second), *seed)
+	return errors.Join(ctx.Err(), p.verdict(chosen))
 }
 
 // seedOf gives every scenario a seed of its own, so that it has the same schedule whatever else runs.
@@ -178,28 +130,9 @@ func readPage(file string) ([]report.Row, error) {
 	return rows, nil
 }
 
-// takeLock waits for an exclusive lock (flock(2)) and returns what lets it go.
-func takeLock(ctx context.Context, file string) (func() error, error) {
+func writePage(file string, rows []report.Row) error {
 	if file == "" {
-		return func() error { return nil }, nil
+		return nil
 	}
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o666)
-	if err != nil {
-		return nil, err
-	}
-	for told := false; ; told = true {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return f.Close, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("-lock %s: %w", file, err), f.Close())
-		}
-		if !told {
-			say("waiting for %s", file)
-		}
-		if !sleep(ctx, 200*time.Millisecond) {
-			return nil, errors.Join(ctx.Err(), f.Close())
-		}
-	}
+	return os.WriteFile(file, []byte(report.Render(rows)), 0o644)
 }

@@ -34,103 +34,133 @@ func (r *run) plan(point string) string {
 	return fmt.Sprintf("%s:%d:kill", point, at)
 }
 
-// kills lets two workers die at every failpoint, and at random in between: in the long form at least 500 times.
-func kills(r *run) error {
-	var mu sync.Mutex
-	var plans []string // "": at random
-	rounds := pick(r, 1, 24)
+// deaths is a schedule of deaths for some workers, and what came of it.
+type deaths struct {
+	r       *run
+	workers []*worker
+	places  []string
+
+	mu                        sync.Mutex
+	plans                     []string // name:count:kill; "": at random
+	waits                     []time.Duration
+	random, arming, unreached int
+}
+
+// schedule plans a death at every place, rounds times, and others at random in between.
+func (r *run) schedule(workers []*worker, places []string, rounds int) *deaths {
+	d := &deaths{r: r, workers: workers, places: places}
 	for range rounds {
-		for _, p := range points() {
-			plans = append(plans, r.plan(p))
+		for _, p := range places {
+			d.plans = append(d.plans, r.plan(p))
 			if r.rng.IntN(3) == 0 {
-				plans = append(plans, "")
+				d.plans = append(d.plans, "")
 			}
 		}
 	}
-	r.rng.Shuffle(len(plans), func(i, j int) { plans[i], plans[j] = plans[j], plans[i] })
-	var waits []time.Duration
-	for range plans {
-		waits = append(waits, r.between(50*time.Millisecond, 1500*time.Millisecond))
+	r.rng.Shuffle(len(d.plans), func(i, j int) { d.plans[i], d.plans[j] = d.plans[j], d.plans[i] })
+	for range d.plans {
+		d.waits = append(d.waits, r.between(50*time.Millisecond, 1500*time.Millisecond))
 	}
-	total, random, unreached := len(plans), 0, 0
-	next := func() (string, time.Duration, bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		if len(plans) == 0 {
-			return "", 0, false
-		}
-		p, w := plans[0], waits[0]
-		plans, waits = plans[1:], waits[1:]
-		return p, w, true
+	return d
+}
+
+// next takes the next death of the schedule.
+func (d *deaths) next() (point string, wait time.Duration, more bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.plans) == 0 {
+		return "", 0, false
 	}
-	var wg sync.WaitGroup
-	errs := make(chan error, len(r.workers))
-	for _, w := range r.workers {
-		wg.Go(func() {
-			for r.ctx.Err() == nil {
-				point, wait, more := next()
+	point, wait = d.plans[0], d.waits[0]
+	d.plans, d.waits = d.plans[1:], d.waits[1:]
+	return point, wait, true
+}
+
+// happen lets the workers die as it was planned, all of them at the same time.
+func (d *deaths) happen() error {
+	errs := make(chan error, len(d.workers))
+	for _, w := range d.workers {
+		go func() {
+			for d.r.ctx.Err() == nil {
+				point, wait, more := d.next()
 				if !more {
-					return
+					break
 				}
-				if point == "" {
-					sleep(r.ctx, wait)
-					w.end(syscall.SIGKILL)
-					mu.Lock()
-					random++
-					mu.Unlock()
-				} else {
-					w.arm(point)
-					w.end(syscall.SIGKILL) // the next start has the failpoint
-					before, _ := w.counts()
-					err := await(r.ctx, 20*time.Second, "the death at "+point, func() error {
-						if n, _ := w.counts(); n < before+2 {
-							return errors.New("it lives")
-						}
-						return nil
-					})
-					w.arm("")
-					if err != nil {
-						mu.Lock()
-						unreached++
-						mu.Unlock()
-						w.end(syscall.SIGKILL) // so that it starts without it
-					}
-				}
-				if err := w.await(r.ctx); err != nil {
+				if err := d.once(w, point, wait); err != nil {
 					errs <- err
 					return
 				}
 			}
-		})
+			errs <- nil
+		}()
 	}
-	wg.Wait()
-	select {
-	case err := <-errs:
-		return err
-	default:
+	var all []error
+	for range d.workers {
+		all = append(all, <-errs)
 	}
-	met := map[string]int{}
-	at := 0
-	for _, w := range r.workers {
+	return errors.Join(all...)
+}
+
+// once kills a worker and waits until it is there again.
+func (d *deaths) once(w *worker, point string, wait time.Duration) error {
+	count := func(n *int) {
+		d.mu.Lock()
+		*n++
+		d.mu.Unlock()
+	}
+	if point == "" {
+		sleep(d.r.ctx, wait)
+		w.end(syscall.SIGKILL)
+		count(&d.random)
+		return w.await(d.r.ctx)
+	}
+	w.arm(point)
+	w.end(syscall.SIGKILL) // the next start has the failpoint
+	count(&d.arming)
+	before, _ := w.counts()
+	err := await(d.r.ctx, 20*time.Second, "the death at "+point, func() error {
+		if n, _ := w.counts(); n < before+2 {
+			return errors.New("it lives")
+		}
+		return nil
+	})
+	w.arm("")
+	if err != nil {
+		w.end(syscall.SIGKILL) // so that it starts without it
+		count(&d.unreached)
+	}
+	return w.await(d.r.ctx)
+}
+
+// total notes how many deaths there were and returns the number. The error names places at which nobody died.
+func (d *deaths) total() (int, error) {
+	met, at := map[string]int{}, 0
+	for _, w := range d.workers {
 		for p, n := range w.log.met() {
 			met[p] += n
 			at += n
 		}
 	}
-	var never []string
-	for _, p := range points() {
-		if met[p] == 0 {
-			never = append(never, p)
-		}
-	}
-	r.note("%d SIGKILLs at %d failpoints, %d at random, %d arming kills", at, len(met), random+unreached, total-random)
+	d.r.note("%d SIGKILLs at %d failpoints, %d at random, %d arming kills", at, len(met), d.random+d.unreached, d.arming)
+	n := at + d.random + d.unreached + d.arming
+	never := slices.DeleteFunc(slices.Clone(d.places), func(p string) bool { return met[p] > 0 })
 	if len(never) > 0 {
-		return fmt.Errorf("no worker died at %s", strings.Join(never, ", "))
+		return n, fmt.Errorf("no worker died at %s", strings.Join(never, ", "))
 	}
-	if n := at + random + total - random; r.o.long && n < 500 {
-		return fmt.Errorf("only %d SIGKILLs", n)
+	return n, nil
+}
+
+// kills lets two workers die at every failpoint, and at random in between: in the long form at least 500 times.
+func kills(r *run) error {
+	d := r.schedule(r.workers, points(), pick(r, 1, 24))
+	if err := d.happen(); err != nil {
+		return err
 	}
-	return nil
+	n, err := d.total()
+	if err == nil && r.o.long && n < 500 {
+		err = fmt.Errorf("only %d SIGKILLs", n)
+	}
+	return err
 }
 
 // storm: five workers join, die and come back at random.
@@ -200,6 +230,7 @@ func twin(r *run) error {
 			return err
 		}
 		second := supervise(r.o.sluice, old.name, args)
+		r.twins = append(r.twins, second)
 		_, before := old.counts()
 		err = await(r.ctx, 40*time.Second, "the older twin to end", func() error {
 			if _, exits := old.counts(); len(exits) == len(before) {
@@ -310,7 +341,7 @@ func processScenarios() []scenario {
 		{name: "crowd", fault: "13 workers on 12 partitions", injected: "all started at once, one killed", do: crowd, partitions: 12, long: true},
 	}
 	for i := range s {
-		s[i].brokers, s[i].workers = 3, 2
+		s[i].brokers, s[i].workers = 1, 2
 	}
 	return s
 }

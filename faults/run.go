@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,7 +20,7 @@ import (
 )
 
 // This file owns one scenario from its topics to its verdict: records are fed, workers work, the fault happens, the lag must
-// go to zero, and the history is checked.
+// go to zero, and the history is checked (check.go).
 
 // scenario is a fault and what is demanded of the workers under it.
 type scenario struct {
@@ -32,13 +29,14 @@ type scenario struct {
 	injected string
 	promises string // beside P1, P2, P4, P5, P6 and P8, which are always checked
 
-	brokers    int      // 1 or 3
+	brokers    int      // 1 or 3; 3 only where the number is what the fault is about
 	workers    int      // at the beginning, w-0, w-1, ...
 	partitions int      // 0: 4
 	rate       int      // records a second; 0: 200; negative: the scenario feeds itself
 	args       []string // further flags of the workers
 	disk       bool     // needs a broker with a small disk
 	long       bool     // only in the long form
+	alone      bool     // must run with nothing beside it: it measures
 	settle     time.Duration
 
 	inConfig, outConfig []string                // of the topics: pairs of name and value
@@ -51,6 +49,11 @@ type scenario struct {
 	// blackout: all brokers die. The group coordinator then answers from the last high watermark that it knew, until its
 	// followers are back: what it says in between is no commit that went back, so it is not judged.
 	blackout bool
+
+	alerts   bool     // workers have a route, and P3 is checked
+	escalate bool     // workers have an escalation in amend mode, and an endpoint
+	stages   []string // of w-0, w-1, ... in turns; nil: both stages in each
+	finals   []string // what must occur among the final verdicts: "llm", or reasons of fallbacks; else nothing was injected
 }
 
 const everyPromise = "P1 P2 P4 P5 P6 P8"
@@ -67,8 +70,11 @@ type run struct {
 	notes []string // for the table
 
 	group, in, out, dlq string
+	urgent, asks        string // topics of alerts and of questions; empty: none
+	endpoint            *endpoint
 	partitions          int
 	workers             []*worker
+	twins               []*worker // under names of workers
 
 	feeding  context.CancelFunc
 	fed      chan error
@@ -100,6 +106,14 @@ func pick[T any](r *run, short, long T) T {
 	return short
 }
 
+// limit is how long a scenario may take: one that hangs fails, and the next one begins.
+func (o *options) limit() time.Duration {
+	if o.long {
+		return 45 * time.Minute
+	}
+	return 6 * time.Minute
+}
+
 // execute runs a scenario and returns its row.
 func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint64) report.Row {
 	row := report.Row{Name: s.name, Length: o.length(), Fault: s.fault, Injected: s.injected, Promises: strings.TrimSpace(everyPromise + " " + s.promises), Seed: fmt.Sprint(seed), Date: o.date}
@@ -111,12 +125,20 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 		row.Result, row.Counts = report.NotInjected, "a small disk needs a tmpfs, and mounting one needs root"
 		return row
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.limit())
+	defer cancel()
 	r := &run{ctx: ctx, s: s, c: c, o: o, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), partitions: s.partitions}
 	if r.partitions == 0 {
 		r.partitions = 4
 	}
 	prefix := fmt.Sprintf("%s-%x", s.name, seed)
 	r.group, r.in, r.out, r.dlq = prefix, prefix+"-in", prefix+"-out", prefix+"-dlq"
+	if s.alerts {
+		r.urgent = prefix + "-urgent"
+	}
+	if s.escalate {
+		r.asks = prefix + "-asks"
+	}
 	checked, err := r.all()
 	if err != nil {
 		r.fail("%v", err)
@@ -135,7 +157,7 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 		row.Result = report.Fail
 		row.Counts = strings.TrimPrefix(row.Counts+"; "+r.failed[0], "; ")
 		for _, f := range r.failed {
-			say("  %s", f)
+			say("%s: %s", s.name, f)
 		}
 		r.keepLogs()
 	}
@@ -146,15 +168,15 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 func (r *run) keepLogs() {
 	dir := filepath.Join(filepath.Dir(r.o.sluice), "logs", r.s.name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		say("  the workers' logs: %v", err)
+		say("%s: the workers' logs: %v", r.s.name, err)
 		return
 	}
 	for _, w := range r.workers {
 		if err := os.WriteFile(filepath.Join(dir, w.name+".log"), []byte(w.log.String()), 0o644); err != nil {
-			say("  the workers' logs: %v", err)
+			say("%s: the workers' logs: %v", r.s.name, err)
 		}
 	}
-	say("  logs of the workers: %s", dir)
+	say("%s: logs of the workers: %s", r.s.name, dir)
 }
 
 func (r *run) all() (*history.Report, error) {
@@ -169,17 +191,31 @@ func (r *run) all() (*history.Report, error) {
 	if err := r.c.createTopic(r.ctx, r.partitions, r.out, r.s.outConfig...); err != nil {
 		return nil, err
 	}
-	if err := r.c.createTopic(r.ctx, r.partitions, r.dlq); err != nil {
-		return nil, err
+	further := []string{r.dlq}
+	for _, topic := range []string{r.urgent, r.asks} {
+		if topic != "" {
+			further = append(further, topic)
+		}
+	}
+	for _, topic := range further {
+		if err := r.c.createTopic(r.ctx, r.partitions, topic); err != nil {
+			return nil, err
+		}
+	}
+	if r.s.escalate {
+		if r.endpoint, err = startEndpoint(r.seed); err != nil {
+			return nil, err
+		}
+		defer r.endpoint.stop()
 	}
 	defer func() {
-		for _, w := range r.workers {
+		for _, w := range append(r.workers, r.twins...) {
 			w.stop(syscall.SIGKILL)
 		}
 		r.c.proxy.Clear()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		r.c.admin.DeleteTopics(ctx, r.in, r.out, r.dlq)
+		r.c.admin.DeleteTopics(ctx, append(further, r.in, r.out)...)
 	}()
 	if r.s.before != nil {
 		if err := r.s.before(r); err != nil {
@@ -248,290 +284,42 @@ func (r *run) start(name string) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n := len(r.s.stages); n > 0 {
+		args = append(args, "--stage="+r.s.stages[len(r.workers)%n])
+	}
 	w := supervise(r.o.sluice, name, args)
 	r.workers = append(r.workers, w)
 	return w, nil
 }
 
-// ---- records
-
-// texts are what records say: few, so that equal ones meet in different batches, before and after every fault.
-var texts = func() []string {
-	var all []string
-	for i, opinion := range []string{"The room was clean and quiet, we slept well.", "Nobody answered the phone and the parcel never came.", "It works.", "Not what the picture shows, and it broke after a week.",
-		"A wonderful evening, thank you all so much!", "The battery lasts for two days if you are careful.", "I want my money back.", "Good value, slow delivery."} {
-		for n := range 5 {
-			all = append(all, strings.Repeat(opinion+" ", 1+n*n)+fmt.Sprint("No. ", i*5+n))
-		}
-	}
-	return all
-}()
-
-// record is the n-th record: every 50th is no JSON and has to become a dead letter.
-func (r *run) record(n int) *kgo.Record {
-	value := fmt.Sprintf(`{"id":%d,"text":%q}`, n, texts[n%len(texts)])
-	if n%50 == 17 {
-		value = value[:len(value)-1]
-	}
-	return &kgo.Record{Topic: r.in, Partition: int32(n % r.partitions), Key: fmt.Appendf(nil, "r-%d", n), Value: []byte(value)}
-}
-
-// feed produces records at the scenario's rate until fedAll.
-func (r *run) feed() {
-	rate := r.s.rate
-	if rate == 0 {
-		rate = pick(r, 200, 500)
-	}
-	ctx, stop := context.WithCancel(r.ctx)
-	r.feeding, r.fed = stop, make(chan error, 1)
-	const tick = 20 * time.Millisecond
-	go func() {
-		var mu sync.Mutex
-		var first error
-		t := time.NewTicker(tick)
-		defer t.Stop()
-		began, base := time.Now(), r.produced
-		for {
-			select {
-			case <-t.C:
-			case <-ctx.Done():
-				flush, cancel := context.WithTimeout(r.ctx, 90*time.Second)
-				defer cancel()
-				err := r.c.client.Flush(flush)
-				mu.Lock()
-				defer mu.Unlock()
-				r.fed <- errors.Join(first, err)
-				return
-			}
-			for due := base + int(time.Since(began).Seconds()*float64(rate)); r.produced < due; r.produced++ {
-				r.c.client.TryProduce(r.ctx, r.record(r.produced), func(_ *kgo.Record, err error) {
-					if err != nil {
-						mu.Lock()
-						first = fmt.Errorf("feeding: %w", err)
-						mu.Unlock()
-					}
-				})
-			}
-		}
-	}()
-}
-
-// fedAll ends the feeder when all that it has produced is in the log.
-func (r *run) fedAll() error {
-	if r.feeding == nil {
-		return nil
-	}
-	r.feeding()
-	r.feeding = nil
-	return <-r.fed
-}
-
-// produce writes n records now.
-func (r *run) produce(n int) error {
-	var all []*kgo.Record
-	for range n {
-		all = append(all, r.record(r.produced))
-		r.produced++
-	}
-	return r.c.client.ProduceSync(r.ctx, all...).FirstErr()
-}
-
-// ---- what is watched meanwhile
-
-// watch samples the group's offsets.
+// watch samples the groups' offsets.
 func (r *run) watch(ctx context.Context) {
 	for sleep(ctx, 250*time.Millisecond) {
-		asked, cancel := context.WithTimeout(ctx, 3*time.Second)
-		offsets, err := r.c.admin.FetchOffsets(asked, r.group)
-		cancel()
-		if err != nil {
-			continue // no broker, just now
-		}
-		at := time.Now().UTC()
-		r.mu.Lock()
-		offsets.Each(func(o kadm.OffsetResponse) {
-			if o.Err == nil && o.At >= 0 {
-				r.samples = append(r.samples, history.Sample{Partition: history.Partition{Topic: o.Topic, Number: o.Partition}, Offset: o.At, At: at})
+		for _, group := range r.groups() {
+			asked, cancel := context.WithTimeout(ctx, 3*time.Second)
+			offsets, err := r.c.admin.FetchOffsets(asked, group)
+			cancel()
+			if err != nil {
+				continue // no broker, just now
 			}
-		})
-		r.mu.Unlock()
-	}
-}
-
-// standing is where the group and the logs stand.
-func (r *run) standing() (history.Group, error) {
-	g := history.Group{Committed: map[history.Partition]int64{}, Ends: map[history.Partition]int64{}}
-	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
-	defer cancel()
-	offsets, err := r.c.admin.FetchOffsets(ctx, r.group)
-	if err != nil {
-		return g, err
-	}
-	ends, err := r.c.admin.ListEndOffsets(ctx, r.in)
-	if err == nil {
-		err = ends.Error()
-	}
-	ends.Each(func(o kadm.ListedOffset) {
-		p := history.Partition{Topic: o.Topic, Number: o.Partition}
-		g.Ends[p] = o.Offset
-		if c, ok := offsets.Lookup(o.Topic, o.Partition); ok && c.Err == nil {
-			g.Committed[p] = c.At
-		}
-	})
-	return g, err
-}
-
-// settle waits until the group has committed everything.
-func (r *run) settle(limit time.Duration) error {
-	return await(r.ctx, limit, "the lag to go to zero", func() error {
-		g, err := r.standing()
-		if err != nil {
-			return err
-		}
-		lag, behind := int64(0), []string{}
-		for p, end := range g.Ends {
-			if n := end - max(0, g.Committed[p]); n != 0 {
-				lag += n
-				behind = append(behind, fmt.Sprintf("%s at %d of %d", p, g.Committed[p], end))
-			}
-		}
-		if lag != 0 {
-			slices.Sort(behind)
-			return fmt.Errorf("%d records behind: %s", lag, strings.Join(behind[:min(4, len(behind))], ", "))
-		}
-		return nil
-	})
-}
-
-// ---- the check
-
-func (r *run) check() (*history.Report, error) {
-	g, err := r.standing()
-	if err != nil {
-		return nil, err
-	}
-	x := history.Run{Samples: r.samples, Group: g, Remade: r.s.remade}
-	if r.s.blackout {
-		x.Samples = nil
-		r.note("offsets judged at the end only: a coordinator that restarts with the whole cluster answers from an old high watermark")
-	}
-	in, err := r.read(r.in, kgo.ReadCommitted())
-	if err != nil {
-		return nil, err
-	}
-	there := map[string]bool{}
-	for _, m := range in {
-		there[string(m.Key)] = true
-	}
-	left := len(in)
-	for _, m := range r.gone {
-		if !there[string(m.Key)] {
-			there[string(m.Key)] = true
-			in = append(in, m)
-		}
-	}
-	for at, m := range in {
-		i := history.Input{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset, Key: string(m.Key), Value: m.Value}
-		if _, text, ok := bytes.Cut(m.Value, []byte(`"text":`)); ok {
-			i.Same = string(text)
-		}
-		i.Optional = at >= left && !r.s.remade // all of a topic was read before it was deleted
-		if r.s.inputs != nil {
-			r.s.inputs(&i)
-		}
-		x.Inputs = append(x.Inputs, i)
-	}
-	visible := 0
-	for _, topic := range []string{r.out, r.dlq} {
-		out, err := r.read(topic, kgo.ReadCommitted())
-		if err != nil {
-			return nil, err
-		}
-		visible += len(out)
-		for _, m := range out {
-			o := history.Output{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset, Key: string(m.Key), Value: m.Value, Dead: topic == r.dlq}
-			reason := ""
-			for _, h := range m.Headers {
-				switch h.Key {
-				case "sluice.source":
-					o.Source = string(h.Value)
-				case "sluice.error.reason":
-					reason = string(h.Value)
+			at := time.Now().UTC()
+			r.mu.Lock()
+			offsets.Each(func(o kadm.OffsetResponse) {
+				if o.Err == nil && o.At >= 0 {
+					r.samples = append(r.samples, history.Sample{Partition: history.Partition{Topic: o.Topic, Number: o.Partition}, Offset: o.At, At: at})
 				}
-			}
-			o.Pointer = reason == "result-too-large"
-			x.Outputs = append(x.Outputs, o)
+			})
+			r.mu.Unlock()
 		}
 	}
-	every, err := r.read(r.out, kgo.ReadUncommitted())
-	if err != nil {
-		return nil, err
-	}
-	letters, err := r.read(r.dlq, kgo.ReadUncommitted())
-	if err != nil {
-		return nil, err
-	}
-	if n := len(every) + len(letters) - visible; n > 0 {
-		r.note("%d aborted copies hidden", n)
-	}
-	return history.Check(x), nil
 }
 
-// read reads a topic from beginning to end as an independent client.
-func (r *run) read(topic string, level kgo.IsolationLevel) ([]*kgo.Record, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, time.Minute)
-	defer cancel()
-	list := r.c.admin.ListCommittedOffsets
-	if level == kgo.ReadUncommitted() {
-		list = r.c.admin.ListEndOffsets
+// groups are the consumer groups of the workers: that of the input and, with an escalation, that of the questions.
+func (r *run) groups() []string {
+	if r.asks == "" {
+		return []string{r.group}
 	}
-	ends, err := list(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", topic, err)
-	}
-	starts, err := r.c.admin.ListStartOffsets(ctx, topic)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", topic, err)
-	}
-	left := map[int32]int64{} // partitions that are not at their end
-	from := map[string]map[int32]kgo.Offset{topic: {}}
-	ends.Each(func(o kadm.ListedOffset) {
-		if s, ok := starts.Lookup(topic, o.Partition); ok && s.Offset < o.Offset {
-			left[o.Partition] = o.Offset
-			from[topic][o.Partition] = kgo.NewOffset().At(s.Offset)
-		}
-	})
-	if len(left) == 0 {
-		return nil, nil
-	}
-	c, err := kgo.NewClient(kgo.SeedBrokers(r.c.direct...), kgo.ConsumePartitions(from), kgo.FetchIsolationLevel(level), kgo.KeepControlRecords(), kgo.FetchMaxWait(300*time.Millisecond))
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	var all []*kgo.Record
-	for len(left) > 0 {
-		f := c.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("reading %s: not at the end of partitions %v after a minute", topic, slices.Sorted(maps.Keys(left)))
-		}
-		f.EachRecord(func(m *kgo.Record) {
-			end, more := left[m.Partition]
-			if !more {
-				return
-			}
-			if !m.Attrs.IsControl() && m.Offset < end {
-				all = append(all, m)
-			}
-			if m.Offset+1 >= end {
-				delete(left, m.Partition)
-			}
-		})
-	}
-	return all, nil
+	return []string{r.group, r.group + "-escalation"}
 }
 
 // sleep waits for d and reports true, or false as soon as ctx ends.

@@ -131,6 +131,10 @@ func (w *worker) arm(points string) {
 	w.mu.Unlock()
 }
 
+// endsWithin is how long a worker may take to end after SIGTERM: twice what Kubernetes grants. One that takes longer is killed,
+// and its exit code shows it.
+const endsWithin = time.Minute
+
 // end sends a signal and waits until the process has ended.
 func (w *worker) end(s syscall.Signal) {
 	w.mu.Lock()
@@ -140,7 +144,12 @@ func (w *worker) end(s syscall.Signal) {
 		return
 	}
 	w.signal(s)
-	<-done
+	select {
+	case <-done:
+	case <-time.After(endsWithin):
+		w.signal(syscall.SIGKILL)
+		<-done
+	}
 }
 
 // stop ends the worker for good.
@@ -303,7 +312,7 @@ func (r *run) writeConfig(name string) ([]string, error) {
 	}
 	yaml := fmt.Sprintf("kafka: {brokers: [%s], group: %q, instance_id: %q}\ninput: {topics: [%q]}\nmodels:\n  - {name: sentiment, path: %q}\n"+
 		"output: {topic: %q}\ndead_letter: {topic: %q}\nserver: {listen: \"127.0.0.1:0\"}\n",
-		strings.Join(quoted, ", "), r.group, name, r.in, model, r.out, r.dlq)
+		strings.Join(quoted, ", "), r.group, name, r.in, model, r.out, r.dlq) + r.furtherConfig()
 	file := filepath.Join(r.dir, name+".yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		return nil, err
