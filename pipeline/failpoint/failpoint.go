@@ -6,7 +6,7 @@ package failpoint
 const (
 	AfterFetch         = "after-fetch"          // records are in the ledger, nothing is done with them
 	AfterTokenize      = "after-tokenize"       // texts are tokenized, no row is queued
-	InInference        = "in-inference"         // a runner holds a batch
+	InInference        = "in-inference"         // a runner holds a batch, and its time limit runs
 	AfterInference     = "after-inference"      // logits are there, no outcome is
 	EscalateBeforeCall = "escalate-before-call" // a question is about to go out, and is charged
 	EscalateAfterCall  = "escalate-after-call"  // an answer is there, its verdict is not in the ledger

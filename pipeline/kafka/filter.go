@@ -13,6 +13,7 @@ import (
 type corruptError struct {
 	tp     pipeline.TopicPartition
 	offset int64
+	behind int64 // the offset behind the batch, as its header says, which may be damaged too; -1: it says nothing
 	err    error
 }
 
@@ -65,7 +66,7 @@ func committedRecords(tp pipeline.TopicPartition, res *fetchResult, from int64) 
 		case err == errPartial:
 			return nil, from, err
 		default:
-			return nil, from, &corruptError{tp, from, err}
+			return nil, from, &corruptError{tp, from, offsetBehind(p), err}
 		}
 		next = max(next, b.last+1)
 		p = rest
