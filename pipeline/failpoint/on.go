@@ -24,10 +24,6 @@ const On = true
 //	hang   the goroutine that passes stays there, as one in native code that never returns
 const Env = "FAILPOINT"
 
-// EnvTexts is the variable that says which texts do harm: a comma-separated list of part:action. The action happens every
-// time a text with that part in it is tokenized.
-const EnvTexts = "FAILPOINT_TEXTS"
-
 type plan struct {
 	at     int64
 	action string
