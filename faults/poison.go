@@ -192,12 +192,17 @@ func badInput(r *run) error {
 	record := func(pass string, i int) *kgo.Record {
 		return &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions), Key: fmt.Appendf(nil, "%s-%d", pass, i), Value: []byte(good[i])}
 	}
+	c, err := r.producer(kgo.ProducerBatchMaxBytes(1 << 20))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	var alone, mixed []*kgo.Record
 	bad := 0
 	for i := range good {
 		alone = append(alone, record("alone", i))
 	}
-	if err := r.c.client.ProduceSync(r.ctx, alone...).FirstErr(); err != nil {
+	if err := c.ProduceSync(r.ctx, alone...).FirstErr(); err != nil {
 		return err
 	}
 	if err := r.settle(2 * time.Minute); err != nil {
@@ -212,7 +217,7 @@ func badInput(r *run) error {
 			bad++
 		}
 	}
-	if err := r.c.client.ProduceSync(r.ctx, mixed...).FirstErr(); err != nil {
+	if err := c.ProduceSync(r.ctx, mixed...).FirstErr(); err != nil {
 		return err
 	}
 	r.note("%d texts alone, then again among %d bad records of %d kinds", len(good), bad, len(badrecords.Kinds))
