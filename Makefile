@@ -115,6 +115,7 @@ race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUND
 faults: native ## inject faults into workers, brokers and the network on real brokers, and check the promises (LONG=1: an hour; FAULTS='-only twin -seed 7'); writes docs/reliability.md
 	@mkdir -p build/faults
 	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
+	@[ "$$(go env GOOS/GOARCH)" != linux/amd64 ] || { $(native) && go run ./faults/clockstep && go build -overlay build/faults/clockstep/overlay.json -tags failpoint,clockstep $(goflags) -o build/faults/sluice-clock ./cmd/sluice; }
 	@$(native) && go run ./faults $(if $(LONG),-long) $(FAULTS)
 
 fuzz: native ## run every fuzz target for FUZZTIME (30s), one after the other; what fails is kept under testdata/fuzz

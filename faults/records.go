@@ -7,7 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/faults/history"
@@ -139,37 +138,6 @@ func (r *run) keep() error {
 	records, err := r.read(r.in, kgo.ReadCommitted())
 	r.gone = append(r.gone, records...)
 	return err
-}
-
-// deleted deletes records that no worker has read yet.
-func deleted(r *run) error {
-	for range pick(r, 1, 4) {
-		sleep(r.ctx, 2*time.Second)
-		for _, w := range r.workers {
-			w.signal(syscall.SIGSTOP)
-		}
-		sleep(r.ctx, 3*time.Second) // records come, and nobody reads them
-		if err := r.keep(); err != nil {
-			return err
-		}
-		ends, err := r.c.admin.ListEndOffsets(r.ctx, r.in)
-		if err != nil {
-			return err
-		}
-		to := kadm.Offsets{}
-		ends.Each(func(o kadm.ListedOffset) { to.AddOffset(o.Topic, o.Partition, o.Offset-20, -1) })
-		answer, err := r.c.admin.DeleteRecords(r.ctx, to)
-		if err != nil {
-			return err
-		}
-		if err := answer.Error(); err != nil {
-			return err
-		}
-		for _, w := range r.workers {
-			w.signal(syscall.SIGCONT)
-		}
-	}
-	return nil
 }
 
 // remade deletes the input topic and makes it again under the same name.
@@ -315,7 +283,6 @@ func recordScenarios() []scenario {
 			inConfig: []string{"cleanup.policy", "compact", "segment.ms", "1000", "min.cleanable.dirty.ratio", "0.01", "max.compaction.lag.ms", "2000"}},
 		{name: "compression-bomb", fault: "compression bombs in the input", injected: "zstd batches of a few kB that hold one record of 32 MiB", promises: "P7 (RSS grows by at most 768 MiB)", do: bombs,
 			inputs: func(in *history.Input) { in.Same = "" }},
-		{name: "offset-out-of-range", fault: "records are deleted before they are read", injected: "DeleteRecords beyond the committed offsets; start: earliest goes on with what is left, and says what is missed", do: deleted},
 		{name: "topic-remade", fault: "the input topic is deleted and made again", injected: "DeleteTopics, CreateTopics 1 to 4 s later; every record of both is demanded", do: remade, remade: true},
 		{name: "partitions-added", fault: "partitions are added while records flow", injected: "CreatePartitions from 4 to 8; the leader looks every 30 s", do: grown, settle: 2 * time.Minute},
 		{name: "overload", fault: "120 % of the capacity", injected: "10 minutes at 1.2 times the rate at which a backlog goes down", promises: "P7 (in flight, RSS +128 MiB), 95 % of the best throughput", do: overload, rate: -1, workers: 1, long: true, alone: true, settle: 10 * time.Minute},

@@ -8,6 +8,10 @@ func scenarios() []scenario {
 	all = append(all, networkScenarios()...)
 	all = append(all, processScenarios()...)
 	all = append(all, recordScenarios()...)
+	all = append(all, policyScenarios()...)
+	all = append(all, limitScenarios()...)
+	all = append(all, poisonScenarios()...)
+	all = append(all, clockScenarios()...)
 	all = append(all, alertScenarios()...)
 	return append(all, escalationScenarios()...)
 }

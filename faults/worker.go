@@ -243,7 +243,7 @@ const journalBytes = 128 << 10
 
 var (
 	servesAt      = regexp.MustCompile(`address=(127\.0\.0\.1:\d+)`)
-	failpointLine = regexp.MustCompile(`^failpoint (\S+) (?:kill|pause|panic)$`)
+	failpointLine = regexp.MustCompile(`^failpoint (\S+) (?:kill|pause|panic|hang)$`)
 )
 
 func (j *journal) Write(p []byte) (int, error) {

@@ -328,6 +328,7 @@ func encodeSafely(t tokenize.Tokenizer, texts [][]byte, o tokenize.Options) (enc
 			encoded[i] = encodeSafely(t, texts[i:i+1], o)[0]
 		}
 	}()
+	failpoint.Texts(texts)
 	return t.Encode(texts, o)
 }
 

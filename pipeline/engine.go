@@ -366,7 +366,6 @@ func (e *Engine) run(r Runner, b batch) {
 		}
 	}
 	e.mu.Unlock()
-	failpoint.Hit(failpoint.InInference)
 	logits, err := e.try(r, rows)
 	failpoint.Hit(failpoint.AfterInference)
 	e.o.Metrics.inferTime.Observe(time.Since(began).Seconds())
@@ -428,6 +427,7 @@ func runSafely(ctx context.Context, r Runner, rows []Row) (logits [][]float32, e
 			err = f
 		}
 	}()
+	failpoint.Hit(failpoint.InInference)
 	return r.Run(ctx, rows)
 }
 

@@ -8,41 +8,9 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-)
 
-// badRecords are the kinds of the README's table that do not become an ordinary result, and some that are near to it.
-var badRecords = []func(r *rand.Rand) []byte{
-	func(*rand.Rand) []byte { return nil },
-	func(*rand.Rand) []byte { return []byte{} },
-	func(*rand.Rand) []byte { return []byte("not json") },
-	func(*rand.Rand) []byte { return []byte(`{"text":"cut off`) },
-	func(*rand.Rand) []byte { return []byte(`{"text":7}`) },
-	func(*rand.Rand) []byte { return []byte(`{"other":"field"}`) },
-	func(*rand.Rand) []byte { return []byte(`["text"]`) },
-	func(*rand.Rand) []byte { return []byte(`{"text":""}`) },
-	func(*rand.Rand) []byte { return []byte(`{"text":" \u00a0\t "}`) },
-	func(*rand.Rand) []byte { return []byte(`{"text":"taken","inference":{}}`) },
-	func(*rand.Rand) []byte { return []byte(`{"text":"lone \ud800 surrogate"}`) },
-	func(*rand.Rand) []byte { return []byte("{\"text\":\"broken \xff\xfe utf-8 \xc3\"}") },
-	func(*rand.Rand) []byte { return []byte(`{"text":"nul \u0000 and [SEP] </s> <|endoftext|>"}`) },
-	func(*rand.Rand) []byte {
-		return []byte(strings.Repeat(`{"a":`, 600) + `"x"` + strings.Repeat("}", 600))
-	},
-	func(r *rand.Rand) []byte {
-		return []byte(`{"text":"` + strings.Repeat("long ", 100+r.IntN(3000)) + `"}`)
-	},
-	func(r *rand.Rand) []byte {
-		return []byte(`{"text":"` + strings.Repeat("e\u0301", 1+r.IntN(2000)) + `"}`)
-	},
-	func(r *rand.Rand) []byte { return []byte(`{"text":"` + strings.Repeat("x", 300_000) + `"}`) },
-	func(r *rand.Rand) []byte {
-		b := make([]byte, r.IntN(400))
-		for i := range b {
-			b[i] = byte(r.Uint32())
-		}
-		return b
-	},
-}
+	"sluice/pipeline/pipelinetest/badrecords"
+)
 
 // Thousands of good records with as many bad ones of every kind between them: each has its answer, and the results of the
 // good ones are the same bytes as without the bad ones.
@@ -65,7 +33,7 @@ func TestBadRecordsChangeNothingForTheirBatchMates(t *testing.T) {
 		a, m := r, r
 		alone, mixed = append(alone, &a), append(mixed, &m)
 		if rnd.IntN(2) == 0 {
-			mixed = append(mixed, &kgo.Record{Partition: int32(rnd.IntN(3)), Key: []byte("bad"), Value: badRecords[rnd.IntN(len(badRecords))](rnd)})
+			mixed = append(mixed, &kgo.Record{Partition: int32(rnd.IntN(3)), Key: []byte("bad"), Value: badrecords.Kinds[rnd.IntN(len(badrecords.Kinds))](rnd)})
 			bad++
 		}
 	}

@@ -64,6 +64,8 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		{"a lag", func(r *Run) { r.Group.Ends[Partition{"in", 1}] += 7 }, func(r *Report) int { return int(r.Lag) }},
 		{"another verdict for an equal text", func(r *Run) { r.Outputs[4].Value = []byte(`{"id":4,"v":2}`) }, func(r *Report) int { return r.Unlike }},
 		{"changed source bytes", func(r *Run) { r.Outputs[4].Value = []byte(`{"id":5,"v":1}`) }, func(r *Report) int { return r.Changed }},
+		{"a value made of nothing", func(r *Run) { r.Inputs[4].Value = nil }, func(r *Report) int { return r.Changed }},
+		{"nothing made of a value", func(r *Run) { r.Outputs[4].Value = nil }, func(r *Report) int { return r.Changed }},
 		{"a changed dead letter", func(r *Run) { r.Outputs[3].Value = []byte(`{"id":`) }, func(r *Report) int { return r.Changed }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -85,6 +87,14 @@ func TestAGoodRunIsClean(t *testing.T) {
 			t.Errorf("%v %v", r, r.Examples)
 		}
 	})
+}
+
+func TestARecordWithoutAValueComesOutWithoutOne(t *testing.T) {
+	run := good(20)
+	run.Inputs[4].Value, run.Outputs[4].Value = nil, nil
+	if r := Check(run); !r.Clean() {
+		t.Errorf("%v %v", r, r.Examples)
+	}
 }
 
 func TestOptionalRecordsMayBeLostAndNotDoubled(t *testing.T) {

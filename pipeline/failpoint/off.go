@@ -7,3 +7,6 @@ const On = false
 
 // Hit does nothing in this build.
 func Hit(string) {}
+
+// Texts does nothing in this build.
+func Texts([][]byte) {}

@@ -3,6 +3,7 @@
 package failpoint
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -20,6 +21,7 @@ const On = true
 //	kill   SIGKILL to the process itself
 //	pause  SIGSTOP to the process itself, until somebody sends SIGCONT
 //	panic  a panic of the goroutine that passes
+//	hang   the goroutine that passes stays there, as one in native code that never returns
 const Env = "FAILPOINT"
 
 type plan struct {
@@ -29,6 +31,49 @@ type plan struct {
 }
 
 var plans = must(os.Getenv(Env))
+
+// harmful are the texts that do harm.
+var harmful = mustTexts(os.Getenv(EnvTexts))
+
+type harm struct {
+	part   []byte
+	action string
+}
+
+func mustTexts(spec string) []harm {
+	h, err := parseTexts(spec)
+	if err != nil {
+		panic(fmt.Sprintf("%s: %v", EnvTexts, err))
+	}
+	return h
+}
+
+func parseTexts(spec string) ([]harm, error) {
+	if spec == "" {
+		return nil, nil
+	}
+	var all []harm
+	for _, one := range strings.Split(spec, ",") {
+		part, action, ok := strings.Cut(one, ":")
+		if !ok || part == "" {
+			return nil, fmt.Errorf("%q is not part:action", one)
+		}
+		if err := known(one, action); err != nil {
+			return nil, err
+		}
+		all = append(all, harm{[]byte(part), action})
+	}
+	return all, nil
+}
+
+// known says that an action is one.
+func known(spec, action string) error {
+	switch action {
+	case "kill", "pause", "panic", "hang":
+		return nil
+	}
+	return fmt.Errorf("%q: the action must be kill, pause, panic or hang", spec)
+}
 
 func must(spec string) map[string]*plan {
 	p, err := parse(spec)
@@ -52,10 +97,8 @@ func parse(spec string) (map[string]*plan, error) {
 		if err != nil || at < 1 {
 			return nil, fmt.Errorf("%q: the count must be a number from 1", one)
 		}
-		switch part[2] {
-		case "kill", "pause", "panic":
-		default:
-			return nil, fmt.Errorf("%q: the action must be kill, pause or panic", one)
+		if err := known(one, part[2]); err != nil {
+			return nil, err
 		}
 		if all[part[0]] != nil {
 			return nil, fmt.Errorf("%q is given twice", part[0])
@@ -71,8 +114,24 @@ func Hit(name string) {
 	if p == nil || p.passed.Add(1) != p.at {
 		return
 	}
-	fmt.Fprintf(os.Stderr, "failpoint %s %s\n", name, p.action)
-	switch p.action {
+	act(name, p.action)
+}
+
+// Texts is called with texts that are about to be tokenized together.
+func Texts(texts [][]byte) {
+	for _, h := range harmful {
+		for _, t := range texts {
+			if bytes.Contains(t, h.part) {
+				act("text", h.action)
+			}
+		}
+	}
+}
+
+// act does what a plan says. The harness reads the line, so it is written before anything happens.
+func act(name, action string) {
+	fmt.Fprintf(os.Stderr, "failpoint %s %s\n", name, action)
+	switch action {
 	case "kill":
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // until it arrives
@@ -80,5 +139,7 @@ func Hit(name string) {
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 	case "panic":
 		panic("failpoint " + name)
+	case "hang":
+		select {}
 	}
 }

@@ -101,6 +101,14 @@ func nextBatch(p []byte) (b batch, rest []byte, err error) {
 	return b, rest, nil
 }
 
+// offsetBehind is the offset behind the first batch of p by its header alone, unchecked; -1 where p is too short.
+func offsetBehind(p []byte) int64 {
+	if len(p) < batchHeader {
+		return -1
+	}
+	return int64(binary.BigEndian.Uint64(p[batchBase:])) + int64(int32(binary.BigEndian.Uint32(p[batchLastDelta:]))) + 1
+}
+
 // expand is the batch's records, decompressed, in memory of their own.
 func (b *batch) expand() ([]byte, error) {
 	kind := compress.Compression(b.attrs & attrCodec)

@@ -155,6 +155,59 @@ func TestFinalErrorsEndTheWorker(t *testing.T) {
 	}
 }
 
+// holding keeps records back until its channel is closed.
+type holding struct {
+	copier
+	until chan struct{}
+}
+
+func (h holding) Process(j *pipeline.Job) {
+	go func() {
+		<-h.until
+		h.copier.Process(j)
+	}()
+}
+
+// TestWhatComesBeforeDamageIsCommittedFirst: the message of a worker that gives up tells an operator to move the group past
+// the damage. What was in flight then must not be lost by that.
+func TestWhatComesBeforeDamageIsCommittedFirst(t *testing.T) {
+	for _, c := range []struct {
+		err   *kerr.Error
+		start Start
+		says  string
+	}{{kerr.CorruptMessage, Earliest, "to-offset"}, {kerr.OffsetOutOfRange, StartError, "to-earliest"}} {
+		t.Run(c.err.Message, func(t *testing.T) {
+			k := fakeKafka(t, 1, "in", "out")
+			send(t, k.ListenAddrs(), "in", 1, 0, 30)
+			adm := kadm.NewClient(franz(t, k.ListenAddrs()))
+			var at kadm.Offsets
+			at.Add(kadm.Offset{Topic: "in", LeaderEpoch: -1})
+			if err := adm.CommitAllOffsets(t.Context(), "g", at); err != nil {
+				t.Fatal(err)
+			}
+			damage := k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Err: c.err, Count: -1, When: every(1, 1<<40)})
+			cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+			cfg.Start = c.start
+			client, until := newClient(t, cfg), make(chan struct{})
+			w := runWorker(t, client, newStage(client, client, holding{copier{"out"}, until}))
+			await(t, 20*time.Second, "more tries than there are", func() bool { return damage.Hits() > 3*corruptTries })
+			select {
+			case <-w.ended:
+				t.Errorf("it ended with records in flight: %v", w.err)
+			default:
+			}
+			close(until)
+			if err := w.wait(t); pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v", err)
+			}
+			offsets, err := adm.FetchOffsets(t.Context(), "g")
+			if o, _ := offsets.Lookup("in", 0); err != nil || o.At != 30 {
+				t.Errorf("%v: %d is committed, want 30", err, o.At)
+			}
+		})
+	}
+}
+
 // directSink is a client that is in its group, with a fake flow, so that a test can call Commit itself.
 func directSink(t *testing.T, cfg Config) (*Client, *pipelinetest.Flow) {
 	t.Helper()

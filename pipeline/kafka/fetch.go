@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ const (
 	roomPoll          = 5 * time.Millisecond
 	stalePause        = 100 * time.Millisecond // before a partition with an error is asked for again
 	corruptTries      = 4
+	faultPatience     = 30 * time.Second // for what is in flight, before a position that cannot be read ends the worker
+	largestAnswer     = 1 << 30
 )
 
 type fetcher struct {
@@ -41,11 +44,13 @@ type fetcher struct {
 
 // fetchState is one partition. While busy it belongs to the goroutine whose request it is in.
 type fetchState struct {
+	began    int64 // where reading began
 	next     int64
 	busy     bool
-	starved  bool // an answer had no room for its first batch: it goes first next time
-	maxBytes int  // larger than partitionMaxBytes after a cut batch
-	corrupt  int  // attempts at a damaged batch
+	starved  bool      // an answer had no room for its first batch: it goes first next time
+	maxBytes int       // larger than partitionMaxBytes after a cut batch
+	corrupt  int       // attempts at a damaged batch
+	stuck    time.Time // since when next cannot be read and only what is in flight is waited for; zero: it can
 	notNow   time.Time
 	told     time.Time
 }
@@ -55,7 +60,7 @@ func newFetcher(c *Client, flow pipeline.Flow, s *session, owned []pipeline.Topi
 		nodes: map[int32]bool{}, resets: map[pipeline.TopicPartition]int64{}}
 	for _, tp := range owned {
 		if at, ok := from[tp]; ok {
-			f.parts[tp] = &fetchState{next: at, maxBytes: partitionMaxBytes}
+			f.parts[tp] = &fetchState{began: at, next: at, maxBytes: partitionMaxBytes}
 		}
 	}
 	return f
@@ -230,7 +235,7 @@ func (f *fetcher) fetch(ctx context.Context, n int32, want []wanted, wait time.D
 		}
 		t := &req.Topics[len(req.Topics)-1]
 		t.Partitions = append(t.Partitions, fetchPartition{Partition: w.tp.Partition, LeaderEpoch: -1, Offset: w.state.next, LogStartOffset: -1, MaxBytes: int32(w.bytes)})
-		req.MaxBytes = max(req.MaxBytes, int32(min(w.state.maxBytes, 1<<30)))
+		req.MaxBytes = max(req.MaxBytes, int32(min(w.state.maxBytes, largestAnswer)))
 	}
 	req.route(n)
 	r, err := ask[*fetchResponse](ctx, f.c, wait+requestTimeout, req)
@@ -273,7 +278,7 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	case errOffsetOutOfRange:
 		return f.outOfRange(ctx, tp, p)
 	case errCorrupt:
-		return f.damaged(tp, p, &corruptError{tp, p.next, 0, answer(errCorrupt, "Fetch", "topic %s", tp.Topic)})
+		return f.damaged(tp, p, &corruptError{tp, p.next, -1, answer(errCorrupt, "Fetch", "topic %s", tp.Topic)})
 	default:
 		err := answer(x.ErrorCode, "Fetch", "topic %s", tp.Topic)
 		if fault := f.c.configFault("fetch", err); fault != nil {
@@ -292,9 +297,11 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	records, next, err := committedRecords(tp, x, p.next)
 	var damage *corruptError
 	switch {
+	case errors.Is(err, errPartial) && p.maxBytes >= largestAnswer:
+		return f.damaged(tp, p, &corruptError{tp, p.next, -1, fmt.Errorf("%w, and that is not for want of room: the batch's length cannot be true", err)})
 	case errors.Is(err, errPartial):
 		f.mu.Lock()
-		p.maxBytes = min(2*p.maxBytes, 1<<30)
+		p.maxBytes = min(2*p.maxBytes, largestAnswer)
 		f.mu.Unlock()
 		return nil
 	case errors.As(err, &damage):
@@ -302,7 +309,7 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	}
 	f.mu.Lock()
 	p.starved = len(x.Records) == 0 && p.next < x.LastStableOffset
-	p.corrupt = 0
+	p.corrupt, p.stuck = 0, time.Time{}
 	f.mu.Unlock()
 	if next == p.next {
 		return nil
@@ -325,24 +332,44 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 // has panicked is one, too: it would end the process at every start, and only a person may say that it is to be skipped.
 func (f *fetcher) damaged(tp pipeline.TopicPartition, p *fetchState, err *corruptError) error {
 	f.c.observeRetry("fetch", err)
-	skip := "skip the batch with kafka-consumer-groups --reset-offsets --to-offset"
-	if err.behind > 0 {
-		skip = fmt.Sprintf("%s %d", skip, err.behind)
-	}
-	skip += fmt.Sprintf(" for group %s, once its workers have been stopped for session_timeout", f.c.cfg.Group)
-	way := "restore the log from a replica, or " + skip
 	var panicked *pipeline.PanicError
+	way := "restore the log from a replica"
 	if errors.As(err, &panicked) { // its checksum is right, so every replica has the same bytes
-		way = "this is a bug of Sluice or of a codec: report the stack that is logged; have the records written again with another compression.type, or " + skip
-		f.c.log.Error("decoding a batch panicked", "partition", tp.String(), "offset", err.offset, "panic", panicked)
-	} else {
-		f.c.log.Warn("a batch is damaged", "partition", tp.String(), "offset", err.offset, "error", err)
+		way = "this is a bug of Sluice or of a codec: report the stack that is logged, and have the records written again with another compression.type"
 	}
-	if p.corrupt++; p.corrupt < corruptTries {
+	if p.corrupt++; p.corrupt <= corruptTries {
+		if panicked != nil {
+			f.c.log.Error("decoding a batch panicked", "partition", tp.String(), "offset", err.offset, "panic", panicked)
+		} else {
+			f.c.log.Warn("a batch is damaged", "partition", tp.String(), "offset", err.offset, "error", err)
+		}
+	}
+	if p.corrupt < corruptTries || !f.alone(tp, p) {
 		f.postpone(p, stalePause)
 		return nil
 	}
-	return pipeline.Faultf(pipeline.Config, "fetch", "corrupt", "%w (tried %d times): %s", err, corruptTries, way)
+	to, where := "N", ", where N is the offset behind the batch"
+	if err.behind > err.offset {
+		to, where = strconv.FormatInt(err.behind, 10), " (the end of the batch, as its header says)"
+	}
+	return pipeline.Faultf(pipeline.Config, "fetch", "corrupt",
+		"%w (tried %d times; what comes before is committed): %s, or give the batch up: stop the workers of group %s, and when their sessions have ended "+
+			"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-offset %s --execute%s", err, corruptTries, way, f.c.cfg.Group, f.c.cfg.Group, tp.Topic, tp.Partition, to, where)
+}
+
+// alone says that nothing of a partition whose next offset cannot be read is in flight any more, or not for want of waiting.
+// Until then the worker does not end: an operator who moves the group past that offset must not lose what was before it.
+func (f *fetcher) alone(tp pipeline.TopicPartition, p *fetchState) bool {
+	f.c.mu.Lock()
+	committed := f.c.committed[tp]
+	f.c.mu.Unlock()
+	if p.next == p.began || committed >= p.next {
+		return true
+	}
+	if p.stuck.IsZero() {
+		p.stuck = time.Now()
+	}
+	return time.Since(p.stuck) > faultPatience
 }
 
 // outOfRange handles a position that the log does not have: records were deleted before they were read, or the log was cut
@@ -350,8 +377,13 @@ func (f *fetcher) damaged(tp pipeline.TopicPartition, p *fetchState, err *corrup
 func (f *fetcher) outOfRange(ctx context.Context, tp pipeline.TopicPartition, p *fetchState) error {
 	c := f.c
 	if c.cfg.Start == StartError {
+		if !f.alone(tp, p) {
+			f.postpone(p, stalePause)
+			return nil
+		}
 		return pipeline.Faultf(pipeline.Config, "fetch", "out-of-range",
-			"%s has no offset %d any more, and input.start is error: set start to earliest or latest, or reset the group's offset with kafka-consumer-groups", tp, p.next)
+			"%s has no offset %d any more, and input.start is error: set start to earliest or latest; or stop the workers of group %s, and when their sessions have ended "+
+				"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-earliest --execute", tp, p.next, c.cfg.Group, c.cfg.Group, tp.Topic, tp.Partition)
 	}
 	begin, err := c.logOffset(ctx, f.session, tp, c.cfg.Start)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 type corruptError struct {
 	tp     pipeline.TopicPartition
 	offset int64
-	behind int64 // the first offset behind the batch that cannot be read; 0: not known
+	behind int64 // the offset behind the batch, as its header says, which may be damaged too; -1: it says nothing
 	err    error
 }
 
@@ -43,7 +43,8 @@ func committedRecords(tp pipeline.TopicPartition, res *fetchResult, from int64) 
 	next = from
 	for p := res.Records; len(p) > 0; {
 		var b batch
-		b, p, records, err = v.take(p, tp, from, records)
+		var rest []byte
+		b, rest, records, err = v.take(p, tp, from, records)
 		switch {
 		case err == nil:
 		case next > from:
@@ -53,9 +54,9 @@ func committedRecords(tp pipeline.TopicPartition, res *fetchResult, from int64) 
 		case b.payload != nil:
 			return nil, from, &corruptError{tp, from, b.last + 1, err}
 		default:
-			return nil, from, &corruptError{tp, from, 0, err}
+			return nil, from, &corruptError{tp, from, offsetBehind(p), err}
 		}
-		next = max(next, b.last+1)
+		next, p = max(next, b.last+1), rest
 	}
 	return records, next, nil
 }
