@@ -19,7 +19,7 @@ say() { printf 'image-check: %s\n' "$*" >&2; }
 die() { printf 'image-check: FAILED: %s\n' "$*" >&2; exit 1; }
 
 [[ $(id -u) = 0 ]] || die 'run it as root: it changes to user 65532 and mounts'
-for tool in unshare chroot mount openssl java; do command -v "$tool" >/dev/null || die "$tool is not on PATH"; done
+for tool in unshare setpriv chroot mount openssl java; do command -v "$tool" >/dev/null || die "$tool is not on PATH"; done
 [[ -x $repo/dist/sluice ]] || die 'dist/sluice is not there: make dist'
 
 export KAFKA_LOCAL_DIR=$work/kafka
@@ -65,7 +65,8 @@ enter=(unshare --mount --propagation private bash -euc '
 	done
 	mount --bind "$work/authorities" "$root/etc/ssl/certs/ca-certificates.crt"
 	cd "$root"
-	exec env -i PATH=/usr/local/bin HOSTNAME=image-check ${GODEBUG:+GODEBUG=$GODEBUG} setpriv --no-new-privs chroot --userspec=65532:65532 --groups= "$root" "$@"
+	chroot=$(command -v chroot)
+	exec setpriv --no-new-privs env -i PATH=/usr/local/bin HOSTNAME=image-check ${GODEBUG:+GODEBUG=$GODEBUG} "$chroot" --userspec=65532:65532 --groups= "$root" "$@"
 ' enter "$root" "$work")
 echo 'nameserver 127.0.0.77' >"$work/etc/resolv.conf"
 echo '127.0.0.1 localhost hosts.sluice.test' >"$work/etc/hosts"
