@@ -6,10 +6,11 @@
 #   docker run --rm sluice version
 #   docker run --read-only --user 65532 -v $PWD/reviews.yaml:/etc/sluice/config.yaml:ro -v $PWD/my-model:/models/mine:ro sluice
 #
-# The root file system may be read-only: the worker writes nothing. Models are baked into /opt/sluice/models; own models
-# come by volume, wherever the configuration says.
+# The image has no shell and no program but the worker. Its root file system may be read-only: the worker writes nothing.
+# Models are baked into /opt/sluice/models; own models come by volume, wherever the configuration says. scripts/image-check.sh
+# tests that root file system without an engine.
 
-ARG GO_VERSION=1.26
+ARG GO_VERSION=1.26.11
 ARG RUST_VERSION=1.95
 ARG DEBIAN=bookworm
 
@@ -58,34 +59,55 @@ COPY tune tune
 RUN CGO_ENABLED=1 CGO_LDFLAGS=-L/libtokenizers \
     go build -trimpath -ldflags="-s -w -buildid= -X main.version=$(cat VERSION)" -o /out/sluice ./cmd/sluice
 
-# --- what both images share -----------------------------------------------------------------------------------------
-FROM debian:${DEBIAN}-slim AS base
+# --- the root file system: what the worker needs, and nothing else --------------------------------------------------
+FROM debian:${DEBIAN}-slim AS root
 # No version is pinned here: ca-certificates and libstdc++6 should be as new as the base image has them.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --no-install-recommends -y ca-certificates libstdc++6 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 65532 --no-create-home --shell /usr/sbin/nologin sluice
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=worker /out/sluice /root-image/opt/sluice/sluice
+COPY --from=onnxruntime /lib-sluice /root-image/opt/sluice/lib
+COPY scripts/image-root.sh /image-root.sh
+RUN /image-root.sh /root-image
+COPY models /root-image/opt/sluice/models
+COPY examples /root-image/opt/sluice/examples
+
+# --- CUDA: docker build --target cuda -------------------------------------------------------------------------------
+# NVIDIA's container runtime puts the libraries of the host's driver into the image's library folders when a container
+# starts, and has the loader's cache written anew; which folders those are it tells by the distribution that it finds. So this
+# image keeps Debian's files, but neither a shell nor another interpreter.
+FROM root AS cuda-root
+RUN useradd --system --uid 65532 --no-create-home --shell /usr/sbin/nologin sluice \
+    && rm -rf /root-image /image-root.sh /usr/bin/perl* /bin/sh /bin/dash /bin/bash /bin/rbash
+
+# Copied whole so that what was removed is in no layer.
+FROM scratch AS cuda
+# hadolint ignore=DL3067
+COPY --from=cuda-root / /
 COPY --from=worker /out/sluice /opt/sluice/sluice
+COPY --from=onnxruntime-cuda /lib-sluice /opt/sluice/lib
 COPY models /opt/sluice/models
 COPY examples /opt/sluice/examples
-RUN ln -s /opt/sluice/sluice /usr/local/bin/sluice
+WORKDIR /opt/sluice
+ENV LD_LIBRARY_PATH=/opt/sluice/lib NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute
+USER 65532:65532
+EXPOSE 9464
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 CMD ["/opt/sluice/sluice", "health"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/opt/sluice/sluice"]
+CMD ["run", "-c", "/etc/sluice/config.yaml"]
+
+# --- CPU: the default -----------------------------------------------------------------------------------------------
+FROM scratch AS cpu
+COPY --from=root /root-image /
 WORKDIR /opt/sluice
 # The endpoints listen on loopback, as everywhere; `sluice health` asks them from within. To have them asked from outside,
 # set SLUICE_SERVER__LISTEN=0.0.0.0:9464 with TLS and a token, or with SLUICE_SERVER__INSECURE=true (docs/security.md).
 USER 65532:65532
 EXPOSE 9464
 # Ready only after warm-up and assignment; a worker that loads a large model takes a while.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 CMD ["sluice", "health"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 CMD ["/opt/sluice/sluice", "health"]
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["sluice"]
+ENTRYPOINT ["/opt/sluice/sluice"]
 CMD ["run", "-c", "/etc/sluice/config.yaml"]
-
-# --- CUDA: docker build --target cuda -------------------------------------------------------------------------------
-FROM base AS cuda
-COPY --from=onnxruntime-cuda /lib-sluice /opt/sluice/lib
-ENV LD_LIBRARY_PATH=/opt/sluice/lib NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute
-
-# --- CPU: the default -----------------------------------------------------------------------------------------------
-FROM base AS cpu
-COPY --from=onnxruntime /lib-sluice /opt/sluice/lib

@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama faults bench-brownout
+.PHONY: help demo test test-faults native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama image-check faults bench-brownout
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -125,8 +125,11 @@ fuzz: native ## run every fuzz target for FUZZTIME (30s), one after the other; w
 	  done; \
 	done
 
-audit: native ## known vulnerabilities, licences and an SBOM (CycloneDX) of the Go modules and crates, under build/audit
+audit: native ## lint the Dockerfile, known vulnerabilities, licences and an SBOM (CycloneDX), under build/audit; writes bench/results/audit.md (AUDIT_WITHOUT='crates python' where their databases are out of reach)
 	@scripts/audit.sh
+
+image-check: dist ## the container image's root file system, without an engine: only the worker in it, not root, read-only, TLS and names on a real broker
+	@scripts/image-check.sh
 
 clean: ## remove everything that make made
 	@rm -rf build dist .venv

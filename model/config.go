@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,8 +41,9 @@ var offsetPositions = []string{
 	"data2vec-text", "xmod", "luke", "mluke", "markuplm",
 }
 
-func readConfig(path string) (Config, error) {
-	raw, err := readFile(path, sizeLimits[ConfigFile])
+// readConfig reads config.json by read, which Open gives.
+func readConfig(read func(name string) ([]byte, error)) (Config, error) {
+	raw, err := read(ConfigFile)
 	if err != nil {
 		return Config{}, err
 	}
@@ -193,9 +193,9 @@ type tokenizerHints struct {
 }
 
 // readTokenizerHints reads tokenizer.json and, where there is one, tokenizer_config.json, which wins as in transformers.
-func readTokenizerHints(dir string) (tokenizerHints, error) {
+func readTokenizerHints(read func(name string) ([]byte, error)) (tokenizerHints, error) {
 	var h tokenizerHints
-	raw, err := readFile(filepath.Join(dir, TokenizerFile), sizeLimits[TokenizerFile])
+	raw, err := read(TokenizerFile)
 	if err != nil {
 		return h, err
 	}
@@ -220,7 +220,7 @@ func readTokenizerHints(dir string) (tokenizerHints, error) {
 		h.unknown, _ = vocab[*id][0].(string)
 	}
 
-	raw, err = readFile(filepath.Join(dir, tokenizerConfigFile), sizeLimits[tokenizerConfigFile])
+	raw, err = read(tokenizerConfigFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return h, nil
 	}

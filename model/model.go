@@ -60,7 +60,8 @@ type Model struct {
 	Digest    string   // SHA-256 (hex) over config, ONNX, tokenizer and calibration; as the manifest has it until Verify; "" if unknown
 	Warnings  []string // what works, but should be put right; one sentence each
 
-	sums map[string]string // SHA-256 of each file, since Verify
+	parsed map[string]string // SHA-256 of what Open read of each file
+	sums   map[string]string // SHA-256 of each file, since Verify
 
 	unknown string // the tokenizer's token for what is not in its vocabulary ("[UNK]"); "" if it has none
 }
@@ -74,7 +75,16 @@ func Open(dir string) (*Model, error) {
 		return nil, fmt.Errorf("model %s: %w", dir, err)
 	}
 	var errs []error
-	config, err := readConfig(filepath.Join(dir, ConfigFile))
+	parsed := map[string]string{}
+	read := func(name string) ([]byte, error) {
+		raw, err := readFile(filepath.Join(dir, name), sizeLimits[name])
+		if err == nil {
+			sum := sha256.Sum256(raw)
+			parsed[name] = hex.EncodeToString(sum[:])
+		}
+		return raw, err
+	}
+	config, err := readConfig(read)
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -82,7 +92,7 @@ func Open(dir string) (*Model, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	hints, err := readTokenizerHints(dir)
+	hints, err := readTokenizerHints(read)
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -90,7 +100,7 @@ func Open(dir string) (*Model, error) {
 		return nil, fmt.Errorf("model %s: %w", dir, errors.Join(errs...))
 	}
 
-	m := &Model{Dir: dir, Name: baseName(dir), Manifest: manifest, Config: config, Layout: Padded, Labels: config.Labels, unknown: hints.unknown}
+	m := &Model{Dir: dir, Name: baseName(dir), Manifest: manifest, Config: config, Layout: Padded, Labels: config.Labels, unknown: hints.unknown, parsed: parsed}
 	m.Warnings = append(m.Warnings, config.warnings...)
 	if manifest == nil {
 		err = m.describeByConfig(hints)
@@ -174,8 +184,8 @@ func (m *Model) warn(format string, args ...any) {
 // Path is the path of one of the directory's files.
 func (m *Model) Path(name string) string { return filepath.Join(m.Dir, name) }
 
-// Verify hashes every file that the manifest lists and joins all mismatches into one error. Without a manifest there is
-// nothing to compare with, but Digest is known afterwards. Reads the whole ONNX: seconds for a large model.
+// Verify hashes every file that the manifest lists and joins all mismatches into one error; a file that Open read must be what
+// it was then. Without a manifest there is nothing else to compare with, but Digest is known afterwards. Reads the whole ONNX: seconds for a large model.
 func (m *Model) Verify() error {
 	names := slices.Clone(digestFiles)
 	if m.Manifest != nil {
@@ -190,14 +200,17 @@ func (m *Model) Verify() error {
 			continue
 		}
 		sums[name] = sum
-		if m.Manifest == nil {
-			continue
+		want := File{SHA256: sum, Bytes: size}
+		if m.Manifest != nil {
+			want = m.Manifest.Files[name]
 		}
-		switch want := m.Manifest.Files[name]; {
+		switch was := m.parsed[name]; {
 		case size != want.Bytes:
 			errs = append(errs, fmt.Errorf("%s has %d bytes, the manifest says %d: the file is incomplete or was replaced; copy or export it again", name, size, want.Bytes))
 		case sum != want.SHA256:
 			errs = append(errs, fmt.Errorf("%s has SHA-256 %s, the manifest says %s: the file was changed; copy or export it again", name, sum, want.SHA256))
+		case was != "" && was != sum:
+			errs = append(errs, fmt.Errorf("%s had SHA-256 %s when it was read, and has %s now: the file was changed in between; start again", name, was, sum))
 		}
 	}
 	if len(errs) > 0 {

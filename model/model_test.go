@@ -212,6 +212,35 @@ func TestVerifyNamesEveryChangedFile(t *testing.T) {
 	}
 }
 
+// What Open read is what is verified: a file that was another one for a moment is found although it is right again.
+func TestAFileThatWasAnotherWhenItWasReadIsNamed(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"with a manifest":    {ManifestFile: sentimentMan},
+		"without a manifest": {},
+	} {
+		dir := writeModel(t, files, unchanged)
+		path := filepath.Join(dir, ConfigFile)
+		right, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		swapped := strings.Replace(string(right), `"1": "POS", "0": "NEG"`, `"1": "NEG", "0": "POS"`, 1)
+		if swapped == string(right) {
+			t.Fatalf("the labels of the test are others: %s", right)
+		}
+		if err := os.WriteFile(path, []byte(swapped), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m := mustOpen(t, dir)
+		if err := os.WriteFile(path, right, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Verify(); err == nil || !strings.Contains(err.Error(), "config.json had SHA-256") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestBundledModelsVerify(t *testing.T) {
 	dirs, err := filepath.Glob("../models/*/manifest.json")
 	if err != nil {

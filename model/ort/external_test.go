@@ -5,12 +5,16 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	onnx "github.com/yalue/onnxruntime_go"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"sluice/model"
+	"sluice/pipeline"
 )
 
 // withExternal is an ONNX file with one more weight, which it says is in another file.
@@ -154,6 +158,78 @@ func TestAFileThatChangesAfterItsVerificationIsNotLoaded(t *testing.T) {
 	}
 }
 
+// Inputs, outputs and weights come from the bytes that were hashed: nothing asks the file again, although it is another by now.
+func TestAFileThatIsSwappedAfterItsHashIsNotAskedAgain(t *testing.T) {
+	needLibrary(t)
+	m := toy("toy_padded_cls").open(t)
+	if err := m.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	verified, err := m.Load(model.OnnxFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.ReadFile("testdata/toy_odd_input.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(m.Path(model.OnnxFile), other, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openBytes(m, verified, Options{Runners: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := s.NewRunner(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	logits, err := r.Run(t.Context(), []pipeline.Row{{5, 6}})
+	want := []float32{11, 5.5, -11}
+	if err != nil || !slices.Equal(logits[0], want) {
+		t.Errorf("%v, %v; want %v", logits, err, want)
+	}
+}
+
+// The reader of interfaces says what ONNX Runtime says, of every kind of file at hand.
+func TestInterfacesAreWhatONNXRuntimeSees(t *testing.T) {
+	needLibrary(t)
+	files, err := filepath.Glob("testdata/*.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundled, err := filepath.Glob("../../models/*/model.onnx")
+	if err != nil || len(files) < 5 || len(bundled) < 4 {
+		t.Fatal(files, bundled, err)
+	}
+	for _, name := range append(files, bundled...) {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantIn, wantOut, err := onnx.GetInputOutputInfoWithONNXData(data)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		in, out, err := readInterface(data)
+		if d := cmp.Diff([][]onnx.InputOutputInfo{wantIn, wantOut}, [][]onnx.InputOutputInfo{in, out}); d != "" || err != nil {
+			t.Errorf("%s: %v (-ONNX Runtime +read)\n%s", name, err, d)
+		}
+	}
+	// Weights among the inputs, as files before IR version 4 list them, and a graph in two pieces, which protobuf joins.
+	field := func(number protowire.Number, b ...byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), b)
+	}
+	weight := field(5, field(8, 'w')...)
+	piece := append(append(field(11, field(1, 'w')...), field(11, field(1, 'x')...)...), field(12, field(1, 'y')...)...)
+	in, out, err := readInterface(append(field(7, piece...), field(7, weight...)...))
+	if err != nil || len(in) != 1 || in[0].Name != "x" || in[0].Dimensions != nil || len(out) != 1 || out[0].Name != "y" {
+		t.Errorf("%v, %v, %v", in, out, err)
+	}
+}
+
 func weights() []byte {
 	var b []byte
 	for i := range 4 {
@@ -170,5 +246,8 @@ func FuzzExternalFiles(f *testing.F) {
 	for _, name := range files {
 		f.Add(withExternal(f, filepath.Base(name), "x"))
 	}
-	f.Fuzz(func(_ *testing.T, data []byte) { externalFiles(data) })
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		externalFiles(data)
+		readInterface(data)
+	})
 }

@@ -133,26 +133,11 @@ var packedInputs = []inputLayout{
 	}},
 }
 
-// inspect reads the interface of the ONNX at path and checks it against the model's layout, task and labels.
-func inspect(path string, m *model.Model) (*graph, error) {
-	o, err := onnx.NewSessionOptions()
+// inspect reads the interface of an ONNX file from its bytes and checks it against the model's layout, task and labels.
+func inspect(data []byte, m *model.Model) (*graph, error) {
+	inputs, outputs, err := readInterface(data)
 	if err != nil {
 		return nil, err
-	}
-	defer o.Destroy()
-	// The binding tells inputs and outputs only by a session of its own: the cheapest one.
-	err = errors.Join(
-		o.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelDisableAll),
-		o.AddSessionConfigEntry("session.disable_prepacking", "1"),
-		o.SetIntraOpNumThreads(1), o.SetInterOpNumThreads(1),
-		o.SetLogSeverityLevel(onnx.LoggingLevelFatal),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("session options: %w", err)
-	}
-	inputs, outputs, err := onnx.GetInputOutputInfoWithOptions(path, o)
-	if err != nil {
-		return nil, fmt.Errorf("ONNX Runtime %s cannot load it: %w: export the model again, or load a newer ONNX Runtime", Version(), err)
 	}
 	return newGraph(inputs, outputs, m)
 }
@@ -177,7 +162,7 @@ func newGraph(inputs, outputs []onnx.InputOutputInfo, m *model.Model) (*graph, e
 		if !t.narrow && in.DataType != onnx.TensorElementDataTypeInt64 {
 			errs = append(errs, fmt.Errorf("input %s has elements of type %s: int64 or int32 is needed", in.Name, in.DataType))
 		}
-		if want := len(known[i].shape(&batch{})); len(in.Dimensions) != want {
+		if want := len(known[i].shape(&batch{})); in.Dimensions != nil && len(in.Dimensions) != want {
 			errs = append(errs, fmt.Errorf("input %s has %d dimensions instead of %d: export the model again", in.Name, len(in.Dimensions), want))
 		} else if slices.ContainsFunc(in.Dimensions, func(d int64) bool { return d > 0 }) {
 			errs = append(errs, fmt.Errorf("input %s has the fixed shape %s: export with dynamic axes, so that texts of any number and length fit", in.Name, in.Dimensions))
@@ -211,6 +196,9 @@ func (g *graph) readOutput(outputs []onnx.InputOutputInfo) error {
 	g.output, g.half = out.Name, out.DataType == onnx.TensorElementDataTypeFloat16
 	if !g.half && out.DataType != onnx.TensorElementDataTypeFloat {
 		return fmt.Errorf("output %s has elements of type %s: float or float16 is needed", out.Name, out.DataType)
+	}
+	if out.Dimensions == nil {
+		return nil // not declared: the first run tells
 	}
 	want := len(g.outputShape(&batch{}))
 	if len(out.Dimensions) != want {

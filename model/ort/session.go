@@ -58,16 +58,20 @@ func open(m *model.Model, o Options) (*Session, error) {
 	if Version() == "" {
 		return nil, errors.New("ONNX Runtime is not loaded: call Init first")
 	}
-	if o.Runners <= 0 {
-		o.Runners = DefaultRunners()
-	}
-	s := &Session{model: m, runners: o.Runners, timeout: o.RunTimeout, provider: "cpu"}
-	path := m.Path(model.OnnxFile)
 	// The bytes that were hashed are the bytes that run: the file is read once, and not again by name.
 	data, err := m.Load(model.OnnxFile)
 	if err != nil {
 		return nil, err
 	}
+	return openBytes(m, data, o)
+}
+
+// openBytes opens the model with data as its ONNX, whatever its file says by now. Only weights in other files are read by name.
+func openBytes(m *model.Model, data []byte, o Options) (*Session, error) {
+	if o.Runners <= 0 {
+		o.Runners = DefaultRunners()
+	}
+	s := &Session{model: m, runners: o.Runners, timeout: o.RunTimeout, provider: "cpu"}
 	external, err := externalFiles(data)
 	if err == nil {
 		err = confine(m.Dir, external, listedBy(m.Manifest))
@@ -75,10 +79,9 @@ func open(m *model.Model, o Options) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", model.OnnxFile, err)
 	}
-	if s.graph, err = inspect(path, m); err != nil {
+	if s.graph, err = inspect(data, m); err != nil {
 		return nil, fmt.Errorf("%s: %w", model.OnnxFile, err)
 	}
-	giveBackMemory() // inspect needs a session of its own
 
 	options, err := onnx.NewSessionOptions()
 	if err != nil {
@@ -97,7 +100,7 @@ func open(m *model.Model, o Options) (*Session, error) {
 		debug.FreeOSMemory()
 	} else { // ONNX Runtime finds weights in other files by the name of the first
 		s.warn("weights are in other files (%s): they were verified before they were loaded, but not as they were loaded", strings.Join(external, ", "))
-		s.session, err = onnx.NewDynamicAdvancedSession(path, s.graph.inputNames(), []string{s.graph.output}, options)
+		s.session, err = onnx.NewDynamicAdvancedSession(m.Path(model.OnnxFile), s.graph.inputNames(), []string{s.graph.output}, options)
 	}
 	if err != nil && s.provider == "openvino" {
 		return nil, fmt.Errorf("%s: OpenVINO refuses it: %w: export the model with --ops standard, or set device: cpu", model.OnnxFile, err)
