@@ -1,0 +1,331 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/pipeline/kafka"
+	"sluice/pipeline/pipelinetest"
+	"sluice/pipeline/pipelinetest/llmstub"
+)
+
+// This file owns the permissions as an administrator grants them: the commands that `sluice acls` prints, run by a shell with
+// Kafka's own tool, on a real broker whose authorizer denies by default.
+
+// guarded is a broker with an authorizer, and the topics of a configuration with escalation.
+type guarded struct {
+	t      *testing.T
+	broker *pipelinetest.Broker
+	admin  *kadm.Client // super user
+	client *kgo.Client  // likewise
+	dir    string       // with kafka-acls.sh and the administrator's login
+	config string
+	topics struct{ input, output, letters, requests string }
+}
+
+func newGuarded(t *testing.T, name string) *guarded {
+	t.Helper()
+	dir := needModel(t, "sentiment-tiny")
+	g := &guarded{t: t, broker: pipelinetest.Kafka(t, "--acl"), dir: t.TempDir()}
+	g.topics.input, g.topics.output, g.topics.letters, g.topics.requests = name+"-in", name+"-out", name+"-dlq", name+"-asks"
+	var err error
+	g.client, err = kgo.NewClient(kgo.SeedBrokers(g.broker.Addrs()...), kgo.ConsumeTopics(g.topics.output), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.client.Close)
+	g.admin = kadm.NewClient(g.client)
+	if _, err := g.admin.CreateTopics(t.Context(), 2, 1, nil, g.topics.input, g.topics.output, g.topics.letters, g.topics.requests); err != nil {
+		t.Fatal(err)
+	}
+	stub := llmstub.Options{Labels: []string{"NEGATIVE", "POSITIVE"}}
+	stub.Oracle = func(text string) string { return stub.Labels[len(text)%2] }
+	server := httptest.NewServer(llmstub.New(stub))
+	t.Cleanup(server.Close)
+
+	ca := g.broker.Env["KAFKA_CA"]
+	g.config = g.file("worker.yaml", 0o600, `kafka:
+  brokers: [%q]
+  group: %s
+  instance_id: w-0
+  commit_interval: 20ms
+  tls: {ca_file: %q}
+  sasl: {mechanism: SCRAM-SHA-512, username: worker}
+input: {topics: [%s]}
+models:
+  - {name: sentiment, path: %q}
+output: {topic: %s}
+dead_letter: {topic: %s}
+server: {listen: "127.0.0.1:0"}
+runners: 1
+escalation:
+  when: sentiment.score < 0.75
+  topic: %s
+  endpoint: {urls: [%q], model: stub}
+`, g.broker.Env["KAFKA_BOOTSTRAP_SASL_SSL"], name, ca, g.topics.input, dir, g.topics.output, g.topics.letters, g.topics.requests, server.URL+"/v1")
+	g.file("admin.properties", 0o600, `security.protocol=SASL_SSL
+sasl.mechanism=PLAIN
+sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username="admin" password="admin-secret";
+ssl.truststore.type=PEM
+ssl.truststore.location=%s
+`, ca)
+	local, err := filepath.Abs("../../scripts/kafka-local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.file("kafka-acls.sh", 0o700, "#!/bin/sh\nexec '%s' tool org.apache.kafka.tools.AclCommand \"$@\"\n", local) // as Kafka's script of this name does
+	return g
+}
+
+func (g *guarded) file(name string, mode os.FileMode, format string, args ...any) string {
+	g.t.Helper()
+	path := filepath.Join(g.dir, name)
+	if err := os.WriteFile(path, fmt.Appendf(nil, format, args...), mode); err != nil {
+		g.t.Fatal(err)
+	}
+	return path
+}
+
+// grant has a shell run what `sluice acls` prints for a stage.
+func (g *guarded) grant(principal, stage string) {
+	g.t.Helper()
+	r := g.acls("--principal", "User:"+principal, "--stage", stage, "--command-config", filepath.Join(g.dir, "admin.properties"))
+	sh := exec.Command("sh", "-e")
+	sh.Stdin = strings.NewReader(r.out)
+	sh.Env = append(os.Environ(), "PATH="+g.dir+":"+os.Getenv("PATH"), "KAFKA_LOCAL_DIR="+filepath.Join(g.dir, "java"))
+	if said, err := sh.CombinedOutput(); err != nil {
+		g.t.Fatalf("%v\n%s\n%s", err, r.out, said)
+	}
+	g.await(principal, g.list(stage), len(g.list(stage)))
+}
+
+func (g *guarded) acls(args ...string) result {
+	g.t.Helper()
+	cmd := sluice(g.t, append([]string{"acls", "-c", g.config}, args...)...)
+	cmd.Env = append(cmd.Env, "SLUICE_KAFKA__SASL__PASSWORD=not asked for")
+	r := finish(g.t, cmd)
+	if r.code != 0 {
+		g.t.Fatalf("acls: %+v", r)
+	}
+	return r
+}
+
+// list is what a stage needs, as `sluice acls --json` has it.
+func (g *guarded) list(stage string) []kafka.ACL {
+	g.t.Helper()
+	r := g.acls("--stage", stage, "--json")
+	var acls []kafka.ACL
+	if err := json.Unmarshal([]byte(r.out), &acls); err != nil || len(acls) == 0 {
+		g.t.Fatalf("acls: %+v: %v", r, err)
+	}
+	return acls
+}
+
+func builderOf(a kafka.ACL, principal string) *kadm.ACLBuilder {
+	b := kadm.NewACLs()
+	switch a.Resource {
+	case "Topic":
+		b = b.Topics(a.Name)
+	case "Group":
+		b = b.Groups(a.Name)
+	case "TransactionalId":
+		b = b.TransactionalIDs(a.Name)
+	}
+	operation, pattern := kadm.OpRead, kadm.ACLPatternLiteral
+	if a.Operation == "Write" {
+		operation = kadm.OpWrite
+	}
+	if a.Pattern == "prefixed" {
+		pattern = kadm.ACLPatternPrefixed
+	}
+	return b.Operations(operation).ResourcePatternType(pattern).Allow("User:" + principal).AllowHosts("*")
+}
+
+// await waits until the broker's authorizer has n of these permissions of a principal: changes reach it by way of the
+// controller's log.
+func (g *guarded) await(principal string, acls []kafka.ACL, n int) {
+	g.t.Helper()
+	has := -1
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+		has = 0
+		for _, a := range acls {
+			found, err := g.admin.DescribeACLs(g.t.Context(), builderOf(a, principal))
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			for _, f := range found {
+				if f.Err != nil {
+					g.t.Fatal(f.Err)
+				}
+				has += len(f.Described)
+			}
+		}
+		if has == n {
+			return
+		}
+	}
+	g.t.Fatalf("%d of %d permissions are there after 30 s", has, n)
+}
+
+// revoke takes one permission away and gives back what puts it back.
+func (g *guarded) revoke(principal string, a kafka.ACL) (again func()) {
+	g.t.Helper()
+	if _, err := g.admin.DeleteACLs(g.t.Context(), builderOf(a, principal)); err != nil {
+		g.t.Fatal(err)
+	}
+	g.await(principal, []kafka.ACL{a}, 0)
+	return func() {
+		g.t.Helper()
+		created, err := g.admin.CreateACLs(g.t.Context(), builderOf(a, principal))
+		if err != nil || created[0].Err != nil {
+			g.t.Fatal(err, created)
+		}
+		g.await(principal, []kafka.ACL{a}, 1)
+	}
+}
+
+// run is the command line of a worker with a user's login.
+func (g *guarded) run(user, stage string) *exec.Cmd {
+	cmd := sluice(g.t, "run", "-c", g.config, "--stage="+stage, "--kafka.sasl.username="+user)
+	cmd.Env = append(cmd.Env, "SLUICE_KAFKA__SASL__PASSWORD="+user+"-secret")
+	return cmd
+}
+
+// deliver sends n records from key first on and reads until each has its verdict, and each escalated one its final one.
+func (g *guarded) deliver(first, n int, workers ...*worker) {
+	g.t.Helper()
+	texts := streamTexts(g.t)
+	var records []*kgo.Record
+	for i := first; i < first+n; i++ {
+		value, err := json.Marshal(map[string]any{"id": i, "text": texts[i%len(texts)]})
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		records = append(records, &kgo.Record{Topic: g.topics.input, Key: fmt.Append(nil, i), Value: value})
+	}
+	if err := g.client.ProduceSync(g.t.Context(), records...).FirstErr(); err != nil {
+		g.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(g.t.Context(), time.Minute)
+	defer cancel()
+	verdicts, asked, answered := 0, 0, 0
+	for verdicts < n || answered < asked {
+		fetches := g.client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			for _, w := range workers {
+				g.t.Log(w.logs())
+			}
+			g.t.Fatalf("%d of %d verdicts, %d of %d escalated ones after a minute", verdicts, n, answered, asked)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			var v struct {
+				Inference struct {
+					Sentiment struct {
+						Route       string
+						Provisional bool
+					}
+				}
+			}
+			if err := json.Unmarshal(r.Value, &v); err != nil {
+				g.t.Fatalf("%s: %v", r.Value, err)
+			}
+			switch s := v.Inference.Sentiment; {
+			case s.Route == "llm":
+				answered++
+			case s.Provisional:
+				asked++
+				verdicts++
+			default:
+				verdicts++
+			}
+		})
+	}
+	if asked == 0 {
+		g.t.Fatal("no record was escalated: the test shows nothing")
+	}
+}
+
+func (g *guarded) stop(workers ...*worker) {
+	g.t.Helper()
+	for _, w := range workers {
+		if err := w.cmd.Process.Signal(os.Interrupt); err != nil {
+			g.t.Fatal(err)
+		}
+		if code := w.exit(g.t); code != 0 {
+			g.t.Errorf("exit code %d\n%s", code, w.logs())
+		}
+	}
+}
+
+func TestThePrintedPermissionsAreEnoughAndEachIsNeeded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: no real broker")
+	}
+	g := newGuarded(t, "acls")
+	if r := finish(t, g.run("worker", stageAll)); r.code == 0 || !strings.Contains(r.err, "permission") {
+		t.Fatalf("a worker without any permission: %+v", r)
+	}
+
+	// Each stage in a process of its own, with a principal of its own.
+	g.grant("worker", stageClassify)
+	g.grant("other", stageEscalate)
+	workers := []*worker{startCommand(t, g.run("worker", stageClassify)), startCommand(t, g.run("other", stageEscalate))}
+	g.deliver(0, 60, workers...)
+	g.stop(workers...)
+	escalate := g.list(stageEscalate)
+	if len(escalate) != 5 {
+		t.Errorf("the escalate stage needs %v", escalate)
+	}
+	for _, a := range escalate {
+		g.refused(a, "other", stageEscalate)
+	}
+
+	// Both stages in one process, with one principal.
+	g.grant("worker", stageAll)
+	both := startCommand(t, g.run("worker", stageAll))
+	g.deliver(60, 60, both)
+	g.stop(both)
+	all := g.list(stageAll)
+	if len(all) != 9 {
+		t.Errorf("a worker needs %v", all)
+	}
+	for _, a := range all {
+		g.refused(a, "worker", stageAll)
+	}
+	if !slices.ContainsFunc(all, func(a kafka.ACL) bool { return a.Name == "acls-escalation" || a.Name == "acls-escalation." }) {
+		t.Errorf("no permission of the escalation's own: %v", all)
+	}
+}
+
+// refused runs a worker that lacks one permission: it ends, and names it.
+func (g *guarded) refused(a kafka.ACL, user, stage string) {
+	g.t.Helper()
+	defer g.revoke(user, a)()
+	want := map[string]string{"Topic": "on topic " + a.Name, "Group": "on group " + a.Name, "TransactionalId": "on transactional id " + a.Name}[a.Resource]
+	want = "permission " + strings.ToUpper(a.Operation) + " " + want
+	cmd := g.run(user, stage)
+	ended := make(chan result, 1)
+	go func() { ended <- finish(g.t, cmd) }()
+	select {
+	case r := <-ended:
+		if r.code != exitUsage || !strings.Contains(r.err, want) {
+			g.t.Errorf("stage %s without %+v: exit code %d; want %q in\n%s", stage, a, r.code, want, r.err)
+		}
+	case <-time.After(time.Minute):
+		cmd.Process.Kill()
+		g.t.Errorf("stage %s without %+v: it runs on", stage, a)
+	}
+}
