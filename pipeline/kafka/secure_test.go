@@ -3,6 +3,7 @@ package kafka
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/pipeline"
@@ -47,6 +49,13 @@ func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 		return SASL{mechanism, user, Fixed(pipeline.NewSecret(password))}
 	}
 	scram := login("scram-sha-512", "worker", "worker-secret")
+	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.EnableSASL()) // the real broker offers all that a worker can
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fake.Close()
+	listeners := maps.Clone(b.Env)
+	listeners["without OAUTHBEARER"] = fake.ListenAddrs()[0]
 	for _, c := range []struct {
 		name     string
 		listener string
@@ -57,12 +66,14 @@ func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 	}{
 		{"plaintext", "KAFKA_BOOTSTRAP", nil, SASL{}, "", false},
 		{"SCRAM-SHA-512 over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, scram, "", false},
+		{"SCRAM-SHA-256 over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-256", "worker", "worker-secret"), "", false},
+		{"wrong password, SCRAM-SHA-256", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-256", "worker", "nope"), "wrong user or password", true},
 		{"PLAIN over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("plain", "worker", "worker-secret"), "", false},
 		{"client certificate", "KAFKA_BOOTSTRAP_SSL", &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{certificate}}, SASL{}, "", false},
 		{"wrong password, SCRAM", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-512", "worker", "nope"), `login of user "worker" with scram-sha-512: wrong user or password`, true},
 		{"wrong password, PLAIN", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("plain", "worker", "nope"), "wrong user or password", true},
 		{"unknown user", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-512", "nobody", "nope"), "wrong user or password", true},
-		{"mechanism not offered", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-256", "worker", "worker-secret"), "do not offer the SASL mechanism scram-sha-256", true},
+		{"mechanism not offered", "without OAUTHBEARER", nil, login(OAuthBearer, "", "nope"), "do not offer the SASL mechanism OAUTHBEARER", true},
 		{"unknown CA", "KAFKA_BOOTSTRAP_SASL_SSL", &tls.Config{}, scram, "set tls.ca_file", true},
 		{"wrong name", "KAFKA_BOOTSTRAP_SASL_SSL", &tls.Config{RootCAs: pool, ServerName: "kafka.example"}, scram, "set tls.server_name", true},
 		{"plaintext client, TLS port", "KAFKA_BOOTSTRAP_SASL_SSL", nil, SASL{}, "expect TLS on this port", true},
@@ -71,7 +82,7 @@ func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 		{"no client certificate", "KAFKA_BOOTSTRAP_SSL", withCA, SASL{}, "client certificate", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cfg := testConfig(t, strings.Split(b.Env[c.listener], ","), "in", "out", "g")
+			cfg := testConfig(t, strings.Split(listeners[c.listener], ","), "in", "out", "g")
 			cfg.SASL = c.sasl
 			if c.tls != nil {
 				cfg.TLS = fixedTLS(c.tls)
