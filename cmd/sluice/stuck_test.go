@@ -74,7 +74,7 @@ func TestATextThatTheTokenizerHangsOnIsQuarantinedAcrossRestarts(t *testing.T) {
 	deaths := 0
 	var last *worker
 	for finished := false; !finished; {
-		last = startWorker(t, "-c", config, "--run_timeout=500ms", "--kafka.commit_interval=20ms")
+		last = startWorker(t, "-c", config, "--run_timeout=3s", "--kafka.commit_interval=20ms")
 		select {
 		case <-last.done:
 			if deaths++; deaths > 6 {
