@@ -26,6 +26,7 @@ type sharedLock struct {
 	err     error    // of waiting
 	users   int
 	since   time.Time
+	waited  time.Duration // in line, while no scenario ran
 }
 
 // take waits until a scenario may begin and returns what is to be called after it.
@@ -69,6 +70,7 @@ func (l *sharedLock) try() (bool, error) {
 // wait stands in line for the lock, as other programs do: who only asks now and then never gets it while others wait. Nothing
 // but the end of the process ends it earlier.
 func (l *sharedLock) wait() {
+	began := time.Now()
 	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_RDWR, 0o666)
 	if err == nil {
 		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
@@ -82,6 +84,7 @@ func (l *sharedLock) wait() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting = false
+	l.waited += time.Since(began)
 	if l.err = err; err == nil {
 		l.file, l.since = f, time.Now()
 	}
@@ -96,4 +99,11 @@ func (l *sharedLock) release() error {
 	f := l.file
 	l.file = nil
 	return f.Close()
+}
+
+// idle is how long no scenario could run because others had the lock.
+func (l *sharedLock) idle() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waited
 }

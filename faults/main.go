@@ -104,7 +104,11 @@ func faults(ctx context.Context) error {
 	p := &plan{o: o, seed: *seed, names: names, old: old, lock: &sharedLock{path: *lock}}
 	began := time.Now()
 	p.all(ctx, chosen, *lanes)
-	say("%d scenarios in %v, seed %d", len(p.rows), time.Since(began).Round(time.Second), *seed)
+	idle := p.lock.idle()
+	say("%d scenarios in %v, seed %d", len(p.rows), (time.Since(began) - idle).Round(time.Second), *seed)
+	if *lock != "" {
+		say("%v more of waiting for %s", idle.Round(time.Second), *lock)
+	}
 	return errors.Join(ctx.Err(), p.verdict(chosen))
 }
 
