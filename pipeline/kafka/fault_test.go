@@ -1,9 +1,11 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strings"
 	"sync"
@@ -168,6 +170,20 @@ func (h holding) Process(j *pipeline.Job) {
 	}()
 }
 
+// said is a log that waits for a sentence.
+type said struct {
+	part string
+	once sync.Once
+	told chan struct{} // closed when it has been said
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(s.part)) {
+		s.once.Do(func() { close(s.told) })
+	}
+	return len(p), nil
+}
+
 // TestWhatComesBeforeDamageIsCommittedFirst: the message of a worker that gives up tells an operator to move the group past
 // the damage. What was in flight then must not be lost by that.
 func TestWhatComesBeforeDamageIsCommittedFirst(t *testing.T) {
@@ -185,16 +201,17 @@ func TestWhatComesBeforeDamageIsCommittedFirst(t *testing.T) {
 			if err := adm.CommitAllOffsets(t.Context(), "g", at); err != nil {
 				t.Fatal(err)
 			}
-			damage := k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Err: c.err, Count: -1, When: every(1, 1<<40)})
+			k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Err: c.err, Count: -1, When: every(1, 1<<40)})
 			cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
 			cfg.Start = c.start
+			told := &said{part: "finishing what is in flight", told: make(chan struct{})}
+			cfg.Logger = slog.New(slog.NewTextHandler(told, nil))
 			client, until := newClient(t, cfg), make(chan struct{})
 			w := runWorker(t, client, newStage(client, client, holding{copier{"out"}, until}))
-			await(t, 20*time.Second, "more tries than there are", func() bool { return damage.Hits() > 3*corruptTries })
 			select {
+			case <-told.told:
 			case <-w.ended:
-				t.Errorf("it ended with records in flight: %v", w.err)
-			default:
+				t.Fatalf("it ended with records in flight: %v", w.err)
 			}
 			close(until)
 			if err := w.wait(t); pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), c.says) {

@@ -25,7 +25,7 @@ const (
 	roomPoll          = 5 * time.Millisecond
 	stalePause        = 100 * time.Millisecond // before a partition with an error is asked for again
 	corruptTries      = 4
-	faultPatience     = 30 * time.Second // for what is in flight, before a position that cannot be read ends the worker
+	faultPatience     = 30 * time.Second // for what is in flight, before what cannot be read ends the worker
 	largestAnswer     = 1 << 30
 )
 
@@ -40,6 +40,8 @@ type fetcher struct {
 	nodes  map[int32]bool // leaders that have a goroutine
 	resets map[pipeline.TopicPartition]int64
 	turn   int
+	ending *pipeline.Fault // why nothing more is fetched; nil: it is
+	since  time.Time       // of ending
 }
 
 // fetchState is one partition. While busy it belongs to the goroutine whose request it is in.
@@ -47,10 +49,9 @@ type fetchState struct {
 	began    int64 // where reading began
 	next     int64
 	busy     bool
-	starved  bool      // an answer had no room for its first batch: it goes first next time
-	maxBytes int       // larger than partitionMaxBytes after a cut batch
-	corrupt  int       // attempts at a damaged batch
-	stuck    time.Time // since when next cannot be read and only what is in flight is waited for; zero: it can
+	starved  bool // an answer had no room for its first batch: it goes first next time
+	maxBytes int  // larger than partitionMaxBytes after a cut batch
+	corrupt  int  // attempts at a damaged batch
 	notNow   time.Time
 	told     time.Time
 }
@@ -138,7 +139,7 @@ func (f *fetcher) plan(n int32) (want []wanted, led int, paused bool) {
 			continue
 		}
 		led++
-		if p.busy || time.Now().Before(p.notNow) {
+		if p.busy || f.ending != nil || time.Now().Before(p.notNow) {
 			paused = true
 			continue
 		}
@@ -180,6 +181,9 @@ func (f *fetcher) plan(n int32) (want []wanted, led int, paused bool) {
 // serve asks one leader for records until it leads nothing of ours any more.
 func (f *fetcher) serve(ctx context.Context, n int32) error {
 	for ctx.Err() == nil {
+		if err := f.over(); err != nil {
+			return err
+		}
 		planned, led, paused := f.plan(n)
 		if led == 0 {
 			return nil
@@ -309,7 +313,7 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	}
 	f.mu.Lock()
 	p.starved = len(x.Records) == 0 && p.next < x.LastStableOffset
-	p.corrupt, p.stuck = 0, time.Time{}
+	p.corrupt = 0
 	f.mu.Unlock()
 	if next == p.next {
 		return nil
@@ -328,7 +332,7 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	return nil
 }
 
-// damaged tries a damaged batch again (a network or a broker can be at fault) and then gives up. A batch over which decoding
+// damaged tries a damaged batch again (a network or a broker can be at fault) and then ends the fetcher. A batch over which decoding
 // has panicked is one, too: it would end the process at every start, and only a person may say that it is to be skipped.
 func (f *fetcher) damaged(tp pipeline.TopicPartition, p *fetchState, err *corruptError) error {
 	f.c.observeRetry("fetch", err)
@@ -337,14 +341,12 @@ func (f *fetcher) damaged(tp pipeline.TopicPartition, p *fetchState, err *corrup
 	if errors.As(err, &panicked) { // its checksum is right, so every replica has the same bytes
 		way = "this is a bug of Sluice or of a codec: report the stack that is logged, and have the records written again with another compression.type"
 	}
-	if p.corrupt++; p.corrupt <= corruptTries {
-		if panicked != nil {
-			f.c.log.Error("decoding a batch panicked", "partition", tp.String(), "offset", err.offset, "panic", panicked)
-		} else {
-			f.c.log.Warn("a batch is damaged", "partition", tp.String(), "offset", err.offset, "error", err)
-		}
+	if panicked != nil {
+		f.c.log.Error("decoding a batch panicked", "partition", tp.String(), "offset", err.offset, "panic", panicked)
+	} else {
+		f.c.log.Warn("a batch is damaged", "partition", tp.String(), "offset", err.offset, "error", err)
 	}
-	if p.corrupt < corruptTries || !f.alone(tp, p) {
+	if p.corrupt++; p.corrupt < corruptTries {
 		f.postpone(p, stalePause)
 		return nil
 	}
@@ -352,24 +354,46 @@ func (f *fetcher) damaged(tp pipeline.TopicPartition, p *fetchState, err *corrup
 	if err.behind > err.offset {
 		to, where = strconv.FormatInt(err.behind, 10), " (the end of the batch, as its header says)"
 	}
-	return pipeline.Faultf(pipeline.Config, "fetch", "corrupt",
-		"%w (tried %d times; what comes before is committed): %s, or give the batch up: stop the workers of group %s, and when their sessions have ended "+
-			"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-offset %s --execute%s", err, corruptTries, way, f.c.cfg.Group, f.c.cfg.Group, tp.Topic, tp.Partition, to, where)
+	f.end(pipeline.Faultf(pipeline.Config, "fetch", "corrupt",
+		"%w (tried %d times): %s, or give the batch up: stop the workers of group %s, and when their sessions have ended "+
+			"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-offset %s --execute%s", err, corruptTries, way, f.c.cfg.Group, f.c.cfg.Group, tp.Topic, tp.Partition, to, where))
+	return nil
 }
 
-// alone says that nothing of a partition whose next offset cannot be read is in flight any more, or not for want of waiting.
-// Until then the worker does not end: an operator who moves the group past that offset must not lose what was before it.
-func (f *fetcher) alone(tp pipeline.TopicPartition, p *fetchState) bool {
+// end ends the fetcher with a fault as soon as what it has delivered is committed. Whoever moves the group past what cannot
+// be read must not lose what was before it; and a worker that is started again and again must not be in the middle of other
+// partitions' records each time it ends, or they are taken for what ends it.
+func (f *fetcher) end(fault *pipeline.Fault) {
+	f.c.log.Error("reading cannot go on; finishing what is in flight", "error", fault)
+	f.mu.Lock()
+	if f.ending == nil {
+		f.ending, f.since = fault, time.Now()
+	}
+	f.mu.Unlock()
+}
+
+// over is the fault to end with, when there is one and nothing is in flight any more, or not for want of waiting.
+func (f *fetcher) over() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ending == nil {
+		return nil
+	}
+	if time.Since(f.since) > faultPatience {
+		return f.ending
+	}
 	f.c.mu.Lock()
-	committed := f.c.committed[tp]
-	f.c.mu.Unlock()
-	if p.next == p.began || committed >= p.next {
-		return true
+	defer f.c.mu.Unlock()
+	for tp, p := range f.parts {
+		at := f.c.committed[tp]
+		if at < 0 { // the group has none: it began by start policy
+			at = p.began
+		}
+		if p.busy || at < p.next {
+			return nil
+		}
 	}
-	if p.stuck.IsZero() {
-		p.stuck = time.Now()
-	}
-	return time.Since(p.stuck) > faultPatience
+	return f.ending
 }
 
 // outOfRange handles a position that the log does not have: records were deleted before they were read, or the log was cut
@@ -377,13 +401,10 @@ func (f *fetcher) alone(tp pipeline.TopicPartition, p *fetchState) bool {
 func (f *fetcher) outOfRange(ctx context.Context, tp pipeline.TopicPartition, p *fetchState) error {
 	c := f.c
 	if c.cfg.Start == StartError {
-		if !f.alone(tp, p) {
-			f.postpone(p, stalePause)
-			return nil
-		}
-		return pipeline.Faultf(pipeline.Config, "fetch", "out-of-range",
+		f.end(pipeline.Faultf(pipeline.Config, "fetch", "out-of-range",
 			"%s has no offset %d any more, and input.start is error: set start to earliest or latest; or stop the workers of group %s, and when their sessions have ended "+
-				"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-earliest --execute", tp, p.next, c.cfg.Group, c.cfg.Group, tp.Topic, tp.Partition)
+				"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-earliest --execute", tp, p.next, c.cfg.Group, c.cfg.Group, tp.Topic, tp.Partition))
+		return nil
 	}
 	begin, err := c.logOffset(ctx, f.session, tp, c.cfg.Start)
 	if err != nil {
