@@ -46,9 +46,6 @@ type scenario struct {
 	inputs              func(in *history.Input) // marks what is special about an input
 	remade              bool
 	cannot              string // why this fault is not injected: its row says so
-	// blackout: all brokers die. The group coordinator then answers from the last high watermark that it knew, until its
-	// followers are back: what it says in between is no commit that went back, so it is not judged.
-	blackout bool
 
 	alerts   bool     // workers have a route, and P3 is checked
 	escalate bool     // workers have an escalation in amend mode, and an endpoint
@@ -296,7 +293,7 @@ func (r *run) start(name string) (*worker, error) {
 func (r *run) watch(ctx context.Context) {
 	for sleep(ctx, 250*time.Millisecond) {
 		for _, group := range r.groups() {
-			asked, cancel := context.WithTimeout(ctx, 3*time.Second)
+			asked, cancel := context.WithTimeout(kadm.RequireStable(ctx), 3*time.Second)
 			offsets, err := r.c.admin.FetchOffsets(asked, group)
 			cancel()
 			if err != nil {
