@@ -27,7 +27,11 @@ var texts = func() []string {
 
 // record is the n-th record: every 50th is no JSON and has to become a dead letter.
 func (r *run) record(n int) *kgo.Record {
-	value := fmt.Sprintf(`{"id":%d,"text":%q}`, n, texts[n%len(texts)])
+	text := texts[n%len(texts)]
+	if r.s.distinct {
+		text += fmt.Sprintf(" %d", n)
+	}
+	value := fmt.Sprintf(`{"id":%d,"text":%q}`, n, text)
 	if n%50 == 17 {
 		value = value[:len(value)-1]
 	}

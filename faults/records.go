@@ -259,6 +259,17 @@ func overload(r *run) error {
 			r.fail("%.0f records in flight, the bound is %d", n, inFlightBound)
 		}
 	}
+	behind, err := r.standing()
+	if err != nil {
+		return err
+	}
+	lag := int64(0)
+	for p, end := range behind.Ends {
+		lag += end - max(0, behind.Committed[p])
+	}
+	if r.note("lag %d at the end of the overload", lag); lag < int64(r.s.rate) {
+		r.fail("the lag is %d after the overload, less than a second of the feed: it was none", lag)
+	}
 	best, mean := 0.0, 0.0
 	for _, x := range rates {
 		best, mean = max(best, x), mean+x/float64(len(rates))
@@ -285,7 +296,7 @@ func recordScenarios() []scenario {
 			inputs: func(in *history.Input) { in.Same = "" }},
 		{name: "topic-remade", fault: "the input topic is deleted and made again", injected: "DeleteTopics, CreateTopics 1 to 4 s later; every record of both is demanded", do: remade, remade: true},
 		{name: "partitions-added", fault: "partitions are added while records flow", injected: "CreatePartitions from 4 to 8; the leader looks every 30 s", do: grown, settle: 2 * time.Minute},
-		{name: "overload", fault: "120 % of the capacity", injected: "10 minutes at 1.2 times the rate at which a backlog goes down", promises: "P7 (in flight, RSS +128 MiB), 95 % of the best throughput", do: overload, rate: -1, workers: 1, long: true, alone: true, settle: 10 * time.Minute},
+		{name: "overload", fault: "120 % of the capacity", injected: "10 minutes at 1.2 times the rate at which a backlog goes down", promises: "P7 (in flight, RSS +128 MiB), 95 % of the best throughput", do: overload, rate: -1, workers: 1, long: true, alone: true, distinct: true, settle: 10 * time.Minute},
 	}
 	for i := range s {
 		s[i].brokers = 1

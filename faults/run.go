@@ -36,6 +36,7 @@ type scenario struct {
 	args       []string // further flags of the workers
 	disk       bool     // needs a broker with a small disk
 	long       bool     // only in the long form
+	distinct   bool     // every text is another: equal ones that wait together are judged once
 	alone      bool     // must run with nothing beside it: it measures
 	settle     time.Duration
 
