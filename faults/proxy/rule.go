@@ -186,6 +186,9 @@ func inRecords(f *Frame) (at int, ok bool) {
 	d := reader{b: f.Bytes, at: 4 + 4 + 4 + 2 + 4} // length, correlation id, throttle time, error, session
 	for range d.int32() {
 		d.skip(int(d.int16())) // topic
+		if d.bad {
+			return 0, false
+		}
 		for range d.int32() {
 			d.skip(4 + 2 + 8 + 8 + 8) // partition, error, high watermark, last stable offset, log start
 			d.skip(16 * max(0, int(d.int32())))

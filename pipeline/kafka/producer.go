@@ -45,6 +45,7 @@ func (p *producer) settled() bool { return p.c.dials.Load() == p.mark }
 func (p *producer) settle(ctx context.Context) error {
 	var err error
 	if !p.settled() {
+		p.c.log.Debug("a connection has been made since the last transaction; ending that once more", "commit", p.outcome())
 		err = p.scrub(ctx)
 	}
 	if p.doubtful || lostEpoch(err) || is(err, errInvalidTxnState) {
