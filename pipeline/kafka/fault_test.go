@@ -259,7 +259,9 @@ func TestCommitSaysWhatToDo(t *testing.T) {
 		large  bool
 	}{
 		{name: "sequence lost", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.OutOfOrderSequenceNumber}, kind: pipeline.Transient},
-		{name: "transaction timed out before produce", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.AddPartitionsToTxn}, Err: kerr.ProducerFenced}, kind: pipeline.Transient},
+		{name: "transaction timed out before produce", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.AddPartitionsToTxn}, Err: kerr.ProducerFenced, When: func(r kmsg.Request) bool {
+			return len(r.(*kmsg.AddPartitionsToTxnRequest).Topics[0].Partitions) == 1 // a scrub has them all
+		}}, kind: pipeline.Transient},
 		{name: "transaction timed out at produce", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidProducerEpoch}, kind: pipeline.Transient},
 		{name: "old generation", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.IllegalGeneration}, kind: pipeline.Rebalance},
 		{name: "group prepares a rebalance", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.RebalanceInProgress}, kind: pipeline.Rebalance},
@@ -317,8 +319,8 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
 	var times atomic.Int64
 	k.Fault(
-		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.RequestTimedOut, When: func(kmsg.Request) bool { return times.Add(1) == 1 }}, // done, but says it timed out
-		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.InvalidTxnState, When: func(kmsg.Request) bool { return times.Load() == 2 }},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.RequestTimedOut, When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit && times.Add(1) == 1 }}, // done, but says it timed out
+		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.InvalidTxnState, When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit && times.Load() == 2 }},
 	)
 	if err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), 1)); err != nil {
 		t.Fatalf("%v; the commit went through", err)
@@ -691,9 +693,7 @@ func TestALateRequestCannotTouchALaterTransaction(t *testing.T) {
 			k.ControlKey(int16(lost), func(kmsg.Request) (kmsg.Response, error, bool) {
 				return nil, errors.New("the connection ends without an answer"), true
 			})
-			if e := commit(3); e != first {
-				t.Errorf("epoch %d in the transaction that lost an answer, %d before", e, first)
-			}
+			commit(3) // in a new epoch already, if it was the first step that got no answer
 			next := commit(4)
 			if next == first {
 				t.Errorf("epoch %d goes on although a %s may still arrive", next, lost.Name())
@@ -749,7 +749,7 @@ func TestALostEpochIsATwinOnlyIfTheGroupSaysSo(t *testing.T) {
 			cfg.SessionTimeout = 5 * time.Minute // heartbeats every 3 s: the judge asks at once
 			sink, _ := directSink(t, cfg)
 			k.Fault(
-				kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.ProducerFenced, Count: 1},
+				kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.ProducerFenced, Count: 1, When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit }},
 				kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.ProducerFenced, Count: 1},
 			)
 			if twin {

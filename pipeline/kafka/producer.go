@@ -48,7 +48,7 @@ func (p *producer) settle(ctx context.Context) error {
 		p.c.log.Debug("a connection has been made since the last transaction; ending that once more", "commit", p.outcome())
 		err = p.scrub(ctx)
 	}
-	if p.doubtful || lostEpoch(err) || is(err, errInvalidTxnState) {
+	if p.doubtful || lostEpoch(err) || is(err, errInvalidTxnState, errInvalidPidMapping) {
 		err = p.renew(ctx)
 	}
 	return err

@@ -43,6 +43,13 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 	if !c.take(ctx) {
 		return stopped("commit", ctx.Err())
 	}
+	c.mu.Lock()
+	stale := c.session != s // while waiting: positions have been read without this commit
+	c.mu.Unlock()
+	if stale {
+		c.release()
+		return pipeline.Faultf(pipeline.Rebalance, "commit", "no-membership", "this worker has joined group %s again meanwhile", c.cfg.Group)
+	}
 	err := c.commit(ctx, s, commit)
 	c.release()
 	if f := new(pipeline.Fault); errors.As(err, &f) && f.Kind != pipeline.Transient && f.Kind != pipeline.Rebalance {
