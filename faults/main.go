@@ -28,6 +28,7 @@ type options struct {
 	page   string
 	date   string
 	long   bool
+	again  bool
 }
 
 func (o *options) length() string {
@@ -55,6 +56,7 @@ func faults(ctx context.Context) error {
 	flag.StringVar(&o.model, "model", "models/sentiment-tiny", "model directory")
 	flag.StringVar(&o.page, "page", "docs/reliability.md", "page to write; empty: none")
 	flag.BoolVar(&o.long, "long", false, "the long form")
+	flag.BoolVar(&o.again, "again", false, "run a scenario that fails a second time, unless something was lost, doubled, out of order or went back: for machines with other work")
 	seed := flag.Uint64("seed", 0, "seed of the schedules; 0: a random one")
 	only := flag.String("only", "", "names of scenarios, comma-separated; empty: all of the form")
 	lanes := flag.Int("lanes", 3, "scenarios that run at the same time, each lane on brokers of its own; 1: one after the other")
