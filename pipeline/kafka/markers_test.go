@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -106,29 +105,5 @@ func TestACommitWhoseMarkersAreLostIsEndedAgain(t *testing.T) {
 				t.Errorf("%d messages, %v; want a and b once each", len(all), all)
 			}
 		})
-	}
-}
-
-// TestAnAbortWhoseMarkersAreLostIsEndedAgain: what was aborted stays hidden when the next transaction is committed.
-func TestAnAbortWhoseMarkersAreLostIsEndedAgain(t *testing.T) {
-	k := fakeKafka(t, 1, "in", "out")
-	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
-	cfg.TransactionTimeout = 5 * time.Minute
-	sink, _ := directSink(t, cfg)
-	untrue(k, nil, nil) // of the abort, and of the scrub's abort
-	k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.InvalidTxnState, Count: 1})
-	if err := sink.Commit(t.Context(), oneMessage("out", []byte("a"), 1)); pipeline.KindOf(err) != pipeline.Transient {
-		t.Fatalf("%v; want one that may be repeated", err)
-	}
-	dials := sink.dials.Load()
-	k.ControlKey(int16(kmsg.Heartbeat), func(kmsg.Request) (kmsg.Response, error, bool) {
-		return nil, errors.New("the broker dies"), true
-	})
-	await(t, 20*time.Second, "a new connection", func() bool { return sink.dials.Load() > dials })
-	if err := sink.Commit(t.Context(), oneMessage("out", []byte("a"), 1)); err != nil {
-		t.Fatal(err)
-	}
-	if n := len(readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())); n != 1 {
-		t.Errorf("%d messages of one commit", n)
 	}
 }
