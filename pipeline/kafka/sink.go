@@ -138,9 +138,10 @@ func (c *Client) transaction(ctx context.Context, s *session, queues map[pipelin
 			return false, err
 		}
 		c.failpoint("after-produce")
-	}
-	if err := c.retry(ctx, "add-offsets", deadline, func() error { return p.addOffsets(ctx) }); err != nil {
-		return false, err
+		// Where there are no messages begin has done it.
+		if err := c.retry(ctx, "add-offsets", deadline, func() error { return p.addOffsets(ctx) }); err != nil {
+			return false, err
+		}
 	}
 	c.failpoint("after-add-offsets")
 	if err := c.retry(ctx, "txn-offset-commit", deadline, func() error { return p.commitOffsets(ctx, s, commit) }); err != nil {
