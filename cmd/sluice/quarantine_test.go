@@ -73,21 +73,8 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 	editConfig(t, config, "customer_reviews", topics[0], "review_analysis", topics[1], "review_dlq", topics[2], "group: reviews", "group: deadly")
 
 	t.Setenv(deadlyEnv, "1")
-	reader, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topics[1:]...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
 	var got []*kgo.Record
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for len(got) < records && ctx.Err() == nil {
-			reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) { got = append(got, r) })
-		}
-	}()
+	done := follow(t, address, records, &got, topics[1:]...)
 	deaths := 0
 	var last *worker
 	for finished := false; !finished; {
@@ -132,4 +119,27 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 	if r := finish(t, sluice(t, "verify", "-c", config)); r.code != exitDone {
 		t.Errorf("verify: %d\n%s%s", r.code, r.out, r.err)
 	}
+}
+
+// follow appends what is visible in topics to got until there are n records. What it returns is closed then, or after two minutes.
+func follow(t *testing.T, address string, n int, got *[]*kgo.Record, topics ...string) <-chan struct{} {
+	t.Helper()
+	reader, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topics...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for len(*got) < n && ctx.Err() == nil {
+			reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) { *got = append(*got, r) })
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		reader.Close()
+	})
+	return done
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -56,21 +55,8 @@ func TestATextThatTheTokenizerHangsOnIsQuarantinedAcrossRestarts(t *testing.T) {
 		values = append(values, fmt.Sprintf(`{"id":%d,"text":%q}`, i, text))
 	}
 	produce(t, address, values...)
-	reader, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics("review_analysis", "review_dlq"), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
 	var got []*kgo.Record
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for len(got) < len(values) && ctx.Err() == nil {
-			reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) { got = append(got, r) })
-		}
-	}()
+	done := follow(t, address, len(values), &got, "review_analysis", "review_dlq")
 	deaths := 0
 	var last *worker
 	for finished := false; !finished; {
