@@ -14,18 +14,21 @@ import (
 //
 //	1 unclean end    records run a few at a time (fewInFlight) until everything is passed that can have been in flight then.
 //	                 Most deaths have nothing to do with a record: this costs little and keeps the next suspicion narrow.
-//	2 and more       records run alone: one at a time over all suspect partitions of the worker, each announced in the mark
-//	                 before it runs. A mark that still says so at the next start proves which record it was.
-//	2 deaths alone   the record goes to the dead letters without being run again (killed-the-worker).
+//	2 and more       the next few records run alone: one at a time over all suspect partitions of the worker, each announced
+//	                 in the mark before it runs. A mark that still says so at the next start tells which record it was.
+//	                 Behind them the suspicion is the milder one again, as far as it reached.
+//	1 death alone    the record goes to the dead letters without being run again (killed-the-worker).
+//
+// So a record that kills every process that touches it does so three times.
 //
 // The announcement is taken back as soon as the record has been processed, before its result is committed: a worker that
 // dies of a commit, again and again, condemns no record. Partitions that nobody died on go on as ever; those under the
 // milder suspicion wait while records of another run alone, so that a death has one cause.
 
 const (
-	fewInFlight  = 32 // records of a partition in flight after one unclean end
-	suspectAfter = 2  // unclean ends after which records run alone
-	deathsAlone  = 2  // after which a record is not run again
+	fewInFlight  = 8 // records of a partition in flight after one unclean end
+	suspectAfter = 2 // unclean ends after which records run alone
+	deathsAlone  = 1 // after which a record is not run again
 )
 
 // markKey is the member of a partition's metadata that holds the mark. Other members belong to others and are kept.
@@ -36,6 +39,7 @@ type mark struct {
 	Open    bool  `json:"open,omitempty"`    // a worker is at work from here on
 	Unclean int   `json:"unclean,omitempty"` // workers that ended without closing their mark, and records before Until were not passed since
 	Until   int64 `json:"until,omitempty"`   // the suspicion ends here
+	Few     int64 `json:"few,omitempty"`     // behind Until, up to here, the milder suspicion goes on
 	Alone   int   `json:"alone,omitempty"`   // deaths while the next record ran alone, the run that is announced now included
 }
 
@@ -73,22 +77,21 @@ func (m mark) write(metadata string) string {
 type suspicion struct {
 	unclean int
 	until   int64
+	few     int64
 	deaths  int // of the first record of the lane, running alone
 }
 
 // suspect reads what the worker before has left at an offset.
 func suspect(c Committed, inFlight int) suspicion {
 	m := readMark(c.Metadata)
-	s := suspicion{m.Unclean, m.Until, m.Alone}
-	if c.Offset >= m.Until {
-		s = suspicion{}
-	}
+	s := suspicion{m.Unclean, m.Until, m.Few, m.Alone}
+	s.passed(c.Offset, c.Offset)
 	if m.Open {
 		switch s.unclean++; s.unclean {
 		case 1:
 			s.until = c.Offset + 2*int64(inFlight) // a fetch may bring more than the limit
 		case suspectAfter:
-			s.until = c.Offset + fewInFlight
+			s.until, s.few = c.Offset+fewInFlight, s.until
 		}
 	}
 	return s
@@ -99,7 +102,11 @@ func (s *suspicion) passed(from, to int64) {
 	if to > from {
 		s.deaths = 0
 	}
-	if to >= s.until {
+	switch {
+	case to < s.until:
+	case to < s.few:
+		*s = suspicion{unclean: 1, until: s.few}
+	default:
 		*s = suspicion{}
 	}
 }
@@ -136,7 +143,7 @@ func (l *ledger) committable(ln *lane) int {
 func (l *ledger) wanted(ln *lane, at int64, left int) mark {
 	s := ln.suspicion
 	s.passed(max(ln.committed, ln.start), at)
-	m := mark{Unclean: s.unclean, Until: s.until, Alone: s.deaths, Open: !l.handover && (left > 0 || !l.stopping)}
+	m := mark{Unclean: s.unclean, Until: s.until, Few: s.few, Alone: s.deaths, Open: !l.handover && (left > 0 || !l.stopping)}
 	if m.Open && l.tried(ln) && l.trial.step < survived {
 		m.Alone++
 	}
@@ -159,9 +166,10 @@ func (l *ledger) begin() (start, condemned []*entry) {
 		}
 		return start, nil
 	}
-	hold := l.trial != nil
+	hold, company := l.trial != nil, false
 	for _, ln := range l.order {
 		hold = hold || ln.alone() && len(ln.entries) > 0
+		company = company || ln.unclean > 0 && ln.started > ln.ready
 	}
 	for _, ln := range l.order {
 		most := len(ln.entries)
@@ -179,7 +187,7 @@ func (l *ledger) begin() (start, condemned []*entry) {
 		}
 	}
 	for _, ln := range l.order {
-		if l.trial != nil {
+		if l.trial != nil || company { // what runs already, of a lane whose records came first, must not die in its name
 			break
 		}
 		if !ln.alone() || ln.committed < 0 || ln.started > 0 || len(ln.entries) == 0 {
