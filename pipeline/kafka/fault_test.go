@@ -330,6 +330,33 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	}
 }
 
+// TestAMarkThatWasNotCommittedIsNotTakenForCommitted: where a commit changes only what stands beside an offset, the offsets look
+// as meant also when it failed.
+func TestAMarkThatWasNotCommittedIsNotTakenForCommitted(t *testing.T) {
+	k := fakeKafka(t, 1, "in", "out")
+	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
+	if err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	beside := func() string {
+		os, err := kadm.NewClient(franz(t, k.ListenAddrs())).FetchOffsets(t.Context(), "g")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, _ := os.Lookup("in", 0)
+		return o.Metadata
+	}
+	in := pipeline.TopicPartition{Topic: "in"}
+	mark := &pipeline.Commit{Offsets: map[pipeline.TopicPartition]int64{in: 1}, Metadata: map[pipeline.TopicPartition]string{in: "mark"}}
+	k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.InvalidProducerEpoch, Count: 1})
+	if err := sink.Commit(t.Context(), mark); pipeline.KindOf(err) != pipeline.Transient || beside() != "" {
+		t.Errorf("%v, and %q is committed; the broker has refused it", err, beside())
+	}
+	if err := sink.Commit(t.Context(), mark); err != nil || beside() != "mark" {
+		t.Errorf("%v, and %q is committed", err, beside())
+	}
+}
+
 func TestEmptyAndNullAndHeadersAndTimesGoThrough(t *testing.T) {
 	k := fakeKafka(t, 3, "in", "out")
 	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
