@@ -563,6 +563,33 @@ func TestNewPartitionsAreNoticed(t *testing.T) {
 	}
 }
 
+// TestGrowthSeenBetweenTwoSessionsIsToldToTheNext: the session that it was seen in may have ended already for another reason.
+func TestGrowthSeenBetweenTwoSessionsIsToldToTheNext(t *testing.T) {
+	k := fakeKafka(t, 2, "in", "out")
+	c := newClient(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
+	c.growthPoll = time.Millisecond
+	before, after := newSession("m", 1, true), newSession("m", 1, true)
+	before.end(errReposition)
+	current := &sessionRef{s: before}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.watchGrowth(ctx, current, map[string]int{"in": 1})
+	}()
+	defer func() { cancel(); <-done }()
+	await(t, 20*time.Second, "look at the topics", func() bool { return c.PartitionCount("in") == 2 })
+	select {
+	case <-c.metadataChanged(): // the next look comes when what the first one saw has been told
+	case <-done:
+	}
+	current.set(after)
+	await(t, 20*time.Second, "end of the session", after.over)
+	if !errors.Is(after.cause, errGrown) {
+		t.Errorf("the session ended with %v", after.cause)
+	}
+}
+
 // TestMembersShareAndKeep: a second member takes half; what stays with the first is not taken away and given back.
 func TestMembersShareAndKeep(t *testing.T) {
 	k := fakeKafka(t, 6, "in", "out")
