@@ -107,3 +107,38 @@ func TestACommitWhoseMarkersAreLostIsEndedAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestBrokersThatGoAwayAgainAreWaitedFor: a new connection says that the last transaction is to be ended once more, and then
+// nobody answers for longer than delivery_timeout. That is no reason to end the worker.
+func TestBrokersThatGoAwayAgainAreWaitedFor(t *testing.T) {
+	k := fakeKafka(t, 1, "in", "out")
+	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+	cfg.DeliveryTimeout = 500 * time.Millisecond
+	sink, _ := directSink(t, cfg)
+	if err := sink.Commit(t.Context(), oneMessage("out", []byte("a"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	sink.dials.Add(1)
+	sink.mu.Lock()
+	sink.refreshed = time.Time{} // the next look at the topics asks a broker
+	sink.mu.Unlock()
+	var since time.Time // controls run one after the other
+	k.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(since) > 4*cfg.DeliveryTimeout {
+			return nil, nil, false
+		}
+		k.KeepControl()
+		return nil, errors.New("no broker is there"), true
+	})
+	for _, offset := range []int64{2, 3} {
+		if err := sink.Commit(t.Context(), oneMessage("out", []byte("b"), offset)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())); n != 3 {
+		t.Errorf("%d messages of 3 commits", n)
+	}
+}

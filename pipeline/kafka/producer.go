@@ -148,20 +148,23 @@ func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
 func (p *producer) scrub(ctx context.Context) error {
 	c := p.c
 	var all []pipeline.TopicPartition
-	err := c.retry(ctx, "scrub", time.Now().Add(c.cfg.deliveryTimeout()), func() error {
+	var missing time.Time // since when brokers answer that a topic is unknown
+	err := c.retry(ctx, "scrub", time.Time{}, func() error {
 		if err := c.refresh(ctx); err != nil {
 			return err
 		}
 		counts, err := c.partitions(c.cfg.Outputs)
-		if err != nil {
-			return err
+		switch {
+		case !is(err, errUnknownTopic):
+			missing = time.Time{}
+		case missing.IsZero():
+			missing = time.Now()
+		case time.Since(missing) > c.cfg.deliveryTimeout():
+			return missingTopic("start", err)
 		}
 		all = sortedPartitions(counts)
-		return nil
+		return err
 	})
-	if is(err, errUnknownTopic) {
-		return missingTopic("start", err)
-	}
 	for _, step := range []func() error{
 		func() error { return p.addOffsets(ctx) },
 		func() error { return p.addPartitions(ctx, all) },
