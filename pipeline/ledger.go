@@ -342,6 +342,7 @@ func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicP
 		// A lane that has committed nothing yet is still where the group is if the group says what it began with.
 		if owned && (at == ln.committed || ln.committed < 0 && at == ln.start) {
 			ln.note, ln.mark = c.Metadata, readMark(c.Metadata)
+			l.judged(ln) // a commit of a mark alone may have gone through although its answer was another
 			continue
 		}
 		l.drop(ln)

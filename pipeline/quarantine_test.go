@@ -255,6 +255,52 @@ func TestDeathsByACommitCondemnNoRecord(t *testing.T) {
 	})
 }
 
+// TestATrialGoesOnAfterACommitThatWentThroughUnheard: a commit can go through although its answer is that the group has moved on
+// (with at-least-once: its first answer was lost, and the repeated request came too late). The next assignment shows its mark.
+func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
+	for _, unheard := range []struct {
+		name string
+		is   func(m mark, before mark) bool
+	}{
+		{"the announcement", func(m, before mark) bool { return m.Alone > 0 && before.Alone == 0 }},
+		{"its end", func(m, before mark) bool { return m.Alone == 0 && before.Alone > 0 }},
+	} {
+		t.Run(unheard.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, p := newFakeGroup(1, 3), &fakeProcessor{took: func(*Record) time.Duration { return time.Millisecond }}
+				tp := TopicPartition{"in", 0}
+				g.metadata[tp] = `{"starts":{"open":true,"unclean":1,"until":100}}`
+				src := &fakeSource{group: g, rebalance: make(chan struct{}, 1)}
+				times := 0
+				g.fail = func(_ int, c *Commit) error {
+					if times > 0 || !unheard.is(readMark(c.Metadata[tp]), readMark(g.metadata[tp])) {
+						return nil
+					}
+					times++
+					g.committed[tp], g.metadata[tp] = c.Offsets[tp], c.Metadata[tp]
+					g.visible = append(g.visible, c.Messages...)
+					src.rebalance <- struct{}{}
+					return Faultf(Rebalance, "commit", "rebalance", "too late")
+				}
+				s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""), Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
+				ctx, stop := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- s.Run(ctx, src) }()
+				time.Sleep(10 * time.Second)
+				g.mu.Lock()
+				if n := len(g.visible); n != 3 || times != 1 {
+					t.Errorf("%d of 3 records are visible; %d commits were unheard", n, times)
+				}
+				g.mu.Unlock()
+				stop()
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
 func TestCleanStopsAndRebalancesLeaveNoSuspicion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newFakeGroup(2, 3000)

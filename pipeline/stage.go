@@ -305,11 +305,16 @@ func (s *Stage) Assign(committed map[TopicPartition]Committed) map[TopicPartitio
 	if s.o.Assigned != nil {
 		s.o.Assigned(committed)
 	}
+	var entries []*entry
+	defer func() { s.process(entries) }() // with the lock released
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.ledger.usage.records
 	from, dropped := s.ledger.assign(committed)
 	s.quiet, s.ledger.handover = false, false
+	if !s.draining {
+		entries = s.begin() // what waited for a record of a partition that has gone, or for a mark that turns out to be durable
+	}
 	s.signal()
 	s.o.Logger.Info("assigned", "partitions", len(from), "kept_records", before-dropped, "dropped_records", dropped)
 	few, alone := s.ledger.suspects()

@@ -330,6 +330,33 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	}
 }
 
+// TestAMarkThatWasNotCommittedIsNotTakenForCommitted: where a commit changes only what stands beside an offset, the offsets look
+// as meant also when it failed.
+func TestAMarkThatWasNotCommittedIsNotTakenForCommitted(t *testing.T) {
+	k := fakeKafka(t, 1, "in", "out")
+	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
+	if err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	beside := func() string {
+		os, err := kadm.NewClient(franz(t, k.ListenAddrs())).FetchOffsets(t.Context(), "g")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, _ := os.Lookup("in", 0)
+		return o.Metadata
+	}
+	in := pipeline.TopicPartition{Topic: "in"}
+	mark := &pipeline.Commit{Offsets: map[pipeline.TopicPartition]int64{in: 1}, Metadata: map[pipeline.TopicPartition]string{in: "mark"}}
+	k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.InvalidProducerEpoch, Count: 1})
+	if err := sink.Commit(t.Context(), mark); pipeline.KindOf(err) != pipeline.Transient || beside() != "" {
+		t.Errorf("%v, and %q is committed; the broker has refused it", err, beside())
+	}
+	if err := sink.Commit(t.Context(), mark); err != nil || beside() != "mark" {
+		t.Errorf("%v, and %q is committed", err, beside())
+	}
+}
+
 func TestEmptyAndNullAndHeadersAndTimesGoThrough(t *testing.T) {
 	k := fakeKafka(t, 3, "in", "out")
 	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
@@ -533,6 +560,33 @@ func TestNewPartitionsAreNoticed(t *testing.T) {
 	}
 	if _, err := flow.Await(ctx, func(s *pipelinetest.Seen) bool { return len(s.Positions) == 5 && s.Quiesces > 0 }); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestGrowthSeenBetweenTwoSessionsIsToldToTheNext: the session that it was seen in may have ended already for another reason.
+func TestGrowthSeenBetweenTwoSessionsIsToldToTheNext(t *testing.T) {
+	k := fakeKafka(t, 2, "in", "out")
+	c := newClient(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
+	c.growthPoll = time.Millisecond
+	before, after := newSession("m", 1, true), newSession("m", 1, true)
+	before.end(errReposition)
+	current := &sessionRef{s: before}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.watchGrowth(ctx, current, map[string]int{"in": 1})
+	}()
+	defer func() { cancel(); <-done }()
+	await(t, 20*time.Second, "look at the topics", func() bool { return c.PartitionCount("in") == 2 })
+	select {
+	case <-c.metadataChanged(): // the next look comes when what the first one saw has been told
+	case <-done:
+	}
+	current.set(after)
+	await(t, 20*time.Second, "end of the session", after.over)
+	if !errors.Is(after.cause, errGrown) {
+		t.Errorf("the session ended with %v", after.cause)
 	}
 }
 

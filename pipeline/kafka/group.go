@@ -361,8 +361,8 @@ func (c *Client) watchGrowth(ctx context.Context, current *sessionRef, known map
 		now, err := c.partitions(c.cfg.Topics)
 		if err == nil && !maps.Equal(now, known) {
 			c.log.Info("the partitions of the input topics have changed; joining again", "were", known, "are", now)
+			// No end of the watch: a session that has ended for another reason may be followed by one with the same assignment.
 			current.get().end(fmt.Errorf("%w: %v, were %v", errGrown, now, known))
-			return
 		}
 	}
 }

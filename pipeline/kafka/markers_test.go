@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -105,5 +106,100 @@ func TestACommitWhoseMarkersAreLostIsEndedAgain(t *testing.T) {
 				t.Errorf("%d messages, %v; want a and b once each", len(all), all)
 			}
 		})
+	}
+}
+
+// TestBrokersThatGoAwayAgainAreWaitedFor: a new connection says that the last transaction is to be ended once more, and then
+// nobody answers for longer than delivery_timeout. That is no reason to end the worker.
+func TestBrokersThatGoAwayAgainAreWaitedFor(t *testing.T) {
+	k := fakeKafka(t, 1, "in", "out")
+	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+	cfg.DeliveryTimeout = 500 * time.Millisecond
+	sink, _ := directSink(t, cfg)
+	if err := sink.Commit(t.Context(), oneMessage("out", []byte("a"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	sink.dials.Add(1)
+	sink.mu.Lock()
+	sink.refreshed = time.Time{} // the next look at the topics asks a broker
+	sink.mu.Unlock()
+	var since time.Time // controls run one after the other
+	k.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(since) > 4*cfg.DeliveryTimeout {
+			return nil, nil, false
+		}
+		k.KeepControl()
+		return nil, errors.New("no broker is there"), true
+	})
+	for _, offset := range []int64{2, 3} {
+		if err := sink.Commit(t.Context(), oneMessage("out", []byte("b"), offset)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())); n != 3 {
+		t.Errorf("%d messages of 3 commits", n)
+	}
+}
+
+// TestPartitionsWithoutALeaderAreWaitedFor: while a cluster comes back, a marker reaches only partitions that have a leader
+// again. What was committed must not hang there until an abort of the next transaction takes it away.
+func TestPartitionsWithoutALeaderAreWaitedFor(t *testing.T) {
+	k := fakeKafka(t, 1, "in", "out")
+	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+	cfg.TransactionTimeout = 5 * time.Minute // the broker must not abort meanwhile
+	sink, _ := directSink(t, cfg)
+	untrue(k, nil)
+	if err := sink.Commit(t.Context(), oneMessage("out", []byte("a"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	req := kmsg.NewPtrMetadataRequest()
+	for _, topic := range []string{"in", "out"} {
+		x := kmsg.NewMetadataRequestTopic()
+		x.Topic = &topic
+		req.Topics = append(req.Topics, x)
+	}
+	headless, err := req.RequestWith(t.Context(), franz(t, k.ListenAddrs()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range headless.Topics {
+		if x := &headless.Topics[i]; *x.Topic == "out" {
+			x.Partitions[0].Leader, x.Partitions[0].ErrorCode = -1, kerr.LeaderNotAvailable.Code
+		}
+	}
+	back := time.Now().Add(time.Second)
+	k.ControlKey(int16(kmsg.Metadata), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		if time.Now().After(back) {
+			return nil, nil, false
+		}
+		k.KeepControl()
+		res := *headless
+		res.SetVersion(r.GetVersion())
+		return &res, nil, true
+	})
+	k.ControlKey(int16(kmsg.EndTxn), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		if time.Now().After(back) {
+			return nil, nil, false
+		}
+		k.KeepControl()
+		return r.ResponseKind(), nil, true
+	})
+	k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.InvalidProducerEpoch, Count: 1})
+	sink.dials.Add(1)
+	sink.mu.Lock()
+	sink.refreshed = time.Time{} // the next look at the topics asks a broker
+	sink.mu.Unlock()
+	if err := sink.Commit(t.Context(), oneMessage("out", []byte("b"), 2)); pipeline.KindOf(err) != pipeline.Transient {
+		t.Fatalf("%v; its offsets were refused", err)
+	}
+	if err := sink.Commit(t.Context(), oneMessage("out", []byte("b"), 2)); err != nil {
+		t.Fatal(err)
+	}
+	all := readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())
+	if len(all) != 2 || string(all[0].Value) != "a" || string(all[1].Value) != "b" {
+		t.Errorf("%d messages, %v; want a and b once each", len(all), all)
 	}
 }

@@ -145,23 +145,41 @@ func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
 // whatever hangs there. After an abort whose markers were skipped (see settled) the next COMMIT marker of the same producer
 // id would commit the aborted records: duplicates. After such a commit the next ABORT marker would lose them. At the start of
 // a process nobody knows of a commit: what hangs is aborted, outputs and offsets alike, and read again.
+//
+// A partition that has no leader gets no marker this time either, so it is waited for, but not for longer than a step of a
+// commit is repeated: a topic whose only replica is gone must not hold up the others.
 func (p *producer) scrub(ctx context.Context) error {
 	c := p.c
 	var all []pipeline.TopicPartition
-	err := c.retry(ctx, "scrub", time.Now().Add(c.cfg.deliveryTimeout()), func() error {
+	var missing, headless time.Time // since when brokers answer that a topic is unknown, that a partition has no leader
+	err := c.retry(ctx, "scrub", time.Time{}, func() error {
 		if err := c.refresh(ctx); err != nil {
 			return err
 		}
 		counts, err := c.partitions(c.cfg.Outputs)
-		if err != nil {
-			return err
+		switch {
+		case !is(err, errUnknownTopic):
+			missing = time.Time{}
+		case missing.IsZero():
+			missing = time.Now()
+		case time.Since(missing) > c.cfg.deliveryTimeout():
+			return missingTopic("start", err)
 		}
 		all = sortedPartitions(counts)
-		return nil
+		for _, tp := range all {
+			if c.leader(tp) >= 0 {
+				continue
+			}
+			if headless.IsZero() {
+				headless = time.Now()
+			}
+			if time.Since(headless) < c.cfg.deliveryTimeout() {
+				return answer(errLeaderNotAvailable, "Metadata", "topic %s", tp.Topic)
+			}
+			c.log.Warn("a partition has had no leader for long; a transaction that is to be ended everywhere is not ended there", "partition", tp.String())
+		}
+		return err
 	})
-	if is(err, errUnknownTopic) {
-		return missingTopic("start", err)
-	}
 	for _, step := range []func() error{
 		func() error { return p.addOffsets(ctx) },
 		func() error { return p.addPartitions(ctx, all) },

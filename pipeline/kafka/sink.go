@@ -290,7 +290,8 @@ func (c *Client) afterRecovery(ctx context.Context, s *session, commit *pipeline
 			want = had
 		}
 		asBefore = asBefore && now[tp].Offset == had
-		asMeant = asMeant && now[tp].Offset == want
+		// Of an offset that stays only what stands beside it tells.
+		asMeant = asMeant && now[tp].Offset == want && (!part || want != had || now[tp].Metadata == commit.Metadata[tp])
 	}
 	switch {
 	case asMeant:
