@@ -232,10 +232,22 @@ func TestONNXRuntimesOwnFormatIsRefused(t *testing.T) {
 	both = append(both, own[4:8]...)
 	both = protowire.AppendTag(both, 15, protowire.BytesType)
 	end := root - was + len(own)
-	both = protowire.AppendVarint(both, uint64(end-len(both)-5)) // the length itself takes five bytes or fewer
+	both = protowire.AppendVarint(both, uint64(end-len(both)-4)) // four bytes for the length
 	both = append(both, make([]byte, end-len(both))...)
 	copy(both[root-was+8:], own[8:])
-	both = append(both, toyWith(t)...)
+	other, err := os.ReadFile("testdata/toy_odd_input.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	both = append(both, other...)
+	if in, _, err := readInterface(both); err != nil || in[len(in)-1].Name != "pixel_values" {
+		t.Fatalf("to us it is not the other graph: %v, %v", in, err)
+	}
+	s, err := onnx.NewDynamicAdvancedSessionWithONNXData(both, []string{"input_ids"}, []string{"logits"}, nil)
+	if err != nil {
+		t.Fatalf("to ONNX Runtime it is not the first graph: %v", err)
+	}
+	s.Destroy()
 	refused(t, both, ".ort", "give the ONNX file that it was made from")
 }
 
