@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -77,7 +78,7 @@ func Open(dir string) (*Model, error) {
 	var errs []error
 	parsed := map[string]string{}
 	read := func(name string) ([]byte, error) {
-		raw, err := readFile(filepath.Join(dir, name), sizeLimits[name])
+		raw, err := readFile(filepath.Join(dir, name), sizeLimit(name))
 		if err == nil {
 			sum := sha256.Sum256(raw)
 			parsed[name] = hex.EncodeToString(sum[:])
@@ -194,20 +195,18 @@ func (m *Model) Verify() error {
 	sums := make(map[string]string, len(names))
 	var errs []error
 	for _, name := range names {
-		sum, size, err := hashFile(m.Path(name))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
-			continue
-		}
-		sums[name] = sum
-		want := File{SHA256: sum, Bytes: size}
+		var want File
 		if m.Manifest != nil {
 			want = m.Manifest.Files[name]
 		}
+		sum, err := hashFile(m.Path(name), sizeLimit(name), want.Bytes)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s %w", name, err))
+			continue
+		}
+		sums[name] = sum
 		switch was := m.parsed[name]; {
-		case size != want.Bytes:
-			errs = append(errs, fmt.Errorf("%s has %d bytes, the manifest says %d: the file is incomplete or was replaced; copy or export it again", name, size, want.Bytes))
-		case sum != want.SHA256:
+		case want.SHA256 != "" && sum != want.SHA256:
 			errs = append(errs, fmt.Errorf("%s has SHA-256 %s, the manifest says %s: the file was changed; copy or export it again", name, sum, want.SHA256))
 		case was != "" && was != sum:
 			errs = append(errs, fmt.Errorf("%s had SHA-256 %s when it was read, and has %s now: the file was changed in between; start again", name, was, sum))
@@ -224,7 +223,7 @@ func (m *Model) Verify() error {
 // Load reads one of the three files that every model has. Where a manifest, or Verify, has told its hash, the bytes that are
 // returned have been compared with it: nobody can change the file in between.
 func (m *Model) Load(name string) ([]byte, error) {
-	b, err := readFile(m.Path(name), sizeLimits[name])
+	b, err := readFile(m.Path(name), sizeLimit(name))
 	if err != nil {
 		return nil, err
 	}
@@ -241,21 +240,46 @@ func (m *Model) Load(name string) ([]byte, error) {
 // sizeLimits bound what is read into memory, in bytes. The largest tokenizers have 35 MB, the largest ONNX file 2 GiB.
 var sizeLimits = map[string]int64{ConfigFile: 4 << 20, ManifestFile: 64 << 20, TokenizerFile: 256 << 20, tokenizerConfigFile: 16 << 20, OnnxFile: 2 << 30}
 
+// MaxBytes bounds every other file of a model: weights beside the ONNX file.
+const MaxBytes int64 = 64 << 30
+
+func sizeLimit(name string) int64 {
+	if most, ok := sizeLimits[name]; ok {
+		return most
+	}
+	return MaxBytes
+}
+
+// openFile opens a file, but no pipe or device, that has at most most bytes, and tells its size.
+func openFile(path string, most int64) (*os.File, int64, error) {
+	if st, err := os.Stat(path); err != nil { // before it is opened: that of a pipe could block for ever
+		return nil, 0, err
+	} else if !st.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s is not a file: copy or export the model again", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() > most {
+		err = fmt.Errorf("%s has %d bytes, more than any such file has (%d): is it the right one?", path, st.Size(), most)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, st.Size(), nil
+}
+
 // readFile reads a whole file that has at most most bytes.
 func readFile(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, size, err := openFile(path, most)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if st.Size() > most {
-		return nil, fmt.Errorf("%s has %d bytes, more than any such file has (%d): is it the right one?", path, st.Size(), most)
-	}
-	b := make([]byte, st.Size(), st.Size()+1) // one allocation, even for a gigabyte
+	b := make([]byte, size, size+1) // one allocation, even for a gigabyte
 	if _, err := io.ReadFull(f, b); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -295,23 +319,34 @@ func digest(sum func(name string) string, c *Calibration) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func hashFile(path string) (sum string, size int64, err error) {
-	f, err := os.Open(path)
+// hashFile is the SHA-256 (hex) of a file of at most most bytes. Where its size is known to be want (0: it is not), another
+// one is told without reading it.
+func hashFile(path string, most, want int64) (string, error) {
+	f, size, err := openFile(path, most)
 	if err != nil {
-		return "", 0, err
+		return "", fmt.Errorf("cannot be verified: %w", err)
 	}
 	defer f.Close()
-	h := sha256.New()
-	if size, err = io.Copy(h, f); err != nil {
-		return "", 0, err
+	if want != 0 && size != want {
+		return "", fmt.Errorf("has %d bytes, the manifest says %d: the file is incomplete or was replaced; copy or export it again", size, want)
 	}
-	return hex.EncodeToString(h.Sum(nil)), size, nil
+	h := sha256.New()
+	if n, err := io.Copy(h, io.LimitReader(f, size+1)); err != nil {
+		return "", fmt.Errorf("cannot be verified: %w", err)
+	} else if n != size {
+		return "", errors.New("is being written: try again")
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
+
+var archive = regexp.MustCompile(`(?i)\.(zip|tar|tgz|gz|bz2|xz|zst|7z|rar|npz)$`)
 
 // checkFiles says which of the three files that every model needs are not there, and where they may be.
 func checkFiles(dir string) error {
 	if st, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("%w: give the path of a model directory", err)
+	} else if !st.IsDir() && archive.MatchString(dir) {
+		return fmt.Errorf("is an archive, and none is ever unpacked here: unpack it yourself and give the directory that holds %s, %s and %s", OnnxFile, TokenizerFile, ConfigFile)
 	} else if !st.IsDir() {
 		return fmt.Errorf("is a file: give the directory that holds %s, %s and %s", OnnxFile, TokenizerFile, ConfigFile)
 	}
@@ -322,7 +357,12 @@ func checkFiles(dir string) error {
 	}
 	var errs []error
 	for _, name := range []string{OnnxFile, TokenizerFile, ConfigFile} {
-		f, err := os.Open(filepath.Join(dir, name))
+		f, _, err := openFile(filepath.Join(dir, name), sizeLimit(name))
+		var path *fs.PathError
+		if err != nil && !errors.As(err, &path) {
+			errs = append(errs, err)
+			continue
+		}
 		if err != nil {
 			hint := advice[name]
 			if _, e := os.Stat(filepath.Join(dir, "onnx", name)); e == nil {

@@ -207,7 +207,7 @@ func TestVerifyNamesEveryChangedFile(t *testing.T) {
 	if err := os.Remove(m.Path(ConfigFile)); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Verify(); err == nil || !strings.Contains(err.Error(), "config.json: open") {
+	if err := m.Verify(); err == nil || !strings.Contains(err.Error(), "config.json cannot be verified") {
 		t.Errorf("without config.json: %v", err)
 	}
 }

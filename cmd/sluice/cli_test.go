@@ -107,6 +107,21 @@ func needModel(t *testing.T, name string) string {
 	return dir
 }
 
+// A file among directories is passed over (models/*), but alone it is a mistake: nothing was verified.
+func TestVerifyingAnArchiveIsAMistake(t *testing.T) {
+	dir := needModel(t, "sentiment")
+	archive := filepath.Join(t.TempDir(), "model.zip")
+	if err := os.WriteFile(archive, []byte("PK\x03\x04"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := finish(t, sluice(t, "models", "verify", archive)); r.code != exitFailed || !strings.Contains(r.err, "is an archive") || !strings.Contains(r.err, "unpack it yourself") {
+		t.Errorf("alone: exit code %d, %s%s", r.code, r.out, r.err)
+	}
+	if r := finish(t, sluice(t, "models", "verify", dir, archive)); r.code != 0 || strings.Contains(r.out, "model.zip") {
+		t.Errorf("beside a directory: exit code %d, %s%s", r.code, r.out, r.err)
+	}
+}
+
 func TestHelpShowsFlagEnvironmentDefaultAndExample(t *testing.T) {
 	for _, name := range []string{"", "run", "demo", "classify", "validate", "acls", "verify", "models", "models verify", "calibrate", "tune", "bench", "bench topics", "bench engine", "bench scale", "bench size", "health", "version"} {
 		t.Run("sluice "+name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -388,6 +389,56 @@ func TestSectionsThatContainThemselvesAreNamed(t *testing.T) {
 		_, err := load(t, yaml, nil)
 		if err == nil || !strings.Contains(err.Error(), "anchors and aliases make more than") {
 			t.Errorf("%s: %.300v", name, err)
+		}
+	}
+}
+
+func TestAConfigurationHasASizeLimit(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	read := func(size int64) error {
+		if err := errors.Join(os.WriteFile(file, []byte(minimal+"#"), 0o600), os.Truncate(file, size)); err != nil {
+			t.Fatal(err)
+		}
+		if size <= maxConfigBytes { // a comment to the end
+			if err := os.WriteFile(file, []byte(minimal+"#"+strings.Repeat("x", int(size)-len(minimal)-1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := loadConfig(configSource{file: file, hostname: "pod-0"})
+		return err
+	}
+	if err := read(maxConfigBytes); err != nil {
+		t.Errorf("at the limit: %v", err)
+	}
+	for _, size := range []int64{maxConfigBytes + 1, 1 << 40} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := read(size)
+		runtime.ReadMemStats(&after)
+		if err == nil || !strings.Contains(err.Error(), file+" has more than 1MiB: is it the right file?") {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+			t.Errorf("%d bytes were allocated for a file of %d", n, size)
+		}
+	}
+}
+
+func TestNestingOfAConfigurationIsBounded(t *testing.T) {
+	for name, yaml := range map[string]string{
+		"lists":    "kafka: " + strings.Repeat("[", 500_000),
+		"sections": "kafka: " + strings.Repeat("{a: ", 200_000),
+		"dashes":   "kafka:\n  " + strings.Repeat("- ", 400_000),
+		"closed":   "kafka: " + strings.Repeat("[", 400_000) + strings.Repeat("]", 400_000),
+	} {
+		began := time.Now()
+		_, err := load(t, yaml, nil)
+		var ce *configError
+		if !errors.As(err, &ce) || !strings.Contains(err.Error(), "exceeded max depth") {
+			t.Errorf("%s: %.300v", name, err)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("%s: it took %v", name, took)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -55,8 +56,10 @@ func verifyModels(ctx context.Context, out, errw io.Writer, dirs []string) error
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "DIRECTORY\tMODEL\tTASK\tLAYOUT\tPRECISION\tLABELS\tSECONDS\tRESULT")
 	var failures, notes []string
+	isFile := func(path string) bool { st, err := os.Stat(path); return err == nil && !st.IsDir() }
+	onlyFiles := !slices.ContainsFunc(dirs, func(d string) bool { return !isFile(d) })
 	for _, dir := range dirs {
-		if st, err := os.Stat(dir); err == nil && !st.IsDir() {
+		if isFile(dir) && !onlyFiles {
 			continue // models/* also matches the notes beside the models
 		}
 		s := defaultModel()

@@ -5,10 +5,14 @@ package ort
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"sluice/model"
 )
 
 // maxGraphDepth bounds graphs within graphs (bodies of loops and branches).
@@ -36,15 +40,31 @@ var onnxModel = func() *message {
 	return &message{name: "model", sub: fields{7: graph, 20: training, 25: function}}
 }()
 
-// externalFiles are the names of other files that hold weights of an ONNX model, as it writes them. It is an error where a
-// node wants to load something itself (EPContext, a compiled graph of some accelerator), or where data is no ONNX file.
-func externalFiles(data []byte) ([]string, error) {
+// outside says what an ONNX model needs that is not in its own bytes: the names of other files that hold weights, as it writes
+// them, and the domains of operators that are neither ONNX Runtime's nor functions of the model. It is an error where a node
+// wants to load something itself (EPContext, a compiled graph of some accelerator), or where data is no ONNX file.
+func outside(data []byte) (files, domains []string, err error) {
+	// ONNX Runtime takes what has these letters for its own format, whatever else it is, and would run what was not looked at.
+	if len(data) >= 8 && string(data[4:8]) == "ORTM" {
+		return nil, nil, errors.New("is in ONNX Runtime's own format (.ort), which can not be checked as an ONNX file can: give the ONNX file that it was made from")
+	}
 	w := &walker{}
-	err := w.walk(onnxModel, data, 0)
-	return w.files, err
+	err = w.walk(onnxModel, data, 0)
+	domains = slices.DeleteFunc(w.domains, func(d string) bool { return slices.Contains(w.functions, d) || builtIn(d) })
+	return w.files, domains, err
 }
 
-type walker struct{ files []string }
+// builtIn says whether a domain is one of those whose operators ONNX Runtime brings.
+func builtIn(domain string) bool {
+	for _, d := range []string{"ai.onnx", "com.microsoft", "com.ms.internal", "org.pytorch.aten"} {
+		if domain == "" || domain == d || strings.HasPrefix(domain, d+".") && domain != "ai.onnx.contrib" {
+			return true
+		}
+	}
+	return false
+}
+
+type walker struct{ files, domains, functions []string }
 
 func (w *walker) walk(m *message, b []byte, depth int) error {
 	if depth > 4*maxGraphDepth {
@@ -72,6 +92,10 @@ func (w *walker) walk(m *message, b []byte, depth int) error {
 				}
 			case m.name == "node" && number == 4 && string(value) == "EPContext":
 				return errors.New("holds a graph compiled for some accelerator (EPContext), which may load files of its own: export the model again, as a plain graph")
+			case m.name == "node" && number == 7 && !slices.Contains(w.domains, string(value)):
+				w.domains = append(w.domains, string(value))
+			case m.name == "function" && number == 10 && !slices.Contains(w.functions, string(value)):
+				w.functions = append(w.functions, string(value))
 			}
 		}
 		b = b[n:]
@@ -105,6 +129,10 @@ func (w *walker) entry(b []byte) error {
 	return nil
 }
 
+// memoryTag begins what ONNX Runtime writes in place of a file's name where weights are in memory already; the offset is then
+// an address.
+const memoryTag = "*/_ORT_"
+
 // confine says which of the files are not regular files within dir, links followed, or not among those that the manifest
 // lists (nil: there is no manifest).
 func confine(dir string, files []string, listed func(string) bool) error {
@@ -114,6 +142,10 @@ func confine(dir string, files []string, listed func(string) bool) error {
 	}
 	var errs []error
 	for _, f := range files {
+		if strings.HasPrefix(f, memoryTag) {
+			errs = append(errs, fmt.Errorf("wants weights from an address in this process's memory (%q): export the model again", f))
+			continue
+		}
 		if !filepath.IsLocal(f) {
 			errs = append(errs, fmt.Errorf("wants weights from %q, outside the model directory: export the model again, with its weights beside it", f))
 			continue
@@ -126,6 +158,14 @@ func confine(dir string, files []string, listed func(string) bool) error {
 		if rel, err := filepath.Rel(root, at); err != nil || !filepath.IsLocal(rel) {
 			errs = append(errs, fmt.Errorf("wants weights from %q, which is a link out of the model directory: put the file itself there", f))
 			continue
+		}
+		switch st, err := os.Stat(at); { // a pipe would block for ever
+		case err != nil:
+			errs = append(errs, fmt.Errorf("wants weights from %q: %w: copy the whole directory", f, err))
+		case !st.Mode().IsRegular():
+			errs = append(errs, fmt.Errorf("wants weights from %q, which is not a file: copy the whole directory", f))
+		case st.Size() > model.MaxBytes:
+			errs = append(errs, fmt.Errorf("wants weights from %q, which has %d bytes, more than any such file has (%d): is it the right one?", f, st.Size(), model.MaxBytes))
 		}
 		if listed != nil && !listed(filepath.ToSlash(filepath.Clean(f))) {
 			errs = append(errs, fmt.Errorf("wants weights from %q, which the manifest does not list, so nothing vouches for them: export the model again", f))

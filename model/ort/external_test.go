@@ -2,11 +2,13 @@ package ort
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -64,14 +66,32 @@ func TestWeightsOutsideTheDirectoryAreRefused(t *testing.T) {
 		"a link out":           {"link.bin", "a link out of the model directory"},
 		"through a linked dir": {"linked/secret.bin", "a link out of the model directory"},
 		"not there":            {"none.bin", "no such file"},
+		"nothing":              {"", "outside the model directory"},
+		"only up":              {"..", "outside the model directory"},
+		"NUL in the name":      {"weights.bin\x00/../../secret.bin", "outside the model directory"},
+		"NUL behind the name":  {"weights.bin\x00", "invalid argument"},
+		"backslashes":          {`..\..\secret.bin`, "no such file"}, // one name here
+		"a drive":              {`C:\secret.bin`, "no such file"},
+		"a link to a link":     {"twice.bin", "a link out of the model directory"},
+		"a URL":                {"file://" + secret, "no such file"},
+		"the directory itself": {".", "not a file"},
+		"a pipe":               {"pipe", "not a file"},
+		"far too large":        {"sparse.bin", "more than any such file has"},
+		"an address":           {"*/_ORT_MEM_ADDR_/*", "an address in this process's memory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := directory(t, withExternal(t, "toy_padded_cls.onnx", tc.location))
 			m.Manifest = nil
-			for link, target := range map[string]string{"link.bin": secret, "linked": filepath.Dir(secret)} {
+			for link, target := range map[string]string{"link.bin": secret, "linked": filepath.Dir(secret), "twice.bin": "link.bin"} {
 				if err := os.Symlink(target, m.Path(link)); err != nil {
 					t.Fatal(err)
 				}
+			}
+			// The file that ONNX Runtime's name for an address in memory would be, if it were one.
+			memory := m.Path("*/_ORT_MEM_ADDR_/*")
+			if err := errors.Join(os.MkdirAll(filepath.Dir(memory), 0o700), os.WriteFile(memory, weights(), 0o600), os.WriteFile(m.Path("weights.bin"), weights(), 0o600),
+				os.WriteFile(m.Path("sparse.bin"), nil, 0o600), os.Truncate(m.Path("sparse.bin"), model.MaxBytes+1), syscall.Mkfifo(m.Path("pipe"), 0o600)); err != nil {
+				t.Fatal(err)
 			}
 			s, err := Open(m, Options{})
 			if err == nil {
@@ -118,17 +138,17 @@ func TestNoCompiledGraphsAndNoNonsense(t *testing.T) {
 	text := func(number protowire.Number, s []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), s)
 	}
-	if _, err := externalFiles(text(7, text(1, text(4, []byte("EPContext"))))); err == nil || !strings.Contains(err.Error(), "EPContext") {
+	if _, _, err := outside(text(7, text(1, text(4, []byte("EPContext"))))); err == nil || !strings.Contains(err.Error(), "EPContext") {
 		t.Errorf("EPContext: %v", err)
 	}
 	deep := text(5, []byte{})
 	for range 200 { // graph in attribute in node in graph
 		deep = text(1, text(5, text(6, deep)))
 	}
-	if _, err := externalFiles(text(7, deep)); err == nil || !strings.Contains(err.Error(), "graphs in graphs") {
+	if _, _, err := outside(text(7, deep)); err == nil || !strings.Contains(err.Error(), "graphs in graphs") {
 		t.Errorf("200 graphs in one another: %v", err)
 	}
-	if _, err := externalFiles([]byte("this is no protobuf")); err == nil {
+	if _, _, err := outside([]byte("this is no protobuf")); err == nil {
 		t.Error("nonsense is an ONNX file")
 	}
 }
@@ -193,6 +213,44 @@ func TestAFileThatIsSwappedAfterItsHashIsNotAskedAgain(t *testing.T) {
 	}
 }
 
+// The same with weights in another file: only those are opened by name.
+func TestAFileWithWeightsBesideItIsNotAskedAgain(t *testing.T) {
+	needLibrary(t)
+	m := directory(t, withExternal(t, "toy_padded_cls.onnx", "weights.bin"))
+	m.Manifest = nil
+	secret := filepath.Join(t.TempDir(), "secret.bin")
+	if err := errors.Join(os.WriteFile(m.Path("weights.bin"), weights(), 0o600), os.WriteFile(secret, weights(), 0o600), m.Verify()); err != nil {
+		t.Fatal(err)
+	}
+	verified, err := m.Load(model.OnnxFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, other := range map[string][]byte{
+		"a file that names one elsewhere": withExternal(t, "toy_padded_cls.onnx", secret),
+		"another graph":                   withExternal(t, "toy_odd_input.onnx", "weights.bin"),
+		"no ONNX file":                    []byte("x"),
+	} {
+		if err := os.WriteFile(m.Path(model.OnnxFile), other, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := openBytes(m, verified, Options{Runners: 1})
+		if err != nil {
+			t.Errorf("swapped for %s: %v", name, err)
+			continue
+		}
+		r, err := s.NewRunner(-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if logits, err := r.Run(t.Context(), []pipeline.Row{{5, 6}}); err != nil || !slices.Equal(logits[0], []float32{11, 5.5, -11}) {
+			t.Errorf("swapped for %s: %v, %v", name, logits, err)
+		}
+		r.Close()
+		s.Close()
+	}
+}
+
 // The reader of interfaces says what ONNX Runtime says, of every kind of file at hand.
 func TestInterfacesAreWhatONNXRuntimeSees(t *testing.T) {
 	needLibrary(t)
@@ -247,7 +305,7 @@ func FuzzExternalFiles(f *testing.F) {
 		f.Add(withExternal(f, filepath.Base(name), "x"))
 	}
 	f.Fuzz(func(_ *testing.T, data []byte) {
-		externalFiles(data)
+		outside(data)
 		readInterface(data)
 	})
 }

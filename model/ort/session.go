@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -58,6 +59,9 @@ func open(m *model.Model, o Options) (*Session, error) {
 	if Version() == "" {
 		return nil, errors.New("ONNX Runtime is not loaded: call Init first")
 	}
+	if v := os.Getenv(loadConfigEnv); v != "" && v != "0" {
+		return nil, fmt.Errorf("%s is %q: ONNX Runtime would take threads, optimizations and profiling from the model's file: unset it", loadConfigEnv, v)
+	}
 	// The bytes that were hashed are the bytes that run: the file is read once, and not again by name.
 	data, err := m.Load(model.OnnxFile)
 	if err != nil {
@@ -66,13 +70,16 @@ func open(m *model.Model, o Options) (*Session, error) {
 	return openBytes(m, data, o)
 }
 
+// loadConfigEnv is the variable by which ONNX Runtime lets a model's metadata (ort_config) change the session.
+const loadConfigEnv = "ORT_LOAD_CONFIG_FROM_MODEL"
+
 // openBytes opens the model with data as its ONNX, whatever its file says by now. Only weights in other files are read by name.
 func openBytes(m *model.Model, data []byte, o Options) (*Session, error) {
 	if o.Runners <= 0 {
 		o.Runners = DefaultRunners()
 	}
 	s := &Session{model: m, runners: o.Runners, timeout: o.RunTimeout, provider: "cpu"}
-	external, err := externalFiles(data)
+	external, domains, err := outside(data)
 	if err == nil {
 		err = confine(m.Dir, external, listedBy(m.Manifest))
 	}
@@ -94,13 +101,17 @@ func openBytes(m *model.Model, data []byte, o Options) (*Session, error) {
 	if err := s.chooseDevice(options, o); err != nil {
 		return nil, err
 	}
-	if len(external) == 0 {
-		s.session, err = onnx.NewDynamicAdvancedSessionWithONNXData(data, s.graph.inputNames(), []string{s.graph.output}, options)
-		data = nil
-		debug.FreeOSMemory()
-	} else { // ONNX Runtime finds weights in other files by the name of the first
+	if len(external) > 0 {
 		s.warn("weights are in other files (%s): they were verified before they were loaded, but not as they were loaded", strings.Join(external, ", "))
-		s.session, err = onnx.NewDynamicAdvancedSession(m.Path(model.OnnxFile), s.graph.inputNames(), []string{s.graph.output}, options)
+		if err := options.AddSessionConfigEntry("session.model_external_initializers_file_folder_path", m.Dir); err != nil {
+			return nil, fmt.Errorf("session options: %w", err)
+		}
+	}
+	s.session, err = onnx.NewDynamicAdvancedSessionWithONNXData(data, s.graph.inputNames(), []string{s.graph.output}, options)
+	data = nil
+	debug.FreeOSMemory()
+	if err != nil && len(domains) > 0 {
+		return nil, fmt.Errorf("%s: needs operators that ONNX Runtime %s does not have, of %q: %w: they are in some custom-op library, and none is loaded, because nothing vouches for its code: export the model again, with ONNX's own operators", model.OnnxFile, Version(), domains, err)
 	}
 	if err != nil && s.provider == "openvino" {
 		return nil, fmt.Errorf("%s: OpenVINO refuses it: %w: export the model with --ops standard, or set device: cpu", model.OnnxFile, err)

@@ -1,7 +1,9 @@
 """Wrong input gives one line that says what to do, the right exit status, and no half-written directory."""
 import json
+import pickle
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,63 @@ def test_a_pickle_only(checkpoint, tmp_path, export):
     folder = checkpoint("bert-token")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(export(folder, tmp_path / "out"), 2, "pytorch_model.bin", "convert it")
+
+
+class Trap:
+    """Whoever unpickles this makes the file."""
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.mark),)
+
+
+def zipped_pickle(path, trap):
+    """As torch.save writes it since 1.6: a zip with the pickle in it, and here also a gigabyte of zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("archive/data.pkl", trap)
+        with z.open("archive/data/0", "w", force_zip64=True) as f:
+            for _ in range(64):
+                f.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.bin", "model.pt", "model.pth", "weights.npz", "tf_model.h5", "flax_model.msgpack", "model.safetensors"])
+@pytest.mark.parametrize("form", ["pickle", "zip"])
+def test_what_could_run_code_is_refused_unread(checkpoint, tmp_path, export, monkeypatch, name, form):
+    folder = checkpoint("bert-token")
+    (folder / "model.safetensors").unlink()
+    mark, trap = tmp_path / "ran", pickle.dumps(Trap(str(tmp_path / "ran")))
+    if form == "zip":
+        zipped_pickle(folder / name, trap)
+    else:
+        (folder / name).write_bytes(trap)
+    pickle.loads(trap)
+    assert mark.exists()                    # that the trap works
+    mark.unlink()
+    opened = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and str(args[0]).startswith(str(folder)) else None)
+    parts = {"pytorch_model.bin": ["a pickle", "convert it"], "model.safetensors": ["not a whole safetensors file"]}.get(name, ["model.safetensors is missing", "save_pretrained"])
+    refused(export(folder, tmp_path / "out"), 2, *parts)
+    assert not mark.exists()
+    assert name == "model.safetensors" or str(folder / name) not in opened
+    assert str(folder / "config.json") in opened        # that the list is one
+    nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.zip", "model.tar.gz", "model.safetensors", "pytorch_model.bin"])
+def test_an_archive_in_place_of_a_folder(tmp_path, export, name):
+    zipped_pickle(tmp_path / name, b"")
+    refused(export(tmp_path / name, tmp_path / "out"), 2, name, "is a file", "must be a Hugging Face folder")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_pickle_beside_safetensors_is_not_opened(checkpoint, tmp_path, export):
+    folder = checkpoint("bert-token")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(str(tmp_path / "ran"))))
+    status, said = export(folder, tmp_path / "out")
+    assert status == 0, said
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out" / "pytorch_model.bin").exists()
 
 
 @pytest.mark.parametrize("name", ["../model-00002-of-00002.safetensors", "/etc/passwd", "pytorch_model-00002.bin", 7])
