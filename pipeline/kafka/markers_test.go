@@ -92,6 +92,10 @@ func TestACommitWhoseMarkersAreLostIsEndedAgain(t *testing.T) {
 			}
 			dials := sink.dials.Load()
 			k.ControlKey(int16(kmsg.Heartbeat), func(kmsg.Request) (kmsg.Response, error, bool) {
+				if sink.dials.Load() > dials {
+					return nil, nil, false
+				}
+				k.KeepControl() // there may be more than one connection to this broker
 				return nil, errors.New("the broker dies"), true
 			})
 			await(t, 20*time.Second, "a new connection", func() bool { return sink.dials.Load() > dials })
