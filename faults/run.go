@@ -177,14 +177,16 @@ func once(ctx context.Context, c *cluster, s *scenario, o *options, seed uint64)
 			say("%s: %s", s.name, f)
 		}
 	}
-	if r.surprised || row.Result == report.Fail {
-		r.keepLogs()
-	}
+	r.keepLogs()
 	return row, checked == nil || checked.Clean()
 }
 
-// keepLogs leaves the ends of the workers' logs where somebody who looks into a failure, or into an end that nobody planned, finds them.
+// keepLogs leaves the ends of the workers' logs, after a failure or an end that nobody planned, where somebody who looks into it
+// finds them.
 func (r *run) keepLogs() {
+	if len(r.failed) == 0 && !r.surprised {
+		return
+	}
 	dir := filepath.Join(filepath.Dir(r.o.sluice), "logs", r.group)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		say("%s: the workers' logs: %v", r.s.name, err)

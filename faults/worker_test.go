@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -74,6 +76,33 @@ func TestEndsAndRestartsInWords(t *testing.T) {
 	} {
 		if got := tally(c.restarts, c.own); got != c.want {
 			t.Errorf("%d restarts, %v: %q, want %q", c.restarts, c.own, got, c.want)
+		}
+	}
+}
+
+func TestLogsStayAfterAnEndThatNobodyPlanned(t *testing.T) {
+	for _, c := range []struct {
+		how  string
+		kept int
+	}{{"exit 2", 0}, {"exit 1", 2}} {
+		build := t.TempDir()
+		r := &run{s: &scenario{name: "x", ends: []string{"exit 2"}}, o: &options{sluice: filepath.Join(build, "sluice")}, group: "x-1"}
+		for i := range 2 { // under one name, as where a worker is stopped for good and another one started
+			w := &worker{name: "w-0", starts: 1}
+			fmt.Fprintln(&w.log, "log", i)
+			r.workers = append(r.workers, w)
+		}
+		r.workers[1].own = []ending{{c.how, "sluice: no way"}}
+		r.count()
+		r.keepLogs()
+		files, err := filepath.Glob(filepath.Join(build, "logs", "x-1", "*.log"))
+		if err != nil || len(files) != c.kept {
+			t.Fatalf("after %s %q are kept, error %v; want %d", c.how, files, err, c.kept)
+		}
+		for i, file := range files {
+			if b, err := os.ReadFile(file); err != nil || string(b) != fmt.Sprintln("log", i) {
+				t.Errorf("%s holds %q, error %v", file, b, err)
+			}
 		}
 	}
 }
