@@ -313,7 +313,7 @@ func soak(r *run) error {
 		fed <- errors.Join(first, err)
 	}()
 	var samples []leak.Sample
-	if err := await(r.ctx, pick(r, 3*time.Minute, 20*time.Minute), "all texts to be judged", func() error {
+	if err := await(r.ctx, pick(r, 5*time.Minute, 20*time.Minute), "all texts to be judged", func() error {
 		if starts, _ := r.workers[0].counts(); starts != 1 {
 			return nil // unharmed says it
 		}
