@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -115,6 +118,137 @@ func starved(r *run) error {
 	return nil
 }
 
+// cage is a control group of the kernel for one worker, whose memory can be limited.
+type cage struct{ dir, limit, none, usage, events string }
+
+// newCage makes a group below this process's own, or where version 2 allows none there, below the next above it.
+func newCage(name string) (*cage, error) {
+	groups, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	const root = "/sys/fs/cgroup"
+	c := &cage{limit: "memory.max", none: "max", usage: "memory.current", events: "memory.events"}
+	at, controller := root, ":"
+	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil { // version 1
+		*c = cage{limit: "memory.limit_in_bytes", none: "-1", usage: "memory.usage_in_bytes", events: "memory.oom_control"}
+		at, controller = root+"/memory", ":memory:"
+	}
+	for line := range strings.Lines(string(groups)) {
+		if _, path, ok := strings.Cut(line, controller); ok && (controller != ":" || strings.HasPrefix(line, "0::")) {
+			at = filepath.Join(at, strings.TrimPrefix(strings.TrimSpace(path), ":"))
+			break
+		}
+	}
+	for controller == ":" && at != root {
+		if b, err := os.ReadFile(at + "/cgroup.subtree_control"); err == nil && slices.Contains(strings.Fields(string(b)), "memory") {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	c.dir = filepath.Join(at, fmt.Sprintf("sluice-faults-%d-%s", os.Getpid(), name))
+	if err := os.Mkdir(c.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("a control group of one's own, which needs root: %w", err)
+	}
+	if _, err := c.used(); err != nil {
+		return nil, errors.Join(fmt.Errorf("the kernel limits no memory here: %w", err), c.remove())
+	}
+	return c, nil
+}
+
+func (c *cage) remove() error { return os.Remove(c.dir) }
+
+func (c *cage) set(limit string) error {
+	return os.WriteFile(filepath.Join(c.dir, c.limit), []byte(limit), 0)
+}
+
+// used is how many bytes the group holds.
+func (c *cage) used() (int64, error) {
+	b, err := os.ReadFile(filepath.Join(c.dir, c.usage))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+}
+
+// kills is how many processes of the group the kernel has ended because there was no memory.
+func (c *cage) kills() (int, error) {
+	b, err := os.ReadFile(filepath.Join(c.dir, c.events))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return strconv.Atoi(strings.TrimSpace(n))
+		}
+	}
+	return 0, fmt.Errorf("%s/%s has no line oom_kill", c.dir, c.events)
+}
+
+// caged starts two workers, each in a control group of its own.
+func caged(cages *[]*cage) func(*run) error {
+	return func(r *run) error {
+		*cages = nil
+		for i := range 2 {
+			name := fmt.Sprintf("w-%d", i)
+			c, err := newCage(fmt.Sprintf("%x-%s", r.seed, name))
+			if err != nil {
+				return err
+			}
+			*cages = append(*cages, c)
+			r.undo = append(r.undo, c.remove)
+			if _, err := r.command(name, nil, "sh", "-c", `echo $$ >"$1"; shift; exec "$@"`, "sh", c.dir+"/cgroup.procs"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// choke lowers a worker's limit to what it holds, and follows it down, until it needs a page more and the kernel ends it; then
+// there is no limit any more.
+func choke(cages *[]*cage) func(*run) error {
+	return func(r *run) error {
+		for range pick(r, 1, 6) {
+			sleep(r.ctx, r.between(time.Second, 2*time.Second))
+			i := r.rng.IntN(2)
+			w, c := r.workers[i], (*cages)[i]
+			before, err := c.kills()
+			if err != nil {
+				return err
+			}
+			held, err := c.used()
+			if err != nil {
+				return err
+			}
+			err = await(r.ctx, time.Minute, "the kernel to end "+w.name, func() error {
+				n, err := c.kills()
+				if err != nil || n > before {
+					return err
+				}
+				used, err := c.used()
+				if err != nil {
+					return err
+				}
+				c.set(strconv.FormatInt(used-used%4096, 10)) // refused where it holds more by now
+				return fmt.Errorf("it lives, and holds %d bytes", used)
+			})
+			if err := errors.Join(err, c.set(c.none)); err != nil {
+				return err
+			}
+			if err := w.await(r.ctx); err != nil {
+				return err
+			}
+			after, err := c.kills()
+			if err != nil {
+				return err
+			}
+			r.note("%s held %.0f MiB, ended by the kernel ×%d", w.name, float64(held)/(1<<20), after-before)
+		}
+		return nil
+	}
+}
+
 // ownMounts is nil where a process may mount a disk that nobody else sees.
 var ownMounts = sync.OnceValue(func() error {
 	out, err := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=64k tmpfs "$1"`, "sh", os.TempDir()).CombinedOutput()
@@ -122,6 +256,15 @@ var ownMounts = sync.OnceValue(func() error {
 		return fmt.Errorf("mounting a disk of one's own, which needs root: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil
+})
+
+// ownGroups is nil where a process may make control groups that limit memory.
+var ownGroups = sync.OnceValue(func() error {
+	c, err := newCage("probe")
+	if err != nil {
+		return err
+	}
+	return c.remove()
 })
 
 func limitScenarios() []scenario {
@@ -133,6 +276,13 @@ func limitScenarios() []scenario {
 	}
 	if err := ownMounts(); err != nil {
 		s[0].cannot = err.Error()
+	}
+	cages := new([]*cage)
+	s = append(s, scenario{name: "worker-memory", fault: "the kernel ends a worker for want of memory", brokers: 1, before: caged(cages), do: choke(cages), ends: []string{"SIGKILL"},
+		injected: "each worker in a control group; the limit of one is lowered to what it holds until the kernel kills it under load (long: 6 times), and lifted; no record is blamed",
+		after:    func(r *run) error { return r.condemned("no such text", "killed-the-worker", 0) }})
+	if err := ownGroups(); err != nil {
+		s[len(s)-1].cannot = err.Error()
 	}
 	return s
 }

@@ -248,7 +248,7 @@ func poisonScenarios() []scenario {
 			after: func(r *run) error { return errors.Join(unharmed(r), r.condemned(panicsOver, "panic", pick(r, 8, 60))) }},
 		{name: "killer-record", fault: "a record kills every process that touches it", injected: "SIGKILL in the tokenizing of one text (long: 3): dead letter of reason killed-the-worker after 3 deaths at most", before: bewitched, do: killer,
 			after: func(r *run) error { return r.condemned(killsOver, "killed-the-worker", pick(r, 1, 3)) }},
-		{name: "wedged-inference", fault: "a model run never ends", injected: "failpoint in-inference hangs; run_timeout 2 s; the watchdog ends the worker with exit code 1", do: wedged, workers: 2, args: []string{"--run_timeout=2s"}},
+		{name: "wedged-inference", fault: "a model run never ends", injected: "failpoint in-inference hangs; run_timeout 2 s; the watchdog ends the worker with exit code 1", do: wedged, workers: 2, args: []string{"--run_timeout=2s"}, ends: []string{"exit 1"}},
 	}
 	for i := range s {
 		s[i].brokers = 1

@@ -20,7 +20,10 @@ import (
 // This file owns the scenarios in which the log no longer has what the group wants to read, and what input.start says about it.
 
 // exitConfig is the exit code of a worker for which a person must act first (docs/OPERATIONS.md).
-const exitConfig = 2
+const (
+	exitConfig = 2
+	endsConfig = "exit 2"
+)
 
 // span is a range of offsets of one partition: from first on, before behind.
 type span struct{ first, behind int64 }
@@ -53,7 +56,9 @@ func (s skips) only(r *run) error {
 		}
 		judged += len(out)
 	}
-	r.note("%d skipped, as the policy says", s.records())
+	if len(s) > 0 {
+		r.note("%d skipped, as the policy says", s.records())
+	}
 	if want := r.produced - s.records(); judged != want {
 		r.fail("%d outputs of %d records, %d of which were skipped: want %d", judged, r.produced, s.records(), want)
 	}
@@ -69,20 +74,25 @@ func stand(r *run) error {
 	return r.c.admin.CommitAllOffsets(r.ctx, r.group, offsets)
 }
 
-// absent stops the only worker cleanly, lets records come, and deletes some of them before it could read them.
-func absent(r *run) (skips, error) {
+// absent stops the only worker cleanly, lets records come, deletes some of them before it could read them, and starts it again.
+func absent(r *run) (*worker, skips, error) {
 	w, err := r.start("w-0")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := errors.Join(w.await(r.ctx), r.produce(400), r.settle(time.Minute)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	w.stop(syscall.SIGTERM)
 	if err := errors.Join(r.produce(400), r.keep()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return r.erase(2, func(committed, end int64) int64 { return committed + 10 + r.rng.Int64N(end-committed-20) })
+	gone, err := r.erase(2, func(committed, end int64) int64 { return committed + 10 + r.rng.Int64N(end-committed-20) })
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err = r.start("w-0")
+	return w, gone, err
 }
 
 // erase deletes records of the first partitions, from the committed offset to where upTo says.
@@ -137,11 +147,7 @@ func (r *run) same(w *worker, said, want skips) {
 // rangeEarliest goes on with what is left: first exactly, then with a frozen worker that may hold some of what is deleted.
 func rangeEarliest(lost skips) func(*run) error {
 	return func(r *run) error {
-		gone, err := absent(r)
-		if err != nil {
-			return err
-		}
-		w, err := r.start("w-0")
+		w, gone, err := absent(r)
 		if err != nil {
 			return err
 		}
@@ -194,7 +200,7 @@ func rangeFrozen(lost skips) func(*run) error {
 // were deleted.
 func rangeLatest(lost skips) func(*run) error {
 	return func(r *run) error {
-		gone, err := absent(r)
+		w, gone, err := absent(r)
 		if err != nil {
 			return err
 		}
@@ -204,10 +210,6 @@ func rangeLatest(lost skips) func(*run) error {
 		}
 		for p, x := range gone {
 			lost[p] = span{x.first, g.Ends[history.Partition{Topic: r.in, Number: p}]}
-		}
-		w, err := r.start("w-0")
-		if err != nil {
-			return err
 		}
 		if err := errors.Join(w.await(r.ctx), r.settle(time.Minute)); err != nil {
 			return err
@@ -220,11 +222,7 @@ func rangeLatest(lost skips) func(*run) error {
 // rangeError ends the worker, until an operator has moved the group.
 func rangeError(lost skips) func(*run) error {
 	return func(r *run) error {
-		gone, err := absent(r)
-		if err != nil {
-			return err
-		}
-		w, err := r.start("w-0")
+		w, gone, err := absent(r)
 		if err != nil {
 			return err
 		}
@@ -267,13 +265,18 @@ func (r *run) refuses(w *worker, also []string, words ...string) error {
 	if exits[0] != exitConfig {
 		r.fail("%s ended with exit code %d, want %d", w.name, exits[0], exitConfig)
 	}
+	r.says(w, append(words, also...)...)
+	return nil
+}
+
+// says demands words of a worker that has ended.
+func (r *run) says(w *worker, words ...string) {
 	log := w.log.String()
-	for _, s := range append(words, also...) {
+	for _, s := range words {
 		if !strings.Contains(log, s) {
 			r.fail("%s ended and its log does not say %q: %s", w.name, s, lastLine(log))
 		}
 	}
-	return nil
 }
 
 func lastLine(log string) string {
@@ -312,5 +315,6 @@ func policyScenarios() []scenario {
 		"DeleteRecords as above. Reading goes on at the end of those partitions; the log names exactly the offsets skipped; the others lose nothing", "latest", rangeLatest, 0)
 	add("out-of-range-error", "records are deleted before they are read; start: error",
 		"DeleteRecords as above. Exit code 2, the message names partition, offset and command; after kafka-consumer-groups --reset-offsets all that is left is delivered", "error", rangeError, 0)
+	all[len(all)-1].ends = []string{endsConfig}
 	return append(all, damageScenarios()...)
 }

@@ -334,7 +334,7 @@ func processScenarios() []scenario {
 		{name: "kill-failpoints", fault: "workers die", injected: "SIGKILL at every failpoint of the worker, and at random in between (long: at least 500 deaths)", do: kills, rate: 150},
 		{name: "rebalance-storm", fault: "rebalance storm", injected: "5 workers, SIGKILL or SIGTERM of a random one every 0.3 to 3 s, for 30 s (long: 2 minutes)", do: storm, partitions: 6},
 		{name: "restart", fault: "restart within the session timeout", injected: "SIGKILL, then SIGTERM, of each worker; its supervisor starts it again at once", promises: "P10", do: restarts},
-		{name: "twin", fault: "twin with the same instance id", injected: "a second process under the first one's name; the older one must end with exit code 3", do: twin},
+		{name: "twin", fault: "twin with the same instance id", injected: "a second process under the first one's name; the older one must end with exit code 3", do: twin, ends: []string{"exit 3"}},
 		{name: "freeze", fault: "a worker is frozen past its session, and thawed", injected: "SIGSTOP for 13 to 18 s, session and transaction timeout are 10 s, another worker has its partitions meanwhile", do: freeze("")},
 		{name: "freeze-in-transaction", fault: "a worker is frozen before EndTxn, and thawed", injected: "SIGSTOP at failpoint before-end-txn for 13 to 18 s, session and transaction timeout are 10 s", do: freeze("before-end-txn")},
 		{name: "drain", fault: "workers are stopped under load", injected: "SIGTERM, exit code 0; then SIGKILL at failpoint while-draining", do: drain},

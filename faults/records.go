@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/faults/history"
+	"sluice/pipeline/pipelinetest/leak"
 )
 
 // This file owns the scenarios in which topics and what lies in them are unusual.
@@ -284,6 +287,61 @@ func overload(r *run) error {
 	return nil
 }
 
+// soak puts very many texts through the only worker, no two equal, and looks whether it holds more and more.
+func soak(r *run) error {
+	short, long := pick(r, 100_000, 1_000_000), pick(r, 1000, 10_000)
+	c, err := r.producer(kgo.MaxBufferedRecords(10_000))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	fed := make(chan error, 1)
+	began := time.Now()
+	go func() {
+		var mu sync.Mutex
+		var first error
+		for i, text := range leak.Texts(short, long) {
+			c.Produce(r.ctx, &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions), Key: fmt.Appendf(nil, "r-%d", i), Value: fmt.Appendf(nil, `{"id":%d,"text":%q}`, i, text)}, func(_ *kgo.Record, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				first = cmp.Or(first, err)
+			})
+		}
+		err := c.Flush(r.ctx)
+		mu.Lock()
+		defer mu.Unlock()
+		fed <- errors.Join(first, err)
+	}()
+	var samples []leak.Sample
+	if err := await(r.ctx, pick(r, 5*time.Minute, 20*time.Minute), "all texts to be judged", func() error {
+		if starts, _ := r.workers[0].counts(); starts != 1 {
+			return nil // unharmed says it
+		}
+		sleep(r.ctx, 400*time.Millisecond)
+		m, err := r.workers[0].metrics()
+		if err != nil {
+			return err
+		}
+		n := int(m["sluice_records_total"])
+		if samples = append(samples, leak.Sample{Texts: n, At: time.Since(began), Resident: m["process_resident_memory_bytes"], Goroutines: int(m["go_goroutines"])}); n < short+long {
+			return fmt.Errorf("%d of %d are", n, short+long)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := <-fed; err != nil {
+		return err
+	}
+	took := time.Since(began)
+	v, err := leak.Judge(samples)
+	if err != nil {
+		r.fail("%s: %v", r.workers[0].name, err)
+	}
+	r.note("%d short and %d long texts in %.0f s; %v", short, long, took.Seconds(), v)
+	return unharmed(r)
+}
+
 func recordScenarios() []scenario {
 	s := []scenario{
 		{name: "large-input", fault: "records larger than a fetch", injected: "records of 2 MB among the others, fetch.max_bytes is 1 MiB", do: large, args: []string{"--kafka.fetch.max_bytes=1MiB"},
@@ -297,6 +355,7 @@ func recordScenarios() []scenario {
 		{name: "topic-remade", fault: "the input topic is deleted and made again", injected: "DeleteTopics, CreateTopics 1 to 4 s later; every record of both is demanded", do: remade, remade: true},
 		{name: "partitions-added", fault: "partitions are added while records flow", injected: "CreatePartitions from 4 to 8; the leader looks every 30 s", do: grown, settle: 2 * time.Minute},
 		{name: "overload", fault: "120 % of the capacity", injected: "10 minutes at 1.2 times the rate at which a backlog goes down", promises: "P7 (in flight, RSS +128 MiB), 95 % of the best throughput", do: overload, rate: -1, workers: 1, long: true, alone: true, distinct: true, settle: 10 * time.Minute},
+		{name: "slow-leak", fault: "a slow leak, if there is one", injected: "1,000,000 short texts (4 to 28 words) and 10,000 long ones (1,500 to 2,500), no two equal (short: a tenth of both), through one worker; the first quarter does not count", promises: "P7 (RSS: slope and medians flat within 10 % or 24 MiB; goroutines +3)", do: soak, rate: -1, workers: 1, long: true, alone: true},
 	}
 	for i := range s {
 		s[i].brokers = 1

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -46,7 +48,8 @@ type scenario struct {
 	after               func(r *run) error      // when the lag is zero, before workers are stopped
 	inputs              func(in *history.Input) // marks what is special about an input
 	remade              bool
-	cannot              string // why this fault is not injected: its row says so
+	cannot              string   // why this fault is not injected: its row says so
+	ends                []string // how workers may end by themselves, as how says it; after any other end their logs are kept
 
 	alerts   bool     // workers have a route, and P3 is checked
 	escalate bool     // workers have an escalation in amend mode, and an endpoint
@@ -78,6 +81,10 @@ type run struct {
 	fed      chan error
 	produced int           // records so far; the feeder's while it runs
 	gone     []*kgo.Record // of the input, that may have been deleted since
+
+	undo      []func() error // when all workers are stopped
+	stopped   bool           // all workers, for good
+	surprised bool           // by an end of a worker that the scenario does not expect
 
 	mu      sync.Mutex
 	failed  []string
@@ -169,24 +176,73 @@ func once(ctx context.Context, c *cluster, s *scenario, o *options, seed uint64)
 		for _, f := range r.failed {
 			say("%s: %s", s.name, f)
 		}
-		r.keepLogs()
 	}
+	r.keepLogs()
 	return row, checked == nil || checked.Clean()
 }
 
-// keepLogs leaves the ends of the workers' logs where somebody who looks into a failure finds them.
+// keepLogs leaves the ends of the workers' logs, after a failure or an end that nobody planned, where somebody who looks into it
+// finds them.
 func (r *run) keepLogs() {
-	dir := filepath.Join(filepath.Dir(r.o.sluice), "logs", r.s.name)
+	if len(r.failed) == 0 && !r.surprised {
+		return
+	}
+	dir := filepath.Join(filepath.Dir(r.o.sluice), "logs", r.group)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		say("%s: the workers' logs: %v", r.s.name, err)
 		return
 	}
-	for _, w := range r.workers {
-		if err := os.WriteFile(filepath.Join(dir, w.name+".log"), []byte(w.log.String()), 0o644); err != nil {
+	for i, w := range append(r.workers, r.twins...) { // several may have one name
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d-%s.log", i, w.name)), []byte(w.log.String()), 0o644); err != nil {
 			say("%s: the workers' logs: %v", r.s.name, err)
 		}
 	}
 	say("%s: logs of the workers: %s", r.s.name, dir)
+}
+
+// count notes how often workers ended and were started again, and says of each end that the harness did not bring about what the
+// worker said last.
+func (r *run) count() {
+	restarts, own := 0, map[string]int{}
+	for _, w := range append(r.workers, r.twins...) {
+		starts, _ := w.counts()
+		restarts += starts - 1
+		times := map[ending]int{}
+		for _, e := range w.endings() {
+			own[e.how]++
+			times[e]++
+			r.surprised = r.surprised || !slices.Contains(r.s.ends, e.how)
+		}
+		for e, n := range times {
+			say("%s: %s ended by itself, %s ×%d: %s", r.s.name, w.name, e.how, n, e.said)
+		}
+	}
+	if note := tally(restarts, own); note != "" {
+		r.note("%s", note)
+	}
+}
+
+// tally puts into words how often supervisors started workers again, and how those ended that did so by themselves.
+func tally(restarts int, own map[string]int) string {
+	var parts []string
+	n := 0
+	for _, how := range slices.Sorted(maps.Keys(own)) {
+		parts = append(parts, fmt.Sprintf("%s ×%d", how, own[how]))
+		n += own[how]
+	}
+	switch {
+	case restarts == 0 && n == 0:
+		return ""
+	case restarts == 0:
+		return "ended by themselves: " + strings.Join(parts, ", ")
+	case n > 0 && restarts > n:
+		parts = append(parts, fmt.Sprintf("by the harness ×%d", restarts-n))
+	}
+	said := fmt.Sprintf("%d restarts by supervisors", restarts)
+	if len(parts) > 0 {
+		said += ": " + strings.Join(parts, ", ")
+	}
+	return said
 }
 
 func (r *run) all() (*history.Report, error) {
@@ -219,8 +275,11 @@ func (r *run) all() (*history.Report, error) {
 		defer r.endpoint.stop()
 	}
 	defer func() {
-		for _, w := range append(r.workers, r.twins...) {
-			w.stop(syscall.SIGKILL)
+		r.stopAll() // where an error came first
+		for _, undo := range r.undo {
+			if err := undo(); err != nil {
+				say("%s: %v", r.s.name, err)
+			}
 		}
 		r.c.proxy.Clear()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -275,17 +334,21 @@ func (r *run) all() (*history.Report, error) {
 	}
 	unwatch()
 	watching.Wait()
-	starts := 0
-	for _, w := range r.workers {
-		w.stop(syscall.SIGKILL)
-		n, _ := w.counts()
-		starts += n - 1
-	}
-	if starts > 0 {
-		r.note("%d restarts by supervisors", starts)
-	}
+	r.stopAll()
 	checked, err := r.check()
 	return checked, errors.Join(settled, err)
+}
+
+// stopAll stops all workers and takes what is to be said of their ends. Once.
+func (r *run) stopAll() {
+	if r.stopped {
+		return
+	}
+	r.stopped = true
+	for _, w := range append(r.workers, r.twins...) {
+		w.stop(syscall.SIGKILL)
+	}
+	r.count()
 }
 
 // start starts a worker under a supervisor.

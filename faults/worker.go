@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sluice/pipeline"
 )
 
@@ -47,8 +49,32 @@ type worker struct {
 	process *os.Process
 	done    chan struct{} // of the process
 	stopped bool
-	exits   []int // codes of ended processes, -1 after a signal
+	sent    []syscall.Signal // by the harness, to the present process
+	exits   []int            // codes of ended processes, -1 after a signal
+	own     []ending
 	starts  int
+}
+
+// ending is the end of a process that the harness did not bring about: neither a signal of its own nor a failpoint was to end it.
+type ending struct {
+	how  string // exit 1, or the signal that ended it
+	said string // the last error in the process's log
+}
+
+// how tells in the words of the table how a process ended.
+func how(s syscall.WaitStatus) string {
+	if s.Signaled() {
+		return unix.SignalName(s.Signal())
+	}
+	return fmt.Sprint("exit ", s.ExitStatus())
+}
+
+// asked says whether a process ended as the harness's signals ask for: by that signal, or with exit code 0 after SIGTERM.
+func asked(s syscall.WaitStatus, sent []syscall.Signal) bool {
+	if s.Signaled() {
+		return slices.Contains(sent, s.Signal())
+	}
+	return s.ExitStatus() == 0 && slices.Contains(sent, syscall.SIGTERM)
 }
 
 // supervise starts a worker.
@@ -94,7 +120,7 @@ func (w *worker) live(started func()) (code int, again bool) {
 	cmd.Env = append(os.Environ(), "FAILPOINT="+w.points)
 	err := cmd.Start()
 	if err == nil {
-		w.process, w.done = cmd.Process, make(chan struct{})
+		w.process, w.done, w.sent = cmd.Process, make(chan struct{}), nil
 		w.starts++
 	}
 	done := w.done
@@ -113,6 +139,10 @@ func (w *worker) live(started func()) (code int, again bool) {
 	defer w.mu.Unlock()
 	w.process = nil
 	w.exits = append(w.exits, code)
+	said, deadly := w.log.last()
+	if s := cmd.ProcessState.Sys().(syscall.WaitStatus); !asked(s, w.sent) && !(deadly && s.Signaled() && s.Signal() == syscall.SIGKILL) {
+		w.own = append(w.own, ending{how(s), said})
+	}
 	close(done)
 	return code, !w.stopped
 }
@@ -121,7 +151,11 @@ func (w *worker) live(started func()) (code int, again bool) {
 func (w *worker) signal(s syscall.Signal) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.process != nil && w.process.Signal(s) == nil
+	if w.process == nil {
+		return false
+	}
+	w.sent = append(w.sent, s)
+	return w.process.Signal(s) == nil
 }
 
 // arm says what the next start does at failpoints.
@@ -166,6 +200,13 @@ func (w *worker) counts() (starts int, exits []int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.starts, slices.Clone(w.exits)
+}
+
+// endings are the ends that the harness did not bring about.
+func (w *worker) endings() []ending {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.own)
 }
 
 // ready asks /readyz; the error says why not.
@@ -230,20 +271,24 @@ func (w *worker) await(ctx context.Context) error {
 	})
 }
 
-// journal is what a worker logs: the end of it, where it serves, and which failpoints it met.
+// journal is what a worker logs: the end of it, where it serves, which failpoints it met, and what its present process complained of.
 type journal struct {
 	mu     sync.Mutex
 	tail   []byte
 	part   []byte // of a line
 	at     string
 	points map[string]int
+	line   string // the last of the process
+	fault  string // the last line of the process that tells of an error
+	deadly bool   // the process met a failpoint that ends it
 }
 
 const journalBytes = 128 << 10
 
 var (
 	servesAt      = regexp.MustCompile(`address=(127\.0\.0\.1:\d+)`)
-	failpointLine = regexp.MustCompile(`^failpoint (\S+) (?:kill|pause|panic|hang)$`)
+	failpointLine = regexp.MustCompile(`^failpoint (\S+) (kill|pause|panic|hang)$`)
+	faultLine     = regexp.MustCompile(`^(?:sluice|panic|fatal error): |^terminate called|level=ERROR`)
 )
 
 func (j *journal) Write(p []byte) (int, error) {
@@ -266,6 +311,10 @@ func (j *journal) Write(p []byte) (int, error) {
 				j.points = map[string]int{}
 			}
 			j.points[string(m[1])]++
+			j.deadly = j.deadly || string(m[2]) == "kill"
+		}
+		if j.line = string(line); faultLine.Match(line) {
+			j.fault = j.line
 		}
 		j.part = j.part[n:]
 	}
@@ -274,8 +323,18 @@ func (j *journal) Write(p []byte) (int, error) {
 // begin is the start of a new process.
 func (j *journal) begin() {
 	j.mu.Lock()
-	j.at, j.part = "", nil
+	j.at, j.part, j.line, j.fault, j.deadly = "", nil, "", "", false
 	j.mu.Unlock()
+}
+
+// last is the last error that the present process logged, or its last line if there is none, and whether a failpoint was to end it.
+func (j *journal) last() (said string, deadly bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fault != "" {
+		return j.fault, j.deadly
+	}
+	return j.line, j.deadly
 }
 
 func (j *journal) address() string {

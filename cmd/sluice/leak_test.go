@@ -5,25 +5,16 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-)
 
-// leakSample is what the process holds after so many answers.
-type leakSample struct {
-	answers    int
-	at         time.Duration
-	resident   float64 // bytes
-	goroutines int
-	heap       float64 // bytes, live after the last collection
-}
+	"sluice/pipeline/pipelinetest/leak"
+)
 
 // residentBytes is the resident memory of this process.
 func residentBytes(t *testing.T) float64 {
@@ -36,20 +27,6 @@ func residentBytes(t *testing.T) float64 {
 		t.Fatal(err)
 	}
 	return pages * float64(os.Getpagesize())
-}
-
-// slope is the least-squares slope of y over x.
-func slope(x, y []float64) float64 {
-	var mx, my, sxy, sxx float64
-	for i := range x {
-		mx += x[i] / float64(len(x))
-		my += y[i] / float64(len(y))
-	}
-	for i := range x {
-		sxy += (x[i] - mx) * (y[i] - my)
-		sxx += (x[i] - mx) * (x[i] - mx)
-	}
-	return sxy / sxx
 }
 
 // The whole way of a text through this process (decode, tokenize, batch, run, judge, write), many times: memory and
@@ -66,24 +43,11 @@ func TestNothingLeaksPerText(t *testing.T) {
 		short, long = 1_000_000, 10_000
 	}
 	total := short + long
-	words := strings.Fields("the hotel was lovely and quiet but the food took hours awful service friendly staff we will come back never again a view over the sea")
 	in, feed := io.Pipe()
 	go func() {
-		rnd := rand.New(rand.NewPCG(1, 7))
 		w := bufio.NewWriterSize(feed, 1<<16)
-		every := total / long
-		for i := range total {
-			n := 3 + rnd.IntN(25)
-			if i%every == every/2 && i/every < long {
-				n = 1500 + rnd.IntN(1000)
-			}
-			for k := range n {
-				if k > 0 {
-					w.WriteByte(' ')
-				}
-				w.WriteString(words[rnd.IntN(len(words))])
-			}
-			fmt.Fprintf(w, " %d\n", i) // no two texts are equal
+		for _, text := range leak.Texts(short, long) {
+			fmt.Fprintln(w, text)
 		}
 		w.Flush()
 		feed.Close()
@@ -97,7 +61,7 @@ func TestNothingLeaksPerText(t *testing.T) {
 		out.Close()
 		code <- c
 	}()
-	var samples []leakSample
+	var samples []leak.Sample
 	n := 0
 	for sc := bufio.NewScanner(answers); sc.Scan(); {
 		if n++; n%(total/200) != 0 {
@@ -105,55 +69,34 @@ func TestNothingLeaksPerText(t *testing.T) {
 		}
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
-		samples = append(samples, leakSample{n, time.Since(began), residentBytes(t), runtime.NumGoroutine(), float64(m.HeapAlloc)})
+		samples = append(samples, leak.Sample{Texts: n, At: time.Since(began), Resident: residentBytes(t), Heap: float64(m.HeapAlloc), Goroutines: runtime.NumGoroutine()})
 	}
 	if c := <-code; c != exitDone || n != total {
 		t.Fatalf("exit code %d, %d of %d answers\n%s", c, n, total, errs.String())
 	}
-	// The first quarter fills buffers, caches of allocators and the like.
-	settled := samples[len(samples)/4:]
-	var x, rss, running []float64
-	least, most := settled[0].goroutines, settled[0].goroutines
-	for _, s := range settled {
-		x, rss, running = append(x, float64(s.answers)), append(rss, s.resident), append(running, float64(s.goroutines))
-		least, most = min(least, s.goroutines), max(most, s.goroutines)
-	}
-	perThousand := slope(x, rss) * 1000
-	grown := slope(x, rss) * (x[len(x)-1] - x[0])
-	first, last := median(rss[:len(rss)/5]), median(rss[len(rss)*4/5:])
-	t.Logf("%d texts in %s: RSS %.1f MiB at the beginning of what counts, %.1f MiB at the end, slope %+.0f bytes per 1,000 texts; goroutines %d to %d",
-		n, time.Since(began).Round(time.Second), first/(1<<20), last/(1<<20), perThousand, least, most)
-	// Timers of runs come and go, and towards the end the command winds down while its last answers are read.
-	if before, after := median(running[:len(running)/5]), median(running[len(running)*4/5:]); after > before+3 || float64(most) > before+10 {
-		t.Errorf("goroutines go from %.0f to %.0f, between %d and %d", before, after, least, most)
-	}
-	if grown > max(0.1*first, 24<<20) || last > first*1.15+(24<<20) {
-		t.Errorf("resident memory grows by %.1f MiB over %d texts, from %.1f to %.1f MiB", grown/(1<<20), int(x[len(x)-1]-x[0]), first/(1<<20), last/(1<<20))
+	v, err := leak.Judge(samples)
+	t.Logf("%d texts in %s: %v", n, time.Since(began).Round(time.Second), v)
+	if err != nil {
+		t.Error(err)
 	}
 	if report != "" {
-		writeLeakReport(t, report, short, long, samples, perThousand, first, last, least, most)
+		writeLeakReport(t, report, short, long, samples, v)
 	}
 }
 
-func median(v []float64) float64 {
-	v = slices.Clone(v)
-	slices.Sort(v)
-	return v[len(v)/2]
-}
-
-func writeLeakReport(t *testing.T, file string, short, long int, samples []leakSample, perThousand, first, last float64, least, most int) {
+func writeLeakReport(t *testing.T, file string, short, long int, samples []leak.Sample, v leak.Verdict) {
 	t.Helper()
 	var b strings.Builder
 	m := benchMachine()
 	fmt.Fprintf(&b, "# Nothing leaks per text\n\n`make soak-leak`, %s, %s (%d cores), ONNX Runtime %s. `models/sentiment-tiny`, %d short texts (4 to 28 words, no two equal) and %d long ones (1,500 to 2,500 words) "+
 		"through decoding, tokenizer, batcher, runners, post-processing and writer in one process, in %s.\n\n",
-		time.Now().UTC().Format(time.DateOnly), m.CPU, m.Cores, m.Runtime, short, long, samples[len(samples)-1].at.Round(time.Second))
+		time.Now().UTC().Format(time.DateOnly), m.CPU, m.Cores, m.Runtime, short, long, samples[len(samples)-1].At.Round(time.Second))
 	fmt.Fprintf(&b, "Resident memory after the first quarter: slope %+.0f bytes per 1,000 texts; median %.1f MiB in the first fifth of what counts, %.1f MiB in the last. Goroutines: %d to %d.\n\n",
-		perThousand, first/(1<<20), last/(1<<20), least, most)
+		v.PerThousand, v.First/(1<<20), v.Last/(1<<20), v.Least, v.Most)
 	b.WriteString("| texts | seconds | RSS, MiB | Go heap, MiB | goroutines |\n| ---: | ---: | ---: | ---: | ---: |\n")
 	for i := 9; i < len(samples); i += 10 {
 		s := samples[i]
-		fmt.Fprintf(&b, "| %d | %.0f | %.1f | %.1f | %d |\n", s.answers, s.at.Seconds(), s.resident/(1<<20), s.heap/(1<<20), s.goroutines)
+		fmt.Fprintf(&b, "| %d | %.0f | %.1f | %.1f | %d |\n", s.Texts, s.At.Seconds(), s.Resident/(1<<20), s.Heap/(1<<20), s.Goroutines)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
