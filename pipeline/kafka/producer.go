@@ -111,8 +111,12 @@ func (p *producer) renew(ctx context.Context) error {
 		}
 		err = p.scrub(ctx)
 		// The scrub's own requests can be late, too.
-		if again := lostEpoch(err) || is(err, errInvalidTxnState) || err == nil && p.doubtful; !again || tries == 5 {
+		again := lostEpoch(err) || is(err, errInvalidTxnState) // no successor: the next round's answer tells
+		if !again && !(err == nil && p.doubtful && tries < 5) {
 			return err
+		}
+		if !sleep(ctx, pauseCode) {
+			return stopped("commit", errors.Join(ctx.Err(), err))
 		}
 	}
 }
@@ -147,21 +151,8 @@ func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
 // a process nobody knows of a commit: what hangs is aborted, outputs and offsets alike, and read again.
 func (p *producer) scrub(ctx context.Context) error {
 	c := p.c
-	var all []pipeline.TopicPartition
-	err := c.retry(ctx, "scrub", time.Now().Add(c.cfg.deliveryTimeout()), func() error {
-		if err := c.refresh(ctx); err != nil {
-			return err
-		}
-		counts, err := c.partitions(c.cfg.Outputs)
-		if err != nil {
-			return err
-		}
-		all = sortedPartitions(counts)
-		return nil
-	})
-	if is(err, errUnknownTopic) {
-		return missingTopic("start", err)
-	}
+	counts, err := c.awaitTopics(ctx, "commit", time.Time{}, c.cfg.Outputs)
+	all := sortedPartitions(counts)
 	for _, step := range []func() error{
 		func() error { return p.addOffsets(ctx) },
 		func() error { return p.addPartitions(ctx, all) },
