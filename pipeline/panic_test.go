@@ -2,10 +2,13 @@ package pipeline
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"sluice/tokenize"
 )
@@ -74,4 +77,36 @@ func TestAPanicOverARecordIsThatRecordsFate(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAPanicWhileAMessageIsReplacedIsThatRecordsFate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newFakeGroup(1, 9)
+		dead := 0
+		g.fail = func(_ int, c *Commit) error {
+			for _, m := range c.Messages {
+				if m.Topic == "out" && string(m.Headers[0].Value) == "4" {
+					return &TooLargeError{Topic: "out"}
+				}
+			}
+			return nil
+		}
+		o := StageOptions{
+			Replace: func(*Record, *TooLargeError) Outcome { panic("no room") },
+			Panicked: func(r *Record, f *Fault) Outcome {
+				if dead++; r.Offset != 4 || f.Kind != Poison || f.Reason != "panic" {
+					t.Errorf("offset %d: %v", r.Offset, f)
+				}
+				return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dead", Source: r.TopicPartition(), Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
+			},
+		}
+		err := runStage(t, g, &fakeProcessor{took: random(time.Millisecond)}, o, func(stop context.CancelFunc, _ *Stage, _ *fakeSource) {
+			time.Sleep(time.Minute)
+			stop()
+		})
+		if err != nil || dead != 1 {
+			t.Errorf("%v, %d dead letters", err, dead)
+		}
+		g.check(t)
+	})
 }

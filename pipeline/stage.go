@@ -58,6 +58,8 @@ type StageOptions struct {
 	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
 	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever.
 	Replace func(*Record, *TooLargeError) Outcome
+	// Panicked makes the dead letter of a record over which Replace has panicked (Writer.Panicked). Required with Replace.
+	Panicked func(*Record, *Fault) Outcome
 	// Quarantine makes the outcome of a record that has killed the process too often to be processed again
 	// (Writer.Quarantine); deaths is how many workers died with it in flight. nil: no such record is looked for, and no
 	// marks are kept beside offsets (see quarantine.go).
@@ -464,9 +466,19 @@ func sleep(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 func (s *Stage) replace(es []*entry, cause *TooLargeError) {
 	for _, e := range es {
 		if s.o.Replace != nil {
-			e.outcome = s.o.Replace(&e.record, cause)
+			e.outcome = s.replacement(e, cause)
 		}
 	}
+}
+
+// replacement is what Replace makes, or a dead letter where that panics: it is the record's fate, as any panic over it is.
+func (s *Stage) replacement(e *entry, cause *TooLargeError) (o Outcome) {
+	defer func() {
+		if x := recover(); x != nil {
+			o = s.o.Panicked(&e.record, panicked("commit", x))
+		}
+	}()
+	return s.o.Replace(&e.record, cause)
 }
 
 // count updates metrics for records that are durable now. s.mu is held.

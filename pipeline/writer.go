@@ -205,6 +205,9 @@ func (w *Writer) Replace(r *Record, cause *TooLargeError) Outcome {
 	return w.pointer(r, Faultf(Poison, "commit", "result-too-large", "%w", cause), cause.Topic, r.Size(), 0)
 }
 
+// Panicked is the outcome of a record over which Replace has panicked.
+func (w *Writer) Panicked(r *Record, f *Fault) Outcome { return w.DeadLetter(r, f, 1) }
+
 // Quarantine is the outcome of a record that is not processed any more because it kills the process.
 func (w *Writer) Quarantine(r *Record, deaths int) Outcome {
 	return w.DeadLetter(r, Faultf(Poison, "process", "killed-the-worker",

@@ -244,6 +244,7 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	limit.PartitionRecords, limit.TotalRecords = min(limit.PartitionRecords, 4*concurrency), min(limit.TotalRecords, 8*concurrency)
 	stage := pipeline.NewStage(processor, client, pipeline.StageOptions{
 		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
+		Panicked: writer.Panicked,
 		Replace: func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
 			if q, err := pipeline.ParseRequest(r); err == nil {
 				return writer.ReplaceFinal(q, cause)

@@ -284,7 +284,7 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 	}
 	closers = append(closers, classifier.Close)
 	stage = pipeline.NewStage(wrapProcessor(classifier), client, pipeline.StageOptions{
-		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Quarantine: writer.Quarantine,
+		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Panicked: writer.Panicked, Quarantine: writer.Quarantine,
 		Metrics: metrics.StageMetrics, Logger: o.log,
 	})
 	return &workerStage{name: "classify", stage: stage, source: client, close: closeAll}, pages, nil

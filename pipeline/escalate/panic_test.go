@@ -178,8 +178,31 @@ func TestAPanicOfTheTimerLeavesThePoolUsable(t *testing.T) {
 			t.Errorf("the call that waited: %v", err)
 		}
 		t.must(p, "good")
-		if !strings.Contains(logs.String(), "looking for a free endpoint panicked") {
+		if !strings.Contains(logs.String(), "telling what happened to an endpoint panicked") {
 			t.Errorf("the log:\n%s", logs)
+		}
+	})
+}
+
+// Who takes a grant also tells what changed meanwhile: the breaker has half-opened. A panic there must not keep the one probe.
+func TestAPanicOfAnObserverKeepsNoGrant(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		p := t.pool(PoolOptions{MaxAttempts: 1, MaxConcurrency: 1, BreakerFailures: 1, Observer: Observer{Breaker: func(_, state string) {
+			if state == "half-open" {
+				panic("no gauge")
+			}
+		}}}, "a")
+		t.a.Always(llmstub.Status(http.StatusInternalServerError, ""))
+		t.fails(t.Context(), p, "good")
+		t.a.Always(llmstub.Good())
+		time.Sleep(time.Minute) // the breaker half-opens at the next call, which finds it so
+		func() {
+			defer func() { recover() }()
+			p.Ask(t.Context(), question(t.prompt, "good"))
+		}()
+		t.must(p, "good")
+		if s := p.Status()[0]; s.Breaker != "closed" || s.InFlight != 0 {
+			t.Errorf("afterwards %+v", s)
 		}
 	})
 }

@@ -131,8 +131,19 @@ func (p *Pool) unlock() {
 	p.events = nil
 	p.mu.Unlock()
 	for _, f := range events {
-		f()
+		p.inform(f)
 	}
+}
+
+// inform runs one of the events. Whoever hears of one may panic, but not through those who take or give back a grant: it would be
+// taken for ever, and with it a slot, or the one probe of a half-open breaker.
+func (p *Pool) inform(event func()) {
+	defer func() {
+		if x := recover(); x != nil {
+			p.o.Logger.Error("telling what happened to an endpoint panicked", "panic", pipeline.Recovered(x))
+		}
+	}()
+	event()
 }
 
 // order is every endpoint, the highest score of a hash of affinity and URL first (rendezvous hashing; Thaler and

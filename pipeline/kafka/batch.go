@@ -333,7 +333,13 @@ func (e *batcher) batch(messages []*pipeline.Message) ([]byte, error) {
 	return b, nil
 }
 
-func squeeze(codec compress.Compression, p []byte) ([]byte, error) {
+// squeeze compresses. A panic in the codec is its error: it is no single record's, for the batch is compressed as a whole.
+func squeeze(codec compress.Compression, p []byte) (small []byte, err error) {
+	defer func() {
+		if x := recover(); x != nil {
+			small, err = nil, fmt.Errorf("compressing with %s: %w; nothing of it is committed; report it, and set kafka.compression to another codec", codec, pipeline.Recovered(x))
+		}
+	}()
 	var out bytes.Buffer
 	w := codec.Codec().NewWriter(&out)
 	if _, err := w.Write(p); err != nil {

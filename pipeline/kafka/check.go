@@ -25,9 +25,9 @@ var needed = map[protocol.ApiKey]int16{
 
 // checkVersions compares what a broker offers with what is needed. kafka-go picks versions without looking at the
 // broker's minimum; a version that is gone would show as a closed connection.
-func (c *Client) checkVersions(ctx context.Context) error {
+func (c *Client) checkVersions(ctx context.Context, deadline time.Time) error {
 	var r *apiversions.Response
-	err := c.retry(ctx, "api-versions", time.Now().Add(requestTimeout), func() (err error) {
+	err := c.retry(ctx, "api-versions", deadline, func() (err error) {
 		r, err = ask[*apiversions.Response](ctx, c, requestTimeout, &apiversions.Request{})
 		return err
 	})
@@ -83,7 +83,7 @@ func (c *Client) Check(ctx context.Context) (problems []error) {
 		bad("%s", sentence)
 		return problems // nothing else can be seen
 	}
-	if err := c.checkVersions(ctx); err != nil {
+	if err := c.checkVersions(ctx, deadline); err != nil {
 		problems = append(problems, err)
 	}
 	note := func(stage string, err error) {

@@ -48,7 +48,7 @@ type Client struct {
 	changed      chan struct{}        // closed when topics changes
 	limits       map[string]sizeLimit // of output topics
 	session      *session             // the membership, nil while there is none
-	joined       *session             // as session, but from joining on, before positions are known
+	joined       *session             // what the last answer to JoinGroup said, whether it came to a session or not
 	committed    map[pipeline.TopicPartition]int64
 	ran          bool
 	broken       error // why no Commit may follow; nil while one may

@@ -16,6 +16,7 @@ import (
 
 // Kafka's error codes that decide something here.
 const (
+	errUnknownServerError           = -1
 	errOffsetOutOfRange             = 1
 	errCorrupt                      = 2
 	errUnknownTopic                 = 3
@@ -118,7 +119,8 @@ func retriable(err error) bool {
 		return true
 	case errUnknownTopic, errLeaderNotAvailable, errNotLeader, errRequestTimedOut, errBrokerNotAvailable, errReplicaNotAvailable, errNetwork,
 		errCoordinatorLoading, errNoCoordinator, errNotCoordinator, errNotEnoughReplicas /* also: "concurrent transactions", told to old clients */, errNotEnoughReplicasAfterAppend,
-		errConcurrentTxn, errStorage, errUnstableOffsets, errThrottled:
+		errConcurrentTxn, errStorage, errUnstableOffsets, errThrottled,
+		errUnknownServerError: // a broker in trouble, which does not say which: no reason for the worker to end
 		return true
 	}
 	return false

@@ -81,6 +81,9 @@ func TestTransientErrorsAreRiddenOut(t *testing.T) {
 		{kmsg.Heartbeat, 1, true, []*kerr.Error{kerr.NotCoordinator, kerr.RebalanceInProgress}},
 		{kmsg.Heartbeat, 1, true, []*kerr.Error{kerr.UnknownMemberID}},
 		{kmsg.Heartbeat, 1, true, []*kerr.Error{kerr.IllegalGeneration}},
+		{kmsg.InitProducerID, 0, true, []*kerr.Error{kerr.UnknownServerError}},
+		{kmsg.JoinGroup, 0, true, []*kerr.Error{kerr.UnknownServerError}},
+		{kmsg.EndTxn, 2, true, []*kerr.Error{kerr.UnknownServerError}},
 	} {
 		var titles []string
 		for _, e := range c.errs {
@@ -146,6 +149,10 @@ func TestFinalErrorsEndTheWorker(t *testing.T) {
 			k := fakeKafka(t, 3, "in", "out")
 			send(t, k.ListenAddrs(), "in", 3, 0, 30)
 			k.Fault(kfake.Fault{Keys: []kmsg.Key{c.key}, TopLevel: c.topLevel, Err: c.err, Count: -1, When: every(c.skip, 1<<40)})
+			if c.kind == pipeline.Fenced { // a twin has taken the producer's next epoch before it joined
+				k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.ProducerFenced, Count: -1, When: every(1, 1<<40)},
+					kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, TopLevel: true, Err: kerr.FencedInstanceID, Count: -1})
+			}
 			cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
 			cfg.SessionTimeout = time.Second
 			err := startWorker(t, cfg).wait(t)
@@ -266,7 +273,7 @@ func TestCommitSaysWhatToDo(t *testing.T) {
 		{name: "old generation", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.IllegalGeneration}, kind: pipeline.Rebalance},
 		{name: "group prepares a rebalance", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.RebalanceInProgress}, kind: pipeline.Rebalance},
 		{name: "unknown member", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.UnknownMemberID}, kind: pipeline.Rebalance},
-		{name: "twin", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.FencedInstanceID}, kind: pipeline.Fenced},
+		{name: "a member that the coordinator has forgotten", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.FencedInstanceID}, kind: pipeline.Rebalance},
 		{name: "too large, says the broker", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.MessageTooLarge}, large: true},
 		{name: "too large, says the topic's limit", commit: oneMessage("out", randomBytes(2<<20), 1), large: true},
 		{name: "a topic that is not an output", commit: oneMessage("elsewhere", []byte("x"), 1), kind: pipeline.Internal},

@@ -115,9 +115,6 @@ func (c *Client) run(ctx context.Context, flow pipeline.Flow) error {
 		if err != nil {
 			return err
 		}
-		c.mu.Lock()
-		c.joined = s
-		c.mu.Unlock()
 		if err := c.live(ctx, flow, m, s); err != nil {
 			return err
 		}
@@ -156,10 +153,13 @@ func (c *Client) start(ctx context.Context) error {
 			return stopped("start", err)
 		}
 	}
-	if err := c.checkVersions(ctx); err != nil {
+	if err := c.checkVersions(ctx, time.Time{}); err != nil {
 		return err
 	}
-	if err := c.awaitTopics(ctx, c.allTopics()); err != nil {
+	if _, err := c.awaitTopics(ctx, "start", time.Time{}, c.allTopics()); err != nil {
+		if f := c.configFault("start", err); f != nil {
+			return f
+		}
 		return err
 	}
 	if err := c.loadLimits(ctx); err != nil {
@@ -171,23 +171,28 @@ func (c *Client) start(ctx context.Context) error {
 	return nil
 }
 
-// awaitTopics waits a moment for topics to appear (they may have just been made) and is a fault when they do not.
-func (c *Client) awaitTopics(ctx context.Context, topics []string) error {
-	began := time.Now()
-	err := c.retry(ctx, "metadata", time.Time{}, func() error {
-		if err := c.refresh(ctx); err != nil {
-			return err
+// topicPatience is for how long a topic may be unknown: it may have just been made, or is being made anew.
+const topicPatience = 10 * time.Second
+
+// awaitTopics is the number of partitions of each topic, from fresh metadata. It waits for brokers that cannot be reached,
+// until the deadline (zero: until ctx ends). A topic that all answers within topicPatience do not know is a fault.
+func (c *Client) awaitTopics(ctx context.Context, stage string, deadline time.Time, topics []string) (counts map[string]int, err error) {
+	var missing time.Time
+	err = c.retry(ctx, "metadata", deadline, func() (err error) {
+		if err = c.refresh(ctx); err == nil {
+			counts, err = c.partitions(topics)
 		}
-		_, err := c.partitions(topics)
-		if is(err, errUnknownTopic) && time.Since(began) > 5*time.Second {
-			return missingTopic("start", err)
+		switch {
+		case !is(err, errUnknownTopic):
+			missing = time.Time{}
+		case missing.IsZero():
+			missing = time.Now()
+		case time.Since(missing) > topicPatience:
+			return missingTopic(stage, err)
 		}
 		return err
 	})
-	if f := c.configFault("start", err); f != nil && !errors.As(err, new(*pipeline.Fault)) {
-		return f
-	}
-	return err
+	return counts, err
 }
 
 // live is a session from assignment to the end of its membership. It returns nil when the group is to be joined again.
@@ -210,13 +215,18 @@ func (c *Client) live(ctx context.Context, flow pipeline.Flow, m *membership, s 
 		if f := new(pipeline.Fault); errors.As(err, &f) {
 			return err
 		}
-		if is(err, errFencedInstance) {
-			return c.fenced("heartbeat", err)
-		}
 		if f := c.configFault("fetch", err); f != nil {
 			return f
 		}
 		c.observeInGroup(false)
+		if is(err, errFencedInstance) {
+			c.mu.Lock()
+			c.session = nil // the group takes no commit of it
+			c.mu.Unlock()
+			if fault := c.twin(ctx, "heartbeat", err); fault != nil {
+				return fault
+			}
+		}
 		c.log.Info("assignment ends", "generation", s.generation, "reason", err)
 		// The flow may still commit what is ready: a group that prepares a rebalance takes offsets of the old generation.
 		quiesce, done := context.WithTimeout(ctx, max(c.cfg.RebalanceTimeout-2*c.cfg.heartbeatInterval(), c.cfg.RebalanceTimeout/2))
@@ -226,7 +236,7 @@ func (c *Client) live(ctx context.Context, flow pipeline.Flow, m *membership, s 
 		c.session = nil
 		c.mu.Unlock()
 		if !errors.Is(err, errReposition) {
-			if is(err, errUnknownMember) {
+			if is(err, errUnknownMember, errFencedInstance) {
 				m.member = ""
 			}
 			return nil
@@ -319,6 +329,27 @@ func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 			s.end(err)
 		}
 	}
+}
+
+// twin says whether cause, the group's word that another member has this worker's instance id, is true: the fault that ends
+// this worker, or nil. The group knows members by their ids only, and the other one may be this worker itself: a join of
+// its own under a name of its own that came late (each makes a new member id and fences the one before), or the member
+// that it was before it joined last, of which a new coordinator still knows because no SyncGroup had made the later one
+// durable (KIP-345). A twin takes the transactional id before it joins (producer.begin), so that this worker's epoch is
+// gone; where it is not, nobody has come. With at-least-once there is no such id, and the group's word counts.
+func (c *Client) twin(ctx context.Context, stage string, cause error) error {
+	if c.cfg.Guarantee != ExactlyOnce {
+		return c.fenced(stage, cause)
+	}
+	if !c.take(ctx) {
+		return stopped(stage, ctx.Err())
+	}
+	defer c.release()
+	if err := c.producer.renew(ctx); err != nil {
+		return c.identityFault(ctx, stage, err)
+	}
+	c.log.Warn("the group takes this worker for one that another has replaced, but nobody has taken its transactional id: it was replaced by itself, and joins again", "error", cause)
+	return nil
 }
 
 // replaced asks the group whether another process has joined it under this worker's instance id. Before this worker has

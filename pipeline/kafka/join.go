@@ -14,7 +14,7 @@ import (
 
 // join joins the group, for as long as it takes.
 func (c *Client) join(ctx context.Context, m *membership) (*session, error) {
-	began, told, missing := time.Now(), time.Now(), time.Time{}
+	began, told := time.Now(), time.Now()
 	for {
 		s, err := c.joinOnce(ctx, m)
 		if err == nil {
@@ -29,20 +29,16 @@ func (c *Client) join(ctx context.Context, m *membership) (*session, error) {
 			return nil, stopped("join", err)
 		}
 		c.observeRetry("join", err)
-		if !is(err, errUnknownTopic) {
-			missing = time.Time{}
-		} else if missing.IsZero() {
-			missing = time.Now()
-		}
 		switch {
 		case errors.As(err, new(*pipeline.Fault)):
 			return nil, err
 		case is(err, errFencedInstance):
-			return nil, c.fenced("join", err)
+			if fault := c.twin(ctx, "join", err); fault != nil {
+				return nil, fault
+			}
+			m.member = ""
 		case is(err, errUnknownMember):
 			m.member = ""
-		case is(err, errUnknownTopic) && time.Since(missing) > 10*time.Second:
-			return nil, missingTopic("join", err)
 		case is(err, errMemberIDRequired), lostMembership(err), retriable(err):
 		default:
 			if f := c.configFault("join", err); f != nil {
@@ -60,10 +56,7 @@ func (c *Client) join(ctx context.Context, m *membership) (*session, error) {
 
 // joinOnce is JoinGroup and SyncGroup. As leader it shares the partitions out.
 func (c *Client) joinOnce(ctx context.Context, m *membership) (*session, error) {
-	if err := c.refresh(ctx); err != nil {
-		return nil, err
-	}
-	counts, err := c.partitions(c.cfg.Topics)
+	counts, err := c.awaitTopics(ctx, "join", time.Time{}, c.cfg.Topics)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +76,11 @@ func (c *Client) joinOnce(ctx context.Context, m *membership) (*session, error) 
 		return nil, err
 	}
 	m.member = j.MemberID
-	c.failpoint("while-joining")
 	leads := j.LeaderID == j.MemberID
+	c.mu.Lock()
+	c.joined = newSession(j.MemberID, j.Generation, leads)
+	c.mu.Unlock()
+	c.failpoint("while-joining")
 	req := &syncRequest{GroupID: c.cfg.Group, Generation: j.Generation, MemberID: j.MemberID, InstanceID: c.cfg.InstanceID,
 		ProtocolType: "consumer", ProtocolName: protocolName}
 	// A static leader that comes back leads, but must not assign anew (KIP-814).

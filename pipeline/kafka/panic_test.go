@@ -178,3 +178,36 @@ func TestABatchThatPanicsEndsTheWorkerWithAWayOn(t *testing.T) {
 		t.Errorf("%d results, %d of the records behind the batch; want 22 and 2", len(out), late)
 	}
 }
+
+func (c fragileCodec) NewWriter(w io.Writer) io.WriteCloser {
+	return &fragileWriter{c.Codec.NewWriter(w)}
+}
+
+type fragileWriter struct{ io.WriteCloser }
+
+func (w *fragileWriter) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("cannot be compressed")) {
+		panic("a compressor with a bug")
+	}
+	return w.WriteCloser.Write(p)
+}
+
+// No single record is to blame: the worker ends with nothing committed, for its supervisor to start it again.
+func TestAPanicWhileCompressingEndsTheWorker(t *testing.T) {
+	t.Parallel()
+	k := fakeKafka(t, 1, "in", "out")
+	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+	cfg.Compression = "snappy"
+	w := startWorker(t, cfg)
+	if err := franz(t, k.ListenAddrs()).ProduceSync(t.Context(), &kgo.Record{Topic: "in", Value: []byte("cannot be compressed")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	err := w.wait(t)
+	var p *pipeline.PanicError
+	if pipeline.KindOf(err) != pipeline.Internal || !errors.As(err, &p) || !strings.Contains(err.Error(), "snappy") {
+		t.Errorf("ended with %v (%s)", err, pipeline.KindOf(err))
+	}
+	if n := committedSum(t, kadm.NewClient(franz(t, k.ListenAddrs())), "g"); n != 0 || len(readAll(t, k.ListenAddrs(), "out", kgo.ReadUncommitted())) != 0 {
+		t.Errorf("%d records committed", n)
+	}
+}

@@ -111,8 +111,12 @@ func (p *producer) renew(ctx context.Context) error {
 		}
 		err = p.scrub(ctx)
 		// The scrub's own requests can be late, too.
-		if again := lostEpoch(err) || is(err, errInvalidTxnState) || err == nil && p.doubtful; !again || tries == 5 {
+		again := lostEpoch(err) || is(err, errInvalidTxnState) // no successor: the next round's answer tells
+		if !again && !(err == nil && p.doubtful && tries < 5) {
 			return err
+		}
+		if !sleep(ctx, pauseCode) {
+			return stopped("commit", errors.Join(ctx.Err(), err))
 		}
 	}
 }
@@ -150,36 +154,11 @@ func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
 // commit is repeated: a topic whose only replica is gone must not hold up the others.
 func (p *producer) scrub(ctx context.Context) error {
 	c := p.c
-	var all []pipeline.TopicPartition
-	var missing, headless time.Time // since when brokers answer that a topic is unknown, that a partition has no leader
-	err := c.retry(ctx, "scrub", time.Time{}, func() error {
-		if err := c.refresh(ctx); err != nil {
-			return err
-		}
-		counts, err := c.partitions(c.cfg.Outputs)
-		switch {
-		case !is(err, errUnknownTopic):
-			missing = time.Time{}
-		case missing.IsZero():
-			missing = time.Now()
-		case time.Since(missing) > c.cfg.deliveryTimeout():
-			return missingTopic("start", err)
-		}
-		all = sortedPartitions(counts)
-		for _, tp := range all {
-			if c.leader(tp) >= 0 {
-				continue
-			}
-			if headless.IsZero() {
-				headless = time.Now()
-			}
-			if time.Since(headless) < c.cfg.deliveryTimeout() {
-				return answer(errLeaderNotAvailable, "Metadata", "topic %s", tp.Topic)
-			}
-			c.log.Warn("a partition has had no leader for long; a transaction that is to be ended everywhere is not ended there", "partition", tp.String())
-		}
-		return err
-	})
+	counts, err := c.awaitTopics(ctx, "commit", time.Time{}, c.cfg.Outputs)
+	all := sortedPartitions(counts)
+	if err == nil {
+		err = c.awaitLeaders(ctx, all)
+	}
 	for _, step := range []func() error{
 		func() error { return p.addOffsets(ctx) },
 		func() error { return p.addPartitions(ctx, all) },
@@ -190,6 +169,30 @@ func (p *producer) scrub(ctx context.Context) error {
 	}
 	if err == nil {
 		err = p.end(ctx, "scrub", time.Time{}, p.outcome())
+	}
+	return err
+}
+
+// awaitLeaders waits until every partition has a leader, for deliveryTimeout at most.
+func (c *Client) awaitLeaders(ctx context.Context, tps []pipeline.TopicPartition) error {
+	headless := func() []pipeline.TopicPartition {
+		return slices.DeleteFunc(slices.Clone(tps), func(tp pipeline.TopicPartition) bool { return c.leader(tp) >= 0 })
+	}
+	err := c.retry(ctx, "scrub", time.Now().Add(c.cfg.deliveryTimeout()), func() error {
+		if len(headless()) == 0 {
+			return nil
+		}
+		if err := c.refresh(ctx); err != nil {
+			return err
+		}
+		if without := headless(); len(without) > 0 {
+			return answer(errLeaderNotAvailable, "Metadata", "topic %s", without[0].Topic)
+		}
+		return nil
+	})
+	if without := headless(); err != nil && ctx.Err() == nil && len(without) > 0 {
+		c.log.Warn("partitions have had no leader for long; a transaction that is to be ended everywhere is not ended there", "partitions", without)
+		return nil
 	}
 	return err
 }

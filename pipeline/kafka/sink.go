@@ -209,7 +209,7 @@ func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline
 			c.log.Warn("aborting a transaction failed; taking a new epoch will abort it", "error", err)
 		}
 	}
-	if is(cause, errFencedInstance) {
+	if is(cause, errFencedInstance) && c.cfg.Guarantee != ExactlyOnce {
 		return c.fenced("commit", cause)
 	}
 	// A person must act: stop now, the transaction has ended.
@@ -223,7 +223,7 @@ func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline
 	switch {
 	case errors.As(cause, &large):
 		return cause
-	case lostMembership(cause):
+	case lostMembership(cause), is(cause, errFencedInstance): // the epoch was there to be renewed: no twin (see Client.twin)
 		s.end(cause)
 		return &pipeline.Fault{Kind: pipeline.Rebalance, Stage: "commit", Reason: "rebalance", Err: cause}
 	}
@@ -320,23 +320,16 @@ func (c *Client) encode(ctx context.Context, commit *pipeline.Commit) (map[pipel
 			return nil, pipeline.Faultf(pipeline.Internal, "commit", "unknown-output", "a message is for topic %s, which is not among the configured outputs %v", t, c.cfg.Outputs)
 		}
 	}
-	var counts map[string]int
-	err := c.retry(ctx, "metadata", time.Now().Add(10*time.Second), func() (err error) {
-		if counts, err = c.partitions(topics); err == nil {
-			return nil
-		}
-		if err := c.refresh(ctx); err != nil {
-			return err
-		}
-		counts, err = c.partitions(topics)
-		return err
-	})
+	counts, err := c.partitions(topics)
+	if err != nil {
+		counts, err = c.awaitTopics(ctx, "commit", time.Now().Add(2*topicPatience), topics)
+	}
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
 		return nil, stopped("commit", err)
-	case is(err, errUnknownTopic):
-		return nil, missingTopic("commit", err)
+	case errors.As(err, new(*pipeline.Fault)):
+		return nil, err
 	default:
 		if f := c.configFault("commit", err); f != nil {
 			return nil, f
