@@ -20,6 +20,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/pipeline"
@@ -330,6 +331,34 @@ func TestWrongCertificatesAreRefusedAndNamed(t *testing.T) {
 				t.Errorf("%q (hopeless: %v), want %q", sentence, hopeless, tc.says)
 			}
 		})
+	}
+}
+
+// One broker of several has let its certificate expire; the first contact is with another. Check says what is to be done.
+func TestCheckNamesTheWrongCertificateOfOneBroker(t *testing.T) {
+	ca := pipelinetest.NewAuthority(t, "our CA")
+	certs := []tls.Certificate{ca.Certificate(t, time.Hour, "127.0.0.1"), ca.Certificate(t, -time.Hour, "127.0.0.1")}
+	k, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(1, "in", "out"), kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		cert := certs[0]
+		if len(certs) > 1 {
+			certs = certs[1:]
+		}
+		return tls.Listen(network, address, &tls.Config{Certificates: []tls.Certificate{cert}})
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if err := k.MoveTopicPartition("in", 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t, k.ListenAddrs()[:1], "in", "out", "g")
+	cfg.TLS = fixedTLS(&tls.Config{RootCAs: ca.Pool})
+	problems := errors.Join(newClient(t, cfg).Check(t.Context())...)
+	for _, part := range []string{"topic in:", "is not valid at this time", "have it renewed"} {
+		if problems == nil || !strings.Contains(problems.Error(), part) {
+			t.Errorf("%v: does not say %q", problems, part)
+		}
 	}
 }
 
