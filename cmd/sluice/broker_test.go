@@ -139,11 +139,7 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 			t.Errorf("%s-%d: offset %d is committed, the log ends at %d", o.Topic, o.Partition, c.At, o.Offset)
 		}
 	})
-	if listener.Principal != "" { // verify reads what the worker only writes
-		for _, topic := range topics[1:] {
-			broker.Grant(t, listener.Principal, pipelinetest.Permission{Operation: "Read", Resource: "Topic", Name: topic, Pattern: "literal"})
-		}
-	}
+	grantVerify(t, broker, listener, topics[1:]...)
 	// What the product itself says about it, before and after somebody writes a result once more.
 	if r := finish(t, sluice(t, "verify", "-c", config, "--since", "all")); r.code != exitDone || !strings.Contains(r.out, fmt.Sprintf("clean: each of %d records has exactly one answer, in order", records)) {
 		t.Errorf("verify: exit code %d\n%s%s", r.code, r.out, r.err)

@@ -431,6 +431,19 @@ func grantPrinted(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener
 	b.Grant(t, l.Principal, permissions(acls)...)
 }
 
+// grantVerify grants what `sluice verify` needs beyond that: it reads what a worker only writes, and how long that is kept.
+func grantVerify(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener, outputs ...string) {
+	t.Helper()
+	if l.Principal == "" {
+		return
+	}
+	for _, topic := range outputs {
+		for _, operation := range []string{"Read", "DescribeConfigs"} {
+			b.Grant(t, l.Principal, pipelinetest.Permission{Operation: operation, Resource: "Topic", Name: topic, Pattern: "literal"})
+		}
+	}
+}
+
 // worker is a running `sluice run`.
 type worker struct {
 	cmd  *exec.Cmd

@@ -111,11 +111,7 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 			t.Errorf("%s-%d: %s is left after a clean stop", o.Topic, o.Partition, o.Metadata)
 		}
 	})
-	if listener.Principal != "" { // verify reads what the worker only writes
-		for _, topic := range topics[1:] {
-			broker.Grant(t, listener.Principal, pipelinetest.Permission{Operation: "Read", Resource: "Topic", Name: topic, Pattern: "literal"})
-		}
-	}
+	grantVerify(t, broker, listener, topics[1:]...)
 	if r := finish(t, sluice(t, "verify", "-c", config)); r.code != exitDone {
 		t.Errorf("verify: %d\n%s%s", r.code, r.out, r.err)
 	}
