@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults native venv build dist lint test-pure test-go test-export test-broker fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama image-check faults bench-brownout
+.PHONY: help demo test test-faults native venv build dist lint test-pure test-go test-export test-broker test-secured test-secured-some fuzz audit bench bench-graph bench-latency bench-options bench-profile bench-tune injections soak-leak race clean test-llama image-check faults bench-brownout
 
 version   := $(shell cat VERSION)
 native    := eval "$$(scripts/native.sh env)"
@@ -24,7 +24,7 @@ help: ## list the targets
 demo: dist ## build everything and watch real verdicts on a stream (RECORDS=N ends after N; ESCALATE=1 asks an endpoint, too)
 	@dist/sluice demo $(if $(filter-out 0,$(RECORDS)),--records $(RECORDS)) $(if $(ESCALATE),--escalate)
 
-test: lint test-pure test-export test-go test-broker test-faults ## run every test, those on a real Kafka broker included
+test: lint test-pure test-export test-go test-broker test-secured-some test-faults ## run every test, those on a real Kafka broker included
 	@printf '\nall tests passed\n'
 
 native: ## build libtokenizers.a and fetch ONNX Runtime, under build/
@@ -70,6 +70,22 @@ test-go: dist ## tokenizer, models, inference and command line, on the native li
 test-broker: native ## the Kafka core on a real Apache Kafka broker (Java 17, Maven)
 	$(step) 'Kafka core, on a real broker'
 	@$(native) && go test -timeout 20m ./pipeline/... && go test -tags failpoint -run 'EscalatedRecord|BudgetHolds' ./cmd/sluice
+
+# The tests that run on the secured listeners of a real broker, one listener after the other: what transactions, the group and
+# fetches do over each (in `make test`), and all of them. `go doc sluice/pipeline/pipelinetest ListenerVariable` tells more.
+listeners    := ssl mtls plain scram-sha-256 scram-sha-512 token-file oidc
+secured_some := MetadataTravels|TwinIsFenced
+secured_all  := Real|LostAnswers|BrokerDies|TransactionTimesOut|MessagesNearTheLimit|LeaveMoves|MetadataTravels|Soak|RestartCauses|TwinIsFenced
+secured_run  := KilledWorkers|BudgetHolds|KillsTheProcess
+
+test-secured-some: native ## a few of the tests of `make test-secured`, over every secured listener
+	$(step) 'secured listeners of a real broker'
+	@$(native) && for l in $(listeners); do echo "-- $$l"; SLUICE_TEST_LISTENER=$$l go test -count=1 -timeout 5m -run '$(secured_some)' ./pipeline/kafka; done
+
+test-secured: native ## every test on a real broker over each of its secured listeners, with exactly the permissions of docs/security.md (LISTENERS='mtls oidc': over those)
+	$(step) 'secured listeners of a real broker, all tests'
+	@$(native) && for l in $(or $(LISTENERS),$(listeners)); do echo "-- $$l"; SLUICE_TEST_LISTENER=$$l go test -count=1 -timeout 30m -run '$(secured_all)' ./pipeline/kafka; \
+	  SLUICE_TEST_LISTENER=$$l go test -count=1 -timeout 30m -run '$(secured_run)' ./cmd/sluice; done
 
 test-faults: faults-build ## the short form of `make faults`, with a fixed seed; a scenario that fails, though not by its history, may try again once
 	$(step) 'faults, on real brokers'

@@ -37,12 +37,7 @@ func newStage(t *testing.T, config map[string]*string) *stage {
 	if testing.Short() {
 		t.Skip("-short: no real broker")
 	}
-	address := pipelinetest.Kafka(t).Addrs()[0]
-	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(50*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
+	client := pipelinetest.Kafka(t).Client(t)
 	s := &stage{t: t, name: strings.ToLower(strings.NewReplacer("/", "-", " ", "_").Replace(t.Name())), client: client, admin: kadm.NewClient(client), sent: map[int32]int64{}}
 	for topic, c := range map[string]map[string]*string{"in": nil, "out": config, "dlq": nil} {
 		if r, err := s.admin.CreateTopic(t.Context(), partitions, 1, c, s.topic(topic)); err != nil || r.Err != nil {

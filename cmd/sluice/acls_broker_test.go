@@ -28,9 +28,9 @@ import (
 type guarded struct {
 	t      *testing.T
 	broker *pipelinetest.Broker
-	admin  *kadm.Client // super user
-	client *kgo.Client  // likewise
-	dir    string       // with kafka-acls.sh and the administrator's login
+	client *kgo.Client // super user
+	dir    string      // with kafka-acls.sh
+	login  string      // file with the administrator's login for Kafka's tools
 	config string
 	topics struct{ input, output, letters, requests string }
 }
@@ -40,15 +40,9 @@ func newGuarded(t *testing.T, name string) *guarded {
 	dir := needModel(t, "sentiment-tiny")
 	g := &guarded{t: t, broker: pipelinetest.Kafka(t, "--acl"), dir: t.TempDir()}
 	g.topics.input, g.topics.output, g.topics.letters, g.topics.requests = name+"-in", name+"-out", name+"-dlq", name+"-asks"
-	var err error
-	g.client, err = kgo.NewClient(kgo.SeedBrokers(g.broker.Addrs()...), kgo.ConsumeTopics(g.topics.output), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(100*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(g.client.Close)
-	g.admin = kadm.NewClient(g.client)
-	if _, err := g.admin.CreateTopics(t.Context(), 2, 1, nil, g.topics.input, g.topics.output, g.topics.letters, g.topics.requests); err != nil {
+	g.client = g.broker.Client(t, kgo.ConsumeTopics(g.topics.output), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
+	if _, err := kadm.NewClient(g.client).CreateTopics(t.Context(), 2, 1, nil, g.topics.input, g.topics.output, g.topics.letters, g.topics.requests); err != nil {
 		t.Fatal(err)
 	}
 	stub := llmstub.Options{Labels: []string{"NEGATIVE", "POSITIVE"}}
@@ -76,12 +70,7 @@ escalation:
   topic: %s
   endpoint: {urls: [%q], model: stub}
 `, g.broker.Env["KAFKA_BOOTSTRAP_SASL_SSL"], name, ca, g.topics.input, dir, g.topics.output, g.topics.letters, g.topics.requests, server.URL+"/v1")
-	g.file("admin.properties", 0o600, `security.protocol=SASL_SSL
-sasl.mechanism=PLAIN
-sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username="admin" password="admin-secret";
-ssl.truststore.type=PEM
-ssl.truststore.location=%s
-`, ca)
+	g.login, _ = g.broker.JavaClient(t)
 	local, err := filepath.Abs("../../scripts/kafka-local")
 	if err != nil {
 		t.Fatal(err)
@@ -102,14 +91,15 @@ func (g *guarded) file(name string, mode os.FileMode, format string, args ...any
 // grant has a shell run what `sluice acls` prints for a stage.
 func (g *guarded) grant(principal, stage string) {
 	g.t.Helper()
-	r := g.acls("--principal", "User:"+principal, "--stage", stage, "--command-config", filepath.Join(g.dir, "admin.properties"))
+	r := g.acls("--principal", "User:"+principal, "--stage", stage, "--command-config", g.login)
 	sh := exec.Command("sh", "-e")
 	sh.Stdin = strings.NewReader(r.out)
 	sh.Env = append(os.Environ(), "PATH="+g.dir+":"+os.Getenv("PATH"), "KAFKA_LOCAL_DIR="+filepath.Join(g.dir, "java"))
 	if said, err := sh.CombinedOutput(); err != nil {
 		g.t.Fatalf("%v\n%s\n%s", err, r.out, said)
 	}
-	g.await(principal, g.list(stage), len(g.list(stage)))
+	list := permissions(g.list(stage))
+	g.broker.AwaitPermissions(g.t, len(list), "User:"+principal, list...)
 }
 
 func (g *guarded) acls(args ...string) result {
@@ -134,67 +124,13 @@ func (g *guarded) list(stage string) []kafka.ACL {
 	return acls
 }
 
-func builderOf(a kafka.ACL, principal string) *kadm.ACLBuilder {
-	b := kadm.NewACLs()
-	switch a.Resource {
-	case "Topic":
-		b = b.Topics(a.Name)
-	case "Group":
-		b = b.Groups(a.Name)
-	case "TransactionalId":
-		b = b.TransactionalIDs(a.Name)
+// permissions are those of ACLs.
+func permissions(acls []kafka.ACL) []pipelinetest.Permission {
+	var ps []pipelinetest.Permission
+	for _, a := range acls {
+		ps = append(ps, pipelinetest.Permission(a))
 	}
-	operation, pattern := kadm.OpRead, kadm.ACLPatternLiteral
-	if a.Operation == "Write" {
-		operation = kadm.OpWrite
-	}
-	if a.Pattern == "prefixed" {
-		pattern = kadm.ACLPatternPrefixed
-	}
-	return b.Operations(operation).ResourcePatternType(pattern).Allow("User:" + principal).AllowHosts("*")
-}
-
-// await waits until the broker's authorizer has n of these permissions of a principal: changes reach it by way of the
-// controller's log.
-func (g *guarded) await(principal string, acls []kafka.ACL, n int) {
-	g.t.Helper()
-	has := -1
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
-		has = 0
-		for _, a := range acls {
-			found, err := g.admin.DescribeACLs(g.t.Context(), builderOf(a, principal))
-			if err != nil {
-				g.t.Fatal(err)
-			}
-			for _, f := range found {
-				if f.Err != nil {
-					g.t.Fatal(f.Err)
-				}
-				has += len(f.Described)
-			}
-		}
-		if has == n {
-			return
-		}
-	}
-	g.t.Fatalf("%d of %d permissions are there after 30 s", has, n)
-}
-
-// revoke takes one permission away and gives back what puts it back.
-func (g *guarded) revoke(principal string, a kafka.ACL) (again func()) {
-	g.t.Helper()
-	if _, err := g.admin.DeleteACLs(g.t.Context(), builderOf(a, principal)); err != nil {
-		g.t.Fatal(err)
-	}
-	g.await(principal, []kafka.ACL{a}, 0)
-	return func() {
-		g.t.Helper()
-		created, err := g.admin.CreateACLs(g.t.Context(), builderOf(a, principal))
-		if err != nil || created[0].Err != nil {
-			g.t.Fatal(err, created)
-		}
-		g.await(principal, []kafka.ACL{a}, 1)
-	}
+	return ps
 }
 
 // run is the command line of a worker with a user's login.
@@ -313,7 +249,8 @@ func TestThePrintedPermissionsAreEnoughAndEachIsNeeded(t *testing.T) {
 // refused runs a worker that lacks one permission: it ends, and names it.
 func (g *guarded) refused(a kafka.ACL, user, stage string) {
 	g.t.Helper()
-	defer g.revoke(user, a)()
+	g.broker.Revoke(g.t, "User:"+user, pipelinetest.Permission(a))
+	defer g.broker.Grant(g.t, "User:"+user, pipelinetest.Permission(a))
 	want := map[string]string{"Topic": "on topic " + a.Name, "Group": "on group " + a.Name, "TransactionalId": "on transactional id " + a.Name}[a.Resource]
 	want = "permission " + strings.ToUpper(a.Operation) + " " + want
 	cmd := g.run(user, stage)

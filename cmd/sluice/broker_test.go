@@ -25,15 +25,11 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 		t.Skip("-short: no real broker")
 	}
 	dir := needModel(t, "sentiment-tiny")
-	address := pipelinetest.Kafka(t).Addrs()[0]
+	broker, listener := pipelinetest.TestListener(t)
 	const records, kills, every = 6000, 12, 400
 	topics := []string{"customer_reviews", "review_analysis", "review_dlq"}
-	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topics[1:]...), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()), kgo.MetadataMinAge(100*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	client := broker.Client(t, kgo.ConsumeTopics(topics[1:]...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
 	admin := kadm.NewClient(client)
 	if _, err := admin.CreateTopics(t.Context(), 4, 1, nil, topics...); err != nil {
 		t.Fatal(err)
@@ -59,7 +55,7 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 	}
 	produce(3 * every)
 
-	config := runConfig(t, address, dir)
+	config := runConfigBy(t, broker, listener, dir)
 	start := func(instance string) *worker {
 		return startWorker(t, "-c", config, "--kafka.instance_id="+instance, "--kafka.commit_interval=20ms", "--limits.partition.records=100", "--batch_tokens=256")
 	}
@@ -143,6 +139,7 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 			t.Errorf("%s-%d: offset %d is committed, the log ends at %d", o.Topic, o.Partition, c.At, o.Offset)
 		}
 	})
+	grantVerify(t, broker, listener, topics[1:]...)
 	// What the product itself says about it, before and after somebody writes a result once more.
 	if r := finish(t, sluice(t, "verify", "-c", config, "--since", "all")); r.code != exitDone || !strings.Contains(r.out, fmt.Sprintf("clean: each of %d records has exactly one answer, in order", records)) {
 		t.Errorf("verify: exit code %d\n%s%s", r.code, r.out, r.err)

@@ -29,6 +29,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"sluice/pipeline/kafka"
 	"sluice/pipeline/pipelinetest"
 )
 
@@ -419,6 +420,43 @@ func runConfig(t *testing.T, address, dir string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// runConfigBy is runConfig for a real broker, by one of its listeners, with parts replaced. The listener's principal is granted what
+// `sluice acls` prints.
+func runConfigBy(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener, dir string, replace ...string) string {
+	t.Helper()
+	config := runConfig(t, "localhost:9092", dir)
+	editConfig(t, config, append(replace, "  brokers: [\"localhost:9092\"]\n", l.Settings(t, filepath.Dir(config)))...)
+	grantPrinted(t, b, l, config)
+	return config
+}
+
+// grantPrinted grants a listener's principal exactly what `sluice acls` prints for a configuration.
+func grantPrinted(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener, config string) {
+	t.Helper()
+	if l.Principal == "" {
+		return
+	}
+	r := finish(t, sluice(t, "acls", "-c", config, "--json"))
+	var acls []kafka.ACL
+	if err := json.Unmarshal([]byte(r.out), &acls); err != nil || len(acls) == 0 {
+		t.Fatalf("acls: %+v: %v", r, err)
+	}
+	b.Grant(t, l.Principal, permissions(acls)...)
+}
+
+// grantVerify grants what `sluice verify` needs beyond that: it reads what a worker only writes, and how long that is kept.
+func grantVerify(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener, outputs ...string) {
+	t.Helper()
+	if l.Principal == "" {
+		return
+	}
+	for _, topic := range outputs {
+		for _, operation := range []string{"Read", "DescribeConfigs"} {
+			b.Grant(t, l.Principal, pipelinetest.Permission{Operation: operation, Resource: "Topic", Name: topic, Pattern: "literal"})
+		}
+	}
 }
 
 // worker is a running `sluice run`.

@@ -47,15 +47,9 @@ type cascade struct {
 func newCascade(t *testing.T, name string, partitions int32, stub llmstub.Options, escalation string) *cascade {
 	t.Helper()
 	dir := needModel(t, "sentiment-tiny")
-	address := pipelinetest.Kafka(t).Addrs()[0]
+	broker, listener := pipelinetest.TestListener(t)
 	c := &cascade{t: t, group: name, input: name + "-in", output: name + "-out", letters: name + "-dlq", requests: name + "-asks", random: rand.New(rand.NewPCG(7, uint64(len(name))))}
-	var err error
-	c.client, err = kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(c.output, c.letters), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(100*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.client.Close)
+	c.client = broker.Client(t, kgo.ConsumeTopics(c.output, c.letters), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	c.admin = kadm.NewClient(c.client)
 	if _, err := c.admin.CreateTopics(t.Context(), partitions, 1, nil, c.input, c.output, c.letters, c.requests); err != nil {
 		t.Fatal(err)
@@ -65,7 +59,10 @@ func newCascade(t *testing.T, name string, partitions int32, stub llmstub.Option
 	c.stub = llmstub.New(stub)
 	server := httptest.NewServer(c.stub)
 	t.Cleanup(server.Close)
-	text := fmt.Sprintf(`kafka: {brokers: [%q], group: %s, instance_id: w-0, commit_interval: 20ms}
+	text := fmt.Sprintf(`kafka:
+%s  group: %s
+  instance_id: w-0
+  commit_interval: 20ms
 input: {topics: [%s]}
 models:
   - {name: sentiment, path: %q}
@@ -77,11 +74,12 @@ batch_tokens: 256
 escalation:
   topic: %s
   endpoint: {urls: [%q], model: stub, max_concurrency: 4, timeout: 2s, deadline: 4s, max_attempts: 1, breaker_pause: 100ms}
-%s`, address, c.group, c.input, dir, c.output, c.letters, c.requests, server.URL+"/v1", escalation)
+%s`, listener.Settings(t, t.TempDir()), c.group, c.input, dir, c.output, c.letters, c.requests, server.URL+"/v1", escalation)
 	c.config = filepath.Join(t.TempDir(), name+".yaml")
 	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	grantPrinted(t, broker, listener, c.config)
 	return c
 }
 

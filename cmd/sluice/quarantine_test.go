@@ -46,13 +46,9 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 		t.Skip("-short: no real broker")
 	}
 	dir := needModel(t, "sentiment-tiny")
-	address := pipelinetest.Kafka(t).Addrs()[0]
+	broker, listener := pipelinetest.TestListener(t)
 	topics := []string{"deadly_reviews", "deadly_analysis", "deadly_dlq"}
-	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(100*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	client := broker.Client(t)
 	admin := kadm.NewClient(client)
 	if _, err := admin.CreateTopics(t.Context(), 3, 1, nil, topics...); err != nil {
 		t.Fatal(err)
@@ -69,12 +65,11 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 	if err := client.ProduceSync(t.Context(), input...).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	config := runConfig(t, address, dir)
-	editConfig(t, config, "customer_reviews", topics[0], "review_analysis", topics[1], "review_dlq", topics[2], "group: reviews", "group: deadly")
+	config := runConfigBy(t, broker, listener, dir, "customer_reviews", topics[0], "review_analysis", topics[1], "review_dlq", topics[2], "group: reviews", "group: deadly")
 
 	t.Setenv(deadlyEnv, "1")
 	var got []*kgo.Record
-	done := follow(t, address, records, &got, topics[1:]...)
+	done := follow(t, broker.Addrs()[0], records, &got, topics[1:]...)
 	deaths := 0
 	var last *worker
 	for finished := false; !finished; {
@@ -116,6 +111,7 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 			t.Errorf("%s-%d: %s is left after a clean stop", o.Topic, o.Partition, o.Metadata)
 		}
 	})
+	grantVerify(t, broker, listener, topics[1:]...)
 	if r := finish(t, sluice(t, "verify", "-c", config)); r.code != exitDone {
 		t.Errorf("verify: %d\n%s%s", r.code, r.out, r.err)
 	}
@@ -124,7 +120,7 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 // follow appends what is visible in topics to got until there are n records. What it returns is closed then, or after two minutes.
 func follow(t *testing.T, address string, n int, got *[]*kgo.Record, topics ...string) <-chan struct{} {
 	t.Helper()
-	reader, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topics...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	reader, err := kgo.NewClient(append(pipelinetest.Administrator([]string{address}), kgo.ConsumeTopics(topics...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	if err != nil {
 		t.Fatal(err)
 	}

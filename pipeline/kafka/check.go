@@ -97,6 +97,8 @@ func (c *Client) Check(ctx context.Context) (problems []error) {
 		default:
 			if f := c.configFault(stage, err); f != nil {
 				problems = append(problems, f)
+			} else if sentence, hopeless := c.connectionProblem(err); hopeless { // of another broker than the first
+				bad("%s: %s: %w", stage, sentence, err)
 			} else {
 				bad("%s: %w", stage, err)
 			}

@@ -2,23 +2,16 @@ package kafka
 
 import (
 	"context"
-	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -27,7 +20,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/pipeline"
@@ -37,57 +30,12 @@ import (
 // Logins with tokens, on a real broker that checks their signature, audience, issuer and time; and their renewal while
 // connections live. The test broker ends a session 3 s after a login, whatever the mechanism.
 
-// signer makes the tokens (RFC 7519, RS256) that the test broker accepts.
-type signer struct{ key *rsa.PrivateKey }
-
-func newSigner(t testing.TB, b *pipelinetest.Broker) signer {
-	t.Helper()
-	raw, err := os.ReadFile(b.Env["KAFKA_IDP_KEY"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(raw)
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer{key.(*rsa.PrivateKey)}
-}
-
-func (s signer) token(t testing.TB, lifetime time.Duration, claims map[string]any) string {
-	t.Helper()
-	all := map[string]any{"sub": "worker", "aud": "kafka", "iss": "https://idp.example", "iat": time.Now().Add(-time.Minute).Unix(), "exp": time.Now().Add(lifetime).Unix()}
-	maps.Copy(all, claims)
-	part := func(v any) string {
-		b, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return base64.RawURLEncoding.EncodeToString(b)
-	}
-	text := part(map[string]string{"alg": "RS256", "typ": "JWT", "kid": "test"}) + "." + part(all)
-	sum := sha256.Sum256([]byte(text))
-	sig, err := rsa.SignPKCS1v15(rand.Reader, s.key, crypto.SHA256, sum[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text + "." + base64.RawURLEncoding.EncodeToString(sig)
-}
-
-// secureConfig is a worker on the SASL_SSL listener, as User:worker, who may do everything it needs.
+// secureConfig is a worker on the SASL_SSL listener, as User:worker, who may do everything it needs. SASL is left to the test.
 func secureConfig(t testing.TB, b *pipelinetest.Broker, partitions int) Config {
 	t.Helper()
 	in, out, group := topicNames(t)
 	createTopics(t, b.Addrs(), partitions, nil, in, out)
-	cfg := testConfig(t, strings.Split(b.Env["KAFKA_BOOTSTRAP_SASL_SSL"], ","), in, out, group)
-	cfg.TLS = fixedTLS(&tls.Config{RootCAs: testCA(t, b)})
-	adm := kadm.NewClient(franz(t, b.Addrs()))
-	for _, a := range ACLs(cfg.Access()) {
-		if _, err := adm.CreateACLs(t.Context(), builderOf(t, a).Allow("User:worker").AllowHosts("*")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cfg
+	return realConfig(t, b, b.Listener(t, "scram-sha-512"), ExactlyOnce, in, out, group)
 }
 
 // logins counts the messages that tell of renewed logins.
@@ -150,10 +98,9 @@ func workThroughRenewals(t *testing.T, b *pipelinetest.Broker, cfg Config) {
 
 func TestLoginsAreRenewedBeforeTheirSessionsEnd(t *testing.T) {
 	b := pipelinetest.Kafka(t, "--acl")
-	sign := newSigner(t, b)
+	sign := b.Signer(t)
 	t.Run("SCRAM", func(t *testing.T) {
 		cfg := secureConfig(t, b, 2)
-		cfg.SASL = SASL{ScramSHA512, "worker", Fixed(pipeline.NewSecret("worker-secret"))}
 		workThroughRenewals(t, b, cfg)
 	})
 	t.Run("a token file that is renewed", func(t *testing.T) {
@@ -161,10 +108,7 @@ func TestLoginsAreRenewedBeforeTheirSessionsEnd(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "token")
 		var mu sync.Mutex // logins of several connections
 		renew := func() {
-			if err := os.WriteFile(file+".new", []byte(sign.token(t, 4*time.Second, nil)+"\n"), 0o600); err != nil {
-				t.Error(err)
-			}
-			if err := os.Rename(file+".new", file); err != nil {
+			if err := pipelinetest.WriteToken(file, sign.Token(4*time.Second, nil)); err != nil {
 				t.Error(err)
 			}
 		}
@@ -179,10 +123,10 @@ func TestLoginsAreRenewedBeforeTheirSessionsEnd(t *testing.T) {
 	})
 	t.Run("an OIDC provider", func(t *testing.T) {
 		cfg := secureConfig(t, b, 2)
-		p := newProvider(t, func() string { return sign.token(t, 15*time.Second, nil) }, 15)
-		cfg.SASL = SASL{Mechanism: OAuthBearer, Secret: NewTokenSource(p.oidc()).Token}
+		p := pipelinetest.NewProvider(t, func() string { return sign.Token(15*time.Second, nil) }, 15*time.Second)
+		cfg.SASL = SASL{Mechanism: OAuthBearer, Secret: NewTokenSource(oidcOf(p)).Token}
 		workThroughRenewals(t, b, cfg)
-		if n := p.given.Load(); n < 1 {
+		if n := p.Given.Load(); n < 1 {
 			t.Errorf("%d tokens were given", n)
 		}
 	})
@@ -190,7 +134,7 @@ func TestLoginsAreRenewedBeforeTheirSessionsEnd(t *testing.T) {
 
 func TestRefusedTokens(t *testing.T) {
 	b := pipelinetest.Kafka(t, "--acl")
-	sign := newSigner(t, b)
+	sign := b.Signer(t)
 	other, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -200,10 +144,10 @@ func TestRefusedTokens(t *testing.T) {
 		says     string
 		hopeless bool
 	}{
-		"expired":             {token(sign.token(t, -time.Hour, nil)), "refuse the token", true},
-		"of another audience": {token(sign.token(t, time.Hour, map[string]any{"aud": "billing"})), "for another audience or issuer", true},
-		"of another issuer":   {token(sign.token(t, time.Hour, map[string]any{"iss": "https://elsewhere.example"})), "refuse the token", true},
-		"signed by others":    {token(signer{other}.token(t, time.Hour, nil)), "refuse the token", true},
+		"expired":             {token(sign.Token(-time.Hour, nil)), "refuse the token", true},
+		"of another audience": {token(sign.Token(time.Hour, map[string]any{"aud": "billing"})), "for another audience or issuer", true},
+		"of another issuer":   {token(sign.Token(time.Hour, map[string]any{"iss": "https://elsewhere.example"})), "refuse the token", true},
+		"signed by others":    {token(pipelinetest.Signer{Key: other}.Token(time.Hour, nil)), "refuse the token", true},
 		"no token at all":     {token("c4n4ry"), "refuse the token", true},
 		"of several lines":    {token("c4n4ry\nsecond line"), "has blanks or control characters", false},
 		"not to be had":       {func() (pipeline.Secret, error) { return nil, errors.New("the provider is away") }, "the provider is away", false},
@@ -211,7 +155,7 @@ func TestRefusedTokens(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t, strings.Split(b.Env["KAFKA_BOOTSTRAP_SASL_SSL"], ","), "in", "out", "g")
-			cfg.TLS = fixedTLS(&tls.Config{RootCAs: testCA(t, b)})
+			cfg.TLS = fixedTLS(&tls.Config{RootCAs: b.Authorities(t)})
 			cfg.SASL = SASL{Mechanism: OAuthBearer, Secret: func(context.Context) (pipeline.Secret, error) { return tc.secret() }}
 			client := newClient(t, cfg)
 			err := client.refresh(t.Context())
@@ -235,52 +179,23 @@ func token(s string) func() (pipeline.Secret, error) {
 
 // ---- the provider
 
-// provider is a token endpoint over TLS.
-type provider struct {
-	*httptest.Server
-	given  atomic.Int64
-	answer atomic.Pointer[http.HandlerFunc] // in place of the token
-}
-
-const clientSecret = "c4n4ry/of+the client"
-
-func newProvider(t testing.TB, issue func() string, expires int) *provider {
-	p := &provider{}
-	p.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if h := p.answer.Load(); h != nil {
-			(*h)(w, r)
-			return
-		}
-		id, secret, _ := r.BasicAuth()
-		if secret != "c4n4ry%2Fof%2Bthe+client" || id != "sluice" || r.FormValue("grant_type") != "client_credentials" || r.FormValue("scope") != "kafka write" {
-			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(http.StatusUnauthorized)
-			fmt.Fprintf(w, `{"error":"invalid_client","error_description":"I do not know %s"}`, clientSecret)
-			return
-		}
-		p.given.Add(1)
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(map[string]any{"access_token": issue(), "token_type": "Bearer", "expires_in": expires})
-	}))
-	p.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	t.Cleanup(p.Close)
-	return p
-}
-
-func (p *provider) oidc() OIDC {
+// oidcOf is how a worker asks a provider.
+func oidcOf(p *pipelinetest.Provider) OIDC {
 	pool := x509.NewCertPool()
 	pool.AddCert(p.Certificate())
-	return OIDC{TokenURL: p.URL, ClientID: "sluice", Scope: "kafka write", ClientSecret: token(clientSecret), RootCAs: func() (*x509.CertPool, error) { return pool, nil }}
+	return OIDC{TokenURL: p.URL, ClientID: pipelinetest.ProviderClient, Scope: pipelinetest.ProviderScope, ClientSecret: token(clientSecret), RootCAs: func() (*x509.CertPool, error) { return pool, nil }}
 }
+
+const clientSecret = pipelinetest.ProviderSecret
 
 func TestTokensOfAProvider(t *testing.T) {
 	var serial atomic.Int64
-	p := newProvider(t, func() string { return fmt.Sprint("token-", serial.Add(1)) }, 100)
+	p := pipelinetest.NewProvider(t, func() string { return fmt.Sprint("token-", serial.Add(1)) }, 100*time.Second)
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // is not looked at
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the redirect was followed") }))
 	defer elsewhere.Close()
 	now := time.Now()
-	s := NewTokenSource(p.oidc())
+	s := NewTokenSource(oidcOf(p))
 	s.now = func() time.Time { return now }
 	want := func(token string) {
 		t.Helper()
@@ -289,7 +204,7 @@ func TestTokensOfAProvider(t *testing.T) {
 			t.Errorf("%q, %v, want %q", got.Reveal(), err, token)
 		}
 	}
-	fail := func(h http.HandlerFunc) { p.answer.Store(&h) }
+	fail := func(h http.HandlerFunc) { p.Answer.Store(&h) }
 	want("token-1")
 	now = now.Add(79 * time.Second)
 	want("token-1")
@@ -322,20 +237,20 @@ func TestTokensOfAProvider(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	p.answer.Store(nil)
+	p.Answer.Store(nil)
 	want("token-3")
 
-	wrong := p.oidc()
+	wrong := oidcOf(p)
 	wrong.ClientSecret = token("wrong")
 	if _, err := NewTokenSource(wrong).Token(t.Context()); err == nil || !strings.Contains(err.Error(), `refuses client "sluice": 401 Unauthorized, invalid_client;`) {
 		t.Errorf("a wrong client secret: %v", err)
 	}
-	wrong = p.oidc()
+	wrong = oidcOf(p)
 	wrong.ClientID = "echo"
 	if _, err := NewTokenSource(wrong).Token(t.Context()); err == nil || strings.Contains(err.Error(), clientSecret) || !strings.Contains(err.Error(), "invalid_client") {
 		t.Errorf("a provider that says the secret aloud: %v", err)
 	}
-	wrong = p.oidc()
+	wrong = oidcOf(p)
 	wrong.RootCAs = nil
 	if _, err := NewTokenSource(wrong).Token(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("a provider of an unknown CA: %v", err)
@@ -419,6 +334,34 @@ func TestWrongCertificatesAreRefusedAndNamed(t *testing.T) {
 	}
 }
 
+// One broker of several has let its certificate expire; the first contact is with another. Check says what is to be done.
+func TestCheckNamesTheWrongCertificateOfOneBroker(t *testing.T) {
+	ca := pipelinetest.NewAuthority(t, "our CA")
+	certs := []tls.Certificate{ca.Certificate(t, time.Hour, "127.0.0.1"), ca.Certificate(t, -time.Hour, "127.0.0.1")}
+	k, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(1, "in", "out"), kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		cert := certs[0]
+		if len(certs) > 1 {
+			certs = certs[1:]
+		}
+		return tls.Listen(network, address, &tls.Config{Certificates: []tls.Certificate{cert}})
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if err := k.MoveTopicPartition("in", 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t, k.ListenAddrs()[:1], "in", "out", "g")
+	cfg.TLS = fixedTLS(&tls.Config{RootCAs: ca.Pool})
+	problems := errors.Join(newClient(t, cfg).Check(t.Context())...)
+	for _, part := range []string{"topic in:", "is not valid at this time", "have it renewed"} {
+		if problems == nil || !strings.Contains(problems.Error(), part) {
+			t.Errorf("%v: does not say %q", problems, part)
+		}
+	}
+}
+
 // Client certificate and CA are asked for at every connection: what was refused works as soon as the files are right.
 func TestRenewedCertificatesHoldForTheNextConnection(t *testing.T) {
 	b := pipelinetest.Kafka(t, "--acl")
@@ -439,11 +382,11 @@ func TestRenewedCertificatesHoldForTheNextConnection(t *testing.T) {
 	if sentence, _ := client.connectionProblem(client.refresh(t.Context())); !strings.Contains(sentence, "unknown authority") {
 		t.Errorf("the broker's CA is not known: %s", sentence)
 	}
-	now.Store(&tls.Config{RootCAs: testCA(t, b), GetClientCertificate: send(strangers.Certificate(t, time.Hour, "client"))})
+	now.Store(&tls.Config{RootCAs: b.Authorities(t), GetClientCertificate: send(strangers.Certificate(t, time.Hour, "client"))})
 	if sentence, _ := client.connectionProblem(client.refresh(t.Context())); !strings.Contains(sentence, "client certificate") {
 		t.Errorf("a client certificate of another CA: %s", sentence)
 	}
-	now.Store(&tls.Config{RootCAs: testCA(t, b), GetClientCertificate: send(good)})
+	now.Store(&tls.Config{RootCAs: b.Authorities(t), GetClientCertificate: send(good)})
 	await(t, 20*time.Second, "connection", func() bool { return client.refresh(t.Context()) == nil })
 }
 

@@ -2,11 +2,14 @@ package kafka
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,10 +38,11 @@ func topicNames(t testing.TB) (in, out, group string) {
 	return base + ".in", base + ".out", base + ".group"
 }
 
-// franz is an independent client: tests write and read with it, never with the client under test.
+// franz is an independent client: tests write and read with it, never with the client under test. On a real broker it is the
+// administrator's, whatever the listener of addrs.
 func franz(t testing.TB, addrs []string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
-	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(addrs...), kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts...)...)
+	c, err := kgo.NewClient(slices.Concat(pipelinetest.Administrator(addrs), []kgo.Opt{kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +69,68 @@ func testConfig(t testing.TB, addrs []string, in, out, group string) Config {
 	cfg.SessionTimeout = 20 * time.Second
 	cfg.Logger = testLogger(t)
 	return cfg
+}
+
+// realConfig is a worker's on a real broker, by the listener that the tests run on (pipelinetest.ListenerVariable). Its
+// principal is granted exactly what it needs for these topics, this group and this guarantee.
+func realConfig(t testing.TB, b *pipelinetest.Broker, l *pipelinetest.Listener, g Guarantee, in, out, group string) Config {
+	t.Helper()
+	cfg := testConfig(t, l.Brokers, in, out, group)
+	cfg.Guarantee = g
+	if err := secureBy(&cfg, l); err != nil {
+		t.Fatal(err)
+	}
+	if l.Principal != "" {
+		b.Grant(t, l.Principal, permissions(cfg.Access())...)
+	}
+	return cfg
+}
+
+// secureBy makes cfg use a listener, with files read anew whenever they are used.
+func secureBy(cfg *Config, l *pipelinetest.Listener) error {
+	cfg.Brokers = l.Brokers
+	if l.CAFile != "" {
+		cfg.TLS = func() (*tls.Config, error) {
+			c := &tls.Config{RootCAs: x509.NewCertPool()}
+			pem, err := os.ReadFile(l.CAFile)
+			if err != nil || !c.RootCAs.AppendCertsFromPEM(pem) {
+				return nil, fmt.Errorf("%s: no certificate: %v", l.CAFile, err)
+			}
+			if l.CertFile != "" {
+				cert, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
+				if err != nil {
+					return nil, err
+				}
+				c.Certificates = []tls.Certificate{cert}
+			}
+			return c, nil
+		}
+	}
+	cfg.SASL = SASL{Mechanism: l.Mechanism, User: l.User}
+	switch {
+	case l.Password != "":
+		cfg.SASL.Secret = Fixed(pipeline.NewSecret(l.Password))
+	case l.TokenFile != "":
+		cfg.SASL.Secret = func(context.Context) (pipeline.Secret, error) { return pipeline.ReadSecret(l.TokenFile) }
+	case l.TokenURL != "":
+		pem, err := os.ReadFile(l.TokenCAFile)
+		pool := x509.NewCertPool()
+		if err != nil || !pool.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("%s: no certificate: %v", l.TokenCAFile, err)
+		}
+		cfg.SASL.Secret = NewTokenSource(OIDC{TokenURL: l.TokenURL, ClientID: l.ClientID, Scope: l.Scope, ClientSecret: token(l.ClientSecret),
+			RootCAs: func() (*x509.CertPool, error) { return pool, nil }}).Token
+	}
+	return nil
+}
+
+// permissions are those of ACLs.
+func permissions(clients ...Access) []pipelinetest.Permission {
+	var ps []pipelinetest.Permission
+	for _, a := range ACLs(clients...) {
+		ps = append(ps, pipelinetest.Permission(a))
+	}
+	return ps
 }
 
 // testLogger writes to the test's log under -v, and nowhere otherwise.

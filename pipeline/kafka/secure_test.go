@@ -2,15 +2,12 @@ package kafka
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"maps"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -20,26 +17,13 @@ import (
 
 // TLS, SASL and permissions on a real broker with an authorizer that denies by default.
 
-func testCA(t testing.TB, b *pipelinetest.Broker) *x509.CertPool {
-	t.Helper()
-	pem, err := os.ReadFile(b.Env["KAFKA_CA"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		t.Fatal("no certificate in the CA file")
-	}
-	return pool
-}
-
 func fixedTLS(c *tls.Config) func() (*tls.Config, error) {
 	return func() (*tls.Config, error) { return c, nil }
 }
 
 func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 	b := pipelinetest.Kafka(t, "--acl")
-	pool := testCA(t, b)
+	pool := b.Authorities(t)
 	certificate, err := tls.LoadX509KeyPair(b.Env["KAFKA_CLIENT_CERT"], b.Env["KAFKA_CLIENT_KEY"])
 	if err != nil {
 		t.Fatal(err)
@@ -119,70 +103,43 @@ func TestPermissions(t *testing.T) {
 	in, out, group := topicNames(t)
 	createTopics(t, b.Addrs(), 2, nil, in, out)
 	send(t, b.Addrs(), in, 2, 0, 100)
-	cfg := testConfig(t, strings.Split(b.Env["KAFKA_BOOTSTRAP_SASL_SSL"], ","), in, out, group)
-	cfg.TLS, cfg.SASL = fixedTLS(&tls.Config{RootCAs: testCA(t, b)}), SASL{"scram-sha-512", "worker", Fixed(pipeline.NewSecret("worker-secret"))}
-	adm := kadm.NewClient(franz(t, b.Addrs()))
-	type right struct {
-		name string
-		acl  *kadm.ACLBuilder
-		says string // by Run, when it lacks; the same by Check
+	l := b.Listener(t, "scram-sha-512")
+	cfg := testConfig(t, nil, in, out, group)
+	if err := secureBy(&cfg, l); err != nil {
+		t.Fatal(err)
 	}
-	var rights []right
-	for _, a := range ACLs(cfg.Access()) {
-		r := right{name: a.Operation + " on " + a.Resource + " " + a.Name, acl: builderOf(t, a)}
-		switch a.Resource {
+	rights := permissions(cfg.Access())
+	says := func(p pipelinetest.Permission) string { // Run, when it lacks; the same Check
+		switch p.Resource {
 		case "Topic":
-			r.says = "permission " + strings.ToUpper(a.Operation) + " on topic " + a.Name
+			return "permission " + strings.ToUpper(p.Operation) + " on topic " + p.Name
 		case "Group":
-			r.says = "permission READ on group " + a.Name
-		case "TransactionalId":
-			r.says = "permission WRITE on transactional id " + cfg.TransactionalID()
+			return "permission READ on group " + p.Name
 		}
-		rights = append(rights, r)
-	}
-	change := func(i int, grant bool) {
-		t.Helper()
-		acl := rights[i].acl.Allow("User:worker").AllowHosts("*")
-		var err error
-		if grant {
-			var r kadm.CreateACLsResults
-			if r, err = adm.CreateACLs(t.Context(), acl); err == nil {
-				for _, x := range r {
-					if x.Err != nil {
-						err = x.Err
-					}
-				}
-			}
-		} else {
-			_, err = adm.DeleteACLs(t.Context(), acl)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		return "permission WRITE on transactional id " + cfg.TransactionalID()
 	}
 	if problems := newClient(t, cfg).Check(t.Context()); len(problems) != 4 {
 		t.Errorf("Check without any permission: %d problems: %v", len(problems), problems)
 	}
-	for i := range rights {
-		change(i, true)
-	}
+	b.Grant(t, l.Principal, rights...)
 	allowed := func(what string, ok func([]error) bool) {
 		t.Helper()
 		await(t, 20*time.Second, what, func() bool { return ok(newClient(t, cfg).Check(t.Context())) })
 	}
 	allowed("Check without problems", func(p []error) bool { return len(p) == 0 })
-	for i, r := range rights {
-		change(i, false)
-		allowed("Check that misses "+r.name, func(p []error) bool {
-			return len(p) == 1 && strings.Contains(p[0].Error(), r.says)
+	for _, r := range rights {
+		b.Revoke(t, l.Principal, r)
+		name := r.Operation + " on " + r.Resource + " " + r.Name
+		allowed("Check that misses "+name, func(p []error) bool {
+			return len(p) == 1 && strings.Contains(p[0].Error(), says(r))
 		})
 		err := startWorker(t, cfg).wait(t)
-		if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), r.says) {
-			t.Errorf("without %s: %v", r.name, err)
+		if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), says(r)) {
+			t.Errorf("without %s: %v", name, err)
 		} else {
-			t.Logf("without %s: %v", r.name, err)
+			t.Logf("without %s: %v", name, err)
 		}
-		change(i, true)
+		b.Grant(t, l.Principal, r)
 		allowed("Check without problems", func(p []error) bool { return len(p) == 0 })
 	}
 	w := startWorker(t, cfg)
@@ -192,46 +149,12 @@ func TestPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	// DESCRIBE without WRITE: what Check cannot see, the worker's start does, before anything is read.
-	change(1, false)
-	if _, err := adm.CreateACLs(t.Context(), kadm.NewACLs().Topics(out).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpDescribe).Allow("User:worker").AllowHosts("*")); err != nil {
-		t.Fatal(err)
-	}
+	b.Revoke(t, l.Principal, rights[1])
+	b.Grant(t, l.Principal, pipelinetest.Permission{Operation: "Describe", Resource: "Topic", Name: out, Pattern: "literal"})
 	allowed("Check with DESCRIBE alone", func(p []error) bool { return len(p) == 0 })
 	if err := startWorker(t, cfg).wait(t); pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "WRITE on topic "+out) {
 		t.Errorf("without WRITE: %v", err)
 	}
-}
-
-// builderOf is a as kadm takes it.
-func builderOf(t testing.TB, a ACL) *kadm.ACLBuilder {
-	t.Helper()
-	b := kadm.NewACLs()
-	switch a.Resource {
-	case "Topic":
-		b = b.Topics(a.Name)
-	case "Group":
-		b = b.Groups(a.Name)
-	case "TransactionalId":
-		b = b.TransactionalIDs(a.Name)
-	default:
-		t.Fatalf("%+v", a)
-	}
-	switch a.Operation {
-	case "Read":
-		b = b.Operations(kadm.OpRead)
-	case "Write":
-		b = b.Operations(kadm.OpWrite)
-	default:
-		t.Fatalf("%+v", a)
-	}
-	switch a.Pattern {
-	case "literal":
-		return b.ResourcePatternType(kadm.ACLPatternLiteral)
-	case "prefixed":
-		return b.ResourcePatternType(kadm.ACLPatternPrefixed)
-	}
-	t.Fatalf("%+v", a)
-	return nil
 }
 
 func TestACLsNameEveryResourceOnce(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,7 +66,15 @@ func (o *outsideTransactions) Commit(ctx context.Context, c *pipeline.Commit) er
 func soakWorker() int {
 	env := os.Getenv
 	cfg := DefaultConfig()
-	cfg.Brokers = strings.Split(env("SOAK_BROKERS"), ",")
+	var listener pipelinetest.Listener
+	if err := json.Unmarshal([]byte(env("SOAK_LISTENER")), &listener); err != nil {
+		fmt.Println("failed", err)
+		return exitFailed
+	}
+	if err := secureBy(&cfg, &listener); err != nil {
+		fmt.Println("failed", err)
+		return exitFailed
+	}
 	cfg.Topics, cfg.Outputs, cfg.Group, cfg.InstanceID = []string{env("SOAK_IN")}, []string{env("SOAK_OUT")}, env("SOAK_GROUP"), env("SLUICE_SOAK_WORKER")
 	cfg.SessionTimeout, _ = time.ParseDuration(env("SOAK_SESSION"))
 	cfg.RebalanceTimeout, cfg.TransactionTimeout, cfg.FetchMaxWait = 8*time.Second, 5*time.Second, 100*time.Millisecond
@@ -119,6 +128,7 @@ func soakWorker() int {
 type soak struct {
 	t              testing.TB
 	broker         *pipelinetest.Broker
+	listener       *pipelinetest.Listener
 	in, out, group string
 	session        time.Duration
 	env            []string
@@ -129,9 +139,11 @@ type soak struct {
 }
 
 func newSoak(t testing.TB, partitions int, session time.Duration, env ...string) *soak {
-	s := &soak{t: t, broker: pipelinetest.Kafka(t), session: session, env: env, counts: map[string]int{}, logs: map[string]*bytes.Buffer{}}
+	b, l := pipelinetest.TestListener(t)
+	s := &soak{t: t, broker: b, listener: l, session: session, env: env, counts: map[string]int{}, logs: map[string]*bytes.Buffer{}}
 	s.in, s.out, s.group = topicNames(t)
 	createTopics(t, s.broker.Addrs(), partitions, nil, s.in, s.out)
+	realConfig(t, b, l, ExactlyOnce, s.in, s.out, s.group) // for its permissions
 	t.Cleanup(func() {
 		if t.Failed() || os.Getenv("SOAK_LOGS") != "" {
 			s.mu.Lock()
@@ -155,7 +167,11 @@ type worker struct {
 // start starts a worker. dieAt is a failpoint, or "failpoint:n" to pass it n times first.
 func (s *soak) start(instance, dieAt string) *worker {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "SLUICE_SOAK_WORKER="+instance, "SOAK_DIE_AT="+dieAt, "SOAK_BROKERS="+strings.Join(s.broker.Addrs(), ","),
+	listener, err := json.Marshal(s.listener)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), "SLUICE_SOAK_WORKER="+instance, "SOAK_DIE_AT="+dieAt, "SOAK_LISTENER="+string(listener),
 		"SOAK_IN="+s.in, "SOAK_OUT="+s.out, "SOAK_GROUP="+s.group, "SOAK_SESSION="+s.session.String())
 	cmd.Env = append(cmd.Env, s.env...)
 	out, err := cmd.StdoutPipe()
@@ -296,7 +312,8 @@ func TestSoakExactlyOnce(t *testing.T) {
 		t.Error("no aborted message was ever written: the kills proved nothing")
 	}
 	// Once more through Java's own reader.
-	java := s.broker.Do(t, "tool", "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", s.broker.Addrs()[0], "--topic", s.out,
+	client, bootstrap := s.broker.JavaClient(t)
+	java := s.broker.Do(t, "tool", "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", bootstrap, "--command-config", client, "--topic", s.out,
 		"--from-beginning", "--isolation-level", "read_committed", "--timeout-ms", "6000")
 	lines := map[string]bool{}
 	n := 0
@@ -317,6 +334,9 @@ func TestSoakExactlyOnce(t *testing.T) {
 func TestSoakSeesDuplicates(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED, NOT TESTED: run without -short")
+	}
+	if os.Getenv(pipelinetest.ListenerVariable) != "" {
+		t.Skip("the sink that must double records is a plaintext client of its own: it tests the checker, not a worker")
 	}
 	const partitions, records = 2, 1500
 	s := newSoak(t, partitions, 6*time.Second, "SOAK_BUG=1")

@@ -48,6 +48,11 @@ func NewAuthority(tb testing.TB, name string) *Authority {
 // ended where that is negative.
 func (a *Authority) Issue(tb testing.TB, valid time.Duration, names ...string) (certPEM, keyPEM []byte) {
 	tb.Helper()
+	return issue(tb, a.cert, a.key, valid, names...)
+}
+
+func issue(tb testing.TB, authority *x509.Certificate, by any, valid time.Duration, names ...string) (certPEM, keyPEM []byte) {
+	tb.Helper()
 	key := newKey(tb)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(valid),
@@ -60,7 +65,7 @@ func (a *Authority) Issue(tb testing.TB, valid time.Duration, names ...string) (
 			template.DNSNames = append(template.DNSNames, n)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, authority, &key.PublicKey, by)
 	if err != nil {
 		tb.Fatal(err)
 	}

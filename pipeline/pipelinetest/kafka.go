@@ -20,8 +20,13 @@ import (
 
 // Broker is a running Apache Kafka cluster of one broker (or more, see Kafka).
 type Broker struct {
-	Env map[string]string // what `kafka-local env` prints: KAFKA_BOOTSTRAP, KAFKA_CA, ...
-	dir string
+	Env  map[string]string // what `kafka-local env` prints: KAFKA_BOOTSTRAP, KAFKA_CA, ...
+	dir  string
+	args []string // of `kafka-local start`
+
+	renewing, providing sync.Once // see Listener
+	stopTokens          func()
+	provider            *Provider
 }
 
 var (
@@ -46,7 +51,7 @@ func Kafka(tb testing.TB, args ...string) *Broker {
 		}
 	}
 	clearStale(tb)
-	b := &Broker{dir: filepath.Join(stateRoot(), fmt.Sprintf("%d-%d", os.Getpid(), len(brokers)))}
+	b := &Broker{dir: filepath.Join(stateRoot(), fmt.Sprintf("%d-%d", os.Getpid(), len(brokers))), args: args}
 	if out, err := b.run(append([]string{"start"}, args...)...); err != nil {
 		missing(tb, "real Kafka broker: %v\n%s", err, out)
 	}
@@ -81,7 +86,10 @@ func StopKafka() {
 }
 
 // Addrs is the plaintext address list.
-func (b *Broker) Addrs() []string { return strings.Split(b.Env["KAFKA_BOOTSTRAP"], ",") }
+func (b *Broker) Addrs() []string { return b.at("KAFKA_BOOTSTRAP") }
+
+// at is the address list of a listener.
+func (b *Broker) at(key string) []string { return strings.Split(b.Env[key], ",") }
 
 // Do runs another verb of kafka-local, such as "kill", "1", and fails the test when it fails.
 func (b *Broker) Do(tb testing.TB, args ...string) string {
@@ -105,6 +113,12 @@ func (b *Broker) run(args ...string) (string, error) {
 }
 
 func (b *Broker) remove() {
+	if b.stopTokens != nil {
+		b.stopTokens()
+	}
+	if b.provider != nil {
+		b.provider.Close()
+	}
 	if out, err := b.run("wipe"); err != nil {
 		fmt.Fprintln(os.Stderr, "kafka-local wipe:", err, out)
 		return
