@@ -14,21 +14,22 @@ import (
 //
 //	1 unclean end    records run a few at a time (fewInFlight) until everything is passed that can have been in flight then.
 //	                 Most deaths have nothing to do with a record: this costs little and keeps the next suspicion narrow.
-//	2 and more       the next few records run alone: one at a time over all suspect partitions of the worker, each announced
-//	                 in the mark before it runs. A mark that still says so at the next start tells which record it was.
-//	                 Behind them the suspicion is the milder one again, as far as it reached.
-//	1 death alone    the record goes to the dead letters without being run again (killed-the-worker).
+//	2 and more       records run alone: one at a time over all suspect partitions of the worker, each announced in the mark
+//	                 before it runs. A mark that still says so at the next start proves which record it was.
+//	2 deaths alone   the record goes to the dead letters without being run again (killed-the-worker).
 //
-// So a record that kills every process that touches it does so three times.
+// So a record that kills every process that touches it does so four times. With one death alone it would be three, and then
+// of workers that are killed from outside every second or so, each sixth death would condemn a record that did nothing,
+// with two one in three hundred (TestRandomDeathsCondemnFewRecords).
 //
 // The announcement is taken back as soon as the record has been processed, before its result is committed: a worker that
 // dies of a commit, again and again, condemns no record. Partitions that nobody died on go on as ever; those under the
 // milder suspicion wait while records of another run alone, so that a death has one cause.
 
 const (
-	fewInFlight  = 8 // records of a partition in flight after one unclean end
-	suspectAfter = 2 // unclean ends after which records run alone
-	deathsAlone  = 1 // after which a record is not run again
+	fewInFlight  = 32 // records of a partition in flight after one unclean end
+	suspectAfter = 2  // unclean ends after which records run alone
+	deathsAlone  = 2  // after which a record is not run again
 )
 
 // markKey is the member of a partition's metadata that holds the mark. Other members belong to others and are kept.
@@ -39,7 +40,6 @@ type mark struct {
 	Open    bool  `json:"open,omitempty"`    // a worker is at work from here on
 	Unclean int   `json:"unclean,omitempty"` // workers that ended without closing their mark, and records before Until were not passed since
 	Until   int64 `json:"until,omitempty"`   // the suspicion ends here
-	Few     int64 `json:"few,omitempty"`     // behind Until, up to here, the milder suspicion goes on
 	Alone   int   `json:"alone,omitempty"`   // deaths while the next record ran alone, the run that is announced now included
 }
 
@@ -77,21 +77,22 @@ func (m mark) write(metadata string) string {
 type suspicion struct {
 	unclean int
 	until   int64
-	few     int64
 	deaths  int // of the first record of the lane, running alone
 }
 
 // suspect reads what the worker before has left at an offset.
 func suspect(c Committed, inFlight int) suspicion {
 	m := readMark(c.Metadata)
-	s := suspicion{m.Unclean, m.Until, m.Few, m.Alone}
-	s.passed(c.Offset, c.Offset)
+	s := suspicion{m.Unclean, m.Until, m.Alone}
+	if c.Offset >= m.Until {
+		s = suspicion{}
+	}
 	if m.Open {
 		switch s.unclean++; s.unclean {
 		case 1:
 			s.until = c.Offset + 2*int64(inFlight) // a fetch may bring more than the limit
 		case suspectAfter:
-			s.until, s.few = c.Offset+fewInFlight, s.until
+			s.until = c.Offset + fewInFlight
 		}
 	}
 	return s
@@ -102,11 +103,7 @@ func (s *suspicion) passed(from, to int64) {
 	if to > from {
 		s.deaths = 0
 	}
-	switch {
-	case to < s.until:
-	case to < s.few:
-		*s = suspicion{unclean: 1, until: s.few}
-	default:
+	if to >= s.until {
 		*s = suspicion{}
 	}
 }
@@ -143,7 +140,7 @@ func (l *ledger) committable(ln *lane) int {
 func (l *ledger) wanted(ln *lane, at int64, left int) mark {
 	s := ln.suspicion
 	s.passed(max(ln.committed, ln.start), at)
-	m := mark{Unclean: s.unclean, Until: s.until, Few: s.few, Alone: s.deaths, Open: !l.handover && (left > 0 || !l.stopping)}
+	m := mark{Unclean: s.unclean, Until: s.until, Alone: s.deaths, Open: !l.handover && (left > 0 || !l.stopping)}
 	if m.Open && l.tried(ln) && l.trial.step < survived {
 		m.Alone++
 	}

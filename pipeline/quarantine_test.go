@@ -22,7 +22,6 @@ func TestTheMarkLeavesWhatOthersKeepBesideAnOffset(t *testing.T) {
 	}{
 		{"nothing there", "", mark{Open: true}, `{"starts":{"open":true}}`},
 		{"something of others", `{"budget":{"v":1,"calls":7}}`, mark{Open: true, Unclean: 2, Until: 99, Alone: 1}, `{"budget":{"v":1,"calls":7},"starts":{"open":true,"unclean":2,"until":99,"alone":1}}`},
-		{"a mark with two bounds", "", mark{Open: true, Unclean: 2, Until: 9, Few: 99}, `{"starts":{"open":true,"unclean":2,"until":9,"few":99}}`},
 		{"a mark is taken back", `{"budget":[1],"starts":{"open":true}}`, mark{}, `{"budget":[1]}`},
 		{"nothing is left", `{"starts":{"open":true}}`, mark{}, ""},
 		{"no JSON", "a note of a person", mark{Open: true}, `{"starts":{"open":true}}`},
@@ -136,11 +135,11 @@ func TestARecordThatKillsTheWorkerIsQuarantinedAndNoOther(t *testing.T) {
 		killers []string
 		most    int // deaths
 	}{
-		{"in the middle of a busy partition", []string{"in-1@333"}, 3},
-		{"the first record of all", []string{"in-0@0"}, 3},
-		{"the last one", []string{"in-2@499"}, 3},
-		{"two beside each other", []string{"in-1@100", "in-1@101"}, 6},
-		{"in two partitions at a time", []string{"in-0@50", "in-2@50"}, 6},
+		{"in the middle of a busy partition", []string{"in-1@333"}, 4},
+		{"the first record of all", []string{"in-0@0"}, 4},
+		{"the last one", []string{"in-2@499"}, 4},
+		{"two beside each other", []string{"in-1@100", "in-1@101"}, 8},
+		{"in two partitions at a time", []string{"in-0@50", "in-2@50"}, 8},
 	} {
 		for seed := range uint64(16) {
 			t.Run(fmt.Sprint(c.name, " ", seed), func(t *testing.T) {
@@ -182,18 +181,17 @@ func TestARecordThatKillsTheWorkerIsQuarantinedAndNoOther(t *testing.T) {
 	}
 }
 
-// Deaths that have nothing to do with a record, at any time, dozens of them. Three in a row, the last within the few
-// milliseconds in which some record happens to run alone, cannot be told from those by a record. Where a worker dies about
-// as soon as it has passed what was in flight at the death before, that is one death in seven; where it lives for ten
-// times as long, hardly one in a hundred.
+// Deaths that have nothing to do with a record, at any time, dozens of them. Four in a row, the last two within the few
+// milliseconds in which the same record happens to run alone, cannot be told from those by a record: about one death in
+// three hundred, where a worker starts in no time and lives for a second.
 func TestRandomDeathsCondemnFewRecords(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		limits Limits
 		most   float64 // condemned records for each death
 	}{
-		{"workers that live as long as suspicion", narrow, 0.25},
-		{"workers that live ten times as long", Limits{20, 1 << 20, 2000, 60, 1 << 20, 6000}, 0.04},
+		{"workers that live as long as suspicion", narrow, 0.02},
+		{"workers that live ten times as long", Limits{20, 1 << 20, 2000, 60, 1 << 20, 6000}, 0.02},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var condemned []string

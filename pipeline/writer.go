@@ -211,7 +211,7 @@ func (w *Writer) Panicked(r *Record, f *Fault) Outcome { return w.DeadLetter(r, 
 // Quarantine is the outcome of a record that is not processed any more because it kills the process.
 func (w *Writer) Quarantine(r *Record, deaths int) Outcome {
 	return w.DeadLetter(r, Faultf(Poison, "process", "killed-the-worker",
-		"%d times a worker ended without stopping while this record was in flight, the last time while it was the only one that ran; it was not run again", deaths), deaths)
+		"%d times a worker ended without stopping while this record was in flight, the last %d times while it was the only one that ran; it was not run again", deaths, deathsAlone), deaths)
 }
 
 // ourHeaders are the headers of a result; those of the source go before them.
