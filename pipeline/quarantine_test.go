@@ -299,6 +299,34 @@ func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
 	}
 }
 
+// A record runs alone only when nothing of another suspect partition, whose records came first, still runs: it could die in
+// its name.
+func TestNothingOfASuspectPartitionRunsBesideATrial(t *testing.T) {
+	few, alone := TopicPartition{"in", 0}, TopicPartition{"in", 1}
+	l := newLedger(narrow)
+	l.guarded = true
+	l.assign(map[TopicPartition]Committed{few: {}, alone: {}})
+	for tp, m := range map[TopicPartition]mark{few: {Open: true, Unclean: 1, Until: 100}, alone: {Open: true, Unclean: 2, Until: 100}} {
+		ln := l.lanes[tp]
+		ln.committed, ln.mark, ln.suspicion = 0, m, suspicion{unclean: m.Unclean, until: m.Until}
+	}
+	deliver := func(tp TopicPartition) {
+		if _, ok := l.deliver(tp, 0, []Record{{Topic: tp.Topic, Partition: tp.Partition}}, 1, time.Time{}); !ok {
+			t.Fatal("not taken")
+		}
+	}
+	deliver(few)
+	first, _ := l.begin()
+	deliver(alone)
+	if l.begin(); len(first) != 1 || l.trial != nil {
+		t.Fatalf("%d records run, and a trial begins beside them: %v", len(first), l.trial != nil)
+	}
+	l.finish(first[0], Outcome{Disposition: Scored})
+	if l.begin(); l.trial == nil || l.trial.entry.lane != l.lanes[alone] {
+		t.Error("no trial begins when nothing else runs")
+	}
+}
+
 func TestCleanStopsAndRebalancesLeaveNoSuspicion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newFakeGroup(2, 3000)
