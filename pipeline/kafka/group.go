@@ -378,6 +378,23 @@ func (c *Client) replaced(ctx context.Context) (bool, error) {
 	return false, err
 }
 
+// twinPatience is how long a worker that has lost its epoch waits for whoever took it to join the group.
+const twinPatience = 2 * time.Second
+
+// beingReplaced is replaced, and gives a process that has just begun the time to join: it takes the transactional id first.
+// Without it the elder of two would take the id back, and the newer one would end.
+func (c *Client) beingReplaced(ctx context.Context) (bool, error) {
+	for began := time.Now(); ; {
+		twin, err := c.replaced(ctx)
+		if twin || err != nil || time.Since(began) > twinPatience {
+			return twin, err
+		}
+		if !sleep(ctx, pauseCode) {
+			return false, ctx.Err()
+		}
+	}
+}
+
 // watchGrowth looks for new partitions, as leader: brokers do not tell classic groups.
 func (c *Client) watchGrowth(ctx context.Context, current *sessionRef, known map[string]int) {
 	for first := true; ; first = false {

@@ -97,7 +97,7 @@ func (p *producer) renew(ctx context.Context) error {
 		}
 		err := p.init(ctx, id, epoch)
 		if lostEpoch(err) || is(err, errInvalidPidMapping) {
-			twin, unknown := p.c.replaced(ctx)
+			twin, unknown := p.c.beingReplaced(ctx)
 			if unknown != nil {
 				return unknown
 			}
