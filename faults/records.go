@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -259,7 +260,7 @@ func overload(r *run) error {
 		last = m["sluice_records_total"]
 		sizes = append(sizes, m["process_resident_memory_bytes"]/(1<<20))
 		if n := m["sluice_in_flight_records"]; n > float64(inFlightBound) {
-			r.fail("%.0f records in flight, the bound is %d", n, inFlightBound)
+			r.fail("%.0f records in flight, the bound is %d with one fetch", n, inFlightBound)
 		}
 	}
 	behind, err := r.standing()
@@ -273,11 +274,12 @@ func overload(r *run) error {
 	if r.note("lag %d at the end of the overload", lag); lag < int64(r.s.rate) {
 		r.fail("the lag is %d after the overload, less than a second of the feed: it was none", lag)
 	}
-	best, mean := 0.0, 0.0
-	for _, x := range rates {
-		best, mean = max(best, x), mean+x/float64(len(rates))
+	// Best is what holds for two minutes (short: one): a single half minute says more about what else the machine does.
+	best, mean, window := 0.0, average(rates), pick(r, 2, 4)
+	for i := range len(rates) - window + 1 {
+		best = max(best, average(rates[i:i+window]))
 	}
-	r.note("fed %d/s, committed %.0f/s on average, %.0f/s at best; RSS %.0f MiB at first, %.0f at last", r.s.rate, mean, best, sizes[0], sizes[len(sizes)-1])
+	r.note("fed %d/s, committed %.0f/s on average, %.0f/s in the best %d s, %.0f to %.0f/s in single 30 s; RSS %.0f MiB at first, %.0f at last", r.s.rate, mean, best, 30*window, slices.Min(rates), slices.Max(rates), sizes[0], sizes[len(sizes)-1])
 	if mean < 0.95*best {
 		r.fail("%.0f records a second under overload, less than 95 %% of the best, %.0f", mean, best)
 	}
@@ -342,6 +344,14 @@ func soak(r *run) error {
 	return unharmed(r)
 }
 
+func average(x []float64) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += v
+	}
+	return sum / float64(len(x))
+}
+
 func recordScenarios() []scenario {
 	s := []scenario{
 		{name: "large-input", fault: "records larger than a fetch", injected: "records of 2 MB among the others, fetch.max_bytes is 1 MiB", do: large, args: []string{"--kafka.fetch.max_bytes=1MiB"},
@@ -354,7 +364,7 @@ func recordScenarios() []scenario {
 			inputs: func(in *history.Input) { in.Same = "" }},
 		{name: "topic-remade", fault: "the input topic is deleted and made again", injected: "DeleteTopics, CreateTopics 1 to 4 s later; every record of both is demanded", do: remade, remade: true},
 		{name: "partitions-added", fault: "partitions are added while records flow", injected: "CreatePartitions from 4 to 8; the leader looks every 30 s", do: grown, settle: 2 * time.Minute},
-		{name: "overload", fault: "120 % of the capacity", injected: "10 minutes at 1.2 times the rate at which a backlog goes down", promises: "P7 (in flight, RSS +128 MiB), 95 % of the best throughput", do: overload, rate: -1, workers: 1, long: true, alone: true, distinct: true, settle: 10 * time.Minute},
+		{name: "overload", fault: "120 % of the capacity", injected: "10 minutes at 1.2 times the rate at which a backlog goes down", promises: "P7 (in flight, RSS +128 MiB), on average 95 % of the throughput of the best two minutes", do: overload, rate: -1, workers: 1, long: true, alone: true, distinct: true, settle: 10 * time.Minute},
 		{name: "slow-leak", fault: "a slow leak, if there is one", injected: "1,000,000 short texts (4 to 28 words) and 10,000 long ones (1,500 to 2,500), no two equal (short: a tenth of both), through one worker; the first quarter does not count", promises: "P7 (RSS: slope and medians flat within 10 % or 24 MiB; goroutines +3)", do: soak, rate: -1, workers: 1, long: true, alone: true},
 	}
 	for i := range s {

@@ -380,5 +380,5 @@ func (r *run) writeConfig(name string) ([]string, error) {
 		"--kafka.transaction_timeout=10s", "--kafka.commit_interval=50ms", "--kafka.fetch.max_wait=200ms"}, r.s.args...), nil
 }
 
-// inFlightBound is how many records a worker holds at most, by default.
-var inFlightBound = pipeline.DefaultLimits.TotalRecords
+// inFlightBound is how many records a worker holds at most, by default: its limit, and what the fetch brings that reaches it.
+var inFlightBound = pipeline.DefaultLimits.TotalRecords + pipeline.DefaultLimits.PartitionRecords
