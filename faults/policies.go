@@ -19,7 +19,8 @@ import (
 
 // This file owns the scenarios in which the log no longer has what the group wants to read, and what input.start says about it.
 
-// exitConfig is the exit code of a worker for which a person must act first (docs/OPERATIONS.md).
+// exitConfig is the exit code of a worker for which a person must act first (docs/OPERATIONS.md), endsConfig the same in the
+// words of the table.
 const (
 	exitConfig = 2
 	endsConfig = "exit 2"
