@@ -31,8 +31,10 @@ import (
 )
 
 func main() {
-	models := flag.String("models", "models/sentiment,models/sentiment-tiny,models/ner", "model directories, comma-separated")
-	texts := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the texts")
+	models := flag.String("models", "models/sentiment,models/sentiment-tiny,models/ner",
+		"model directories, comma-separated")
+	texts := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the "+
+		"texts")
 	seconds := flag.Float64("seconds", 15, "about how long one measurement takes; sets the number of records")
 	rounds := flag.Int("rounds", 3, "rounds; bare loop and whole path alternate within each")
 	partitions := flag.Int("partitions", 6, "partitions of the topics")
@@ -54,7 +56,8 @@ type result struct {
 func run(dirs []string, textFile string, seconds float64, rounds, partitions int, binary, out string) error {
 	lib := os.Getenv("SLUICE_ONNXRUNTIME")
 	if lib == "" {
-		return errors.New(`SLUICE_ONNXRUNTIME is not set: run it by "make bench", or after eval "$(scripts/native.sh env)"`)
+		return errors.New(
+			`SLUICE_ONNXRUNTIME is not set: run it by "make bench", or after eval "$(scripts/native.sh env)"`)
 	}
 	if err := ort.Init(lib); err != nil {
 		return err
@@ -72,10 +75,17 @@ func run(dirs []string, textFile string, seconds float64, rounds, partitions int
 
 	var table bytes.Buffer
 	fmt.Fprintf(&table, "# The whole path against the bare session loop\n\n"+
-		"Whole path: Apache Kafka broker -> `sluice run` (exactly-once, default settings) -> broker, records waiting in %d partitions beforehand; counted by an independent read_committed consumer from 10 %% of the results to the last one.\n"+
-		"The broker and the counting consumer share the cores with the worker. Bare loop: the same texts tokenized beforehand, sorted by length in windows of 512, batches of at most 64, 128, 256 or 512 tokens, whichever is fastest, %d threads pinned, no Kafka, no tokenizing, no JSON.\n"+
-		"The bare loop runs for a fixed time, the whole path on as many records as that should take. Made by `make bench`; medians of %d rounds in alternation, with the range.\n\n%s\n\n"+
-		"| model | bare loop msgs/s | bare loop tokens/s | whole path msgs/s | whole path tokens/s | whole path / bare loop | CPU s per 1,000 msgs, bare loop | CPU s per 1,000 msgs, worker |\n|---|---|---|---|---|---|---|---|\n",
+		"Whole path: Apache Kafka broker -> `sluice run` (exactly-once, default settings) -> broker, records waiting "+
+		"in %d partitions beforehand; counted by an independent read_committed consumer from 10 %% of the "+
+		"results to the last one.\n"+
+		"The broker and the counting consumer share the cores with the worker. Bare loop: the same texts tokenized "+
+		"beforehand, sorted by length in windows of 512, batches of at most 64, 128, 256 or 512 tokens, "+
+		"whichever is fastest, %d threads pinned, no Kafka, no tokenizing, no JSON.\n"+
+		"The bare loop runs for a fixed time, the whole path on as many records as that should take. Made by `make "+
+		"bench`; medians of %d rounds in alternation, with the range.\n\n%s\n\n"+
+		"| model | bare loop msgs/s | bare loop tokens/s | whole path msgs/s | whole path tokens/s | whole path / "+
+		"bare loop | CPU s per 1,000 msgs, bare loop | CPU s per 1,000 msgs, worker "+
+		"|\n|---|---|---|---|---|---|---|---|\n",
 		partitions, ort.DefaultRunners(), rounds, machine())
 	for _, dir := range dirs {
 		row, err := measure(dir, words, seconds, rounds, partitions, binary, broker)
@@ -91,15 +101,18 @@ func run(dirs []string, textFile string, seconds float64, rounds, partitions int
 	return os.WriteFile(out, table.Bytes(), 0o644)
 }
 
-// budgets are the token budgets among which the bare loop takes its best: a ceiling has no other purpose than to be high.
+// budgets are the token budgets among which the bare loop takes its best: a ceiling has no other purpose than to be
+// high.
 var budgets = []int{64, 128, 256, 512}
 
 // bareLoop says how rows are run through the session: on one pinned thread a core.
 func bareLoop(session *ort.Session, budget int, seconds float64) bare.Options {
-	return bare.Options{Runners: ort.DefaultRunners(), BatchTokens: budget, Length: time.Duration(seconds * float64(time.Second)), Open: session.NewRunner, Warm: session.Warmup}
+	return bare.Options{Runners: ort.DefaultRunners(), BatchTokens: budget,
+		Length: time.Duration(seconds * float64(time.Second)), Open: session.NewRunner, Warm: session.Warmup}
 }
 
-func measure(dir string, words []string, seconds float64, rounds, partitions int, binary string, b *load.Broker) (string, error) {
+func measure(dir string, words []string, seconds float64, rounds, partitions int, binary string, b *load.Broker) (
+	string, error) {
 	ctx := context.Background()
 	m, err := model.Open(dir)
 	if err != nil {
@@ -167,8 +180,10 @@ func measure(dir string, words []string, seconds float64, rounds, partitions int
 		ratios[i].messages = paths[i].messages / loops[i].messages
 	}
 	cpus := func(r result) float64 { return r.cpu }
-	return fmt.Sprintf("| %s (%s, %s, mean %.1f tokens) | %s | %s | %s | %s | %s | %s | %s |\n", m.Name, m.Manifest.Precision, m.Layout, perMessage,
-		spread(loops, msgs, "%.0f"), spread(loops, toks, "%.0f"), spread(paths, msgs, "%.0f"), spread(paths, toks, "%.0f"),
+	return fmt.Sprintf("| %s (%s, %s, mean %.1f tokens) | %s | %s | %s | %s | %s | %s | %s |\n", m.Name,
+		m.Manifest.Precision, m.Layout, perMessage,
+		spread(loops, msgs, "%.0f"), spread(loops, toks, "%.0f"), spread(paths, msgs, "%.0f"), spread(paths, toks,
+			"%.0f"),
 		spread(ratios, msgs, "%.2f"), spread(loops, cpus, "%.2f"), spread(paths, cpus, "%.2f")), nil
 }
 
@@ -183,11 +198,13 @@ func spread(rs []result, of func(result) float64, format string) string {
 }
 
 // wholePath fills a new input topic, starts a worker on it and counts its results.
-func wholePath(dir string, sequence *load.Texts, n, partitions int, binary string, b *load.Broker) (r result, err error) {
+func wholePath(dir string, sequence *load.Texts, n, partitions int, binary string, b *load.Broker) (r result,
+	err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)
-	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" + run, Format: load.JSON}
+	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" +
+		run, Format: load.JSON}
 	if err := load.CreateTopics(ctx, target, partitions); err != nil {
 		return r, err
 	}
@@ -198,13 +215,15 @@ func wholePath(dir string, sequence *load.Texts, n, partitions int, binary strin
 			err = errors.Join(err, worker.Stop())
 		}
 	}()
-	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: n, Texts: sequence, Begin: func(ctx context.Context) ([]int, error) {
-		worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: binary, Dir: b.Dir, Target: target, Model: dir, Group: "bench-" + run, Name: "bench-0"})
-		if err != nil {
-			return nil, err
-		}
-		return []int{worker.PID}, nil
-	}})
+	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: n, Texts: sequence,
+		Begin: func(ctx context.Context) ([]int, error) {
+			worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: binary, Dir: b.Dir, Target: target, Model: dir,
+				Group: "bench-" + run, Name: "bench-0"})
+			if err != nil {
+				return nil, err
+			}
+			return []int{worker.PID}, nil
+		}})
 	if err != nil {
 		return r, err
 	}
@@ -217,5 +236,6 @@ func wholePath(dir string, sequence *load.Texts, n, partitions int, binary strin
 // machine describes where it ran.
 func machine() string {
 	m := load.DescribeMachine()
-	return fmt.Sprintf("Machine: %s, %d cores, features %s; ONNX Runtime %s; %s; %s.", m.CPU, m.Cores, strings.Join(ort.CPUFeatures(), " "), ort.Version(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
+	return fmt.Sprintf("Machine: %s, %d cores, features %s; ONNX Runtime %s; %s; %s.", m.CPU, m.Cores,
+		strings.Join(ort.CPUFeatures(), " "), ort.Version(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
 }

@@ -12,9 +12,11 @@ import (
 // This file owns the scenarios in which workers publish alerts beside results.
 
 // withinTransaction are the places at which a worker's transaction is open.
-var withinTransaction = []string{"after-add-partitions", "after-produce", "after-add-offsets", "after-txn-offset-commit", "before-end-txn", "after-end-txn"}
+var withinTransaction = []string{"after-add-partitions", "after-produce", "after-add-offsets",
+	"after-txn-offset-commit", "before-end-txn", "after-end-txn"}
 
-// alertsDie kills workers within their transactions while a broker dies, and looks in between whether what is visible fits.
+// alertsDie kills workers within their transactions while a broker dies, and looks in between whether what is visible
+// fits.
 func alertsDie(r *run) error {
 	d := r.schedule(r.workers, withinTransaction, pick(r, 1, 10))
 	died := make(chan error, 1)
@@ -91,6 +93,8 @@ func (r *run) still() error {
 
 func alertScenarios() []scenario {
 	return []scenario{{name: "alerts", fault: "workers and a broker die while routes publish alerts",
-		injected: "SIGKILL at every failpoint within a transaction and at random, SIGKILL of the transaction coordinator's broker; then all workers are frozen until their transactions time out, and what is visible is checked, too",
+		injected: "SIGKILL at every failpoint within a transaction and at random, SIGKILL of the transaction " +
+			"coordinator's broker; then all workers are frozen until their transactions time out, and what is " +
+			"visible is checked, too",
 		promises: "P3", do: alertsDie, brokers: 3, workers: 2, alerts: true}}
 }

@@ -96,7 +96,8 @@ func away(r *run) error {
 			r.fail("%s grew by %.1f MiB while the brokers were away for %v; the bound is 48", w.name, grown, d)
 		}
 		if now[routines] > before[i][routines]+50 {
-			r.fail("%s has %.0f goroutines after %v without brokers, %.0f before", w.name, now[routines], d, before[i][routines])
+			r.fail("%s has %.0f goroutines after %v without brokers, %.0f before", w.name, now[routines], d,
+				before[i][routines])
 		}
 	}
 	return r.c.startAll(r.ctx)
@@ -145,22 +146,39 @@ func fullDisk(r *run) error {
 
 func brokerScenarios() []scenario {
 	s := []scenario{
-		{name: "broker-kill-leader", fault: "leader of an input partition dies", injected: "SIGKILL of the broker; back after 4 to 7 s", do: down("kill", leaderOfInput)},
-		{name: "broker-kill-group", fault: "group coordinator dies", injected: "SIGKILL of the broker; back after 4 to 7 s", do: down("kill", coordinatorOfGroup)},
-		{name: "broker-kill-txn", fault: "transaction coordinator dies", injected: "SIGKILL of the broker; back after 4 to 7 s", do: down("kill", coordinatorOfTransactions)},
-		{name: "broker-stop", fault: "transaction coordinator is stopped cleanly", injected: "SIGTERM of the broker (controlled shutdown, coordinators and leaders move); back after 4 to 7 s", do: down("term", coordinatorOfTransactions)},
-		{name: "broker-pause-leader", fault: "leader of an input partition freezes", injected: "SIGSTOP of the broker for 20 s (long: 20 to 60 s)", do: pauseBroker(leaderOfInput)},
-		{name: "broker-pause-txn", fault: "transaction coordinator freezes", injected: "SIGSTOP of the broker for 20 s (long: 20 to 60 s)", do: pauseBroker(coordinatorOfTransactions)},
-		{name: "broker-pause-group", fault: "group coordinator freezes", injected: "SIGSTOP of the broker for 20 to 60 s", do: pauseBroker(coordinatorOfGroup), long: true},
-		{name: "brokers-kill-all", fault: "all brokers die at once", injected: "SIGKILL of all three, twice (long: six times); back after 0 to 3 s", do: killAll},
-		{name: "brokers-away", fault: "all brokers are away", injected: "SIGKILL of all three; back after 25 s (long: 5 minutes)", promises: "P7 (RSS grows by at most 48 MiB, goroutines by 50; readiness false; no exit)", do: away, settle: 5 * time.Minute},
-		{name: "disk-full", fault: "a broker's disk is full, and freed", injected: "one of three brokers on a tmpfs of 192 MiB that is filled to the last byte", do: fullDisk, disk: true},
+		{name: "broker-kill-leader", fault: "leader of an input partition dies", injected: "SIGKILL of the broker; " +
+			"back after 4 to 7 s", do: down("kill", leaderOfInput)},
+		{name: "broker-kill-group", fault: "group coordinator dies", injected: "SIGKILL of the broker; back after 4 " +
+			"to 7 s", do: down("kill", coordinatorOfGroup)},
+		{name: "broker-kill-txn", fault: "transaction coordinator dies", injected: "SIGKILL of the broker; back " +
+			"after 4 to 7 s", do: down("kill", coordinatorOfTransactions)},
+		{name: "broker-stop", fault: "transaction coordinator is stopped cleanly", injected: "SIGTERM of the broker " +
+			"(controlled shutdown, coordinators and leaders move); back after 4 to 7 s",
+			do: down("term", coordinatorOfTransactions)},
+		{name: "broker-pause-leader", fault: "leader of an input partition freezes", injected: "SIGSTOP of the " +
+			"broker for 20 s (long: 20 to 60 s)", do: pauseBroker(leaderOfInput)},
+		{name: "broker-pause-txn", fault: "transaction coordinator freezes", injected: "SIGSTOP of the broker for 20 " +
+			"s (long: 20 to 60 s)", do: pauseBroker(coordinatorOfTransactions)},
+		{name: "broker-pause-group", fault: "group coordinator freezes", injected: "SIGSTOP of the broker for 20 to " +
+			"60 s", do: pauseBroker(coordinatorOfGroup), long: true},
+		{name: "brokers-kill-all", fault: "all brokers die at once", injected: "SIGKILL of all three, twice (long: " +
+			"six times); back after 0 to 3 s", do: killAll},
+		{name: "brokers-away", fault: "all brokers are away", injected: "SIGKILL of all three; back after 25 s " +
+			"(long: 5 minutes)", promises: "P7 (RSS grows by at most 48 MiB, goroutines by 50; readiness false; no " +
+			"exit)", do: away, settle: 5 * time.Minute},
+		{name: "disk-full", fault: "a broker's disk is full, and freed", injected: "one of three brokers on a tmpfs " +
+			"of 192 MiB that is filled to the last byte", do: fullDisk, disk: true},
 	}
 	for i := range s {
 		s[i].brokers, s[i].workers = 3, 2
 	}
 	return append(s,
-		scenario{name: "single-kill", fault: "the only broker dies", injected: "SIGKILL, twice (long: six times); back after 0 to 3 s. One broker has no other to keep its markers", do: killAll, brokers: 1, workers: 2},
-		scenario{name: "single-pause", fault: "the only broker freezes", injected: "SIGSTOP for 20 s (long: 20 to 60 s), longer than session and transaction timeout", do: pauseBroker(func(*run) (int, error) { return 1, nil }), brokers: 1, workers: 2},
+		scenario{name: "single-kill", fault: "the only broker dies", injected: "SIGKILL, twice (long: six times); " +
+			"back after 0 to 3 s. One broker has no other to keep its markers", do: killAll, brokers: 1, workers: 2},
+		scenario{name: "single-pause", fault: "the only broker freezes", injected: "SIGSTOP for 20 s (long: 20 to 60 " +
+			"s), longer than session and transaction timeout", do: pauseBroker(func(*run) (int, error) {
+			return 1,
+				nil
+		}), brokers: 1, workers: 2},
 	)
 }

@@ -16,8 +16,8 @@ import (
 	"sluice/faults/history"
 )
 
-// This file owns what an independent client sees of a run: where groups stand, what lies in the topics, and the history that
-// is checked.
+// This file owns what an independent client sees of a run: where groups stand, what lies in the topics, and the history
+// that is checked.
 
 // standing is where the groups and the logs stand.
 func (r *run) standing() (history.Group, error) {
@@ -92,7 +92,8 @@ func (r *run) check() (*history.Report, error) {
 		}
 	}
 	for at, m := range in {
-		i := history.Input{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset, Key: string(m.Key), Value: m.Value}
+		i := history.Input{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset,
+			Key: string(m.Key), Value: m.Value}
 		if _, text, ok := bytes.Cut(m.Value, []byte(`"text":`)); ok {
 			i.Same = string(text)
 		}
@@ -137,7 +138,8 @@ func (r *run) outputs(topic string) ([]history.Output, error) {
 	}
 	var all []history.Output
 	for _, m := range messages {
-		o := history.Output{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset, Key: string(m.Key), Value: m.Value, Dead: topic == r.dlq}
+		o := history.Output{Partition: history.Partition{Topic: m.Topic, Number: m.Partition}, Offset: m.Offset,
+			Key: string(m.Key), Value: m.Value, Dead: topic == r.dlq}
 		for _, h := range m.Headers {
 			switch value := string(h.Value); h.Key {
 			case "sluice.source":
@@ -232,7 +234,8 @@ func (r *run) each(topic string, level kgo.IsolationLevel, do func(*kgo.Record))
 	if len(left) == 0 {
 		return nil
 	}
-	c, err := kgo.NewClient(kgo.SeedBrokers(r.c.direct...), kgo.ConsumePartitions(from), kgo.FetchIsolationLevel(level), kgo.KeepControlRecords(), kgo.FetchMaxWait(300*time.Millisecond))
+	c, err := kgo.NewClient(kgo.SeedBrokers(r.c.direct...), kgo.ConsumePartitions(from), kgo.FetchIsolationLevel(level),
+		kgo.KeepControlRecords(), kgo.FetchMaxWait(300*time.Millisecond))
 	if err != nil {
 		return err
 	}
@@ -243,7 +246,8 @@ func (r *run) each(topic string, level kgo.IsolationLevel, do func(*kgo.Record))
 		err := polled.Err()
 		cancel()
 		if err != nil {
-			return fmt.Errorf("reading %s: not at the end of partitions %v, and nothing came for %v: %w", topic, slices.Sorted(maps.Keys(left)), stalled, err)
+			return fmt.Errorf("reading %s: not at the end of partitions %v, and nothing came for %v: %w", topic,
+				slices.Sorted(maps.Keys(left)), stalled, err)
 		}
 		f.EachRecord(func(m *kgo.Record) {
 			end, more := left[m.Partition]

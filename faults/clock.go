@@ -33,8 +33,8 @@ func stepped(r *run) error {
 	return nil
 }
 
-// steps sets the clocks forward and back while records flow. Whoever measures durations by the wall clock sees them as hours,
-// or as negative: sessions end, waits never do, figures are nonsense.
+// steps sets the clocks forward and back while records flow. Whoever measures durations by the wall clock sees them as
+// hours, or as negative: sessions end, waits never do, figures are nonsense.
 func steps(r *run) error {
 	joined := make([]float64, len(r.workers))
 	for i, w := range r.workers {
@@ -64,14 +64,16 @@ func steps(r *run) error {
 			return err
 		}
 		if m["sluice_rebalances_total"] != joined[i] {
-			r.fail("%s joined the group anew %.0f times because its clock was stepped", w.name, m["sluice_rebalances_total"]-joined[i])
+			r.fail("%s joined the group anew %.0f times because its clock was stepped", w.name,
+				m["sluice_rebalances_total"]-joined[i])
 		}
 		for name, v := range m {
 			if strings.HasPrefix(name, "sluice_") && v < 0 {
 				r.fail("%s: %s is %v", w.name, name, v)
 			}
 		}
-		if v := m["sluice_stage_duration_seconds_sum"] + m["sluice_transaction_duration_seconds_sum"]; v > time.Hour.Seconds() {
+		if v := m["sluice_stage_duration_seconds_sum"] +
+			m["sluice_transaction_duration_seconds_sum"]; v > time.Hour.Seconds() {
 			r.fail("%s says that its stages and transactions took %.0f s", w.name, v)
 		}
 	}
@@ -83,7 +85,8 @@ func (r *run) step(worker int, ahead time.Duration) error {
 	w, file := r.workers[worker], r.clockFile(worker)
 	said := fmt.Sprintf("failpoint clock is %d ms ahead", ahead.Milliseconds())
 	had := strings.Count(w.log.String(), said)
-	if b, err := os.ReadFile(file); err == nil && string(b) == fmt.Sprint(ahead.Milliseconds()) || err != nil && ahead == 0 {
+	if b, err := os.ReadFile(file); err == nil && string(b) == fmt.Sprint(ahead.Milliseconds()) || err != nil &&
+		ahead == 0 {
 		return nil // it stands there
 	}
 	next := file + ".next"
@@ -102,8 +105,10 @@ func (r *run) step(worker int, ahead time.Duration) error {
 }
 
 func clockScenarios() []scenario {
-	s := scenario{name: "clock-steps", fault: "wall clocks of workers are stepped", promises: "no rebalance, no exit, no negative figure", brokers: 1, before: stepped, do: steps, args: []string{"--deadline=500ms"},
-		injected: "build with an overlay of Go's clock: 1 h, 1 day, 5 s and 300 ms forward and back, of one worker at a time; the monotonic clock goes on, as with NTP or a resumed machine"}
+	s := scenario{name: "clock-steps", fault: "wall clocks of workers are stepped", promises: "no rebalance, no " +
+		"exit, no negative figure", brokers: 1, before: stepped, do: steps, args: []string{"--deadline=500ms"},
+		injected: "build with an overlay of Go's clock: 1 h, 1 day, 5 s and 300 ms forward and back, of one worker " +
+			"at a time; the monotonic clock goes on, as with NTP or a resumed machine"}
 	if _, err := os.Stat(steppedBinary); err != nil {
 		s.cannot = "no worker with a clock that can be stepped: make faults builds it, on linux/amd64"
 	}

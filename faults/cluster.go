@@ -21,15 +21,16 @@ import (
 	"sluice/faults/proxy"
 )
 
-// This file owns the brokers: a real Kafka cluster made by scripts/kafka-local, the proxy before it, and the client of the
-// harness itself, which goes past the proxy.
+// This file owns the brokers: a real Kafka cluster made by scripts/kafka-local, the proxy before it, and the client of
+// the harness itself, which goes past the proxy.
 
 type cluster struct {
 	dir    string
 	size   int
 	proxy  *proxy.Proxy
 	direct []string // addresses past the proxy
-	port   string   // of the first broker, from its first start on: a cluster that is down as a whole comes back where it was
+	// of the first broker, from its first start on: a cluster that is down as a whole comes back where it was
+	port   string
 	client *kgo.Client
 	admin  *kadm.Client
 	disk   string // mount point of the last broker's small disk; empty: it has none
@@ -38,8 +39,8 @@ type cluster struct {
 // choosing is held while a cluster chooses its ports and takes them: two at once might choose the same.
 var choosing sync.Mutex
 
-// startCluster starts size brokers. The working directory must be the repository's root. Where smallDisk is set and may be
-// mounted, the last broker's data lie on a disk of their own, of diskBytes.
+// startCluster starts size brokers. The working directory must be the repository's root. Where smallDisk is set and may
+// be mounted, the last broker's data lie on a disk of their own, of diskBytes.
 func startCluster(ctx context.Context, size int, smallDisk bool) (_ *cluster, err error) {
 	dir, err := os.MkdirTemp("", "sluice-faults-")
 	if err != nil {
@@ -81,8 +82,10 @@ func startCluster(ctx context.Context, size int, smallDisk bool) (_ *cluster, er
 	}
 	_, c.port, _ = strings.Cut(c.direct[0], ":")
 	c.proxy.Forward(behind)
-	if c.client, err = kgo.NewClient(kgo.SeedBrokers(c.direct...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(200*time.Millisecond),
-		kgo.MetadataMaxAge(2*time.Second), kgo.ProducerLinger(5*time.Millisecond), kgo.ProducerBatchMaxBytes(16<<10), kgo.RequestTimeoutOverhead(5*time.Second),
+	if c.client, err = kgo.NewClient(kgo.SeedBrokers(c.direct...), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.MetadataMinAge(200*time.Millisecond),
+		kgo.MetadataMaxAge(2*time.Second), kgo.ProducerLinger(5*time.Millisecond), kgo.ProducerBatchMaxBytes(16<<10),
+		kgo.RequestTimeoutOverhead(5*time.Second),
 		kgo.MaxBufferedRecords(200_000)); err != nil {
 		return nil, err
 	}
@@ -97,7 +100,8 @@ func (c *cluster) mountDisk() error {
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err
 	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", diskBytes), "tmpfs", at).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", diskBytes), "tmpfs",
+		at).CombinedOutput(); err != nil {
 		return fmt.Errorf("mounting a tmpfs, which needs root: %w: %s", err, bytes.TrimSpace(out))
 	}
 	c.disk = at
@@ -107,7 +111,8 @@ func (c *cluster) mountDisk() error {
 // local runs a verb of kafka-local.
 func (c *cluster) local(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "scripts/kafka-local", args...)
-	cmd.Env = append(os.Environ(), "KAFKA_LOCAL_PORT="+c.port, "KAFKA_LOCAL_DIR="+filepath.Join(c.dir, "kafka"), "KAFKA_LOCAL_PROXIES="+strings.Join(c.proxy.Addresses(), ","))
+	cmd.Env = append(os.Environ(), "KAFKA_LOCAL_PORT="+c.port, "KAFKA_LOCAL_DIR="+filepath.Join(c.dir, "kafka"),
+		"KAFKA_LOCAL_PROXIES="+strings.Join(c.proxy.Addresses(), ","))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -158,7 +163,8 @@ func (c *cluster) heal(ctx context.Context) error {
 		for _, t := range topics {
 			for _, p := range t.Partitions {
 				if p.Err != nil || len(p.ISR) < len(p.Replicas) || p.Leader < 0 {
-					return fmt.Errorf("%s-%d has leader %d, in sync are %v of %v", t.Topic, p.Partition, p.Leader, p.ISR, p.Replicas)
+					return fmt.Errorf("%s-%d has leader %d, in sync are %v of %v", t.Topic, p.Partition, p.Leader,
+						p.ISR, p.Replicas)
 				}
 			}
 		}
@@ -184,8 +190,8 @@ func (c *cluster) stop() error {
 	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
 }
 
-// createTopic creates a topic with full replication, and waits until every broker knows it: a worker that starts before that
-// would be told that there is no such topic. config is pairs of name and value.
+// createTopic creates a topic with full replication, and waits until every broker knows it: a worker that starts before
+// that would be told that there is no such topic. config is pairs of name and value.
 func (c *cluster) createTopic(ctx context.Context, partitions int, topic string, config ...string) error {
 	settings := map[string]*string{}
 	for i := 0; i+1 < len(config); i += 2 {

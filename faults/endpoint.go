@@ -11,8 +11,8 @@ import (
 	"sluice/pipeline/pipelinetest/llmstub"
 )
 
-// This file owns the LLM endpoint of scenarios with an escalation, and the rules by which their workers alert and escalate:
-// as the workers' configuration has them, and as the checker works them out by itself.
+// This file owns the LLM endpoint of scenarios with an escalation, and the rules by which their workers alert and
+// escalate: as the workers' configuration has them, and as the checker works them out by itself.
 
 const (
 	askedBelow   = 0.75 // escalation.when
@@ -25,12 +25,14 @@ const (
 func (r *run) furtherConfig() string {
 	text := ""
 	if r.s.alerts {
-		text += fmt.Sprintf("routes:\n  - {name: urgent, when: 'sentiment.label == %q && sentiment.score > %v', topic: %q}\n", urgentLabel, urgentAbove, r.urgent)
+		text += fmt.Sprintf("routes:\n  - {name: urgent, when: 'sentiment.label == %q && sentiment.score > %v', "+
+			"topic: %q}\n", urgentLabel, urgentAbove, r.urgent)
 	}
 	if r.s.escalate {
 		// No cache: equal questions are to be asked again and again.
 		text += fmt.Sprintf("escalation:\n  when: 'sentiment.score < %v'\n  topic: %q\n  mode: amend\n  cache: 0\n"+
-			"  endpoint: {urls: [%q], model: stub, max_concurrency: 4, timeout: 1s, deadline: 2s, max_attempts: 2, breaker_pause: 300ms}\n", askedBelow, r.asks, r.endpoint.url())
+			"  endpoint: {urls: [%q], model: stub, max_concurrency: 4, timeout: 1s, deadline: 2s, max_attempts: 2, "+
+			"breaker_pause: 300ms}\n", askedBelow, r.asks, r.endpoint.url())
 	}
 	return text
 }
@@ -69,8 +71,10 @@ type endpoint struct {
 
 func startEndpoint(seed uint64) (*endpoint, error) {
 	labels := []string{"NEGATIVE", "POSITIVE"}
-	e := &endpoint{address: "127.0.0.1:0", stub: llmstub.New(llmstub.Options{Labels: labels, Confidence: surelyStated, Seed: seed, KeepBytes: 1,
-		Oracle: func(text string) string { return labels[len(text)%2] }, Latency: llmstub.Exponential(5 * time.Millisecond)})}
+	e := &endpoint{address: "127.0.0.1:0", stub: llmstub.New(llmstub.Options{Labels: labels, Confidence: surelyStated,
+		Seed: seed, KeepBytes: 1,
+		Oracle:  func(text string) string { return labels[len(text)%2] },
+		Latency: llmstub.Exponential(5 * time.Millisecond)})}
 	return e, e.start()
 }
 

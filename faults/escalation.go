@@ -26,8 +26,10 @@ func dieAtCalls(r *run) error {
 
 // dieApart kills a worker of the classify stage and one of the escalate stage, at the same time.
 func dieApart(r *run) error {
-	classify := r.schedule(r.workers[:1], []string{"after-produce", "before-end-txn", failpoint.AfterInference}, pick(r, 1, 12))
-	escalate := r.schedule(r.workers[1:2], append([]string{"after-produce", "before-end-txn"}, atCalls...), pick(r, 1, 12))
+	classify := r.schedule(r.workers[:1], []string{"after-produce", "before-end-txn", failpoint.AfterInference},
+		pick(r, 1, 12))
+	escalate := r.schedule(r.workers[1:2], append([]string{"after-produce", "before-end-txn"}, atCalls...),
+		pick(r, 1, 12))
 	died := make(chan error, 1)
 	go func() { died <- classify.happen() }()
 	err := escalate.happen()
@@ -39,12 +41,13 @@ func dieApart(r *run) error {
 	return errors.Join(err, also)
 }
 
-// endpointFails lets the endpoint die, hang, refuse and talk nonsense, in an order of the schedule, and come back. Meanwhile
-// the classify stage has to go on.
+// endpointFails lets the endpoint die, hang, refuse and talk nonsense, in an order of the schedule, and come back.
+// Meanwhile the classify stage has to go on.
 func endpointFails(r *run) error {
 	e := r.endpoint
 	const gone = "gone"
-	ways := map[string]llmstub.Step{gone: {}, "hanging": llmstub.Hang(), "answering 500": llmstub.Status(500, ""), "talking nonsense": llmstub.WrongLabel()}
+	ways := map[string]llmstub.Step{gone: {}, "hanging": llmstub.Hang(), "answering 500": llmstub.Status(500, ""),
+		"talking nonsense": llmstub.WrongLabel()}
 	order := []string{gone, "hanging", "answering 500", "talking nonsense"}
 	for range pick(r, 1, 3) {
 		r.rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
@@ -105,11 +108,17 @@ func (r *run) classifies(while string) error {
 func escalationScenarios() []scenario {
 	const more = "one final verdict for each provisional result, P3"
 	return []scenario{
-		{name: "escalation-kill", fault: "workers with both stages die while they ask the endpoint", injected: "SIGKILL before and after calls, within transactions, and at random", promises: more,
+		{name: "escalation-kill", fault: "workers with both stages die while they ask the endpoint",
+			injected: "SIGKILL before and after calls, within transactions, and at random", promises: more,
 			do: dieAtCalls, brokers: 1, workers: 2, rate: 100, alerts: true, escalate: true, finals: []string{"llm"}},
-		{name: "escalation-apart", fault: "workers of separate classify and escalate stages die", injected: "SIGKILL of both at failpoints of their stages, and at random", promises: more,
-			do: dieApart, brokers: 1, workers: 3, rate: 100, alerts: true, escalate: true, stages: []string{"classify", "escalate", "escalate"}, finals: []string{"llm"}},
-		{name: "escalation-endpoint", fault: "the LLM endpoint dies, hangs, fails, talks nonsense, and comes back", injected: "connections refused, no answer, status 500, a label that does not exist, in random order, 4 s each (long: 16 s, three times)",
-			promises: more + ", P7 (the classify stage goes on)", do: endpointFails, brokers: 1, workers: 2, rate: 100, alerts: true, escalate: true, finals: []string{"llm", "endpoint", "answer"}},
+		{name: "escalation-apart", fault: "workers of separate classify and escalate stages die",
+			injected: "SIGKILL of both at failpoints of their stages, and at random", promises: more,
+			do: dieApart, brokers: 1, workers: 3, rate: 100, alerts: true, escalate: true, stages: []string{"classify",
+				"escalate", "escalate"}, finals: []string{"llm"}},
+		{name: "escalation-endpoint", fault: "the LLM endpoint dies, hangs, fails, talks nonsense, and comes back",
+			injected: "connections refused, no answer, status 500, a label that does not exist, in random order, 4 s " +
+				"each (long: 16 s, three times)",
+			promises: more + ", P7 (the classify stage goes on)", do: endpointFails, brokers: 1, workers: 2, rate: 100,
+			alerts: true, escalate: true, finals: []string{"llm", "endpoint", "answer"}},
 	}
 }

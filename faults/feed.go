@@ -16,8 +16,10 @@ import (
 // texts are what records say: few, so that equal ones meet in different batches, before and after every fault.
 var texts = func() []string {
 	var all []string
-	for i, opinion := range []string{"The room was clean and quiet, we slept well.", "Nobody answered the phone and the parcel never came.", "It works.", "Not what the picture shows, and it broke after a week.",
-		"A wonderful evening, thank you all so much!", "The battery lasts for two days if you are careful.", "I want my money back.", "Good value, slow delivery."} {
+	for i, opinion := range []string{"The room was clean and quiet, we slept well.", "Nobody answered the phone and " +
+		"the parcel never came.", "It works.", "Not what the picture shows, and it broke after a week.",
+		"A wonderful evening, thank you all so much!", "The battery lasts for two days if you are careful.",
+		"I want my money back.", "Good value, slow delivery."} {
 		for n := range 5 {
 			all = append(all, strings.Repeat(opinion+" ", 1+n*n)+fmt.Sprint("No. ", i*5+n))
 		}
@@ -35,7 +37,8 @@ func (r *run) record(n int) *kgo.Record {
 	if n%50 == 17 {
 		value = value[:len(value)-1]
 	}
-	return &kgo.Record{Topic: r.in, Partition: int32(n % r.partitions), Key: fmt.Appendf(nil, "r-%d", n), Value: []byte(value)}
+	return &kgo.Record{Topic: r.in, Partition: int32(n % r.partitions), Key: fmt.Appendf(nil, "r-%d", n),
+		Value: []byte(value)}
 }
 
 // usualRate is records a second: three lanes of it leave two cores time for brokers that start.

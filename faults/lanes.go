@@ -13,8 +13,8 @@ import (
 	"sluice/faults/report"
 )
 
-// This file owns lanes: scenarios that run at the same time, each lane on a cluster and behind a proxy of its own. Most of a
-// scenario is waiting, for a pause to end or a session to expire, so that three lanes fill two cores.
+// This file owns lanes: scenarios that run at the same time, each lane on a cluster and behind a proxy of its own. Most
+// of a scenario is waiting, for a pause to end or a session to expire, so that three lanes fill two cores.
 
 // plan is a whole run: what is to be run and what came of it.
 type plan struct {
@@ -29,8 +29,8 @@ type plan struct {
 	errs []error // of the harness itself, not of a scenario
 }
 
-// all runs the scenarios in lanes, and then those that must have the machine to themselves. It returns when every lane has
-// ended and its cluster is gone.
+// all runs the scenarios in lanes, and then those that must have the machine to themselves. It returns when every lane
+// has ended and its cluster is gone.
 func (p *plan) all(ctx context.Context, chosen []*scenario, lanes int) {
 	var beside, alone []*scenario
 	for _, s := range chosen {
@@ -44,8 +44,8 @@ func (p *plan) all(ctx context.Context, chosen []*scenario, lanes int) {
 	p.side(ctx, alone, 1)
 }
 
-// side shares scenarios out among lanes. Those of one size of cluster are one queue, in the order of the list. A lane whose
-// queue is empty goes on with the others', on a new cluster.
+// side shares scenarios out among lanes. Those of one size of cluster are one queue, in the order of the list. A lane
+// whose queue is empty goes on with the others', on a new cluster.
 func (p *plan) side(ctx context.Context, chosen []*scenario, lanes int) {
 	waiting := map[int]int{}
 	for _, s := range chosen {
@@ -76,8 +76,9 @@ func sizes(waiting map[int]int) []int {
 	return slices.SortedFunc(maps.Keys(waiting), func(a, b int) int { return b - a })
 }
 
-// share says with which size of cluster each lane begins, given how many scenarios wait for each size: every size has a lane, as
-// far as there are lanes; further ones go where most scenarios wait for each; never more than there are scenarios.
+// share says with which size of cluster each lane begins, given how many scenarios wait for each size: every size has a
+// lane, as far as there are lanes; further ones go where most scenarios wait for each; never more than there are
+// scenarios.
 func share(waiting map[int]int, lanes int) []int {
 	var all []int
 	n := map[int]int{}
@@ -192,7 +193,8 @@ func (p *plan) verdict(chosen []*scenario) error {
 		}
 	}
 	if len(failed) > 0 {
-		errs = append(errs, fmt.Errorf("%d of %d scenarios failed: %s", len(failed), len(p.rows), strings.Join(failed, ", ")))
+		errs = append(errs, fmt.Errorf("%d of %d scenarios failed: %s", len(failed), len(p.rows), strings.Join(failed,
+			", ")))
 	}
 	if len(left) > 0 {
 		var names []string

@@ -38,7 +38,8 @@ func TestLanesAreSharedOut(t *testing.T) {
 func TestScenariosThatWereNotRunAreNoPass(t *testing.T) {
 	p := &plan{rows: []report.Row{{Name: "a", Result: report.Pass}, {Name: "b", Result: report.Fail}}}
 	err := p.verdict([]*scenario{{name: "a"}, {name: "b"}, {name: "c"}})
-	if err == nil || !strings.Contains(err.Error(), "1 of 2 scenarios failed: b") || !strings.Contains(err.Error(), "1 scenarios were not run: c") {
+	if err == nil || !strings.Contains(err.Error(), "1 of 2 scenarios failed: b") || !strings.Contains(err.Error(),
+		"1 scenarios were not run: c") {
 		t.Errorf("verdict: %v", err)
 	}
 	if err := p.verdict([]*scenario{{name: "b"}}); err == nil {

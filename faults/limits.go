@@ -31,9 +31,9 @@ func (r *run) command(name string, flags []string, before ...string) (*worker, e
 	return w, nil
 }
 
-// fullDiskScript is a shell script that mounts a small disk which nobody else sees, fills it, and runs the rest of its arguments in
-// it. $1: the mount point, which is working, home and temporary directory; $2: where the log goes; $3: "none" allows no file
-// to be written anywhere (RLIMIT_FSIZE 0: the kernel kills who tries).
+// fullDiskScript is a shell script that mounts a small disk which nobody else sees, fills it, and runs the rest of its
+// arguments in it. $1: the mount point, which is working, home and temporary directory; $2: where the log goes; $3:
+// "none" allows no file to be written anywhere (RLIMIT_FSIZE 0: the kernel kills who tries).
 const fullDiskScript = `set -eu
 at=$1 log=$2 files=$3 sluice=$(realpath "$4"); shift 4
 mount -t tmpfs -o size=64k tmpfs "$at"
@@ -45,8 +45,8 @@ export HOME="$at" TMPDIR="$at"
 [ "$files" = any ] || ulimit -f 0
 exec "$sluice" "$@" >"$log" 2>&1`
 
-// diskless runs two workers on a full disk: one whose log is a device that is full and that may write no file at all, and one
-// whose log is a file on the full disk.
+// diskless runs two workers on a full disk: one whose log is a device that is full and that may write no file at all,
+// and one whose log is a file on the full disk.
 func diskless(r *run) error {
 	for i := range 2 {
 		dir, err := os.MkdirTemp(r.dir, "full-")
@@ -65,7 +65,8 @@ func diskless(r *run) error {
 		if i == 1 {
 			log, files = dir+"/worker.log", "any"
 		}
-		w, err := r.command(fmt.Sprintf("w-%d", i), []string{"--server.listen=" + at}, "unshare", "--mount", "sh", "-c", fullDiskScript, "sh", dir, log, files)
+		w, err := r.command(fmt.Sprintf("w-%d", i), []string{"--server.listen=" + at}, "unshare", "--mount", "sh", "-c",
+			fullDiskScript, "sh", dir, log, files)
 		if err != nil {
 			return err
 		}
@@ -74,7 +75,8 @@ func diskless(r *run) error {
 	return nil
 }
 
-// starved leaves both workers without a file descriptor and resets their connections: they can open nothing, not even accept.
+// starved leaves both workers without a file descriptor and resets their connections: they can open nothing, not even
+// accept.
 func starved(r *run) error {
 	sleep(r.ctx, 2*time.Second)
 	before := make([]unix.Rlimit, len(r.workers))
@@ -131,7 +133,8 @@ func newCage(name string) (*cage, error) {
 	c := &cage{limit: "memory.max", none: "max", usage: "memory.current", events: "memory.events"}
 	at, controller := root, ":"
 	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil { // version 1
-		*c = cage{limit: "memory.limit_in_bytes", none: "-1", usage: "memory.usage_in_bytes", events: "memory.oom_control"}
+		*c = cage{limit: "memory.limit_in_bytes", none: "-1", usage: "memory.usage_in_bytes",
+			events: "memory.oom_control"}
 		at, controller = root+"/memory", ":memory:"
 	}
 	for line := range strings.Lines(string(groups)) {
@@ -141,7 +144,8 @@ func newCage(name string) (*cage, error) {
 		}
 	}
 	for controller == ":" && at != root {
-		if b, err := os.ReadFile(at + "/cgroup.subtree_control"); err == nil && slices.Contains(strings.Fields(string(b)), "memory") {
+		if b, err := os.ReadFile(at + "/cgroup.subtree_control"); err == nil &&
+			slices.Contains(strings.Fields(string(b)), "memory") {
 			break
 		}
 		at = filepath.Dir(at)
@@ -197,7 +201,8 @@ func caged(cages *[]*cage) func(*run) error {
 			}
 			*cages = append(*cages, c)
 			r.undo = append(r.undo, c.remove)
-			if _, err := r.command(name, nil, "sh", "-c", `echo $$ >"$1"; shift; exec "$@"`, "sh", c.dir+"/cgroup.procs"); err != nil {
+			if _, err := r.command(name, nil, "sh", "-c", `echo $$ >"$1"; shift; exec "$@"`, "sh",
+				c.dir+"/cgroup.procs"); err != nil {
 				return err
 			}
 		}
@@ -205,8 +210,8 @@ func caged(cages *[]*cage) func(*run) error {
 	}
 }
 
-// choke lowers a worker's limit to what it holds, and follows it down, until it needs a page more and the kernel ends it; then
-// there is no limit any more.
+// choke lowers a worker's limit to what it holds, and follows it down, until it needs a page more and the kernel ends
+// it; then there is no limit any more.
 func choke(cages *[]*cage) func(*run) error {
 	return func(r *run) error {
 		for range pick(r, 1, 6) {
@@ -251,7 +256,8 @@ func choke(cages *[]*cage) func(*run) error {
 
 // ownMounts is nil where a process may mount a disk that nobody else sees.
 var ownMounts = sync.OnceValue(func() error {
-	out, err := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=64k tmpfs "$1"`, "sh", os.TempDir()).CombinedOutput()
+	out, err := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=64k tmpfs "$1"`, "sh",
+		os.TempDir()).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("mounting a disk of one's own, which needs root: %w: %s", err, bytes.TrimSpace(out))
 	}
@@ -269,18 +275,23 @@ var ownGroups = sync.OnceValue(func() error {
 
 func limitScenarios() []scenario {
 	s := []scenario{
-		{name: "worker-disk-full", fault: "a worker's disk is full", brokers: 1, before: diskless, do: quiet, after: unharmed,
-			injected: "working directory, HOME and TMPDIR on a full tmpfs; one worker logs to /dev/full and may write no file (RLIMIT_FSIZE 0), the other logs to a file on the full disk; no exit"},
+		{name: "worker-disk-full", fault: "a worker's disk is full", brokers: 1, before: diskless, do: quiet,
+			after: unharmed,
+			injected: "working directory, HOME and TMPDIR on a full tmpfs; one worker logs to /dev/full and may " +
+				"write no file (RLIMIT_FSIZE 0), the other logs to a file on the full disk; no exit"},
 		{name: "worker-descriptors", fault: "a worker has no file descriptor left", brokers: 1, workers: 2, do: starved,
-			injected: "RLIMIT_NOFILE 3 of both running workers and their connections reset, for 6 s (long: 30 s); no exit, the log says it"},
+			injected: "RLIMIT_NOFILE 3 of both running workers and their connections reset, for 6 s (long: 30 s); no " +
+				"exit, the log says it"},
 	}
 	if err := ownMounts(); err != nil {
 		s[0].cannot = err.Error()
 	}
 	cages := new([]*cage)
-	s = append(s, scenario{name: "worker-memory", fault: "the kernel ends a worker for want of memory", brokers: 1, before: caged(cages), do: choke(cages), ends: []string{"SIGKILL"},
-		injected: "each worker in a control group; the limit of one is lowered to what it holds until the kernel kills it under load (long: 6 times), and lifted; no record is blamed",
-		after:    func(r *run) error { return r.condemned("no such text", "killed-the-worker", 0) }})
+	s = append(s, scenario{name: "worker-memory", fault: "the kernel ends a worker for want of memory", brokers: 1,
+		before: caged(cages), do: choke(cages), ends: []string{"SIGKILL"},
+		injected: "each worker in a control group; the limit of one is lowered to what it holds until the kernel " +
+			"kills it under load (long: 6 times), and lifted; no record is blamed",
+		after: func(r *run) error { return r.condemned("no such text", "killed-the-worker", 0) }})
 	if err := ownGroups(); err != nil {
 		s[len(s)-1].cannot = err.Error()
 	}

@@ -12,8 +12,8 @@ import (
 
 // This file owns the lock (flock(2)) by which the harness shares a machine with other heavy programs.
 
-// lockedAtMost is how long lanes keep the lock between them: then no lane begins another scenario until all have ended theirs,
-// and others have their turn.
+// lockedAtMost is how long lanes keep the lock between them: then no lane begins another scenario until all have ended
+// theirs, and others have their turn.
 const lockedAtMost = 4 * time.Minute
 
 // sharedLock is an exclusive lock on a file that all lanes hold together, as long as one of them runs a scenario.
@@ -67,8 +67,8 @@ func (l *sharedLock) try() (bool, error) {
 	return false, nil
 }
 
-// wait stands in line for the lock, as other programs do: who only asks now and then never gets it while others wait. Nothing
-// but the end of the process ends it earlier.
+// wait stands in line for the lock, as other programs do: who only asks now and then never gets it while others wait.
+// Nothing but the end of the process ends it earlier.
 func (l *sharedLock) wait() {
 	began := time.Now()
 	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_RDWR, 0o666)

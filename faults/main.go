@@ -1,6 +1,6 @@
 // Command faults injects faults into workers, brokers and the network between them, and checks the promises with an
-// independent reader. `make faults` runs it; it writes docs/reliability.md. What is random comes from the seed: the schedule
-// of a row can be run again, though processes never interleave twice in the same way.
+// independent reader. `make faults` runs it; it writes docs/reliability.md. What is random comes from the seed: the
+// schedule of a row can be run again, though processes never interleave twice in the same way.
 package main
 
 import (
@@ -56,12 +56,15 @@ func faults(ctx context.Context) error {
 	flag.StringVar(&o.model, "model", "models/sentiment-tiny", "model directory")
 	flag.StringVar(&o.page, "page", "docs/reliability.md", "page to write; empty: none")
 	flag.BoolVar(&o.long, "long", false, "the long form")
-	flag.BoolVar(&o.again, "again", false, "run a scenario that fails a second time, unless something was lost, doubled, out of order or went back: for machines with other work")
+	flag.BoolVar(&o.again, "again", false, "run a scenario that fails a second time, unless something was lost, "+
+		"doubled, out of order or went back: for machines with other work")
 	seed := flag.Uint64("seed", 0, "seed of the schedules; 0: a random one")
 	only := flag.String("only", "", "names of scenarios, comma-separated; empty: all of the form")
-	lanes := flag.Int("lanes", 3, "scenarios that run at the same time, each lane on brokers of its own; 1: one after the other")
+	lanes := flag.Int("lanes", 3, "scenarios that run at the same time, each lane on brokers of its own; 1: one "+
+		"after the other")
 	list := flag.Bool("list", false, "list the scenarios and end")
-	lock := flag.String("lock", "", "file to lock while scenarios run, where heavy programs share a machine; let go between scenarios, after 4 minutes at the latest that a lane may begin one")
+	lock := flag.String("lock", "", "file to lock while scenarios run, where heavy programs share a machine; let go "+
+		"between scenarios, after 4 minutes at the latest that a lane may begin one")
 	flag.Parse()
 	all := scenarios()
 	var names []string

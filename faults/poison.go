@@ -26,7 +26,8 @@ const (
 // bewitched starts workers that die or panic over some texts.
 func bewitched(r *run) error {
 	for i := range 2 {
-		if _, err := r.command(fmt.Sprintf("w-%d", i), nil, "env", fmt.Sprintf("%s=%s:panic,%s:kill", failpoint.EnvTexts, panicsOver, killsOver)); err != nil {
+		if _, err := r.command(fmt.Sprintf("w-%d", i), nil, "env", fmt.Sprintf("%s=%s:panic,%s:kill",
+			failpoint.EnvTexts, panicsOver, killsOver)); err != nil {
 			return err
 		}
 	}
@@ -36,7 +37,8 @@ func bewitched(r *run) error {
 // poison produces records with a text, and nobody waits.
 func (r *run) poison(text string, n int) error {
 	for range n {
-		m := &kgo.Record{Topic: r.in, Partition: int32(r.rng.IntN(r.partitions)), Key: fmt.Appendf(nil, "poison-%d", r.rng.Uint32()), Value: fmt.Appendf(nil, `{"id":0,"text":"Well, %s."}`, text)}
+		m := &kgo.Record{Topic: r.in, Partition: int32(r.rng.IntN(r.partitions)), Key: fmt.Appendf(nil, "poison-%d",
+			r.rng.Uint32()), Value: fmt.Appendf(nil, `{"id":0,"text":"Well, %s."}`, text)}
 		if err := r.c.client.ProduceSync(r.ctx, m).FirstErr(); err != nil {
 			return err
 		}
@@ -88,7 +90,8 @@ func panics(r *run) error {
 	return nil
 }
 
-// killer: a record that kills every process that touches it is found without a disk, by marks beside the committed offsets.
+// killer: a record that kills every process that touches it is found without a disk, by marks beside the committed
+// offsets.
 func killer(r *run) error {
 	for range pick(r, 1, 3) {
 		sleep(r.ctx, time.Second)
@@ -129,7 +132,8 @@ func killer(r *run) error {
 		}
 		deaths := after - before
 		if r.note("%d deaths", deaths); deaths < 2 || deaths > 4 {
-			r.fail("%d deaths by one record: four are due (in company, among few, two alone), or fewer where workers had died there before", deaths)
+			r.fail("%d deaths by one record: four are due (in company, among few, two alone), or fewer where workers "+
+				"had died there before", deaths)
 		}
 	}
 	return nil
@@ -165,7 +169,8 @@ func wedged(r *run) error {
 		if _, exits := w.counts(); exits[len(before)] != 1 {
 			r.fail("%s ended with exit code %d, want 1", w.name, exits[len(before)])
 		}
-		for _, s := range []string{"does not end, although its time was over", "will be processed again after a restart"} {
+		for _, s := range []string{"does not end, although its time was over", "will be processed again after a " +
+			"restart"} {
 			if !strings.Contains(w.log.String(), s) {
 				r.fail("%s does not say %q in its log: %s", w.name, s, lastLine(w.log.String()))
 			}
@@ -177,10 +182,11 @@ func wedged(r *run) error {
 	return nil
 }
 
-// badInput feeds texts alone, and then the same ones with every kind of bad record between them: the checker demands that
-// equal texts have equal verdicts, byte for byte.
+// badInput feeds texts alone, and then the same ones with every kind of bad record between them: the checker demands
+// that equal texts have equal verdicts, byte for byte.
 func badInput(r *run) error {
-	words := strings.Fields("the hotel was lovely and quiet but the food took hours awful service friendly staff we will come back never again a view over the sea")
+	words := strings.Fields("the hotel was lovely and quiet but the food took hours awful service friendly staff we " +
+		"will come back never again a view over the sea")
 	good := make([]string, pick(r, 3000, 30_000))
 	for i := range good {
 		var b []string
@@ -190,7 +196,8 @@ func badInput(r *run) error {
 		good[i] = fmt.Sprintf(`{"id":%d,"text":"%s, %d"}`, i, strings.Join(b, " "), i)
 	}
 	record := func(pass string, i int) *kgo.Record {
-		return &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions), Key: fmt.Appendf(nil, "%s-%d", pass, i), Value: []byte(good[i])}
+		return &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions), Key: fmt.Appendf(nil, "%s-%d", pass, i),
+			Value: []byte(good[i])}
 	}
 	c, err := r.producer(kgo.ProducerBatchMaxBytes(1 << 20))
 	if err != nil {
@@ -213,7 +220,8 @@ func badInput(r *run) error {
 	for i := range good {
 		mixed = append(mixed, record("mixed", i))
 		if r.rng.IntN(4) == 0 { // of all records a fifth
-			mixed = append(mixed, &kgo.Record{Topic: r.in, Partition: int32(r.rng.IntN(r.partitions)), Key: fmt.Appendf(nil, "bad-%d", bad), Value: badrecords.Kinds[bad%len(badrecords.Kinds)](pcg)})
+			mixed = append(mixed, &kgo.Record{Topic: r.in, Partition: int32(r.rng.IntN(r.partitions)),
+				Key: fmt.Appendf(nil, "bad-%d", bad), Value: badrecords.Kinds[bad%len(badrecords.Kinds)](pcg)})
 			bad++
 		}
 	}
@@ -243,12 +251,22 @@ func goodOnes(r *run) error {
 
 func poisonScenarios() []scenario {
 	s := []scenario{
-		{name: "bad-records", fault: "bad records at volume", injected: "3000 texts (long: 30000) alone, then the same with every kind of bad record mixed in, a fifth of all; no exit", promises: "verdicts of the good ones byte for byte as without the bad ones", do: badInput, after: goodOnes, workers: 2, rate: -1},
-		{name: "handler-panic", fault: "a handler panics over records", injected: "failpoint in the tokenizing of some texts: dead letters of reason panic, those only; no exit", before: bewitched, do: panics,
-			after: func(r *run) error { return errors.Join(unharmed(r), r.condemned(panicsOver, "panic", pick(r, 8, 60))) }},
-		{name: "killer-record", fault: "a record kills every process that touches it", injected: "SIGKILL in the tokenizing of one text (long: 3): dead letter of reason killed-the-worker after 4 deaths at most", before: bewitched, do: killer,
+		{name: "bad-records", fault: "bad records at volume", injected: "3000 texts (long: 30000) alone, then the " +
+			"same with every kind of bad record mixed in, a fifth of all; no exit", promises: "verdicts of the good " +
+			"ones byte for byte as without the bad ones", do: badInput, after: goodOnes, workers: 2, rate: -1},
+		{name: "handler-panic", fault: "a handler panics over records", injected: "failpoint in the tokenizing of " +
+			"some texts: dead letters of reason panic, those only; no exit", before: bewitched, do: panics,
+			after: func(r *run) error {
+				return errors.Join(unharmed(r), r.condemned(panicsOver, "panic",
+					pick(r, 8, 60)))
+			}},
+		{name: "killer-record", fault: "a record kills every process that touches it", injected: "SIGKILL in the " +
+			"tokenizing of one text (long: 3): dead letter of reason killed-the-worker after 4 deaths at most",
+			before: bewitched, do: killer,
 			after: func(r *run) error { return r.condemned(killsOver, "killed-the-worker", pick(r, 1, 3)) }},
-		{name: "wedged-inference", fault: "a model run never ends", injected: "failpoint in-inference hangs; run_timeout 2 s; the watchdog ends the worker with exit code 1", do: wedged, workers: 2, args: []string{"--run_timeout=2s"}, ends: []string{"exit 1"}},
+		{name: "wedged-inference", fault: "a model run never ends", injected: "failpoint in-inference hangs; " +
+			"run_timeout 2 s; the watchdog ends the worker with exit code 1", do: wedged, workers: 2,
+			args: []string{"--run_timeout=2s"}, ends: []string{"exit 1"}},
 	}
 	for i := range s {
 		s[i].brokers = 1

@@ -17,10 +17,11 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns the scenarios in which the log no longer has what the group wants to read, and what input.start says about it.
+// This file owns the scenarios in which the log no longer has what the group wants to read, and what input.start says
+// about it.
 
-// exitConfig is the exit code of a worker for which a person must act first (docs/OPERATIONS.md), endsConfig the same in the
-// words of the table.
+// exitConfig is the exit code of a worker for which a person must act first (docs/OPERATIONS.md), endsConfig the same
+// in the words of the table.
 const (
 	exitConfig = 2
 	endsConfig = "exit 2"
@@ -47,7 +48,8 @@ func (s skips) records() int {
 	return n
 }
 
-// only demands that exactly those records have no output: the checker finds what is lost, but not what came in spite of a skip.
+// only demands that exactly those records have no output: the checker finds what is lost, but not what came in spite of
+// a skip.
 func (s skips) only(r *run) error {
 	judged := 0
 	for _, topic := range []string{r.out, r.dlq} {
@@ -75,7 +77,8 @@ func stand(r *run) error {
 	return r.c.admin.CommitAllOffsets(r.ctx, r.group, offsets)
 }
 
-// absent stops the only worker cleanly, lets records come, deletes some of them before it could read them, and starts it again.
+// absent stops the only worker cleanly, lets records come, deletes some of them before it could read them, and starts
+// it again.
 func absent(r *run) (*worker, skips, error) {
 	w, err := r.start("w-0")
 	if err != nil {
@@ -115,7 +118,8 @@ func (r *run) erase(partitions int, upTo func(committed, end int64) int64) (skip
 	return gone, err
 }
 
-var missedLine = regexp.MustCompile(`level=ERROR msg="offset out of range: .*partition=(\S+) offset=(\d+) start=(\S+) new_offset=(\d+) missed=(\d+)`)
+var missedLine = regexp.MustCompile(
+	`level=ERROR msg="offset out of range: .*partition=(\S+) offset=(\d+) start=(\S+) new_offset=(\d+) missed=(\d+)`)
 
 // missed is what a worker's log says about records that it could not read.
 func (r *run) missed(w *worker, policy string) skips {
@@ -145,7 +149,8 @@ func (r *run) same(w *worker, said, want skips) {
 	}
 }
 
-// rangeEarliest goes on with what is left: first exactly, then with a frozen worker that may hold some of what is deleted.
+// rangeEarliest goes on with what is left: first exactly, then with a frozen worker that may hold some of what is
+// deleted.
 func rangeEarliest(lost skips) func(*run) error {
 	return func(r *run) error {
 		w, gone, err := absent(r)
@@ -164,7 +169,8 @@ func rangeEarliest(lost skips) func(*run) error {
 	}
 }
 
-// rangeFrozen deletes records under a worker that is frozen: what it has in memory is delivered, the rest is said to be missed.
+// rangeFrozen deletes records under a worker that is frozen: what it has in memory is delivered, the rest is said to be
+// missed.
 func rangeFrozen(lost skips) func(*run) error {
 	return func(r *run) error {
 		w := r.workers[0]
@@ -197,8 +203,8 @@ func rangeFrozen(lost skips) func(*run) error {
 	}
 }
 
-// rangeLatest goes on at the end: what was deleted and what was left are both skipped, in the partitions in which records
-// were deleted.
+// rangeLatest goes on at the end: what was deleted and what was left are both skipped, in the partitions in which
+// records were deleted.
 func rangeLatest(lost skips) func(*run) error {
 	return func(r *run) error {
 		w, gone, err := absent(r)
@@ -227,10 +233,12 @@ func rangeError(lost skips) func(*run) error {
 		if err != nil {
 			return err
 		}
-		words := []string{"out-of-range", "has no offset ", "kafka-consumer-groups --reset-offsets --group " + r.group, "--to-earliest --execute", "input.start is error"}
+		words := []string{"out-of-range", "has no offset ", "kafka-consumer-groups --reset-offsets --group " + r.group,
+			"--to-earliest --execute", "input.start is error"}
 		if err := r.refuses(w, slices.Collect(func(yield func(string) bool) {
 			for p := range gone {
-				if strings.Contains(w.log.String(), fmt.Sprintf("--topic %s:%d ", r.in, p)) && !yield(fmt.Sprintf("%s-%d has no offset %d", r.in, p, gone[p].first)) {
+				if strings.Contains(w.log.String(), fmt.Sprintf("--topic %s:%d ", r.in, p)) &&
+					!yield(fmt.Sprintf("%s-%d has no offset %d", r.in, p, gone[p].first)) {
 					return
 				}
 			}
@@ -250,8 +258,8 @@ func rangeError(lost skips) func(*run) error {
 	}
 }
 
-// refuses waits until a worker has ended as one for which a person must act, looks whether its log has the words that tell
-// that person what to do, and stops its supervisor.
+// refuses waits until a worker has ended as one for which a person must act, looks whether its log has the words that
+// tell that person what to do, and stops its supervisor.
 func (r *run) refuses(w *worker, also []string, words ...string) error {
 	if err := await(r.ctx, time.Minute, w.name+" to end", func() error {
 		if _, exits := w.counts(); len(exits) == 0 {
@@ -285,14 +293,15 @@ func lastLine(log string) string {
 	return lines[len(lines)-1]
 }
 
-// reset moves the group in one partition, as an operator would: the worker has been stopped, it is taken out of the group
-// (which its session's end would do as well), and Kafka's own tool does the rest.
+// reset moves the group in one partition, as an operator would: the worker has been stopped, it is taken out of the
+// group (which its session's end would do as well), and Kafka's own tool does the rest.
 func (r *run) reset(partition string, to ...string) error {
 	if _, err := r.c.admin.LeaveGroup(r.ctx, kadm.LeaveGroup(r.group).InstanceIDs("w-0")); err != nil {
 		return err
 	}
 	return await(r.ctx, 30*time.Second, "kafka-consumer-groups --reset-offsets", func() error {
-		said, err := r.c.local(r.ctx, append([]string{"tool", "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", r.c.direct[0],
+		said, err := r.c.local(r.ctx, append([]string{"tool",
+			"org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", r.c.direct[0],
 			"--group", r.group, "--topic", partition, "--reset-offsets", "--execute"}, to...)...)
 		if err == nil && !strings.Contains(said, r.in) {
 			err = errors.New(strings.TrimSpace(said))
@@ -305,17 +314,22 @@ func policyScenarios() []scenario {
 	var all []scenario
 	add := func(name, fault, injected, start string, do func(skips) func(*run) error, workers int) {
 		lost := skips{}
-		all = append(all, scenario{name: name, fault: fault, injected: injected, args: []string{"--input.start=" + start}, brokers: 1, workers: workers, rate: -1,
+		all = append(all, scenario{name: name, fault: fault, injected: injected, args: []string{"--input.start=" +
+			start}, brokers: 1, workers: workers, rate: -1,
 			before: stand, do: do(lost), inputs: lost.forgive, after: lost.only})
 	}
 	add("out-of-range-earliest", "records are deleted before they are read; start: earliest",
-		"DeleteRecords beyond the committed offsets of 2 of 4 partitions while the worker is down. All that is left is delivered; the log names exactly the offsets missed", "earliest", rangeEarliest, 0)
+		"DeleteRecords beyond the committed offsets of 2 of 4 partitions while the worker is down. All that is left "+
+			"is delivered; the log names exactly the offsets missed", "earliest", rangeEarliest, 0)
 	add("out-of-range-frozen", "records are deleted under a frozen worker; start: earliest",
-		"SIGSTOP, DeleteRecords, SIGCONT. What the worker has in memory is delivered; what the log calls missed is exactly what has no output", "earliest", rangeFrozen, 1)
+		"SIGSTOP, DeleteRecords, SIGCONT. What the worker has in memory is delivered; what the log calls missed is "+
+			"exactly what has no output", "earliest", rangeFrozen, 1)
 	add("out-of-range-latest", "records are deleted before they are read; start: latest",
-		"DeleteRecords as above. Reading goes on at the end of those partitions; the log names exactly the offsets skipped; the others lose nothing", "latest", rangeLatest, 0)
+		"DeleteRecords as above. Reading goes on at the end of those partitions; the log names exactly the offsets "+
+			"skipped; the others lose nothing", "latest", rangeLatest, 0)
 	add("out-of-range-error", "records are deleted before they are read; start: error",
-		"DeleteRecords as above. Exit code 2, the message names partition, offset and command; after kafka-consumer-groups --reset-offsets all that is left is delivered", "error", rangeError, 0)
+		"DeleteRecords as above. Exit code 2, the message names partition, offset and command; after "+
+			"kafka-consumer-groups --reset-offsets all that is left is delivered", "error", rangeError, 0)
 	all[len(all)-1].ends = []string{endsConfig}
 	return append(all, damageScenarios()...)
 }

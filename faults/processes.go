@@ -18,17 +18,19 @@ import (
 // points are the places at which workers are killed, with how often one is passed in a second of work, about.
 func points() []string {
 	all := append(slices.Clone(kafka.Failpoints), failpoint.Names...)
-	// A worker that is not stopping never drains: that place has a scenario of its own. One without an LLM endpoint never
-	// escalates.
+	// A worker that is not stopping never drains: that place has a scenario of its own. One without an LLM endpoint
+	// never escalates.
 	return slices.DeleteFunc(all, func(p string) bool {
-		return slices.Contains([]string{failpoint.WhileDraining, failpoint.EscalateBeforeCall, failpoint.EscalateAfterCall}, p)
+		return slices.Contains([]string{failpoint.WhileDraining, failpoint.EscalateBeforeCall,
+			failpoint.EscalateAfterCall}, p)
 	})
 }
 
 // plan says when a worker that is killed at a point dies: at which passing.
 func (r *run) plan(point string) string {
 	at := 1
-	if !strings.HasPrefix(point, "after-init") && point != "after-scrub" && point != "while-joining" && point != "after-join" {
+	if !strings.HasPrefix(point, "after-init") && point != "after-scrub" && point != "while-joining" &&
+		point != "after-join" {
 		at += r.rng.IntN(12)
 	}
 	return fmt.Sprintf("%s:%d:kill", point, at)
@@ -141,7 +143,8 @@ func (d *deaths) total() (int, error) {
 			at += n
 		}
 	}
-	d.r.note("%d SIGKILLs at %d failpoints, %d at random, %d arming kills", at, len(met), d.random+d.unreached, d.arming)
+	d.r.note("%d SIGKILLs at %d failpoints, %d at random, %d arming kills", at, len(met), d.random+d.unreached,
+		d.arming)
 	n := at + d.random + d.unreached + d.arming
 	never := slices.DeleteFunc(slices.Clone(d.places), func(p string) bool { return met[p] > 0 })
 	if len(never) > 0 {
@@ -212,7 +215,8 @@ func restarts(r *run) error {
 					return err
 				}
 				if n := m["sluice_rebalances_total"]; n > before[j] {
-					r.fail("%s joined the group %.0f times, %.0f were due: the restart of %s caused a rebalance", other.name, n, before[j], w.name)
+					r.fail("%s joined the group %.0f times, %.0f were due: the restart of %s caused a rebalance",
+						other.name, n, before[j], w.name)
 				}
 			}
 		}
@@ -331,14 +335,23 @@ func crowd(r *run) error {
 
 func processScenarios() []scenario {
 	s := []scenario{
-		{name: "kill-failpoints", fault: "workers die", injected: "SIGKILL at every failpoint of the worker, and at random in between (long: at least 500 deaths)", do: kills, rate: 150},
-		{name: "rebalance-storm", fault: "rebalance storm", injected: "5 workers, SIGKILL or SIGTERM of a random one every 0.3 to 3 s, for 30 s (long: 2 minutes)", do: storm, partitions: 6},
-		{name: "restart", fault: "restart within the session timeout", injected: "SIGKILL, then SIGTERM, of each worker; its supervisor starts it again at once", promises: "P10", do: restarts},
-		{name: "twin", fault: "twin with the same instance id", injected: "a second process under the first one's name; the older one must end with exit code 3", do: twin, ends: []string{"exit 3"}},
-		{name: "freeze", fault: "a worker is frozen past its session, and thawed", injected: "SIGSTOP for 13 to 18 s, session and transaction timeout are 10 s, another worker has its partitions meanwhile", do: freeze("")},
-		{name: "freeze-in-transaction", fault: "a worker is frozen before EndTxn, and thawed", injected: "SIGSTOP at failpoint before-end-txn for 13 to 18 s, session and transaction timeout are 10 s", do: freeze("before-end-txn")},
-		{name: "drain", fault: "workers are stopped under load", injected: "SIGTERM, exit code 0; then SIGKILL at failpoint while-draining", do: drain},
-		{name: "crowd", fault: "13 workers on 12 partitions", injected: "all started at once, one killed", do: crowd, partitions: 12, long: true},
+		{name: "kill-failpoints", fault: "workers die", injected: "SIGKILL at every failpoint of the worker, and at " +
+			"random in between (long: at least 500 deaths)", do: kills, rate: 150},
+		{name: "rebalance-storm", fault: "rebalance storm", injected: "5 workers, SIGKILL or SIGTERM of a random one " +
+			"every 0.3 to 3 s, for 30 s (long: 2 minutes)", do: storm, partitions: 6},
+		{name: "restart", fault: "restart within the session timeout", injected: "SIGKILL, then SIGTERM, of each " +
+			"worker; its supervisor starts it again at once", promises: "P10", do: restarts},
+		{name: "twin", fault: "twin with the same instance id", injected: "a second process under the first one's " +
+			"name; the older one must end with exit code 3", do: twin, ends: []string{"exit 3"}},
+		{name: "freeze", fault: "a worker is frozen past its session, and thawed", injected: "SIGSTOP for 13 to 18 " +
+			"s, session and transaction timeout are 10 s, another worker has its partitions meanwhile", do: freeze("")},
+		{name: "freeze-in-transaction", fault: "a worker is frozen before EndTxn, and thawed",
+			injected: "SIGSTOP at failpoint before-end-txn for 13 to 18 s, session and transaction timeout are 10 s",
+			do:       freeze("before-end-txn")},
+		{name: "drain", fault: "workers are stopped under load", injected: "SIGTERM, exit code 0; then SIGKILL at " +
+			"failpoint while-draining", do: drain},
+		{name: "crowd", fault: "13 workers on 12 partitions", injected: "all started at once, one killed", do: crowd,
+			partitions: 12, long: true},
 	}
 	for i := range s {
 		s[i].brokers, s[i].workers = 1, 2

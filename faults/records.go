@@ -20,7 +20,8 @@ import (
 
 // producer is a client of its own for records that the harness's usual one does not take.
 func (r *run) producer(opts ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(r.c.direct...), kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts...)...)
+	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(r.c.direct...),
+		kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts...)...)
 }
 
 // large mixes records that are larger than a fetch among the others.
@@ -33,7 +34,8 @@ func large(r *run) error {
 	for i := range pick(r, 6, 30) {
 		sleep(r.ctx, 500*time.Millisecond)
 		value := fmt.Sprintf(`{"id":%d,"text":%q}`, i, strings.Repeat("A long story of a stay by the sea. ", 60_000+i))
-		if err := c.ProduceSync(r.ctx, &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions), Key: fmt.Appendf(nil, "large-%d", i), Value: []byte(value)}).FirstErr(); err != nil {
+		if err := c.ProduceSync(r.ctx, &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions),
+			Key: fmt.Appendf(nil, "large-%d", i), Value: []byte(value)}).FirstErr(); err != nil {
 			return err
 		}
 	}
@@ -42,7 +44,8 @@ func large(r *run) error {
 
 // bombs are batches of a few kilobytes that become many megabytes.
 func bombs(r *run) error {
-	c, err := r.producer(kgo.ProducerBatchMaxBytes(100<<20), kgo.MaxProduceRequestsInflightPerBroker(1), kgo.ProducerBatchCompression(kgo.ZstdCompression()))
+	c, err := r.producer(kgo.ProducerBatchMaxBytes(100<<20), kgo.MaxProduceRequestsInflightPerBroker(1),
+		kgo.ProducerBatchCompression(kgo.ZstdCompression()))
 	if err != nil {
 		return err
 	}
@@ -56,7 +59,8 @@ func bombs(r *run) error {
 	const size = 32 << 20
 	for i := range pick(r, 4, 20) {
 		value := `{"id":1,"text":"` + strings.Repeat("a", size) + `"}`
-		if err := c.ProduceSync(r.ctx, &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions), Key: fmt.Appendf(nil, "bomb-%d", i), Value: []byte(value)}).FirstErr(); err != nil {
+		if err := c.ProduceSync(r.ctx, &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions),
+			Key: fmt.Appendf(nil, "bomb-%d", i), Value: []byte(value)}).FirstErr(); err != nil {
 			return err
 		}
 		for range 10 {
@@ -279,7 +283,9 @@ func overload(r *run) error {
 	for i := range len(rates) - window + 1 {
 		best = max(best, average(rates[i:i+window]))
 	}
-	r.note("fed %d/s, committed %.0f/s on average, %.0f/s in the best %d s, %.0f to %.0f/s in single 30 s; RSS %.0f MiB at first, %.0f at last", r.s.rate, mean, best, 30*window, slices.Min(rates), slices.Max(rates), sizes[0], sizes[len(sizes)-1])
+	r.note("fed %d/s, committed %.0f/s on average, %.0f/s in the best %d s, %.0f to %.0f/s in single 30 s; RSS %.0f "+
+		"MiB at first, %.0f at last", r.s.rate, mean, best, 30*window, slices.Min(rates), slices.Max(rates), sizes[0],
+		sizes[len(sizes)-1])
 	if mean < 0.95*best {
 		r.fail("%.0f records a second under overload, less than 95 %% of the best, %.0f", mean, best)
 	}
@@ -303,7 +309,8 @@ func soak(r *run) error {
 		var mu sync.Mutex
 		var first error
 		for i, text := range leak.Texts(short, long) {
-			c.Produce(r.ctx, &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions), Key: fmt.Appendf(nil, "r-%d", i), Value: fmt.Appendf(nil, `{"id":%d,"text":%q}`, i, text)}, func(_ *kgo.Record, err error) {
+			c.Produce(r.ctx, &kgo.Record{Topic: r.in, Partition: int32(i % r.partitions), Key: fmt.Appendf(nil, "r-%d",
+				i), Value: fmt.Appendf(nil, `{"id":%d,"text":%q}`, i, text)}, func(_ *kgo.Record, err error) {
 				mu.Lock()
 				defer mu.Unlock()
 				first = cmp.Or(first, err)
@@ -325,7 +332,8 @@ func soak(r *run) error {
 			return err
 		}
 		n := int(m["sluice_records_total"])
-		if samples = append(samples, leak.Sample{Texts: n, At: time.Since(began), Resident: m["process_resident_memory_bytes"], Goroutines: int(m["go_goroutines"])}); n < short+long {
+		if samples = append(samples, leak.Sample{Texts: n, At: time.Since(began),
+			Resident: m["process_resident_memory_bytes"], Goroutines: int(m["go_goroutines"])}); n < short+long {
 			return fmt.Errorf("%d of %d are", n, short+long)
 		}
 		return nil
@@ -354,18 +362,33 @@ func average(x []float64) float64 {
 
 func recordScenarios() []scenario {
 	s := []scenario{
-		{name: "large-input", fault: "records larger than a fetch", injected: "records of 2 MB among the others, fetch.max_bytes is 1 MiB", do: large, args: []string{"--kafka.fetch.max_bytes=1MiB"},
+		{name: "large-input", fault: "records larger than a fetch", injected: "records of 2 MB among the others, " +
+			"fetch.max_bytes is 1 MiB", do: large, args: []string{"--kafka.fetch.max_bytes=1MiB"},
 			inConfig: []string{"max.message.bytes", "8388608"}, outConfig: []string{"max.message.bytes", "8388608"}},
-		{name: "large-output", fault: "results larger than their topic takes", injected: "max.message.bytes of the result topic is 1000: a pointer in the dead letter topic", do: quiet, outConfig: []string{"max.message.bytes", "1000"}},
-		{name: "aborted-upstream", fault: "aborted transactions in the input", injected: "a transactional producer aborts every third of its transactions", do: upstream, rate: -1},
-		{name: "compacted-input", fault: "compacted gaps in the input", injected: "compaction removes more than half of the records before they are read", before: compact, do: quiet, rate: -1,
-			inConfig: []string{"cleanup.policy", "compact", "segment.ms", "1000", "min.cleanable.dirty.ratio", "0.01", "max.compaction.lag.ms", "2000"}},
-		{name: "compression-bomb", fault: "compression bombs in the input", injected: "zstd batches of a few kB that hold one record of 32 MiB", promises: "P7 (RSS grows by at most 768 MiB)", do: bombs,
+		{name: "large-output", fault: "results larger than their topic takes", injected: "max.message.bytes of the " +
+			"result topic is 1000: a pointer in the dead letter topic", do: quiet,
+			outConfig: []string{"max.message.bytes", "1000"}},
+		{name: "aborted-upstream", fault: "aborted transactions in the input", injected: "a transactional producer " +
+			"aborts every third of its transactions", do: upstream, rate: -1},
+		{name: "compacted-input", fault: "compacted gaps in the input", injected: "compaction removes more than half " +
+			"of the records before they are read", before: compact, do: quiet, rate: -1,
+			inConfig: []string{"cleanup.policy", "compact", "segment.ms", "1000", "min.cleanable.dirty.ratio", "0.01",
+				"max.compaction.lag.ms", "2000"}},
+		{name: "compression-bomb", fault: "compression bombs in the input", injected: "zstd batches of a few kB that " +
+			"hold one record of 32 MiB", promises: "P7 (RSS grows by at most 768 MiB)", do: bombs,
 			inputs: func(in *history.Input) { in.Same = "" }},
-		{name: "topic-remade", fault: "the input topic is deleted and made again", injected: "DeleteTopics, CreateTopics 1 to 4 s later; every record of both is demanded", do: remade, remade: true},
-		{name: "partitions-added", fault: "partitions are added while records flow", injected: "CreatePartitions from 4 to 8; the leader looks every 30 s", do: grown, settle: 2 * time.Minute},
-		{name: "overload", fault: "120 % of the capacity", injected: "10 minutes at 1.2 times the rate at which a backlog goes down", promises: "P7 (in flight, RSS +128 MiB), on average 95 % of the throughput of the best two minutes", do: overload, rate: -1, workers: 1, long: true, alone: true, distinct: true, settle: 10 * time.Minute},
-		{name: "slow-leak", fault: "a slow leak, if there is one", injected: "1,000,000 short texts (4 to 28 words) and 10,000 long ones (1,500 to 2,500), no two equal (short: a tenth of both), through one worker; the first quarter does not count", promises: "P7 (RSS: slope and medians flat within 10 % or 24 MiB; goroutines +3)", do: soak, rate: -1, workers: 1, long: true, alone: true},
+		{name: "topic-remade", fault: "the input topic is deleted and made again", injected: "DeleteTopics, " +
+			"CreateTopics 1 to 4 s later; every record of both is demanded", do: remade, remade: true},
+		{name: "partitions-added", fault: "partitions are added while records flow", injected: "CreatePartitions " +
+			"from 4 to 8; the leader looks every 30 s", do: grown, settle: 2 * time.Minute},
+		{name: "overload", fault: "120 % of the capacity", injected: "10 minutes at 1.2 times the rate at which a " +
+			"backlog goes down", promises: "P7 (in flight, RSS +128 MiB), on average 95 % of the throughput of the " +
+			"best two minutes", do: overload, rate: -1, workers: 1, long: true, alone: true, distinct: true,
+			settle: 10 * time.Minute},
+		{name: "slow-leak", fault: "a slow leak, if there is one", injected: "1,000,000 short texts (4 to 28 words) " +
+			"and 10,000 long ones (1,500 to 2,500), no two equal (short: a tenth of both), through one worker; the " +
+			"first quarter does not count", promises: "P7 (RSS: slope and medians flat within 10 % or 24 MiB; " +
+			"goroutines +3)", do: soak, rate: -1, workers: 1, long: true, alone: true},
 	}
 	for i := range s {
 		s[i].brokers = 1
@@ -373,7 +396,8 @@ func recordScenarios() []scenario {
 			s[i].workers = 2
 		}
 	}
-	return append(s, scenario{name: "200-partitions", fault: "200 partitions on one worker", injected: "one worker, killed once", do: wide, partitions: 200, brokers: 1, workers: 1})
+	return append(s, scenario{name: "200-partitions", fault: "200 partitions on one worker",
+		injected: "one worker, killed once", do: wide, partitions: 200, brokers: 1, workers: 1})
 }
 
 // quiet lets records flow: the fault lies in them.

@@ -21,8 +21,8 @@ import (
 	"sluice/faults/report"
 )
 
-// This file owns one scenario from its topics to its verdict: records are fed, workers work, the fault happens, the lag must
-// go to zero, and the history is checked (check.go).
+// This file owns one scenario from its topics to its verdict: records are fed, workers work, the fault happens, the lag
+// must go to zero, and the history is checked (check.go).
 
 // scenario is a fault and what is demanded of the workers under it.
 type scenario struct {
@@ -48,13 +48,15 @@ type scenario struct {
 	after               func(r *run) error      // when the lag is zero, before workers are stopped
 	inputs              func(in *history.Input) // marks what is special about an input
 	remade              bool
-	cannot              string   // why this fault is not injected: its row says so
-	ends                []string // how workers may end by themselves, as how says it; after any other end their logs are kept
+	cannot              string // why this fault is not injected: its row says so
+	// how workers may end by themselves, as how says it; after any other end their logs are kept
+	ends []string
 
 	alerts   bool     // workers have a route, and P3 is checked
 	escalate bool     // workers have an escalation in amend mode, and an endpoint
 	stages   []string // of w-0, w-1, ... in turns; nil: both stages in each
-	finals   []string // what must occur among the final verdicts: "llm", or reasons of fallbacks; else nothing was injected
+	// what must occur among the final verdicts: "llm", or reasons of fallbacks; else nothing was injected
+	finals []string
 }
 
 const everyPromise = "P1 P2 P4 P5 P6 P8"
@@ -133,7 +135,8 @@ func execute(ctx context.Context, c *cluster, s *scenario, o *options, seed uint
 
 // once runs a scenario. clean says that its history is not what it failed by.
 func once(ctx context.Context, c *cluster, s *scenario, o *options, seed uint64) (row report.Row, clean bool) {
-	row = report.Row{Name: s.name, Length: o.length(), Fault: s.fault, Injected: s.injected, Promises: strings.TrimSpace(everyPromise + " " + s.promises), Seed: fmt.Sprint(seed), Date: o.date}
+	row = report.Row{Name: s.name, Length: o.length(), Fault: s.fault, Injected: s.injected,
+		Promises: strings.TrimSpace(everyPromise + " " + s.promises), Seed: fmt.Sprint(seed), Date: o.date}
 	if s.cannot != "" {
 		row.Promises, row.Result, row.Counts = s.promises, report.NotInjected, s.cannot
 		return row, true
@@ -181,8 +184,8 @@ func once(ctx context.Context, c *cluster, s *scenario, o *options, seed uint64)
 	return row, checked == nil || checked.Clean()
 }
 
-// keepLogs leaves the ends of the workers' logs, after a failure or an end that nobody planned, where somebody who looks into it
-// finds them.
+// keepLogs leaves the ends of the workers' logs, after a failure or an end that nobody planned, where somebody who
+// looks into it finds them.
 func (r *run) keepLogs() {
 	if len(r.failed) == 0 && !r.surprised {
 		return
@@ -193,15 +196,16 @@ func (r *run) keepLogs() {
 		return
 	}
 	for i, w := range append(r.workers, r.twins...) { // several may have one name
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d-%s.log", i, w.name)), []byte(w.log.String()), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d-%s.log", i, w.name)), []byte(w.log.String()),
+			0o644); err != nil {
 			say("%s: the workers' logs: %v", r.s.name, err)
 		}
 	}
 	say("%s: logs of the workers: %s", r.s.name, dir)
 }
 
-// count notes how often workers ended and were started again, and says of each end that the harness did not bring about what the
-// worker said last.
+// count notes how often workers ended and were started again, and says of each end that the harness did not bring about
+// what the worker said last.
 func (r *run) count() {
 	restarts, own := 0, map[string]int{}
 	for _, w := range append(r.workers, r.twins...) {
@@ -379,7 +383,8 @@ func (r *run) watch(ctx context.Context) {
 			r.mu.Lock()
 			offsets.Each(func(o kadm.OffsetResponse) {
 				if o.Err == nil && o.At >= 0 {
-					r.samples = append(r.samples, history.Sample{Partition: history.Partition{Topic: o.Topic, Number: o.Partition}, Offset: o.At, At: at})
+					r.samples = append(r.samples, history.Sample{Partition: history.Partition{Topic: o.Topic,
+						Number: o.Partition}, Offset: o.At, At: at})
 				}
 			})
 			r.mu.Unlock()

@@ -25,11 +25,11 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns workers: processes of `sluice run`, each with a supervisor that starts it again when it ends, as Kubernetes
-// would. Nothing else ever helps a worker.
+// This file owns workers: processes of `sluice run`, each with a supervisor that starts it again when it ends, as
+// Kubernetes would. Nothing else ever helps a worker.
 
-// pauseAfter is how long a supervisor waits before it starts an ended worker again; after a twin took over (exit code 3)
-// much longer, as docs/OPERATIONS.md asks.
+// pauseAfter is how long a supervisor waits before it starts an ended worker again; after a twin took over (exit code
+// 3) much longer, as docs/OPERATIONS.md asks.
 const (
 	pauseAfter       = 200 * time.Millisecond
 	pauseAfterFenced = 5 * time.Second
@@ -55,7 +55,8 @@ type worker struct {
 	starts  int
 }
 
-// ending is the end of a process that the harness did not bring about: neither a signal of its own nor a failpoint was to end it.
+// ending is the end of a process that the harness did not bring about: neither a signal of its own nor a failpoint was
+// to end it.
 type ending struct {
 	how  string // exit 1, or the signal that ended it
 	said string // the last error in the process's log
@@ -69,7 +70,8 @@ func how(s syscall.WaitStatus) string {
 	return fmt.Sprint("exit ", s.ExitStatus())
 }
 
-// asked says whether a process ended as the harness's signals ask for: by that signal, or with exit code 0 after SIGTERM.
+// asked says whether a process ended as the harness's signals ask for: by that signal, or with exit code 0 after
+// SIGTERM.
 func asked(s syscall.WaitStatus, sent []syscall.Signal) bool {
 	if s.Signaled() {
 		return slices.Contains(sent, s.Signal())
@@ -140,7 +142,8 @@ func (w *worker) live(started func()) (code int, again bool) {
 	w.process = nil
 	w.exits = append(w.exits, code)
 	said, deadly := w.log.last()
-	if s := cmd.ProcessState.Sys().(syscall.WaitStatus); !asked(s, w.sent) && !(deadly && s.Signaled() && s.Signal() == syscall.SIGKILL) {
+	if s := cmd.ProcessState.Sys().(syscall.WaitStatus); !asked(s, w.sent) && !(deadly && s.Signaled() &&
+		s.Signal() == syscall.SIGKILL) {
 		w.own = append(w.own, ending{how(s), said})
 	}
 	close(done)
@@ -165,8 +168,8 @@ func (w *worker) arm(points string) {
 	w.mu.Unlock()
 }
 
-// endsWithin is how long a worker may take to end after SIGTERM: twice what Kubernetes grants. One that takes longer is killed,
-// and its exit code shows it.
+// endsWithin is how long a worker may take to end after SIGTERM: twice what Kubernetes grants. One that takes longer is
+// killed, and its exit code shows it.
 const endsWithin = time.Minute
 
 // end sends a signal and waits until the process has ended.
@@ -271,7 +274,8 @@ func (w *worker) await(ctx context.Context) error {
 	})
 }
 
-// journal is what a worker logs: the end of it, where it serves, which failpoints it met, and what its present process complained of.
+// journal is what a worker logs: the end of it, where it serves, which failpoints it met, and what its present process
+// complained of.
 type journal struct {
 	mu     sync.Mutex
 	tail   []byte
@@ -327,7 +331,8 @@ func (j *journal) begin() {
 	j.mu.Unlock()
 }
 
-// last is the last error that the present process logged, or its last line if there is none, and whether a failpoint was to end it.
+// last is the last error that the present process logged, or its last line if there is none, and whether a failpoint
+// was to end it.
 func (j *journal) last() (said string, deadly bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -369,16 +374,20 @@ func (r *run) writeConfig(name string) ([]string, error) {
 	for i, a := range r.c.proxy.Addresses() {
 		quoted[i] = strconv.Quote(a)
 	}
-	yaml := fmt.Sprintf("kafka: {brokers: [%s], group: %q, instance_id: %q}\ninput: {topics: [%q]}\nmodels:\n  - {name: sentiment, path: %q}\n"+
+	yaml := fmt.Sprintf("kafka: {brokers: [%s], group: %q, instance_id: %q}\ninput: {topics: [%q]}\nmodels:\n  - "+
+		"{name: sentiment, path: %q}\n"+
 		"output: {topic: %q}\ndead_letter: {topic: %q}\nserver: {listen: \"127.0.0.1:0\"}\n",
 		strings.Join(quoted, ", "), r.group, name, r.in, model, r.out, r.dlq) + r.furtherConfig()
 	file := filepath.Join(r.dir, name+".yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		return nil, err
 	}
-	return append([]string{"run", "-c", file, "--runners=1", "--batch_tokens=256", "--kafka.session_timeout=10s", "--kafka.rebalance_timeout=6s",
-		"--kafka.transaction_timeout=10s", "--kafka.commit_interval=50ms", "--kafka.fetch.max_wait=200ms"}, r.s.args...), nil
+	return append([]string{"run", "-c", file, "--runners=1", "--batch_tokens=256", "--kafka.session_timeout=10s",
+		"--kafka.rebalance_timeout=6s",
+		"--kafka.transaction_timeout=10s", "--kafka.commit_interval=50ms", "--kafka.fetch.max_wait=200ms"},
+		r.s.args...), nil
 }
 
-// inFlightBound is how many records a worker holds at most, by default: its limit, and what the fetch brings that reaches it.
+// inFlightBound is how many records a worker holds at most, by default: its limit, and what the fetch brings that
+// reaches it.
 var inFlightBound = pipeline.DefaultLimits.TotalRecords + pipeline.DefaultLimits.PartitionRecords

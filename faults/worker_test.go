@@ -17,15 +17,21 @@ func TestWhoEndedAWorkerIsTold(t *testing.T) {
 		send         syscall.Signal // once it says that it serves; 0: none
 		want         string         // "": the harness ended it
 	}{
-		{"an exit code and the last error", `echo address=127.0.0.1:1; echo 'sluice: no way'; echo bye; exit 2`, 0, "exit 2: sluice: no way"},
-		{"an error of before is not the last one", `echo level=ERROR first; echo level=ERROR second; exit 1`, 0, "exit 1: level=ERROR second"},
+		{"an exit code and the last error", `echo address=127.0.0.1:1; echo 'sluice: no way'; echo bye; exit 2`, 0,
+			"exit 2: sluice: no way"},
+		{"an error of before is not the last one", `echo level=ERROR first; echo level=ERROR second; exit 1`, 0,
+			"exit 1: level=ERROR second"},
 		{"without an error, the last line", `echo one; echo two; exit 0`, 0, "exit 0: two"},
 		{"a signal that nobody sent", `echo working; kill -9 $$`, 0, "SIGKILL: working"},
 		{"a failpoint that kills", `echo 'failpoint after-produce kill'; kill -9 $$`, 0, ""},
-		{"a failpoint that kills, and yet it ended otherwise", `echo 'failpoint after-produce kill'; exit 1`, 0, "exit 1: failpoint after-produce kill"},
+		{"a failpoint that kills, and yet it ended otherwise", `echo 'failpoint after-produce kill'; exit 1`, 0,
+			"exit 1: failpoint after-produce kill"},
 		{"SIGKILL of the harness", `echo address=127.0.0.1:1; while :; do sleep 0.01; done`, syscall.SIGKILL, ""},
-		{"SIGTERM of the harness", `trap 'exit 0' TERM; echo address=127.0.0.1:1; while :; do sleep 0.01; done`, syscall.SIGTERM, ""},
-		{"an error over SIGTERM of the harness", `trap 'echo sluice: stuck; exit 1' TERM; echo address=127.0.0.1:1; while :; do sleep 0.01; done`, syscall.SIGTERM, "exit 1: sluice: stuck"},
+		{"SIGTERM of the harness", `trap 'exit 0' TERM; echo address=127.0.0.1:1; while :; do sleep 0.01; done`,
+			syscall.SIGTERM, ""},
+		{"an error over SIGTERM of the harness",
+			`trap 'echo sluice: stuck; exit 1' TERM; echo address=127.0.0.1:1; while :; do sleep 0.01; done`,
+			syscall.SIGTERM, "exit 1: sluice: stuck"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bash, err := exec.LookPath("bash")
@@ -70,8 +76,10 @@ func TestEndsAndRestartsInWords(t *testing.T) {
 		{0, nil, ""},
 		{3, nil, "3 restarts by supervisors"},
 		{2, map[string]int{"exit 1": 2}, "2 restarts by supervisors: exit 1 ×2"},
-		{4, map[string]int{"SIGKILL": 1, "exit 1": 2}, "4 restarts by supervisors: SIGKILL ×1, exit 1 ×2, by the harness ×1"},
-		{3, map[string]int{"exit 2": 4}, "3 restarts by supervisors: exit 2 ×4"}, // the last end is not followed by a start
+		{4, map[string]int{"SIGKILL": 1, "exit 1": 2}, "4 restarts by supervisors: SIGKILL ×1, exit 1 ×2, by the " +
+			"harness ×1"},
+		// the last end is not followed by a start
+		{3, map[string]int{"exit 2": 4}, "3 restarts by supervisors: exit 2 ×4"},
 		{0, map[string]int{"exit 2": 1}, "ended by themselves: exit 2 ×1"},
 	} {
 		if got := tally(c.restarts, c.own); got != c.want {
@@ -86,7 +94,8 @@ func TestLogsStayAfterAnEndThatNobodyPlanned(t *testing.T) {
 		kept int
 	}{{"exit 2", 0}, {"exit 1", 2}} {
 		build := t.TempDir()
-		r := &run{s: &scenario{name: "x", ends: []string{"exit 2"}}, o: &options{sluice: filepath.Join(build, "sluice")}, group: "x-1"}
+		r := &run{s: &scenario{name: "x", ends: []string{"exit 2"}}, o: &options{sluice: filepath.Join(build,
+			"sluice")}, group: "x-1"}
 		for i := range 2 { // under one name, as where a worker is stopped for good and another one started
 			w := &worker{name: "w-0", starts: 1}
 			fmt.Fprintln(&w.log, "log", i)

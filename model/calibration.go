@@ -1,6 +1,7 @@
 package model
 
-// What a model's scores are worth: the calibration of the manifest, and how a judge applies it. Fitting is model/calibrate's.
+// What a model's scores are worth: the calibration of the manifest, and how a judge applies it. Fitting is
+// model/calibrate's.
 
 import (
 	"crypto/sha256"
@@ -19,9 +20,9 @@ const (
 	// Temperature divides logits by one number (Guo et al. 2017, arXiv 1706.04599). No label changes, nor the order of
 	// texts of a model with two labels or with independent ones.
 	Temperature CalibrationMethod = "temperature"
-	// IsotonicRegression maps scores by a curve that never falls (Zadrozny and Elkan 2002). Of a softmax it maps the top
-	// score; the others share what is left as they did, and the top label stays the top. Independent labels have one curve
-	// for all. Not for token-classification.
+	// IsotonicRegression maps scores by a curve that never falls (Zadrozny and Elkan 2002). Of a softmax it maps the
+	// top score; the others share what is left as they did, and the top label stays the top. Independent labels have
+	// one curve for all. Not for token-classification.
 	IsotonicRegression CalibrationMethod = "isotonic"
 )
 
@@ -43,8 +44,8 @@ type CalibrationSource struct {
 	Seed   uint64 `json:"seed"` // of the folds
 }
 
-// CalibrationMeasured are a model's numbers before and after. ECE is the expected calibration error with 15 bins of equal
-// width, NLL the mean negative log-likelihood in nats.
+// CalibrationMeasured are a model's numbers before and after. ECE is the expected calibration error with 15 bins of
+// equal width, NLL the mean negative log-likelihood in nats.
 type CalibrationMeasured struct {
 	ECEBefore float64 `json:"ece_before"`
 	ECEAfter  float64 `json:"ece_after"`
@@ -83,7 +84,8 @@ func (c *Calibration) check(task Task) error {
 	switch c.Method {
 	case Temperature:
 		if !(c.Temperature >= LowestTemperature && c.Temperature <= HighestTemperature) {
-			return fmt.Errorf("calibration.temperature: is %v, not between %v and %v", c.Temperature, LowestTemperature, HighestTemperature)
+			return fmt.Errorf("calibration.temperature: is %v, not between %v and %v", c.Temperature, LowestTemperature,
+				HighestTemperature)
 		}
 		if c.Isotonic != nil {
 			return errors.New(`calibration.isotonic: does not go with method "temperature"`)
@@ -113,7 +115,8 @@ func (c *Isotonic) check() error {
 			return fmt.Errorf("calibration.isotonic: point %d is (%v, %v), not within 0 and 1", i, c.X[i], c.Y[i])
 		}
 		if i > 0 && (c.X[i] <= c.X[i-1] || c.Y[i] < c.Y[i-1]) {
-			return fmt.Errorf("calibration.isotonic: point %d is (%v, %v) behind (%v, %v): x must rise and y never fall", i, c.X[i], c.Y[i], c.X[i-1], c.Y[i-1])
+			return fmt.Errorf("calibration.isotonic: point %d is (%v, %v) behind (%v, %v): x must rise and y never "+
+				"fall", i, c.X[i], c.Y[i], c.X[i-1], c.Y[i-1])
 		}
 	}
 	return nil

@@ -33,11 +33,13 @@ func TestACalibrationTurnsNoOrderRound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		logits := rapid.SliceOfN(rapid.Float32Range(-200, 200), 2, 5).Draw(t, "logits")
 		problem := rapid.SampledFrom([]string{SingleLabel, MultiLabel}).Draw(t, "problem")
-		c := &Calibration{Method: Temperature, Temperature: rapid.Float64Range(LowestTemperature, HighestTemperature).Draw(t, "temperature")}
+		c := &Calibration{Method: Temperature, Temperature: rapid.Float64Range(LowestTemperature,
+			HighestTemperature).Draw(t, "temperature")}
 		if rapid.Bool().Draw(t, "isotonic") {
 			c = &Calibration{Method: IsotonicRegression, Isotonic: curve(t)}
 		}
-		raw, scores := NewScorer(problem, len(logits), nil).Scores(logits), NewScorer(problem, len(logits), c).Scores(logits)
+		raw, scores := NewScorer(problem, len(logits), nil).Scores(logits), NewScorer(problem, len(logits),
+			c).Scores(logits)
 		var sum float64
 		for i := range scores {
 			sum += float64(scores[i])
@@ -65,7 +67,8 @@ func TestACalibrationTurnsNoOrderRound(t *testing.T) {
 }
 
 func TestJudgeAppliesTheCalibration(t *testing.T) {
-	isotonic := &Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0.5, 0.75, 1}, Y: []float64{0.5, 0.625, 0.9}}}
+	isotonic := &Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0.5, 0.75, 1},
+		Y: []float64{0.5, 0.625, 0.9}}}
 	log3 := float32(math.Log(3))
 	for _, c := range []struct {
 		name        string
@@ -75,15 +78,19 @@ func TestJudgeAppliesTheCalibration(t *testing.T) {
 		scores      []float64 // of a, b
 	}{
 		{"none", "", nil, []float32{log3, 0}, []float64{0.75, 0.25}},
-		{"temperature", "", &Calibration{Method: Temperature, Temperature: 2}, []float32{2 * log3, 0}, []float64{0.75, 0.25}},
-		{"temperature of independent labels", MultiLabel, &Calibration{Method: Temperature, Temperature: 0.5}, []float32{log3 / 2, -log3 / 2}, []float64{0.75, 0.25}},
+		{"temperature", "", &Calibration{Method: Temperature, Temperature: 2}, []float32{2 * log3, 0},
+			[]float64{0.75, 0.25}},
+		{"temperature of independent labels", MultiLabel, &Calibration{Method: Temperature, Temperature: 0.5},
+			[]float32{log3 / 2, -log3 / 2}, []float64{0.75, 0.25}},
 		{"isotonic", "", isotonic, []float32{log3, 0}, []float64{0.625, 0.375}},
 		{"isotonic, certain", "", isotonic, []float32{500, 0}, []float64{0.9, 0.1}},
 		{"isotonic of independent labels", MultiLabel, isotonic, []float32{log3, log3}, []float64{0.625, 0.625}},
-		{"isotonic below a guess", "", &Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0.5}, Y: []float64{0.2}}}, []float32{log3, 0}, []float64{0.5, 0.5}},
+		{"isotonic below a guess", "", &Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0.5},
+			Y: []float64{0.2}}}, []float32{log3, 0}, []float64{0.5, 0.5}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := &Model{Name: "m", Task: TextClassification, Labels: []string{"a", "b"}, Config: Config{ProblemType: c.problem}, Manifest: &Manifest{Calibration: c.calibration}}
+			m := &Model{Name: "m", Task: TextClassification, Labels: []string{"a", "b"},
+				Config: Config{ProblemType: c.problem}, Manifest: &Manifest{Calibration: c.calibration}}
 			j, err := NewJudge(m, nil, JudgeOptions{AllScores: true})
 			if err != nil {
 				t.Fatal(err)
@@ -92,7 +99,8 @@ func TestJudgeAppliesTheCalibration(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if v.Label != "a" || v.Score != v.Scores[0].Score || v.Scores[0].Label != "a" || !near(v.Scores[0].Score, c.scores[0]) || !near(v.Scores[1].Score, c.scores[1]) || !near(v.Margin, c.scores[0]-c.scores[1]) {
+			if v.Label != "a" || v.Score != v.Scores[0].Score || v.Scores[0].Label != "a" || !near(v.Scores[0].Score,
+				c.scores[0]) || !near(v.Scores[1].Score, c.scores[1]) || !near(v.Margin, c.scores[0]-c.scores[1]) {
 				t.Errorf("%+v, want %v", v, c.scores)
 			}
 		})
@@ -138,7 +146,8 @@ func TestWithCalibrationLeavesEveryOtherByte(t *testing.T) {
 		"not JSON":           `[1]`,
 		"empty":              `{}`,
 	} {
-		if _, err := WithCalibration([]byte(manifest), c); err == nil || !strings.HasPrefix(err.Error(), "manifest.json: ") {
+		if _, err := WithCalibration([]byte(manifest), c); err == nil || !strings.HasPrefix(err.Error(),
+			"manifest.json: ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -179,7 +188,8 @@ func TestTheDigestCoversTheCalibration(t *testing.T) {
 		t.Errorf("without a calibration the tag is %s: digests of before have changed", got)
 	}
 	temperature := tag(&Calibration{Method: Temperature, Temperature: 1.5})
-	if again := tag(&Calibration{Method: Temperature, Temperature: 1.5, FittedOn: CalibrationSource{Name: "other", Rows: 7}}); again != temperature {
+	if again := tag(&Calibration{Method: Temperature, Temperature: 1.5, FittedOn: CalibrationSource{Name: "other",
+		Rows: 7}}); again != temperature {
 		t.Errorf("the same temperature gives %s and %s", temperature, again)
 	}
 	curve := &Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0.5}, Y: []float64{0.6}}}
@@ -196,17 +206,26 @@ func TestManifestRefusesACalibrationThatCannotBe(t *testing.T) {
 		calibration Calibration
 		says        string
 	}{
-		{TextClassification, Calibration{Method: "platt"}, `calibration.method: is "platt", not one of "temperature", "isotonic"`},
+		{TextClassification, Calibration{Method: "platt"},
+			`calibration.method: is "platt", not one of "temperature", "isotonic"`},
 		{TextClassification, Calibration{Method: Temperature}, "calibration.temperature: is 0"},
-		{TextClassification, Calibration{Method: Temperature, Temperature: math.NaN()}, "calibration.temperature: is NaN"},
-		{TextClassification, Calibration{Method: Temperature, Temperature: 1, Isotonic: &Isotonic{}}, "calibration.isotonic: does not go"},
+		{TextClassification, Calibration{Method: Temperature, Temperature: math.NaN()}, "calibration.temperature: is " +
+			"NaN"},
+		{TextClassification, Calibration{Method: Temperature, Temperature: 1, Isotonic: &Isotonic{}},
+			"calibration.isotonic: does not go"},
 		{TextClassification, Calibration{Method: IsotonicRegression}, "calibration.isotonic: is missing"},
-		{TextClassification, Calibration{Method: IsotonicRegression, Temperature: 1}, "calibration.temperature: does not go"},
-		{TokenClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{1}, Y: []float64{1}}}, "is not for token-classification"},
-		{TextClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0, 1}, Y: []float64{1}}}, "2 values x and 1 values y"},
-		{TextClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0, 0}, Y: []float64{0, 1}}}, "x must rise"},
-		{TextClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0, 1}, Y: []float64{1, 0}}}, "y never fall"},
-		{TextClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0}, Y: []float64{1.5}}}, "not within 0 and 1"},
+		{TextClassification, Calibration{Method: IsotonicRegression, Temperature: 1}, "calibration.temperature: does " +
+			"not go"},
+		{TokenClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{1},
+			Y: []float64{1}}}, "is not for token-classification"},
+		{TextClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0, 1},
+			Y: []float64{1}}}, "2 values x and 1 values y"},
+		{TextClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0, 0},
+			Y: []float64{0, 1}}}, "x must rise"},
+		{TextClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0, 1},
+			Y: []float64{1, 0}}}, "y never fall"},
+		{TextClassification, Calibration{Method: IsotonicRegression, Isotonic: &Isotonic{X: []float64{0},
+			Y: []float64{1.5}}}, "not within 0 and 1"},
 	} {
 		if err := c.calibration.check(c.task); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%+v: error %v does not say %q", c.calibration, err, c.says)

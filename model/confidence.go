@@ -1,7 +1,7 @@
 package model
 
-// How sure a verdict is, for rules and for students that decide whether to ask further: margin, entropy, confidence. All are
-// computed from the scores that the verdict is made of, calibrated where the model is.
+// How sure a verdict is, for rules and for students that decide whether to ask further: margin, entropy, confidence.
+// All are computed from the scores that the verdict is made of, calibrated where the model is.
 
 import "math"
 

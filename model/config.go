@@ -19,9 +19,10 @@ type Config struct {
 	Architectures []string // ["BertForTokenClassification"]
 	Labels        []string // id2label by id; LABEL_0.. where config.json names none
 	ProblemType   string   // "", regression, single_label_classification or multi_label_classification
-	MaxPositions  int      // tokens of the longest row, special tokens included (RoBERTa's offset taken off); 0 if unknown
-	PadTokenID    int32
-	VocabSize     int // rows of the embedding table: ids are below; 0 if unknown
+	// tokens of the longest row, special tokens included (RoBERTa's offset taken off); 0 if unknown
+	MaxPositions int
+	PadTokenID   int32
+	VocabSize    int // rows of the embedding table: ids are below; 0 if unknown
 
 	padKnown bool // config.json names pad_token_id
 	warnings []string
@@ -94,16 +95,19 @@ func parseConfig(raw []byte) (Config, error) {
 	}
 	c.Labels = labels
 	if id2label != nil && numLabels != nil && *numLabels != len(id2label) {
-		c.warnings = append(c.warnings, fmt.Sprintf("%s: num_labels is %d, but id2label has %d entries: id2label counts", ConfigFile, *numLabels, len(id2label)))
+		c.warnings = append(c.warnings, fmt.Sprintf("%s: num_labels is %d, but id2label has %d entries: id2label "+
+			"counts", ConfigFile, *numLabels, len(id2label)))
 	}
 	switch c.ProblemType {
 	case "", Regression, MultiLabel:
 	case SingleLabel:
 		if len(labels) == 1 {
-			errs = append(errs, fmt.Errorf("problem_type: %s needs at least two labels, id2label has one: use %s for a model with one output", SingleLabel, Regression))
+			errs = append(errs, fmt.Errorf("problem_type: %s needs at least two labels, id2label has one: use %s for "+
+				"a model with one output", SingleLabel, Regression))
 		}
 	default:
-		errs = append(errs, fmt.Errorf("problem_type: %q is unknown; it is one of %s, or absent", c.ProblemType, quoted(Regression, SingleLabel, MultiLabel)))
+		errs = append(errs, fmt.Errorf("problem_type: %q is unknown; it is one of %s, or absent", c.ProblemType,
+			quoted(Regression, SingleLabel, MultiLabel)))
 	}
 
 	offset := slices.Contains(offsetPositions, c.ModelType)
@@ -112,7 +116,8 @@ func parseConfig(raw []byte) (Config, error) {
 	case pad != nil && *pad >= 0:
 		c.PadTokenID = *pad
 	case pad != nil:
-		errs = append(errs, fmt.Errorf("pad_token_id: %d is not a token: give the id of the tokenizer's padding token", *pad))
+		errs = append(errs, fmt.Errorf("pad_token_id: %d is not a token: give the id of the tokenizer's padding token",
+			*pad))
 	case offset:
 		c.PadTokenID = 1 // the default of every model type of that family
 	}
@@ -134,8 +139,8 @@ func parseConfig(raw []byte) (Config, error) {
 	return c, nil
 }
 
-// labelsOf orders id2label by id. Without one, labels are LABEL_0.. up to num_labels, and without that there are two: the
-// defaults of PreTrainedConfig.
+// labelsOf orders id2label by id. Without one, labels are LABEL_0.. up to num_labels, and without that there are two:
+// the defaults of PreTrainedConfig.
 func labelsOf(id2label map[string]any, numLabels *int) ([]string, error) {
 	if id2label == nil {
 		n := 2
@@ -159,7 +164,8 @@ func labelsOf(id2label map[string]any, numLabels *int) ([]string, error) {
 	for key, v := range id2label {
 		i, err := strconv.Atoi(strings.TrimSpace(key))
 		if err != nil || i < 0 || i >= len(labels) || seen[i] {
-			return nil, fmt.Errorf("id2label: key %q: the keys of %d labels must be the numbers 0 to %d", key, len(labels), len(labels)-1)
+			return nil, fmt.Errorf("id2label: key %q: the keys of %d labels must be the numbers 0 to %d", key,
+				len(labels), len(labels)-1)
 		}
 		seen[i] = true
 		if s, ok := v.(string); ok {
@@ -174,7 +180,8 @@ func labelsOf(id2label map[string]any, numLabels *int) ([]string, error) {
 // task is what the first architecture is made for.
 func (c *Config) task() (Task, error) {
 	if len(c.Architectures) == 0 {
-		return "", fmt.Errorf("%s: architectures: is missing, so the task is unknown: add it (such as [\"BertForSequenceClassification\"]) or export the model with scripts/export_model.py", ConfigFile)
+		return "", fmt.Errorf("%s: architectures: is missing, so the task is unknown: add it (such as "+
+			"[\"BertForSequenceClassification\"]) or export the model with scripts/export_model.py", ConfigFile)
 	}
 	switch a := c.Architectures[0]; {
 	case strings.HasSuffix(a, "ForSequenceClassification"):
@@ -182,7 +189,8 @@ func (c *Config) task() (Task, error) {
 	case strings.HasSuffix(a, "ForTokenClassification"):
 		return TokenClassification, nil
 	default:
-		return "", fmt.Errorf("%s: architectures: %q is neither for sequence classification nor for token classification: only those two can be served", ConfigFile, a)
+		return "", fmt.Errorf("%s: architectures: %q is neither for sequence classification nor for token "+
+			"classification: only those two can be served", ConfigFile, a)
 	}
 }
 
@@ -192,7 +200,8 @@ type tokenizerHints struct {
 	maxLength int    // model_max_length; 0 if unlimited
 }
 
-// readTokenizerHints reads tokenizer.json and, where there is one, tokenizer_config.json, which wins as in transformers.
+// readTokenizerHints reads tokenizer.json and, where there is one, tokenizer_config.json, which wins as in
+// transformers.
 func readTokenizerHints(read func(name string) ([]byte, error)) (tokenizerHints, error) {
 	var h tokenizerHints
 	raw, err := read(TokenizerFile)
@@ -207,7 +216,8 @@ func readTokenizerHints(read func(name string) ([]byte, error)) (tokenizerHints,
 		} `json:"model"`
 	}
 	if err := json.Unmarshal(raw, &file); err != nil {
-		return h, fmt.Errorf("%s: not a Hugging Face tokenizer: %w: save it again with AutoTokenizer", TokenizerFile, err)
+		return h, fmt.Errorf("%s: not a Hugging Face tokenizer: %w: save it again with AutoTokenizer", TokenizerFile,
+			err)
 	}
 	if t := file.Model.UnkToken; t != nil {
 		h.unknown = *t
@@ -215,7 +225,8 @@ func readTokenizerHints(read func(name string) ([]byte, error)) (tokenizerHints,
 	if id := file.Model.UnkID; id != nil {
 		var vocab [][2]any // [token, log probability]
 		if err := json.Unmarshal(file.Model.Vocab, &vocab); err != nil || *id < 0 || *id >= len(vocab) {
-			return h, fmt.Errorf("%s: model.unk_id: %d is not an entry of model.vocab (%d entries): save it again with AutoTokenizer", TokenizerFile, *id, len(vocab))
+			return h, fmt.Errorf("%s: model.unk_id: %d is not an entry of model.vocab (%d entries): save it again "+
+				"with AutoTokenizer", TokenizerFile, *id, len(vocab))
 		}
 		h.unknown, _ = vocab[*id][0].(string)
 	}

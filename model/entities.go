@@ -42,8 +42,8 @@ type labelled struct {
 	index      int
 }
 
-// leastSure are the scores of the least sure decision so far: of the token, or of the word, with the lowest top score. Of
-// several measures it parts right texts from wrong ones best, or as well as the best (docs/calibration.md).
+// leastSure are the scores of the least sure decision so far: of the token, or of the word, with the lowest top score.
+// Of several measures it parts right texts from wrong ones best, or as well as the best (docs/calibration.md).
 type leastSure struct {
 	scores []float32
 	top    float32
@@ -64,13 +64,15 @@ func (l *leastSure) measure(v *Verdict) {
 }
 
 // entities of all windows of one text, and the least sure decision among their tokens or words.
-func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [][]float32) ([]Entity, leastSure, error) {
+func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [][]float32) ([]Entity, leastSure,
+	error) {
 	chars := tokenize.NewRunes(text)
 	all := []Entity{}
 	var least leastSure
 	for w, enc := range windows {
 		if len(enc.Offsets) != len(enc.IDs) || len(enc.Special) != len(enc.IDs) {
-			return nil, least, fmt.Errorf("window %d has %d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets", w, len(enc.IDs), len(enc.Offsets), len(enc.Special))
+			return nil, least, fmt.Errorf("window %d has %d tokens, but %d offsets and %d special marks: tokenize "+
+				"with Options.Offsets", w, len(enc.IDs), len(enc.Offsets), len(enc.Special))
 		}
 		tokens, err := a.gatherPreEntities(text, chars, enc, logits[w])
 		if err != nil {
@@ -84,7 +86,8 @@ func (a *aggregator) entities(text []byte, windows []tokenize.Encoding, logits [
 	return all, least, nil
 }
 
-func (a *aggregator) gatherPreEntities(text []byte, chars *tokenize.Runes, enc tokenize.Encoding, logits []float32) ([]preEntity, error) {
+func (a *aggregator) gatherPreEntities(text []byte, chars *tokenize.Runes, enc tokenize.Encoding, logits []float32) (
+	[]preEntity, error) {
 	tokens := make([]preEntity, 0, len(enc.IDs))
 	for i, id := range enc.IDs {
 		if enc.Special[i] {
@@ -128,13 +131,15 @@ type TokenSpan struct {
 	Start, End int // characters of the text
 }
 
-// WordStarts are the tokens of a window that begin a word, as aggregation "first" takes them. Token-classification only.
+// WordStarts are the tokens of a window that begin a word, as aggregation "first" takes them. Token-classification
+// only.
 func (j *Judge) WordStarts(text []byte, enc tokenize.Encoding) ([]TokenSpan, error) {
 	if j.entities == nil {
 		return nil, fmt.Errorf("a model for %s has no words", j.task)
 	}
 	if len(enc.Offsets) != len(enc.IDs) || len(enc.Special) != len(enc.IDs) {
-		return nil, fmt.Errorf("%d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets", len(enc.IDs), len(enc.Offsets), len(enc.Special))
+		return nil, fmt.Errorf("%d tokens, but %d offsets and %d special marks: tokenize with Options.Offsets",
+			len(enc.IDs), len(enc.Offsets), len(enc.Special))
 	}
 	var spans []TokenSpan
 	chars := tokenize.NewRunes(text)
@@ -190,7 +195,8 @@ func (a *aggregator) aggregate(tokens []preEntity, least *leastSure) []Entity {
 		var out []Entity
 		for _, w := range words {
 			if w.label != outside {
-				out = append(out, Entity{Group: w.label, Score: float64(w.score), Word: w.word, Start: w.start, End: w.end, Index: w.index})
+				out = append(out, Entity{Group: w.label, Score: float64(w.score), Word: w.word, Start: w.start,
+					End: w.end, Index: w.index})
 			}
 		}
 		return out
@@ -239,7 +245,8 @@ func (a *aggregator) aggregateWord(tokens []preEntity, least *leastSure) labelle
 	}
 	top := argmax(scores)
 	least.take(scores, scores[top])
-	return labelled{label: a.labels[top], score: scores[top], word: a.tok.Join(pieces), start: tokens[0].start, end: tokens[len(tokens)-1].end}
+	return labelled{label: a.labels[top], score: scores[top], word: a.tok.Join(pieces), start: tokens[0].start,
+		end: tokens[len(tokens)-1].end}
 }
 
 // groupEntities joins neighbours of one group; a B- label begins a new entity.
@@ -283,8 +290,9 @@ func (a *aggregator) groupSubEntities(words []labelled) Entity {
 	}
 }
 
-// aggregateOverlapping resolves entities that two windows saw: of those that overlap the longest remains, of equally long
-// ones the surest. transformers refuses windows together with AggregationNone; here single tokens are resolved alike.
+// aggregateOverlapping resolves entities that two windows saw: of those that overlap the longest remains, of equally
+// long ones the surest. transformers refuses windows together with AggregationNone; here single tokens are resolved
+// alike.
 func aggregateOverlapping(all []Entity) []Entity {
 	if len(all) == 0 {
 		return all
@@ -292,7 +300,8 @@ func aggregateOverlapping(all []Entity) []Entity {
 	slices.SortStableFunc(all, func(a, b Entity) int { return a.Start - b.Start })
 	out := all[:0:0]
 	previous := all[0]
-	for _, e := range all { // from the first on, as the reference: an empty first entity (an offset-less space) comes out twice
+	// from the first on, as the reference: an empty first entity (an offset-less space) comes out twice
+	for _, e := range all {
 		if e.Start >= previous.End {
 			out = append(out, previous)
 			previous = e

@@ -1,7 +1,7 @@
 package model
 
-// What transformers' own pipelines say, with real models, to the texts of scripts/make_model_goldens.py: from its logits
-// to its verdicts.
+// What transformers' own pipelines say, with real models, to the texts of scripts/make_model_goldens.py: from its
+// logits to its verdicts.
 
 import (
 	"compress/gzip"
@@ -53,8 +53,8 @@ type goldenEntity struct {
 	Index       int
 }
 
-// goldenTokenizer has the tokens of one text, by position, and joins as the decoder of its kind: WordPiece's, or that of
-// byte-level BPE.
+// goldenTokenizer has the tokens of one text, by position, and joins as the decoder of its kind: WordPiece's, or that
+// of byte-level BPE.
 type goldenTokenizer struct {
 	tokenize.Tokenizer
 	tokens    []string
@@ -71,7 +71,8 @@ func (g *goldenTokenizer) ContinuingPrefix() string {
 }
 
 // cleanUp is the WordPiece decoder's cleanup.
-var cleanUp = strings.NewReplacer(" .", ".", " ?", "?", " !", "!", " ,", ",", " ' ", "'", " n't", "n't", " 'm", "'m", " do not", " don't", " 's", "'s", " 've", "'ve", " 're", "'re")
+var cleanUp = strings.NewReplacer(" .", ".", " ?", "?", " !", "!", " ,", ",", " ' ", "'", " n't", "n't", " 'm", "'m",
+	" do not", " don't", " 's", "'s", " 've", "'ve", " 're", "'re")
 
 func (g *goldenTokenizer) Join(tokens []string) string {
 	var b strings.Builder
@@ -149,7 +150,8 @@ func TestNERPipelineOfRealModels(t *testing.T) {
 				var logits []float32
 				for i, l := range text.Logits {
 					enc.IDs = append(enc.IDs, int32(i))
-					enc.Offsets = append(enc.Offsets, tokenize.Span{Start: at[text.Offsets[i][0]], End: at[text.Offsets[i][1]]})
+					enc.Offsets = append(enc.Offsets, tokenize.Span{Start: at[text.Offsets[i][0]],
+						End: at[text.Offsets[i][1]]})
 					enc.Special = append(enc.Special, text.Special[i] == 1)
 					logits = append(logits, l...)
 				}
@@ -158,17 +160,20 @@ func TestNERPipelineOfRealModels(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					v, err := j.Verdict([]byte(text.Text), tokenize.Encoded{Windows: []tokenize.Encoding{enc}}, [][]float32{logits})
+					v, err := j.Verdict([]byte(text.Text), tokenize.Encoded{Windows: []tokenize.Encoding{enc}},
+						[][]float32{logits})
 					if err != nil {
 						t.Fatal(err)
 					}
 					if len(v.Entities) != len(want) {
-						t.Errorf("%s, %q: %d entities, transformers has %d:\n got %+v\nwant %+v", strategy, text.Text, len(v.Entities), len(want), v.Entities, want)
+						t.Errorf("%s, %q: %d entities, transformers has %d:\n got %+v\nwant %+v", strategy, text.Text,
+							len(v.Entities), len(want), v.Entities, want)
 						continue
 					}
 					for i, w := range want {
 						got := v.Entities[i]
-						if got.Group != w.Entity+w.EntityGroup || got.Word != w.Word || got.Start != w.Start || got.End != w.End || got.Index != w.Index || math.Abs(got.Score-w.Score) > 1e-6 {
+						if got.Group != w.Entity+w.EntityGroup || got.Word != w.Word || got.Start != w.Start ||
+							got.End != w.End || got.Index != w.Index || math.Abs(got.Score-w.Score) > 1e-6 {
 							t.Errorf("%s, %q, entity %d:\n got %+v\nwant %+v", strategy, text.Text, i, got, w)
 						}
 						compared++
@@ -207,11 +212,13 @@ func TestClassificationPipelineOfRealModels(t *testing.T) {
 		}
 		for _, text := range golden.Texts {
 			want := text.Models[name]
-			v, err := j.Verdict([]byte(text.Text), tokenize.Encoded{Windows: make([]tokenize.Encoding, 1)}, [][]float32{want.Logits})
+			v, err := j.Verdict([]byte(text.Text), tokenize.Encoded{Windows: make([]tokenize.Encoding, 1)},
+				[][]float32{want.Logits})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(v.Scores) != len(want.All) || v.Label != want.Default.Label || math.Abs(v.Score-want.Default.Score) > 1e-6 {
+			if len(v.Scores) != len(want.All) || v.Label != want.Default.Label ||
+				math.Abs(v.Score-want.Default.Score) > 1e-6 {
 				t.Errorf("%s, %q: %+v instead of %+v", name, text.Text, v, want)
 				continue
 			}

@@ -13,8 +13,8 @@ import (
 //	"entities":[{"entity_group":"PER","score":0.99,"word":"Ada","start":0,"end":3}]
 //	"entities":[{"entity":"B-PER","score":0.99,"index":1,"word":"Ada","start":0,"end":3}]
 //
-// and "truncated":true and "windows":3 where they say something. Scores have up to six significant digits. Equal verdicts
-// give equal bytes.
+// and "truncated":true and "windows":3 where they say something. Scores have up to six significant digits. Equal
+// verdicts give equal bytes.
 func (v *Verdict) AppendJSON(b []byte) []byte {
 	if v.Entities != nil {
 		b = append(b, `"entities":[`...)
@@ -79,8 +79,8 @@ func (e *Entity) appendJSON(b []byte, token bool) []byte {
 	return append(b, '}')
 }
 
-// AppendScore writes six significant digits and no zeros behind them. A score that is no number, which Judge never makes,
-// is null: JSON has no NaN.
+// AppendScore writes six significant digits and no zeros behind them. A score that is no number, which Judge never
+// makes, is null: JSON has no NaN.
 func AppendScore(b []byte, x float64) []byte {
 	if math.IsNaN(x) || math.IsInf(x, 0) {
 		return append(b, "null"...)
@@ -91,8 +91,8 @@ func AppendScore(b []byte, x float64) []byte {
 	return strconv.AppendFloat(b, x, 'g', 6, 64)
 }
 
-// AppendString appends s as a JSON string. Escaped are only the quote, the backslash, control characters and U+2028/2029 (line
-// ends in JavaScript); invalid UTF-8 becomes U+FFFD.
+// AppendString appends s as a JSON string. Escaped are only the quote, the backslash, control characters and
+// U+2028/2029 (line ends in JavaScript); invalid UTF-8 becomes U+FFFD.
 func AppendString(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')

@@ -30,7 +30,8 @@ const (
 	LongTextMax  LongText = "max"  // of each label over the windows; the scores of a softmax then no longer add up to 1
 )
 
-// JudgeOptions are the choices a user has. The zero value is Hugging Face's pipeline with aggregation_strategy "simple".
+// JudgeOptions are the choices a user has. The zero value is Hugging Face's pipeline with aggregation_strategy
+// "simple".
 type JudgeOptions struct {
 	Aggregation Aggregation // token-classification; "" is simple
 	LongText    LongText    // text-classification of more than one window; "" is mean
@@ -51,8 +52,8 @@ type Judge struct {
 	warnings []string
 }
 
-// NewJudge checks the options against the model. The tokenizer must be the model's; its Close may come any time after the
-// last Verdict.
+// NewJudge checks the options against the model. The tokenizer must be the model's; its Close may come any time after
+// the last Verdict.
 func NewJudge(m *Model, tok tokenize.Tokenizer, o JudgeOptions) (*Judge, error) {
 	j := &Judge{task: m.Task, labels: m.Labels, longText: o.LongText}
 	if j.longText == "" {
@@ -62,26 +63,32 @@ func NewJudge(m *Model, tok tokenize.Tokenizer, o JudgeOptions) (*Judge, error) 
 		o.Aggregation = AggregationSimple
 	}
 	if known := []LongText{LongTextMean, LongTextMax}; !slices.Contains(known, j.longText) {
-		return nil, fmt.Errorf("model %s: long text: %q is unknown; it is one of %s", m.Name, o.LongText, quoted(known...))
+		return nil, fmt.Errorf("model %s: long text: %q is unknown; it is one of %s", m.Name, o.LongText,
+			quoted(known...))
 	}
 	known := []Aggregation{AggregationNone, AggregationSimple, AggregationFirst, AggregationAverage, AggregationMax}
 	if !slices.Contains(known, o.Aggregation) {
-		return nil, fmt.Errorf("model %s: aggregation: %q is unknown; it is one of %s", m.Name, o.Aggregation, quoted(known...))
+		return nil, fmt.Errorf("model %s: aggregation: %q is unknown; it is one of %s", m.Name, o.Aggregation,
+			quoted(known...))
 	}
 	switch m.Task {
 	case TextClassification:
 		j.scorer = NewScorer(m.Config.ProblemType, len(m.Labels), m.calibration())
 		j.all = o.AllScores || m.Config.ProblemType == MultiLabel
 	case TokenClassification:
-		j.entities = &aggregator{strategy: o.Aggregation, labels: m.Labels, tok: tok, unknown: m.unknown, marksSubwords: tok.ContinuingPrefix() != "", temperature: 1}
+		j.entities = &aggregator{strategy: o.Aggregation, labels: m.Labels, tok: tok, unknown: m.unknown,
+			marksSubwords: tok.ContinuingPrefix() != "", temperature: 1}
 		if c := m.calibration(); c != nil {
 			j.entities.temperature = c.Temperature
 		}
 		if !j.entities.marksSubwords && o.Aggregation != AggregationNone && o.Aggregation != AggregationSimple {
-			j.warnings = append(j.warnings, fmt.Sprintf("model %s: its tokenizer does not mark subwords, so aggregation %q takes what stands between spaces for words, as transformers does", m.Name, o.Aggregation))
+			j.warnings = append(j.warnings, fmt.Sprintf("model %s: its tokenizer does not mark subwords, so "+
+				"aggregation %q takes what stands between spaces for words, as transformers does", m.Name,
+				o.Aggregation))
 		}
 	default:
-		return nil, fmt.Errorf("model %s: task %q is not one of %s", m.Name, m.Task, quoted(TextClassification, TokenClassification))
+		return nil, fmt.Errorf("model %s: task %q is not one of %s", m.Name, m.Task, quoted(TextClassification,
+			TokenClassification))
 	}
 	return j, nil
 }
@@ -108,7 +115,8 @@ func (j *Judge) Verdict(text []byte, enc tokenize.Encoded, logits [][]float32) (
 			want *= len(enc.Windows[w].IDs)
 		}
 		if len(l) != want {
-			return Verdict{}, fmt.Errorf("window %d of %d tokens has %d logits instead of %d", w, len(enc.Windows[w].IDs), len(l), want)
+			return Verdict{}, fmt.Errorf("window %d of %d tokens has %d logits instead of %d", w,
+				len(enc.Windows[w].IDs), len(l), want)
 		}
 		for i, x := range l {
 			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
@@ -216,13 +224,13 @@ type Verdict struct {
 
 	// How sure the verdict is, for rules; the result does not have them. Of a regression Margin and Entropy are 0.
 	//
-	// text-classification: Confidence is Score. Margin is the top score less the second, or |2p-1| of a single probability.
-	// Entropy is that of all scores by ln n (softmax), or the mean binary entropy in bits (independent labels): 0 is
-	// certain, 1 a guess.
+	// text-classification: Confidence is Score. Margin is the top score less the second, or |2p-1| of a single
+	// probability. Entropy is that of all scores by ln n (softmax), or the mean binary entropy in bits (independent
+	// labels): 0 is certain, 1 a guess.
 	//
 	// token-classification: all three are of the least sure token of the text, special ones left out, or with the
-	// aggregations of words (first, average, max) of its least sure word: Confidence is the probability of its top label. A
-	// text without tokens has Confidence 1, Margin 1 and Entropy 0.
+	// aggregations of words (first, average, max) of its least sure word: Confidence is the probability of its top
+	// label. A text without tokens has Confidence 1, Margin 1 and Entropy 0.
 	Margin, Entropy, Confidence float64
 
 	tokens bool // Entities are single tokens (AggregationNone)

@@ -17,7 +17,8 @@ import (
 
 func classifier(t testing.TB, problemType string, o JudgeOptions) *Judge {
 	t.Helper()
-	j, err := NewJudge(&Model{Name: "m", Task: TextClassification, Labels: []string{"a", "b"}, Config: Config{ProblemType: problemType}}, nil, o)
+	j, err := NewJudge(&Model{Name: "m", Task: TextClassification, Labels: []string{"a", "b"},
+		Config: Config{ProblemType: problemType}}, nil, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +48,8 @@ func TestWindowsOfAClassification(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if v.Label != c.label || math.Abs(v.Score-c.score) > 1e-6 || v.Windows != 3 || (v.Scores != nil) != (c.problem == MultiLabel) {
+			if v.Label != c.label || math.Abs(v.Score-c.score) > 1e-6 || v.Windows != 3 ||
+				(v.Scores != nil) != (c.problem == MultiLabel) {
 				t.Errorf("%+v, want %s %v", v, c.label, c.score)
 			}
 			if one, err := j.Verdict(nil, windows(1), logits[:1]); err != nil || one.Label != "b" {
@@ -59,11 +61,13 @@ func TestWindowsOfAClassification(t *testing.T) {
 
 func TestVerdictRefusesWhatItCannotJudge(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
-	tokens, err := NewJudge(&Model{Name: "m", Task: TokenClassification, Labels: []string{"O", "X"}}, &scriptedTokenizer{t: t}, JudgeOptions{})
+	tokens, err := NewJudge(&Model{Name: "m", Task: TokenClassification, Labels: []string{"O", "X"}},
+		&scriptedTokenizer{t: t}, JudgeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	row := tokenize.Encoding{IDs: []int32{0, 0}, Offsets: []tokenize.Span{{}, {Start: 0, End: 9}}, Special: []bool{true, false}}
+	row := tokenize.Encoding{IDs: []int32{0, 0}, Offsets: []tokenize.Span{{}, {Start: 0, End: 9}}, Special: []bool{true,
+		false}}
 	bare := tokenize.Encoding{IDs: []int32{0, 0}}
 	broken := errors.New("broken text")
 	for _, c := range []struct {
@@ -75,13 +79,19 @@ func TestVerdictRefusesWhatItCannotJudge(t *testing.T) {
 		is     error
 	}{
 		{"NaN", classifier(t, "", JudgeOptions{}), windows(1), [][]float32{{1, nan}}, "logit 1", ErrNotFinite},
-		{"infinite, in the second window", classifier(t, "", JudgeOptions{}), windows(2), [][]float32{{1, 2}, {inf, 1}}, "window 1, logit 0", ErrNotFinite},
-		{"too few logits", classifier(t, "", JudgeOptions{}), windows(1), [][]float32{{1}}, "1 logits instead of 2", nil},
-		{"a window without logits", classifier(t, "", JudgeOptions{}), windows(2), [][]float32{{1, 2}}, "2 windows, but logits for 1", nil},
+		{"infinite, in the second window", classifier(t, "", JudgeOptions{}), windows(2), [][]float32{{1, 2}, {inf, 1}},
+			"window 1, logit 0", ErrNotFinite},
+		{"too few logits", classifier(t, "", JudgeOptions{}), windows(1), [][]float32{{1}}, "1 logits instead of 2",
+			nil},
+		{"a window without logits", classifier(t, "", JudgeOptions{}), windows(2), [][]float32{{1, 2}},
+			"2 windows, but logits for 1", nil},
 		{"no windows", classifier(t, "", JudgeOptions{}), windows(0), nil, "0 windows", nil},
-		{"not tokenized", classifier(t, "", JudgeOptions{}), tokenize.Encoded{Err: broken}, nil, "not tokenized", broken},
-		{"tokens without offsets", tokens, tokenize.Encoded{Windows: []tokenize.Encoding{bare}}, [][]float32{make([]float32, 4)}, "Options.Offsets", nil},
-		{"offsets of another text", tokens, tokenize.Encoded{Windows: []tokenize.Encoding{row}}, [][]float32{make([]float32, 4)}, "bytes 0 to 9 of a text of 3", nil},
+		{"not tokenized", classifier(t, "", JudgeOptions{}), tokenize.Encoded{Err: broken}, nil, "not tokenized",
+			broken},
+		{"tokens without offsets", tokens, tokenize.Encoded{Windows: []tokenize.Encoding{bare}},
+			[][]float32{make([]float32, 4)}, "Options.Offsets", nil},
+		{"offsets of another text", tokens, tokenize.Encoded{Windows: []tokenize.Encoding{row}},
+			[][]float32{make([]float32, 4)}, "bytes 0 to 9 of a text of 3", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := c.judge.Verdict([]byte("abc"), c.enc, c.logits)
@@ -98,10 +108,12 @@ func TestNewJudgeChecksItsOptions(t *testing.T) {
 		options JudgeOptions
 		says    string
 	}{
-		{JudgeOptions{Aggregation: "best"}, `aggregation: "best" is unknown; it is one of "none", "simple", "first", "average", "max"`},
+		{JudgeOptions{Aggregation: "best"},
+			`aggregation: "best" is unknown; it is one of "none", "simple", "first", "average", "max"`},
 		{JudgeOptions{LongText: "median"}, `long text: "median" is unknown; it is one of "mean", "max"`},
 	} {
-		if _, err := NewJudge(m, &scriptedTokenizer{t: t}, c.options); err == nil || !strings.Contains(err.Error(), c.says) {
+		if _, err := NewJudge(m, &scriptedTokenizer{t: t}, c.options); err == nil || !strings.Contains(err.Error(),
+			c.says) {
 			t.Errorf("%+v: %v", c.options, err)
 		}
 	}
@@ -155,7 +167,8 @@ func TestEntitiesOfOverlappingWindows(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v, err := j.Verdict(text, tokenize.Encoded{Windows: []tokenize.Encoding{cut(0, 5), cut(2, 7)}}, [][]float32{logits("X.XXX", 2), logits(".XX..", 5)})
+		v, err := j.Verdict(text, tokenize.Encoded{Windows: []tokenize.Encoding{cut(0, 5), cut(2, 7)}},
+			[][]float32{logits("X.XXX", 2), logits(".XX..", 5)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,11 +185,13 @@ func TestEntitiesOfOverlappingWindows(t *testing.T) {
 func TestInvalidUTF8CountsAsPython(t *testing.T) {
 	// "\xe4\xb8" is one character, "\xff\xff" are two.
 	text := []byte("\xe4\xb8x\xff\xffZ")
-	j, err := NewJudge(&Model{Name: "m", Task: TokenClassification, Labels: []string{"O", "X"}, unknown: "?"}, charTokenizer{}, JudgeOptions{Aggregation: AggregationNone})
+	j, err := NewJudge(&Model{Name: "m", Task: TokenClassification, Labels: []string{"O", "X"}, unknown: "?"},
+		charTokenizer{}, JudgeOptions{Aggregation: AggregationNone})
 	if err != nil {
 		t.Fatal(err)
 	}
-	enc := tokenize.Encoding{IDs: []int32{'?', '?', 'Z'}, Special: make([]bool, 3), Offsets: []tokenize.Span{{Start: 0, End: 3}, {Start: 3, End: 5}, {Start: 5, End: 6}}}
+	enc := tokenize.Encoding{IDs: []int32{'?', '?', 'Z'}, Special: make([]bool, 3),
+		Offsets: []tokenize.Span{{Start: 0, End: 3}, {Start: 3, End: 5}, {Start: 5, End: 6}}}
 	v, err := j.Verdict(text, tokenize.Encoded{Windows: []tokenize.Encoding{enc}}, [][]float32{{0, 1, 0, 1, 0, 1}})
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +201,8 @@ func TestInvalidUTF8CountsAsPython(t *testing.T) {
 		e.Score = 0
 		got = append(got, e)
 	}
-	want := []Entity{{Group: "X", Word: "\uFFFDx", Start: 0, End: 2, Index: 0}, {Group: "X", Word: "\uFFFD\uFFFD", Start: 2, End: 4, Index: 1}, {Group: "X", Word: "Z", Start: 4, End: 5, Index: 2}}
+	want := []Entity{{Group: "X", Word: "\uFFFDx", Start: 0, End: 2, Index: 0}, {Group: "X", Word: "\uFFFD\uFFFD",
+		Start: 2, End: 4, Index: 1}, {Group: "X", Word: "Z", Start: 4, End: 5, Index: 2}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -197,7 +213,8 @@ func ExampleVerdict_AppendJSON() {
 		{Label: "NEGATIVE", Score: 0.97312345678},
 		{Label: "toxic", Score: 0.9, Scores: []LabelScore{{"toxic", 0.9}, {"hate", 0.000012345678}}, Truncated: true},
 		{Entities: []Entity{{Group: "PER", Score: 0.99, Word: "Ada <Lovelace>", Start: 0, End: 12}}, Windows: 2},
-		{Entities: []Entity{{Group: "B-PER", Score: 1, Word: "ada", Start: 0, End: 3, Index: 1}}, tokens: true, Windows: 1},
+		{Entities: []Entity{{Group: "B-PER", Score: 1, Word: "ada", Start: 0, End: 3, Index: 1}}, tokens: true,
+			Windows: 1},
 		{Entities: []Entity{}},
 	} {
 		fmt.Printf("%s\n", v.AppendJSON(nil))
@@ -206,8 +223,7 @@ func ExampleVerdict_AppendJSON() {
 	// "label":"NEGATIVE","score":0.973123
 	// "label":"toxic","score":0.9,"scores":[{"label":"toxic","score":0.9},{"label":"hate","score":1.23457e-05}],"truncated":true
 	// "entities":[{"entity_group":"PER","score":0.99,"word":"Ada <Lovelace>","start":0,"end":12}],"windows":2
-	// "entities":[{"entity":"B-PER","score":1,"index":1,"word":"ada","start":0,"end":3}]
-	// "entities":[]
+	// "entities":[{"entity":"B-PER","score":1,"index":1,"word":"ada","start":0,"end":3}] "entities":[]
 }
 
 // parsedVerdict is what a reader makes of AppendJSON's members.
@@ -235,7 +251,8 @@ func FuzzAppendJSON(f *testing.F) {
 		verdicts := []Verdict{
 			{Label: s, Score: x, Truncated: flag, Windows: int(n)},
 			{Label: s, Score: x, Scores: []LabelScore{{s, x}, {s + "2", -x}}},
-			{Entities: []Entity{{Group: s, Score: x, Word: s + s, Start: int(n), End: int(n), Index: int(n)}, {}}, tokens: flag},
+			{Entities: []Entity{{Group: s, Score: x, Word: s + s, Start: int(n), End: int(n), Index: int(n)}, {}},
+				tokens: flag},
 		}
 		for _, v := range verdicts {
 			b := v.AppendJSON([]byte("{"))
@@ -263,7 +280,8 @@ func FuzzAppendJSON(f *testing.F) {
 			}
 			switch {
 			case v.Entities == nil:
-				if got.Label == nil || *got.Label != word || (got.Score != nil) != finite || finite && !near(*got.Score, x) || got.Truncated != v.Truncated || len(got.Scores) != len(v.Scores) {
+				if got.Label == nil || *got.Label != word || (got.Score != nil) != finite || finite &&
+					!near(*got.Score, x) || got.Truncated != v.Truncated || len(got.Scores) != len(v.Scores) {
 					t.Fatalf("%+v came back as %s", v, b)
 				}
 			case len(got.Entities) != 2 || got.Label != nil:
@@ -274,7 +292,8 @@ func FuzzAppendJSON(f *testing.F) {
 				if flag {
 					group = e.Entity
 				}
-				if group == nil || *group != word || e.Start != int(n) || e.End != int(n) || !near(e.Score, x) || flag && e.Index != int(n) {
+				if group == nil || *group != word || e.Start != int(n) || e.End != int(n) || !near(e.Score, x) ||
+					flag && e.Index != int(n) {
 					t.Fatalf("%+v came back as %s", v, b)
 				}
 			}
@@ -282,16 +301,18 @@ func FuzzAppendJSON(f *testing.F) {
 	})
 }
 
-// Whatever logits and tokens are, a verdict is an error or it is well-formed: entities lie within the text, in order, and
-// their scores are probabilities.
+// Whatever logits and tokens are, a verdict is an error or it is well-formed: entities lie within the text, in order,
+// and their scores are probabilities.
 func FuzzVerdict(f *testing.F) {
 	f.Add([]byte("Ada Lovelace in Z\xffrich 😀"), uint64(1), uint8(2))
 	f.Add([]byte(""), uint64(2), uint8(4))
 	f.Fuzz(func(t *testing.T, text []byte, seed uint64, kind uint8) {
-		strategies := []Aggregation{AggregationNone, AggregationSimple, AggregationFirst, AggregationAverage, AggregationMax}
+		strategies := []Aggregation{AggregationNone, AggregationSimple, AggregationFirst, AggregationAverage,
+			AggregationMax}
 		rng := rand.New(rand.NewPCG(seed, seed))
 		labels := []string{"O", "B-A", "I-A", "B-B", "I-B"}
-		j, err := NewJudge(&Model{Name: "m", Task: TokenClassification, Labels: labels, unknown: "?"}, charTokenizer{}, JudgeOptions{Aggregation: strategies[int(kind)%5]})
+		j, err := NewJudge(&Model{Name: "m", Task: TokenClassification, Labels: labels, unknown: "?"}, charTokenizer{},
+			JudgeOptions{Aggregation: strategies[int(kind)%5]})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,12 +335,14 @@ func FuzzVerdict(f *testing.F) {
 		chars := len([]rune(decode(text)))
 		start := 0
 		for _, e := range v.Entities {
-			if e.Start < start || e.End < e.Start || e.End > chars || !(e.Score > 0 && e.Score <= 1.000001) || e.Group == outside {
+			if e.Start < start || e.End < e.Start || e.End > chars || !(e.Score > 0 && e.Score <= 1.000001) ||
+				e.Group == outside {
 				t.Fatalf("entity %+v of a text of %d characters, after %d", e, chars, start)
 			}
 			start = e.Start
 		}
-		if again, err := j.Verdict(text, tokenize.Encoded{Windows: []tokenize.Encoding{enc}}, [][]float32{logits}); err != nil || !reflect.DeepEqual(again, v) {
+		if again, err := j.Verdict(text, tokenize.Encoded{Windows: []tokenize.Encoding{enc}},
+			[][]float32{logits}); err != nil || !reflect.DeepEqual(again, v) {
 			t.Fatalf("twice, it is %+v and %+v (%v)", v, again, err)
 		}
 	})

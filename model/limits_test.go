@@ -42,7 +42,8 @@ func TestEveryFileHasASizeLimit(t *testing.T) {
 			dir := writeModel(t, map[string]string{ManifestFile: sentimentMan, tokenizerConfigFile: "{}"}, unchanged)
 			most := sizeLimits[name]
 			resize(t, dir, name, most)
-			if _, err := Open(dir); err == nil || strings.Contains(err.Error(), "more than any such file") || !strings.Contains(err.Error(), name) {
+			if _, err := Open(dir); err == nil || strings.Contains(err.Error(), "more than any such file") ||
+				!strings.Contains(err.Error(), name) {
 				t.Errorf("at the limit: %v", err)
 			}
 			for _, size := range []int64{most + 1, 1 << 40} {
@@ -51,7 +52,8 @@ func TestEveryFileHasASizeLimit(t *testing.T) {
 				if n := allocated(func() { _, err = Open(dir) }); n > 1<<20 {
 					t.Errorf("%d bytes were allocated for a file that is refused", n)
 				}
-				if says := fmt.Sprintf("%s has %d bytes, more than any such file has (%d)", name, size, most); err == nil || !strings.Contains(err.Error(), says) {
+				if says := fmt.Sprintf("%s has %d bytes, more than any such file has (%d)", name, size,
+					most); err == nil || !strings.Contains(err.Error(), says) {
 					t.Errorf("%d bytes: %v does not say %q", size, err, says)
 				}
 			}
@@ -95,7 +97,8 @@ func TestTheONNXFileHasASizeLimit(t *testing.T) {
 	m = mustOpen(t, writeModel(t, map[string]string{ManifestFile: sentimentMan}, unchanged))
 	resize(t, m.Dir, OnnxFile, most)
 	start := time.Now()
-	if err := m.Verify(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("model.onnx has %d bytes, the manifest says 4", most)) {
+	if err := m.Verify(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("model.onnx has %d bytes, the "+
+		"manifest says 4", most)) {
 		t.Error(err)
 	}
 	if took := time.Since(start); took > time.Second/2 { // to hash it takes longer by far
@@ -167,8 +170,10 @@ func TestAnArchiveIsNoModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, says := range map[string]string{
-		"model.zip": "is an archive", "model.tar.gz": "is an archive", "model.TGZ": "is an archive", "model.tar": "is an archive", "model.tar.zst": "is an archive", "model.npz": "is an archive",
-		"model.onnx": "is a file", "model.safetensors": "is a file", "pytorch_model.bin": "is a file", "model.h5": "is a file",
+		"model.zip": "is an archive", "model.tar.gz": "is an archive", "model.TGZ": "is an archive",
+		"model.tar": "is an archive", "model.tar.zst": "is an archive", "model.npz": "is an archive",
+		"model.onnx": "is a file", "model.safetensors": "is a file", "pytorch_model.bin": "is a file",
+		"model.h5": "is a file",
 	} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, name)
@@ -179,7 +184,8 @@ func TestAnArchiveIsNoModel(t *testing.T) {
 		if n := allocated(func() { _, err = Open(path) }); n > 1<<20 {
 			t.Errorf("%s: %d bytes were allocated", name, n)
 		}
-		if err == nil || !strings.Contains(err.Error(), "model "+path+": "+says) || !strings.Contains(err.Error(), "give the directory that holds model.onnx, tokenizer.json and config.json") {
+		if err == nil || !strings.Contains(err.Error(), "model "+path+": "+says) || !strings.Contains(err.Error(),
+			"give the directory that holds model.onnx, tokenizer.json and config.json") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {

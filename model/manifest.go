@@ -87,10 +87,12 @@ func parseManifest(raw []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("cannot be read: %w: export the model again", err)
 	}
 	if version.FormatVersion == nil {
-		return nil, errors.New("format_version: is missing: this is not a manifest of export_model.py; remove the file to use the directory without one")
+		return nil, errors.New("format_version: is missing: this is not a manifest of export_model.py; remove the " +
+			"file to use the directory without one")
 	}
 	if v := *version.FormatVersion; v != FormatVersion {
-		return nil, fmt.Errorf("format_version: is %d, this build reads %d: export the model again with the export_model.py of this build, or use a matching build", v, FormatVersion)
+		return nil, fmt.Errorf("format_version: is %d, this build reads %d: export the model again with the "+
+			"export_model.py of this build, or use a matching build", v, FormatVersion)
 	}
 	m := new(Manifest)
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -142,7 +144,8 @@ func (m *Manifest) check() error {
 	}
 	if m.Calibration != nil {
 		if err := m.Calibration.check(m.Task); err != nil {
-			errs = append(errs, fmt.Errorf("%w: run sluice calibrate again, or take the calibration out of the manifest", err))
+			errs = append(errs, fmt.Errorf("%w: run sluice calibrate again, or take the calibration out of the "+
+				"manifest", err))
 		}
 	}
 	if m.Golden != nil && m.Golden.Tolerance <= 0 {

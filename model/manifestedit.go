@@ -10,8 +10,8 @@ import (
 	"fmt"
 )
 
-// WithCalibration is the manifest raw with c as its "calibration", in place of one that is there, else before "golden" or
-// as the last member. A nil c takes the calibration out. The result is checked as Open does.
+// WithCalibration is the manifest raw with c as its "calibration", in place of one that is there, else before "golden"
+// or as the last member. A nil c takes the calibration out. The result is checked as Open does.
 func WithCalibration(raw []byte, c *Calibration) ([]byte, error) {
 	members, err := membersOf(raw)
 	if err != nil {

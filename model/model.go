@@ -1,5 +1,5 @@
-// Package model says what a model is and what its numbers mean: the model directory (config.json, manifest.json, digest)
-// and the step from logits to a verdict, equal to the pipelines of Hugging Face transformers 5.23.
+// Package model says what a model is and what its numbers mean: the model directory (config.json, manifest.json,
+// digest) and the step from logits to a verdict, equal to the pipelines of Hugging Face transformers 5.23.
 //
 // It is pure Go and computes no logits itself: model/ort does.
 package model
@@ -58,8 +58,9 @@ type Model struct {
 	Labels    []string // by index of the logit
 	MaxTokens int      // longest row the model takes, special tokens included
 	Layout    Layout
-	Digest    string   // SHA-256 (hex) over config, ONNX, tokenizer and calibration; as the manifest has it until Verify; "" if unknown
-	Warnings  []string // what works, but should be put right; one sentence each
+	// SHA-256 (hex) over config, ONNX, tokenizer and calibration; as the manifest has it until Verify; "" if unknown
+	Digest   string
+	Warnings []string // what works, but should be put right; one sentence each
 
 	parsed map[string]string // SHA-256 of what Open read of each file
 	sums   map[string]string // SHA-256 of each file, since Verify
@@ -67,10 +68,11 @@ type Model struct {
 	unknown string // the tokenizer's token for what is not in its vocabulary ("[UNK]"); "" if it has none
 }
 
-// Open reads config.json and manifest.json of a model directory and checks that they agree with one another; every mistake
-// is in the error, with file, field and what to do. It neither reads nor hashes the ONNX: see Verify.
+// Open reads config.json and manifest.json of a model directory and checks that they agree with one another; every
+// mistake is in the error, with file, field and what to do. It neither reads nor hashes the ONNX: see Verify.
 //
-// A directory without a manifest, as optimum exports it, is taken as padded, with the task of config.json's architectures.
+// A directory without a manifest, as optimum exports it, is taken as padded, with the task of config.json's
+// architectures.
 func Open(dir string) (*Model, error) {
 	if err := checkFiles(dir); err != nil {
 		return nil, fmt.Errorf("model %s: %w", dir, err)
@@ -101,7 +103,8 @@ func Open(dir string) (*Model, error) {
 		return nil, fmt.Errorf("model %s: %w", dir, errors.Join(errs...))
 	}
 
-	m := &Model{Dir: dir, Name: baseName(dir), Manifest: manifest, Config: config, Layout: Padded, Labels: config.Labels, unknown: hints.unknown, parsed: parsed}
+	m := &Model{Dir: dir, Name: baseName(dir), Manifest: manifest, Config: config, Layout: Padded,
+		Labels: config.Labels, unknown: hints.unknown, parsed: parsed}
 	m.Warnings = append(m.Warnings, config.warnings...)
 	if manifest == nil {
 		err = m.describeByConfig(hints)
@@ -116,7 +119,8 @@ func Open(dir string) (*Model, error) {
 
 // describeByConfig fills in a model that has no manifest.
 func (m *Model) describeByConfig(hints tokenizerHints) error {
-	m.warn("%s is missing (an export of another tool?): the layout is taken as padded and nothing can be verified; scripts/export_model.py makes a directory with a manifest", ManifestFile)
+	m.warn("%s is missing (an export of another tool?): the layout is taken as padded and nothing can be verified; "+
+		"scripts/export_model.py makes a directory with a manifest", ManifestFile)
 	task, err := m.Config.task()
 	if err != nil {
 		return err
@@ -145,16 +149,19 @@ func (m *Model) describeByManifest() error {
 
 	var errs []error
 	conflict := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %s: %s: export the model again", ManifestFile, field, fmt.Sprintf(format, args...)))
+		errs = append(errs, fmt.Errorf("%s: %s: %s: export the model again", ManifestFile, field, fmt.Sprintf(format,
+			args...)))
 	}
 	if task, err := cfg.task(); err == nil && task != man.Task {
-		conflict("task", "is %q, but %s is of architecture %s, which is for %q", man.Task, ConfigFile, cfg.Architectures[0], task)
+		conflict("task", "is %q, but %s is of architecture %s, which is for %q", man.Task, ConfigFile,
+			cfg.Architectures[0], task)
 	}
 	if man.Architecture != "" && len(cfg.Architectures) > 0 && !slices.Contains(cfg.Architectures, man.Architecture) {
 		conflict("architecture", "is %q, but %s has %q", man.Architecture, ConfigFile, cfg.Architectures)
 	}
 	if cfg.MaxPositions > 0 && man.MaxTokens > cfg.MaxPositions {
-		conflict("max_tokens", "is %d, but %s has positions for %d tokens only", man.MaxTokens, ConfigFile, cfg.MaxPositions)
+		conflict("max_tokens", "is %d, but %s has positions for %d tokens only", man.MaxTokens, ConfigFile,
+			cfg.MaxPositions)
 	}
 	if man.PadTokenID != nil {
 		if cfg.padKnown && *man.PadTokenID != cfg.PadTokenID {
@@ -163,16 +170,19 @@ func (m *Model) describeByManifest() error {
 		cfg.PadTokenID = *man.PadTokenID
 	}
 	if man.Calibration != nil && cfg.ProblemType == Regression {
-		errs = append(errs, fmt.Errorf("%s: calibration: the values of a regression are no probabilities: take it out", ManifestFile))
+		errs = append(errs, fmt.Errorf("%s: calibration: the values of a regression are no probabilities: take it out",
+			ManifestFile))
 	}
 	for i, g := range man.goldenTexts() {
 		rows := 1
 		if man.Task == TokenClassification {
 			rows = len(g.InputIDs)
 		}
-		wrong := len(g.Logits) != rows || slices.ContainsFunc(g.Logits, func(row []float32) bool { return len(row) != len(m.Labels) })
+		wrong := len(g.Logits) != rows || slices.ContainsFunc(g.Logits,
+			func(row []float32) bool { return len(row) != len(m.Labels) })
 		if wrong {
-			conflict(fmt.Sprintf("golden.texts[%d].logits", i), "are not %d rows of %d logits, one a label of %s", rows, len(m.Labels), ConfigFile)
+			conflict(fmt.Sprintf("golden.texts[%d].logits", i), "are not %d rows of %d logits, one a label of %s", rows,
+				len(m.Labels), ConfigFile)
 		}
 	}
 	return errors.Join(errs...)
@@ -185,8 +195,9 @@ func (m *Model) warn(format string, args ...any) {
 // Path is the path of one of the directory's files.
 func (m *Model) Path(name string) string { return filepath.Join(m.Dir, name) }
 
-// Verify hashes every file that the manifest lists and joins all mismatches into one error; a file that Open read must be what
-// it was then. Without a manifest there is nothing else to compare with, but Digest is known afterwards. Reads the whole ONNX: seconds for a large model.
+// Verify hashes every file that the manifest lists and joins all mismatches into one error; a file that Open read must
+// be what it was then. Without a manifest there is nothing else to compare with, but Digest is known afterwards. Reads
+// the whole ONNX: seconds for a large model.
 func (m *Model) Verify() error {
 	names := slices.Clone(digestFiles)
 	if m.Manifest != nil {
@@ -207,9 +218,11 @@ func (m *Model) Verify() error {
 		sums[name] = sum
 		switch was := m.parsed[name]; {
 		case want.SHA256 != "" && sum != want.SHA256:
-			errs = append(errs, fmt.Errorf("%s has SHA-256 %s, the manifest says %s: the file was changed; copy or export it again", name, sum, want.SHA256))
+			errs = append(errs, fmt.Errorf("%s has SHA-256 %s, the manifest says %s: the file was changed; copy or "+
+				"export it again", name, sum, want.SHA256))
 		case was != "" && was != sum:
-			errs = append(errs, fmt.Errorf("%s had SHA-256 %s when it was read, and has %s now: the file was changed in between; start again", name, was, sum))
+			errs = append(errs, fmt.Errorf("%s had SHA-256 %s when it was read, and has %s now: the file was changed "+
+				"in between; start again", name, was, sum))
 		}
 	}
 	if len(errs) > 0 {
@@ -220,8 +233,8 @@ func (m *Model) Verify() error {
 	return nil
 }
 
-// Load reads one of the three files that every model has. Where a manifest, or Verify, has told its hash, the bytes that are
-// returned have been compared with it: nobody can change the file in between.
+// Load reads one of the three files that every model has. Where a manifest, or Verify, has told its hash, the bytes
+// that are returned have been compared with it: nobody can change the file in between.
 func (m *Model) Load(name string) ([]byte, error) {
 	b, err := readFile(m.Path(name), sizeLimit(name))
 	if err != nil {
@@ -232,13 +245,15 @@ func (m *Model) Load(name string) ([]byte, error) {
 		want = m.Manifest.Files[name].SHA256
 	}
 	if sum := sha256.Sum256(b); want != "" && hex.EncodeToString(sum[:]) != want {
-		return nil, fmt.Errorf("%s has SHA-256 %x where %s was verified: the file was changed; copy or export it again", name, sum, want)
+		return nil, fmt.Errorf("%s has SHA-256 %x where %s was verified: the file was changed; copy or export it again",
+			name, sum, want)
 	}
 	return b, nil
 }
 
 // sizeLimits bound what is read into memory, in bytes. The largest tokenizers have 35 MB, the largest ONNX file 2 GiB.
-var sizeLimits = map[string]int64{ConfigFile: 4 << 20, ManifestFile: 64 << 20, TokenizerFile: 256 << 20, tokenizerConfigFile: 16 << 20, OnnxFile: 2 << 30}
+var sizeLimits = map[string]int64{ConfigFile: 4 << 20, ManifestFile: 64 << 20, TokenizerFile: 256 << 20,
+	tokenizerConfigFile: 16 << 20, OnnxFile: 2 << 30}
 
 // MaxBytes bounds every other file of a model: weights beside the ONNX file.
 const MaxBytes int64 = 64 << 30
@@ -263,7 +278,8 @@ func openFile(path string, most int64) (*os.File, int64, error) {
 	}
 	st, err := f.Stat()
 	if err == nil && st.Size() > most {
-		err = fmt.Errorf("%s has %d bytes, more than any such file has (%d): is it the right one?", path, st.Size(), most)
+		err = fmt.Errorf("%s has %d bytes, more than any such file has (%d): is it the right one?", path, st.Size(),
+			most)
 	}
 	if err != nil {
 		f.Close()
@@ -306,8 +322,8 @@ func (m *Model) calibration() *Calibration {
 	return m.Manifest.Calibration
 }
 
-// digest is the SHA-256 over one line a file, as sha256sum would print them, and one of the calibration where there is one:
-// the same digest means the same verdicts.
+// digest is the SHA-256 over one line a file, as sha256sum would print them, and one of the calibration where there is
+// one: the same digest means the same verdicts.
 func digest(sum func(name string) string, c *Calibration) string {
 	h := sha256.New()
 	for _, name := range digestFiles {
@@ -319,8 +335,8 @@ func digest(sum func(name string) string, c *Calibration) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// hashFile is the SHA-256 (hex) of a file of at most most bytes. Where its size is known to be want (0: it is not), another
-// one is told without reading it.
+// hashFile is the SHA-256 (hex) of a file of at most most bytes. Where its size is known to be want (0: it is not),
+// another one is told without reading it.
 func hashFile(path string, most, want int64) (string, error) {
 	f, size, err := openFile(path, most)
 	if err != nil {
@@ -328,7 +344,8 @@ func hashFile(path string, most, want int64) (string, error) {
 	}
 	defer f.Close()
 	if want != 0 && size != want {
-		return "", fmt.Errorf("has %d bytes, the manifest says %d: the file is incomplete or was replaced; copy or export it again", size, want)
+		return "", fmt.Errorf("has %d bytes, the manifest says %d: the file is incomplete or was replaced; copy or "+
+			"export it again", size, want)
 	}
 	h := sha256.New()
 	if n, err := io.Copy(h, io.LimitReader(f, size+1)); err != nil {
@@ -346,14 +363,16 @@ func checkFiles(dir string) error {
 	if st, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("%w: give the path of a model directory", err)
 	} else if !st.IsDir() && archive.MatchString(dir) {
-		return fmt.Errorf("is an archive, and none is ever unpacked here: unpack it yourself and give the directory that holds %s, %s and %s", OnnxFile, TokenizerFile, ConfigFile)
+		return fmt.Errorf("is an archive, and none is ever unpacked here: unpack it yourself and give the directory "+
+			"that holds %s, %s and %s", OnnxFile, TokenizerFile, ConfigFile)
 	} else if !st.IsDir() {
 		return fmt.Errorf("is a file: give the directory that holds %s, %s and %s", OnnxFile, TokenizerFile, ConfigFile)
 	}
 	advice := map[string]string{
-		OnnxFile:      "make it with scripts/export_model.py",
-		TokenizerFile: "a fast Hugging Face tokenizer is needed; AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one",
-		ConfigFile:    "copy it from the Hugging Face model",
+		OnnxFile: "make it with scripts/export_model.py",
+		TokenizerFile: "a fast Hugging Face tokenizer is needed; " +
+			"AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one",
+		ConfigFile: "copy it from the Hugging Face model",
 	}
 	var errs []error
 	for _, name := range []string{OnnxFile, TokenizerFile, ConfigFile} {

@@ -79,14 +79,16 @@ func mustOpen(t *testing.T, dir string) *Model {
 
 func TestOpenWithManifest(t *testing.T) {
 	m := mustOpen(t, writeModel(t, map[string]string{ManifestFile: sentimentMan}, unchanged))
-	if m.Name != "sentiment" || m.Task != TextClassification || m.Layout != Packed || m.MaxTokens != 128 || !slices.Equal(m.Labels, []string{"NEG", "POS"}) || len(m.Warnings) != 0 || m.unknown != "[UNK]" {
+	if m.Name != "sentiment" || m.Task != TextClassification || m.Layout != Packed || m.MaxTokens != 128 ||
+		!slices.Equal(m.Labels, []string{"NEG", "POS"}) || len(m.Warnings) != 0 || m.unknown != "[UNK]" {
 		t.Errorf("%+v", m)
 	}
 	known := m.Digest
 	if err := m.Verify(); err != nil {
 		t.Fatal(err)
 	}
-	want := hexSum(hexSum(bertConfig) + "  config.json\n" + hexSum("onnx") + "  model.onnx\n" + hexSum(wordPiece) + "  tokenizer.json\n")
+	want := hexSum(hexSum(bertConfig) + "  config.json\n" + hexSum("onnx") + "  model.onnx\n" + hexSum(wordPiece) +
+		"  tokenizer.json\n")
 	if m.Digest != want || known != want {
 		t.Errorf("digest %s before and %s after Verify, want %s", known, m.Digest, want)
 	}
@@ -108,8 +110,9 @@ func TestOpenWithoutManifest(t *testing.T) {
 	}{
 		{"bert", nil, 512, TextClassification, 0, []string{"NEG", "POS"}, "[UNK]", 1},
 		{"roberta has two positions less", map[string]string{
-			ConfigFile:    `{"model_type": "roberta", "architectures": ["RobertaForTokenClassification"], "id2label": {"0": "O", "1": "PER"}, "max_position_embeddings": 514, "pad_token_id": 1}`,
-			TokenizerFile: `{"model": {"type": "BPE", "unk_token": null}}`, "tokenizer_config.json": `{"unk_token": {"content": "<unk>"}, "model_max_length": 1000000000000000019884624838656}`,
+			ConfigFile:              `{"model_type": "roberta", "architectures": ["RobertaForTokenClassification"], "id2label": {"0": "O", "1": "PER"}, "max_position_embeddings": 514, "pad_token_id": 1}`,
+			TokenizerFile:           `{"model": {"type": "BPE", "unk_token": null}}`,
+			"tokenizer_config.json": `{"unk_token": {"content": "<unk>"}, "model_max_length": 1000000000000000019884624838656}`,
 		}, 512, TokenClassification, 1, []string{"O", "PER"}, "<unk>", 1},
 		{"xlm-roberta without pad_token_id, unigram", map[string]string{
 			ConfigFile:    `{"model_type": "xlm-roberta", "architectures": ["XLMRobertaForSequenceClassification"], "max_position_embeddings": 514, "pad_token_id": null}`,
@@ -125,10 +128,12 @@ func TestOpenWithoutManifest(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := mustOpen(t, writeModel(t, c.files, nil))
-			if m.Name != "folder" || m.Layout != Padded || m.Task != c.task || m.MaxTokens != c.maxTokens || m.Config.PadTokenID != c.pad || !slices.Equal(m.Labels, c.labels) || m.unknown != c.unknown {
+			if m.Name != "folder" || m.Layout != Padded || m.Task != c.task || m.MaxTokens != c.maxTokens ||
+				m.Config.PadTokenID != c.pad || !slices.Equal(m.Labels, c.labels) || m.unknown != c.unknown {
 				t.Errorf("%+v", m)
 			}
-			if len(m.Warnings) != c.warnings || !strings.Contains(strings.Join(m.Warnings, "\n"), ManifestFile+" is missing") {
+			if len(m.Warnings) != c.warnings || !strings.Contains(strings.Join(m.Warnings, "\n"),
+				ManifestFile+" is missing") {
 				t.Errorf("warnings %q", m.Warnings)
 			}
 			if m.Tag("x") != "x@unverified" {
@@ -152,27 +157,42 @@ func TestOpenNamesEveryMistake(t *testing.T) {
 	}{
 		{"no such directory", "/nowhere/model", []string{"no such file"}},
 		{"a file", os.Args[0], []string{"is a file"}},
-		{"two files missing", writeModel(t, map[string]string{OnnxFile: "", TokenizerFile: ""}, nil), []string{"model.onnx cannot be opened", "export_model.py", "tokenizer.json cannot be opened", "save_pretrained"}},
-		{"git lfs", writeModel(t, map[string]string{OnnxFile: "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n"}, nil), []string{"Git LFS pointer", "git lfs pull"}},
+		{"two files missing", writeModel(t, map[string]string{OnnxFile: "", TokenizerFile: ""}, nil),
+			[]string{"model.onnx cannot be opened", "export_model.py", "tokenizer.json cannot be opened",
+				"save_pretrained"}},
+		{"git lfs", writeModel(t, map[string]string{OnnxFile: "version https://git-lfs.github.com/spec/v1\noid " +
+			"sha256:00\nsize 1234\n"}, nil), []string{"Git LFS pointer", "git lfs pull"}},
 		{"config is no JSON", config("{"), []string{"config.json", "not a JSON object"}},
-		{"tokenizer is no JSON", writeModel(t, map[string]string{TokenizerFile: "x"}, nil), []string{"tokenizer.json", "not a Hugging Face tokenizer"}},
-		{"several at once", writeModel(t, map[string]string{ConfigFile: `{"id2label": {"0": "a", "2": "b"}, "problem_type": "guess", "pad_token_id": -1}`, ManifestFile: `{"format_version": 7}`}, nil),
-			[]string{"id2label", "0 to 1", "problem_type", `"guess"`, "pad_token_id", "format_version: is 7, this build reads 1"}},
-		{"one label, softmax", config(`{"id2label": {"0": "a"}, "problem_type": "single_label_classification"}`), []string{"at least two labels"}},
+		{"tokenizer is no JSON", writeModel(t, map[string]string{TokenizerFile: "x"}, nil), []string{"tokenizer.json",
+			"not a Hugging Face tokenizer"}},
+		{"several at once", writeModel(t, map[string]string{
+			ConfigFile:   `{"id2label": {"0": "a", "2": "b"}, "problem_type": "guess", "pad_token_id": -1}`,
+			ManifestFile: `{"format_version": 7}`}, nil),
+			[]string{"id2label", "0 to 1", "problem_type", `"guess"`, "pad_token_id", "format_version: is 7, this " +
+				"build reads 1"}},
+		{"one label, softmax", config(`{"id2label": {"0": "a"}, "problem_type": "single_label_classification"}`),
+			[]string{"at least two labels"}},
 		{"no labels", config(`{"id2label": {}}`), []string{"id2label", "no entries"}},
-		{"type of a field", config(`{"max_position_embeddings": "many"}`), []string{"max_position_embeddings", `"many"`}},
+		{"type of a field", config(`{"max_position_embeddings": "many"}`), []string{"max_position_embeddings",
+			`"many"`}},
 		{"no architecture", config(`{"model_type": "bert"}`), []string{"architectures: is missing"}},
-		{"wrong architecture", config(`{"architectures": ["BertForMaskedLM"]}`), []string{"BertForMaskedLM", "neither"}},
-		{"manifest of something else", writeModel(t, map[string]string{ManifestFile: `{"manifest_version": 3}`}, nil), []string{"format_version: is missing"}},
-		{"unknown key", with(func(m map[string]any) { m["temperature"] = 2 }), []string{"manifest.json", `"temperature"`}},
+		{"wrong architecture", config(`{"architectures": ["BertForMaskedLM"]}`), []string{"BertForMaskedLM",
+			"neither"}},
+		{"manifest of something else", writeModel(t, map[string]string{ManifestFile: `{"manifest_version": 3}`}, nil),
+			[]string{"format_version: is missing"}},
+		{"unknown key", with(func(m map[string]any) { m["temperature"] = 2 }), []string{"manifest.json",
+			`"temperature"`}},
 		{"bad values", with(func(m map[string]any) {
 			m["task"], m["layout"], m["precision"], m["max_tokens"] = "summarization", "dense", "int4", 0
 			m["files"].(map[string]any)["../secret"] = map[string]any{"sha256": "zz", "bytes": 1}
 			delete(m["files"].(map[string]any), "config.json")
-		}), []string{`"summarization"`, `"dense"`, `"int4"`, "max_tokens: is 0", `"../secret" is not a file`, "config.json is not listed", `sha256 "zz"`}},
+		}), []string{`"summarization"`, `"dense"`, `"int4"`, "max_tokens: is 0", `"../secret" is not a file`,
+			"config.json is not listed", `sha256 "zz"`}},
 		{"manifest against config", with(func(m map[string]any) {
-			m["task"], m["architecture"], m["max_tokens"], m["pad_token_id"] = "token-classification", "RobertaForTokenClassification", 513, 1
-		}), []string{"task", "architecture", "max_tokens: is 513", "512 tokens", "pad_token_id: is 1", "golden.texts[0].logits: are not 2 rows"}},
+			m["task"], m["architecture"], m["max_tokens"], m["pad_token_id"] = "token-classification",
+				"RobertaForTokenClassification", 513, 1
+		}), []string{"task", "architecture", "max_tokens: is 513", "512 tokens", "pad_token_id: is 1",
+			"golden.texts[0].logits: are not 2 rows"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Open(c.dir)
@@ -199,7 +219,8 @@ func TestVerifyNamesEveryChangedFile(t *testing.T) {
 	if err == nil {
 		t.Fatal("changed files pass")
 	}
-	for _, says := range []string{"model.onnx has SHA-256 " + hexSum("onnX"), "tokenizer.json has", "bytes, the manifest says"} {
+	for _, says := range []string{"model.onnx has SHA-256 " + hexSum("onnX"), "tokenizer.json has",
+		"bytes, the manifest says"} {
 		if !strings.Contains(err.Error(), says) {
 			t.Errorf("error does not mention %q: %v", says, err)
 		}

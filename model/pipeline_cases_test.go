@@ -116,7 +116,8 @@ func TestEntitiesEqualTransformers(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			if v.Entities == nil || len(v.Entities) != len(want) {
-				t.Errorf("%s: %d entities, transformers has %d:\n got %v\nwant %v", name, len(v.Entities), len(want), v.Entities, want)
+				t.Errorf("%s: %d entities, transformers has %d:\n got %v\nwant %v", name, len(v.Entities), len(want),
+					v.Entities, want)
 				continue
 			}
 			for k, w := range want {
@@ -125,7 +126,8 @@ func TestEntitiesEqualTransformers(t *testing.T) {
 					group = *w.Group
 				}
 				e := v.Entities[k]
-				if e.Group != group || e.Word != w.Word || e.Start != w.Start || e.End != w.End || e.Index != w.Index || math.Abs(e.Score-w.Score) > 1e-6 {
+				if e.Group != group || e.Word != w.Word || e.Start != w.Start || e.End != w.End || e.Index != w.Index ||
+					math.Abs(e.Score-w.Score) > 1e-6 {
 					t.Errorf("%s: entity %d:\n got %+v\nwant %s %+v", name, k, e, group, w)
 				}
 				compared++
@@ -139,7 +141,8 @@ func TestEntitiesEqualTransformers(t *testing.T) {
 
 func TestClassificationEqualsTransformers(t *testing.T) {
 	for i, c := range readCases(t).Classes {
-		m := &Model{Name: "case", Task: TextClassification, Labels: c.Labels, Config: Config{ProblemType: c.ProblemType}}
+		m := &Model{Name: "case", Task: TextClassification, Labels: c.Labels,
+			Config: Config{ProblemType: c.ProblemType}}
 		j, err := NewJudge(m, nil, JudgeOptions{AllScores: true})
 		if err != nil {
 			t.Fatal(err)
@@ -155,7 +158,8 @@ func TestClassificationEqualsTransformers(t *testing.T) {
 		}
 		for k := range want {
 			if got[k].Label != want[k].Label || math.Abs(got[k].Score-want[k].Score) > 1e-6 {
-				t.Errorf("case %d (%q, %d labels): score %d is %v, transformers has %v", i, c.ProblemType, len(c.Labels), k, got[k], want[k])
+				t.Errorf("case %d (%q, %d labels): score %d is %v, transformers has %v", i, c.ProblemType,
+					len(c.Labels), k, got[k], want[k])
 			}
 		}
 	}

@@ -2,16 +2,20 @@ package pipeline
 
 import "math/bits"
 
-// This file owns the choice of what runs next: a pure state machine without locks, clocks or goroutines. Engine owns it.
+// This file owns the choice of what runs next: a pure state machine without locks, clocks or goroutines. Engine owns
+// it.
 //
-// The cost of a run is its tokens. A free runner takes what waits, at once, up to the model's token budget: nobody waits
-// for a batch to fill (work-conserving). Rows wait by priority and by class of like length, since attention is padded to the
-// longest row of a batch; among the classes of a priority the row that is due first decides. Three rules bend that order:
+// The cost of a run is its tokens. A free runner takes what waits, at once, up to the model's token budget: nobody
+// waits for a batch to fill (work-conserving). Rows wait by priority and by class of like length, since attention is
+// padded to the longest row of a batch; among the classes of a priority the row that is due first decides. Three rules
+// bend that order:
 //
 //   - Urgent rows go before others, but of urgentStreak+1 batches in a row at least one is for the others, if any wait.
-//   - Long rows occupy at most all runners but one while shorter ones wait: a short text never queues behind long ones on
+//   - Long rows occupy at most all runners but one while shorter ones wait: a short text never queues behind long ones
+//   on
 //     every core.
-//   - A row that is due first goes first, whatever its class; due is bounded by the time of arrival (Engine.due), so that
+//   - A row that is due first goes first, whatever its class; due is bounded by the time of arrival (Engine.due), so
+//   that
 //     nothing starves.
 
 // BatchReason says what closed a batch; it labels sluice_batches_total.
@@ -165,8 +169,8 @@ func (b *batcher) pick() head {
 	return first
 }
 
-// next forms the batch for a free runner while idle other runners wait for work too. It returns false when nothing waits.
-// done must be told when the batch has run.
+// next forms the batch for a free runner while idle other runners wait for work too. It returns false when nothing
+// waits. done must be told when the batch has run.
 func (b *batcher) next(idle int, into []*task) (batch, bool) {
 	h := b.pick()
 	if h.first == nil {

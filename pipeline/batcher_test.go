@@ -6,13 +6,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever arrives in whatever order: every row runs exactly once, no batch passes the budget (a longer row runs alone), a
-// batch holds one model's rows, and a free runner never gets nothing while something waits.
+// Whatever arrives in whatever order: every row runs exactly once, no batch passes the budget (a longer row runs
+// alone), a batch holds one model's rows, and a free runner never gets nothing while something waits.
 func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		budget := rapid.IntRange(1, 300).Draw(t, "budget")
 		runners := rapid.IntRange(1, 4).Draw(t, "runners")
-		b := newBatcher(runners, []Budget{{Tokens: budget, Least: rapid.IntRange(1, budget).Draw(t, "least")}, {Tokens: budget, Least: budget}})
+		b := newBatcher(runners, []Budget{{Tokens: budget, Least: rapid.IntRange(1, budget).Draw(t, "least")},
+			{Tokens: budget, Least: budget}})
 		var running []batch
 		type key struct{ model, id int }
 		waiting := map[key]int{} // tokens
@@ -21,7 +22,8 @@ func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 			"add": func(t *rapid.T) {
 				m, n := rapid.IntRange(0, 1).Draw(t, "model"), rapid.IntRange(1, 600).Draw(t, "tokens")
 				next++
-				b.add(&task{model: m, row: make(Row, n), priority: priority(rapid.IntRange(0, 1).Draw(t, "priority")), due: int64(rapid.IntRange(0, 5).Draw(t, "due")), hash: uint64(next)})
+				b.add(&task{model: m, row: make(Row, n), priority: priority(rapid.IntRange(0, 1).Draw(t, "priority")),
+					due: int64(rapid.IntRange(0, 5).Draw(t, "due")), hash: uint64(next)})
 				waiting[key{m, next}] = n
 			},
 			"next": func(t *rapid.T) {
@@ -48,7 +50,8 @@ func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 					tokens += n
 				}
 				if tokens != out.tokens || tokens > budget && len(out.tasks) > 1 {
-					t.Fatalf("batch of %d rows, %d tokens (says %d), budget %d", len(out.tasks), tokens, out.tokens, budget)
+					t.Fatalf("batch of %d rows, %d tokens (says %d), budget %d", len(out.tasks), tokens, out.tokens,
+						budget)
 				}
 			},
 			"": func(t *rapid.T) {
@@ -82,7 +85,8 @@ func TestBatcherServesTheOldestFirst(t *testing.T) {
 	b := waits(1, 64, 100, 10, 10, 10, 10, 10, 10, 10, 10, 10) // a long text, oldest
 	out, _ := b.next(0, nil)
 	if len(out.tasks) != 1 || len(out.tasks[0].row) != 100 || out.reason != ByBudget {
-		t.Fatalf("first batch has %d rows, closed by %s; want the long text alone, by budget", len(out.tasks), out.reason)
+		t.Fatalf("first batch has %d rows, closed by %s; want the long text alone, by budget", len(out.tasks),
+			out.reason)
 	}
 	out, _ = b.next(0, nil)
 	if len(out.tasks) != 6 || out.reason != ByBudget {
@@ -98,7 +102,8 @@ func TestBatcherSharesAFewRowsAmongIdleRunners(t *testing.T) {
 	b := waits(2, 256, 20, 20, 20, 20)
 	out, _ := b.next(1, nil)
 	if len(out.tasks) != 2 || out.reason != ByShare {
-		t.Fatalf("with one more runner idle the batch has %d rows, closed by %s; want 2, shared", len(out.tasks), out.reason)
+		t.Fatalf("with one more runner idle the batch has %d rows, closed by %s; want 2, shared", len(out.tasks),
+			out.reason)
 	}
 	out, _ = b.next(0, nil)
 	if len(out.tasks) != 2 {
@@ -150,7 +155,8 @@ func TestLongRowsLeaveARunnerToShorterOnes(t *testing.T) {
 	long, _ := b.next(0, nil)
 	short, _ := b.next(0, nil)
 	if !long.long || short.long {
-		t.Fatalf("two runners took rows of %d and %d tokens; want the older long one and, past the second, the short one", len(long.tasks[0].row), len(short.tasks[0].row))
+		t.Fatalf("two runners took rows of %d and %d tokens; want the older long one and, past the second, the short "+
+			"one", len(long.tasks[0].row), len(short.tasks[0].row))
 	}
 	b.done(short)
 	second, ok := b.next(0, nil)
@@ -196,7 +202,8 @@ func TestLengthClassesFillAtLeastFourFifths(t *testing.T) {
 			t.Errorf("class %d holds rows of %d to %d tokens", c, n, longest[c])
 		}
 		if low := octaveBelow(c); 2*longest[low] <= longest[c] || low > 1 && 2*longest[low-1] > longest[c] {
-			t.Errorf("an octave below class %d (%d tokens) begins with class %d (%d tokens)", c, longest[c], low, longest[low])
+			t.Errorf("an octave below class %d (%d tokens) begins with class %d (%d tokens)", c, longest[c], low,
+				longest[low])
 		}
 	}
 }

@@ -23,8 +23,9 @@ func BenchmarkRecord(b *testing.B) {
 	for n := 0; n < b.N; n += many {
 		for i := range records {
 			offset := next + int64(i)
-			records[i] = Record{Topic: "in", Partition: 3, Offset: offset, Key: []byte("k"), Headers: []Header{{"traceparent", []byte("00-abc")}},
-				Value: fmt.Appendf(nil, `{"user_id": %d, "text":"a review of a hotel by the sea %d"}`, offset, offset)}
+			records[i] = Record{Topic: "in", Partition: 3, Offset: offset, Key: []byte("k"),
+				Headers: []Header{{"traceparent", []byte("00-abc")}},
+				Value:   fmt.Appendf(nil, `{"user_id": %d, "text":"a review of a hotel by the sea %d"}`, offset, offset)}
 		}
 		s.Deliver(tp, next, records, next+many)
 		next += many

@@ -7,9 +7,9 @@ import (
 )
 
 // This file owns the token budget of a run: how many tokens a batch should have on this machine. How much batching pays
-// depends on the core: nothing beyond 16 tokens on some, twice as much at 256 on others, and above some size activations
-// leave the cache. So it is measured at the start, with all runners at work, and the smallest budget is taken that reaches
-// nearly the best rate: larger ones would only cost latency.
+// depends on the core: nothing beyond 16 tokens on some, twice as much at 256 on others, and above some size
+// activations leave the cache. So it is measured at the start, with all runners at work, and the smallest budget is
+// taken that reaches nearly the best rate: larger ones would only cost latency.
 
 const (
 	probeRow      = 16                     // tokens of a row of the probe
@@ -25,10 +25,11 @@ const (
 
 // Budget is the token budget of a model's runs.
 type Budget struct {
-	Model  string        `json:"model"`
-	Tokens int           `json:"tokens"`             // most tokens of a run
-	Least  int           `json:"least"`              // as many as a run may have without regard to other runners; see batcher.next
-	Curve  []BudgetPoint `json:"measured,omitempty"` // what it was chosen from; none where it was given
+	Model  string `json:"model"`
+	Tokens int    `json:"tokens"` // most tokens of a run
+	// as many as a run may have without regard to other runners; see batcher.next
+	Least int           `json:"least"`
+	Curve []BudgetPoint `json:"measured,omitempty"` // what it was chosen from; none where it was given
 }
 
 // BudgetPoint is the rate of runs of a size: of one runner, while the others ran as well.
@@ -47,10 +48,10 @@ func (b *Budget) perToken() time.Duration {
 	return 0
 }
 
-// measureBudgets runs batches of rows of probeRow tokens made of sample's, 16 tokens a batch, then 32, and so on, at least
-// to probeLeast and until two doublings in a row gain nothing; then it repeats them in turns for a while, and keeps the
-// best time of each. clock is what a run takes: the thread's own time where that is the CPU's, so that a machine that is
-// busy with something else at the start does not spoil the figures.
+// measureBudgets runs batches of rows of probeRow tokens made of sample's, 16 tokens a batch, then 32, and so on, at
+// least to probeLeast and until two doublings in a row gain nothing; then it repeats them in turns for a while, and
+// keeps the best time of each. clock is what a run takes: the thread's own time where that is the CPU's, so that a
+// machine that is busy with something else at the start does not spoil the figures.
 func measureBudgets(sample Row, clock func() time.Duration, run func([]Row) error) ([]BudgetPoint, error) {
 	if len(sample) == 0 {
 		return nil, fmt.Errorf("no sample row to measure the token budget with; give batch_tokens")

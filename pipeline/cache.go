@@ -20,8 +20,8 @@ type resultCache struct {
 	entries *otter.Cache[cacheKey, []float32]
 }
 
-// newResultCache makes a cache that holds about the given number of bytes at most; what is asked for often stays longest
-// (W-TinyLFU).
+// newResultCache makes a cache that holds about the given number of bytes at most; what is asked for often stays
+// longest (W-TinyLFU).
 func newResultCache(bytes int) *resultCache {
 	return &resultCache{otter.Must(&otter.Options[cacheKey, []float32]{
 		MaximumWeight: uint64(bytes),
@@ -34,7 +34,8 @@ func newResultCache(bytes int) *resultCache {
 // get returns logits that are not to be written to.
 func (c *resultCache) get(digest string, row Row) ([]float32, bool) {
 	b := bytesOf(row)
-	return c.entries.GetIfPresent(cacheKey{digest, unsafe.String(unsafe.SliceData(b), len(b))}) // the key lives for this call only
+	// the key lives for this call only
+	return c.entries.GetIfPresent(cacheKey{digest, unsafe.String(unsafe.SliceData(b), len(b))})
 }
 
 // put copies the row and the logits: theirs may be parts of a whole batch.

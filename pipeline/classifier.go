@@ -14,8 +14,8 @@ import (
 	"sluice/tokenize"
 )
 
-// This file owns the classify stage's processor: decode -> tokenize -> engine -> judge -> outcome. A record's journey is
-// one work value; whoever completes its last model makes the outcome.
+// This file owns the classify stage's processor: decode -> tokenize -> engine -> judge -> outcome. A record's journey
+// is one work value; whoever completes its last model makes the outcome.
 
 // ClassifierModel is one model as the classifier uses it.
 type ClassifierModel struct {
@@ -45,11 +45,12 @@ type Student struct {
 type Route string
 
 const (
-	ByModel   Route = "model"    // computed for this record, or at the same time for another one with the same tokens
-	ByStudent Route = "student"  // the student was sure enough
-	ByCache   Route = "cache"    // computed before
-	ByLLM     Route = "llm"      // the endpoint's answer
-	Fallback  Route = "fallback" // the local verdict, because the endpoint was not asked or not believed; a reason says why
+	ByModel   Route = "model"   // computed for this record, or at the same time for another one with the same tokens
+	ByStudent Route = "student" // the student was sure enough
+	ByCache   Route = "cache"   // computed before
+	ByLLM     Route = "llm"     // the endpoint's answer
+	// the local verdict, because the endpoint was not asked or not believed; a reason says why
+	Fallback Route = "fallback"
 )
 
 // Decision is a verdict with who made it, and how.
@@ -114,7 +115,8 @@ func NewClassifier(models []ClassifierModel, engine *Engine, o ClassifierOptions
 	if o.Tokenizers <= 0 {
 		o.Tokenizers = runtime.GOMAXPROCS(0)
 	}
-	c := &Classifier{models: models, engine: engine, o: o, full: make([]int, len(models)), student: make([]int, len(models))}
+	c := &Classifier{models: models, engine: engine, o: o, full: make([]int, len(models)), student: make([]int,
+		len(models))}
 	c.work = sync.NewCond(&c.mu)
 	for i := range models {
 		models[i].rule = RuleName(models[i].Name)
@@ -167,7 +169,8 @@ func (c *Classifier) Close() {
 	c.wg.Wait()
 }
 
-// tokenizeAtOnce bounds how many records one call of a tokenizer takes, so that the first of a burst reaches a runner soon.
+// tokenizeAtOnce bounds how many records one call of a tokenizer takes, so that the first of a burst reaches a runner
+// soon.
 const tokenizeAtOnce = 16
 
 func (c *Classifier) tokenizeLoop() {
@@ -265,8 +268,8 @@ func (c *Classifier) ask(w *work, m int, unsure *model.Verdict) {
 	})
 }
 
-// askStudent asks the student of the m-th model, and the model itself where the student is not sure enough. A student that
-// fails on a text is not sure of it.
+// askStudent asks the student of the m-th model, and the model itself where the student is not sure enough. A student
+// that fails on a text is not sure of it.
 func (c *Classifier) askStudent(w *work, m int) {
 	s, e := c.models[m].Student, &w.encoded[c.student[m]]
 	c.submit(w, &s.Step, e, func(a Answer) {
@@ -311,8 +314,8 @@ func (c *Classifier) openSafely(j *Job) (w *work) {
 	return c.open(j)
 }
 
-// encodeSafely tokenizes texts. Where that panics each of them is tokenized alone, and it is the fault of those that panic
-// again.
+// encodeSafely tokenizes texts. Where that panics each of them is tokenized alone, and it is the fault of those that
+// panic again.
 func encodeSafely(t tokenize.Tokenizer, texts [][]byte, o tokenize.Options) (encoded []tokenize.Encoded) {
 	defer func() {
 		p := recover()
@@ -383,7 +386,8 @@ func (c *Classifier) decide(w *work, m int, d Decision, err error) {
 }
 
 // verdict makes sense of logits. A panic over one text is that text's fault, not the worker's.
-func (c *Classifier) verdict(w *work, s *Step, name string, e *tokenize.Encoded, a Answer) (v model.Verdict, err error) {
+func (c *Classifier) verdict(w *work, s *Step, name string, e *tokenize.Encoded, a Answer) (v model.Verdict,
+	err error) {
 	if a.Err != nil {
 		return v, a.Err
 	}
@@ -413,8 +417,8 @@ func (c *Classifier) outcome(w *work) (o Outcome) {
 	return c.o.Writer.Result(w.job.Record, w.text, c.models, w.made, w.flags)
 }
 
-// asPoison makes err a fault that goes to the dead letter topic. A fault of another kind has stopped the worker already;
-// what is made of its record then is never committed.
+// asPoison makes err a fault that goes to the dead letter topic. A fault of another kind has stopped the worker
+// already; what is made of its record then is never committed.
 func asPoison(stage string, err error) *Fault {
 	if f, ok := err.(*Fault); ok {
 		return f

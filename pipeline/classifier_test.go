@@ -110,25 +110,29 @@ func newBench(t testing.TB, models int) *bench {
 		em = append(em, EngineModel{Name: name, Probe: Row{1}, Open: func(int) (Runner, error) {
 			return wordRunner{&mu, &b.runs, &b.broken}, nil
 		}})
-		judge, err := model.NewJudge(&model.Model{Name: name, Task: model.TextClassification, Labels: []string{"NEGATIVE", "POSITIVE"}}, b.tok, model.JudgeOptions{})
+		judge, err := model.NewJudge(&model.Model{Name: name, Task: model.TextClassification,
+			Labels: []string{"NEGATIVE", "POSITIVE"}}, b.tok, model.JudgeOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		cm = append(cm, ClassifierModel{Name: name, Step: Step{Engine: i, Tag: name + "@0123456789ab", Tokenizer: b.tok, Judge: judge, Options: tokenize.Options{MaxTokens: 6}}})
+		cm = append(cm, ClassifierModel{Name: name, Step: Step{Engine: i, Tag: name + "@0123456789ab", Tokenizer: b.tok,
+			Judge: judge, Options: tokenize.Options{MaxTokens: 6}}})
 	}
-	engine, err := NewEngine(em, EngineOptions{Runners: 2, BatchTokens: 256, Metrics: metrics, Fail: func(err error) { b.failure <- err }})
+	engine, err := NewEngine(em, EngineOptions{Runners: 2, BatchTokens: 256, Metrics: metrics,
+		Fail: func(err error) { b.failure <- err }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.runs = nil
 	b.c = NewClassifier(cm, engine, ClassifierOptions{
 		Decoder: Decoder{Format: JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 512},
-		Writer: Writer{Format: JSON, Output: "out", DeadLetters: "dlq", Field: "inference", MaxBytes: func(topic string) int {
-			if topic == "out" {
-				return b.limit
-			}
-			return 0
-		}},
+		Writer: Writer{Format: JSON, Output: "out", DeadLetters: "dlq", Field: "inference",
+			MaxBytes: func(topic string) int {
+				if topic == "out" {
+					return b.limit
+				}
+				return 0
+			}},
 		MaxTextBytes: 60, Metrics: metrics, Tokenizers: 2,
 	})
 	t.Cleanup(func() { b.c.Close(); engine.Close() })
@@ -189,16 +193,26 @@ func TestWhatBecomesOfEveryKindOfRecord(t *testing.T) {
 		value, want string // want: the result's value; for a dead letter its reason
 		disposition Disposition
 	}{
-		"an object":                     {`{"user_id": 7, "text":"sixsix"}`, `{"user_id": 7, "text":"sixsix","inference":{"m0":` + verdict + `}}`, Scored},
-		"white space around":            {" {\"text\" : \"sixsix\" \n} \n", " {\"text\" : \"sixsix\" \n,\"inference\":{\"m0\":" + verdict + "}} \n", Scored},
-		"the last of repeated keys":     {`{"text":"a","text":"sixsix"}`, `{"text":"a","text":"sixsix","inference":{"m0":` + verdict + `}}`, Scored},
-		"escapes":                       {`{"t\u0065xt":"\u0073ixsix"}`, `{"t\u0065xt":"\u0073ixsix","inference":{"m0":` + verdict + `}}`, Scored},
-		"numbers no float can hold":     {`{"text":"sixsix","n":12345678901234567890123,"e":1e999}`, `{"text":"sixsix","n":12345678901234567890123,"e":1e999,"inference":{"m0":` + verdict + `}}`, Scored},
-		"a text that is cut":            {`{"text":"sixsix ` + strings.Repeat("é", 60) + `"}`, `{"text":"sixsix ` + strings.Repeat("é", 60) + `","inference":{"m0":` + verdict + `,"flags":["text-cut"]}}`, Scored},
-		"too many tokens":               {`{"text":"sixsix a b c d e f g"}`, `{"text":"sixsix a b c d e f g","inference":{"m0":` + strings.Replace(verdict, `,"route"`, `,"truncated":true,"route"`, 1) + `}}`, Scored},
-		"invalid UTF-8":                 {"{\"text\":\"si\xffsix\"}", "{\"text\":\"si\xffsix\",\"inference\":{\"m0\":" + verdict + ",\"flags\":[\"invalid-utf8\"]}}", Scored},
-		"an empty text":                 {`{"text":""}`, `{"text":"","inference":{"m0":null,"reason":"empty"}}`, Empty},
-		"a blank text":                  {`{"text":" \t\n\u2003"}`, `{"text":" \t\n\u2003","inference":{"m0":null,"reason":"empty"}}`, Empty},
+		"an object": {`{"user_id": 7, "text":"sixsix"}`,
+			`{"user_id": 7, "text":"sixsix","inference":{"m0":` + verdict + `}}`, Scored},
+		"white space around": {" {\"text\" : \"sixsix\" \n} \n", " {\"text\" : \"sixsix\" " +
+			"\n,\"inference\":{\"m0\":" + verdict + "}} \n", Scored},
+		"the last of repeated keys": {`{"text":"a","text":"sixsix"}`,
+			`{"text":"a","text":"sixsix","inference":{"m0":` + verdict + `}}`, Scored},
+		"escapes": {`{"t\u0065xt":"\u0073ixsix"}`,
+			`{"t\u0065xt":"\u0073ixsix","inference":{"m0":` + verdict + `}}`, Scored},
+		"numbers no float can hold": {`{"text":"sixsix","n":12345678901234567890123,"e":1e999}`,
+			`{"text":"sixsix","n":12345678901234567890123,"e":1e999,"inference":{"m0":` + verdict + `}}`, Scored},
+		"a text that is cut": {`{"text":"sixsix ` + strings.Repeat("é", 60) + `"}`, `{"text":"sixsix ` +
+			strings.Repeat("é", 60) + `","inference":{"m0":` + verdict + `,"flags":["text-cut"]}}`, Scored},
+		"too many tokens": {`{"text":"sixsix a b c d e f g"}`,
+			`{"text":"sixsix a b c d e f g","inference":{"m0":` + strings.Replace(verdict, `,"route"`,
+				`,"truncated":true,"route"`, 1) + `}}`, Scored},
+		"invalid UTF-8": {"{\"text\":\"si\xffsix\"}", "{\"text\":\"si\xffsix\",\"inference\":{\"m0\":" +
+			verdict + ",\"flags\":[\"invalid-utf8\"]}}", Scored},
+		"an empty text": {`{"text":""}`, `{"text":"","inference":{"m0":null,"reason":"empty"}}`, Empty},
+		"a blank text": {`{"text":" \t\n\u2003"}`,
+			`{"text":" \t\n\u2003","inference":{"m0":null,"reason":"empty"}}`, Empty},
 		"a tombstone":                   {`null`, ``, Tombstone},
 		"no JSON":                       {`{"text":"a"`, "invalid-json", DeadLetter},
 		"something after the object":    {`{"text":"a"} x`, "invalid-json", DeadLetter},
@@ -219,7 +233,8 @@ func TestWhatBecomesOfEveryKindOfRecord(t *testing.T) {
 			if o.Disposition != c.disposition || len(o.Messages) != 1 {
 				t.Fatalf("it became %s (%v), want %s", o.Disposition, o.Fault, c.disposition)
 			}
-			if string(m.Key) != "k" || header(m, "traceparent") != "00-abc" || len(m.Headers) < 3 || m.Headers[1].Value != nil || string(m.Headers[2].Value) != "2" {
+			if string(m.Key) != "k" || header(m, "traceparent") != "00-abc" || len(m.Headers) < 3 ||
+				m.Headers[1].Value != nil || string(m.Headers[2].Value) != "2" {
 				t.Errorf("key or headers are not the source's: %s %v", m.Key, m.Headers)
 			}
 			if header(m, HeaderSource) != "in/3/100" || header(m, HeaderID) != "in/3/100#0" {
@@ -232,7 +247,8 @@ func TestWhatBecomesOfEveryKindOfRecord(t *testing.T) {
 				if got := header(m, HeaderErrorReason); got != c.want {
 					t.Errorf("reason %q (%s), want %q", got, header(m, HeaderErrorMessage), c.want)
 				}
-				if header(m, HeaderErrorTopic) != "in" || header(m, HeaderErrorPartition) != "3" || header(m, HeaderErrorOffset) != "100" || header(m, HeaderErrorKind) != "poison" {
+				if header(m, HeaderErrorTopic) != "in" || header(m, HeaderErrorPartition) != "3" ||
+					header(m, HeaderErrorOffset) != "100" || header(m, HeaderErrorKind) != "poison" {
 					t.Errorf("headers %v", m.Headers)
 				}
 				return
@@ -342,15 +358,18 @@ func TestAStudentIsAskedFirst(t *testing.T) {
 			}
 			continue
 		}
-		if v := string(o.Messages[0].Value); !strings.Contains(v, `"route":"`+want.route+`","model":"`+want.tag+`"`) || header(&o.Messages[0], HeaderModel) != want.tag {
-			t.Errorf("record %d: %s (%s), want route %s of %s", i, v, header(&o.Messages[0], HeaderModel), want.route, want.tag)
+		if v := string(o.Messages[0].Value); !strings.Contains(v, `"route":"`+want.route+`","model":"`+want.tag+`"`) ||
+			header(&o.Messages[0], HeaderModel) != want.tag {
+			t.Errorf("record %d: %s (%s), want route %s of %s", i, v, header(&o.Messages[0], HeaderModel), want.route,
+				want.tag)
 		}
 	}
 	if b.tok.texts != 3 {
 		t.Errorf("3 texts were tokenized %d times for student and model with one tokenizer", b.tok.texts)
 	}
 	m := b.c.o.Metrics
-	if final, unsure := testutil.ToFloat64(m.student.WithLabelValues("m0", "final")), testutil.ToFloat64(m.student.WithLabelValues("m0", "unsure")); final != 1 || unsure != 2 {
+	if final, unsure := testutil.ToFloat64(m.student.WithLabelValues("m0", "final")),
+		testutil.ToFloat64(m.student.WithLabelValues("m0", "unsure")); final != 1 || unsure != 2 {
 		t.Errorf("%v final and %v unsure counted, want 1 and 2", final, unsure)
 	}
 }
@@ -373,7 +392,8 @@ func TestWhichRecordsAreUrgent(t *testing.T) {
 		"by a nested field":    {Record{Value: []byte(`{"user": {"tier": "gold"}}`)}, true},
 		"by the text":          {Record{Value: []byte(`{"text": "an outage!"}`)}, true},
 		"no JSON at all":       {Record{Value: []byte(`plain`)}, false},
-		"none of it":           {Record{Topic: "reviews", Key: []byte("k"), Value: []byte(`{"priority": 1, "text": "fine"}`)}, false},
+		"none of it": {Record{Topic: "reviews", Key: []byte("k"),
+			Value: []byte(`{"priority": 1, "text": "fine"}`)}, false},
 	} {
 		text, _ := (&Decoder{Format: JSON, Path: []string{"text"}, MaxDepth: 9}).Decode(c.r.Value)
 		if got := u.is(&c.r, text, m); got != c.want {
@@ -390,7 +410,8 @@ func TestWhichRecordsAreUrgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if (&Urgent{When: loose}).is(&Record{Value: []byte(`{"priority": "high"}`)}, nil, m) || testutil.ToFloat64(m.ruleErrors.WithLabelValues("urgent.when")) != 1 {
+	if (&Urgent{When: loose}).is(&Record{Value: []byte(`{"priority": "high"}`)}, nil, m) ||
+		testutil.ToFloat64(m.ruleErrors.WithLabelValues("urgent.when")) != 1 {
 		t.Error("a rule that cannot be evaluated holds, or is not counted")
 	}
 }
@@ -415,7 +436,8 @@ func TestAPlainTextBecomesAnObject(t *testing.T) {
 	w := Writer{Format: Text, Output: "out", Field: "inference"}
 	r := &Record{Topic: "in", Value: []byte("a <b> & \"c\"\xe2\x82\xff\u2028")}
 	o := w.Empty(r, []ClassifierModel{{Name: "m", Step: Step{Tag: "m@0"}}}, Flags{Repaired: true})
-	const want = `{"text":"a <b> & \"c\"` + "\ufffd\ufffd" + `\u2028","inference":{"m":null,"reason":"empty","flags":["invalid-utf8"]}}`
+	const want = `{"text":"a <b> & \"c\"` + "\ufffd\ufffd" +
+		`\u2028","inference":{"m":null,"reason":"empty","flags":["invalid-utf8"]}}`
 	if got := string(o.Messages[0].Value); got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
 	}
@@ -430,7 +452,8 @@ func TestParsePath(t *testing.T) {
 }
 
 func FuzzDecodeAndInsert(f *testing.F) {
-	for _, s := range []string{`{"text":"a"}`, `{}`, `{"a":{"text":"\ud800"}}`, "{\"text\":\"\xff\"}", `[[[]]]`, `{"text":"a"}}`, `{"text":"a"} `, "{\"text\":\"\u2028\"}"} {
+	for _, s := range []string{`{"text":"a"}`, `{}`, `{"a":{"text":"\ud800"}}`, "{\"text\":\"\xff\"}", `[[[]]]`,
+		`{"text":"a"}}`, `{"text":"a"} `, "{\"text\":\"\u2028\"}"} {
 		f.Add([]byte(s))
 	}
 	d := Decoder{Format: JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 512}

@@ -52,7 +52,8 @@ func (d *Decoder) Decode(value []byte) ([]byte, error) {
 		return value, nil
 	}
 	if depth := nesting(value); depth > d.MaxDepth {
-		return nil, Faultf(Poison, "decode", "too-deep", "the JSON is nested %d levels deep, at most %d are read", depth, d.MaxDepth)
+		return nil, Faultf(Poison, "decode", "too-deep", "the JSON is nested %d levels deep, at most %d are read",
+			depth, d.MaxDepth)
 	}
 	if !gjson.ValidBytes(value) {
 		return nil, Faultf(Poison, "decode", "invalid-json", "the value is not valid JSON")
@@ -75,11 +76,14 @@ func (d *Decoder) Decode(value []byte) ([]byte, error) {
 		})
 		switch {
 		case taken:
-			return nil, Faultf(Poison, "decode", "output-field-present", "the object already has a field %q: the record may have been through this worker before, or output.field needs another name", d.Field)
+			return nil, Faultf(Poison, "decode", "output-field-present", "the object already has a field %q: the "+
+				"record may have been through this worker before, or output.field needs another name", d.Field)
 		case !found:
-			return nil, Faultf(Poison, "decode", "missing-text", "the object has no field %q (input.text is %q)", strings.Join(d.Path[:i+1], "."), strings.Join(d.Path, "."))
+			return nil, Faultf(Poison, "decode", "missing-text", "the object has no field %q (input.text is %q)",
+				strings.Join(d.Path[:i+1], "."), strings.Join(d.Path, "."))
 		case i < len(d.Path)-1 && !next.IsObject():
-			return nil, Faultf(Poison, "decode", "missing-text", "field %q is not an object (input.text is %q)", strings.Join(d.Path[:i+1], "."), strings.Join(d.Path, "."))
+			return nil, Faultf(Poison, "decode", "missing-text", "field %q is not an object (input.text is %q)",
+				strings.Join(d.Path[:i+1], "."), strings.Join(d.Path, "."))
 		}
 		at = next
 	}
@@ -89,7 +93,8 @@ func (d *Decoder) Decode(value []byte) ([]byte, error) {
 	return []byte(at.Str), nil
 }
 
-// nesting is the depth of brackets outside strings. It needs no valid JSON and no recursion, so it may look at anything.
+// nesting is the depth of brackets outside strings. It needs no valid JSON and no recursion, so it may look at
+// anything.
 func nesting(b []byte) int {
 	depth, deepest := 0, 0
 	for i := 0; i < len(b); i++ {
@@ -110,8 +115,8 @@ func nesting(b []byte) int {
 	return deepest
 }
 
-// Insert returns object, byte for byte, with one more member (`"name":value`) before its closing brace. object is a valid
-// JSON object.
+// Insert returns object, byte for byte, with one more member (`"name":value`) before its closing brace. object is a
+// valid JSON object.
 func Insert(object, member []byte) []byte {
 	end := bytes.LastIndexByte(object, '}')
 	out := make([]byte, 0, len(object)+len(member)+1)

@@ -14,20 +14,20 @@ import (
 	"sluice/pipeline/failpoint"
 )
 
-// This file owns the runners: N goroutines, each locked to an OS thread (and pinned to a core by its Runner), each able to
-// run every model. They share the batcher. A failed batch is halved until the bad row is alone.
+// This file owns the runners: N goroutines, each locked to an OS thread (and pinned to a core by its Runner), each able
+// to run every model. They share the batcher. A failed batch is halved until the bad row is alone.
 
 // Row is one row of model input: token ids with the model's special tokens.
 type Row []int32
 
-// Runner computes logits on one OS thread. Implemented by model/ort; one runner belongs to one goroutine that is locked to
-// its thread.
+// Runner computes logits on one OS thread. Implemented by model/ort; one runner belongs to one goroutine that is locked
+// to its thread.
 type Runner interface {
 	// Bind is called once, on the locked thread, before the first Run: the place to pin the thread to a core.
 	Bind() error
-	// Run computes the logits of rows, in their order: [labels] per row for text-classification, [tokens*labels] per row
-	// (row-major) for token-classification. The slices are the caller's. The context's deadline ends the run. Rows with
-	// NaN or Inf logits are returned as they are; the caller checks.
+	// Run computes the logits of rows, in their order: [labels] per row for text-classification, [tokens*labels] per
+	// row (row-major) for token-classification. The slices are the caller's. The context's deadline ends the run. Rows
+	// with NaN or Inf logits are returned as they are; the caller checks.
 	Run(ctx context.Context, rows []Row) ([][]float32, error)
 	Close() error
 }
@@ -40,24 +40,27 @@ type EngineModel struct {
 	Probe  Row                              // a row known to work: tells a bad row from a broken model
 	// Warm runs the largest shape once, so that the first record does not pay for growing buffers; nil: nothing to do.
 	Warm func(context.Context, Runner) error
-	// Clock is the time that counts when token budgets are measured: the calling thread's processor time for a model on the
-	// CPU; nil: the wall clock's.
+	// Clock is the time that counts when token budgets are measured: the calling thread's processor time for a model on
+	// the CPU; nil: the wall clock's.
 	Clock func() time.Duration
 }
 
 // EngineOptions configure an Engine.
 type EngineOptions struct {
-	Runners     int           // goroutines that run models; GOMAXPROCS, which follows the container's CPU limit
-	BatchTokens int           // token budget of one run; 0: measured for every model (needs EngineModel.Probe)
-	Deadline    time.Duration // a record should be judged this long after its timestamp; 0: in order of arrival. See due
-	CacheBytes  int           // about the most memory for results of rows seen before; 0: no cache
-	Timeout     time.Duration // longest one run may take; 30 s
-	Grace       time.Duration // how much longer a run may take to end when it is told to, and what cannot be told, see watchdog.go; then it is wedged; 10 s
-	Metrics     *Metrics      // required
-	Fail        func(error)   // called once when a model is broken and the worker must stop; required
-	// Wedged is called, after Fail, when a run, a tokenizer or what else is done to records does not return within Timeout and
-	// Grace. Its thread cannot be ended, so Close (the Classifier's or the Engine's), or NewEngine where it happens there, will
-	// not return: the process must be left. nil: nobody is told.
+	Runners     int // goroutines that run models; GOMAXPROCS, which follows the container's CPU limit
+	BatchTokens int // token budget of one run; 0: measured for every model (needs EngineModel.Probe)
+	// a record should be judged this long after its timestamp; 0: in order of arrival. See due
+	Deadline   time.Duration
+	CacheBytes int           // about the most memory for results of rows seen before; 0: no cache
+	Timeout    time.Duration // longest one run may take; 30 s
+	// how much longer a run may take to end when it is told to, and what cannot be told, see watchdog.go; then it is
+	// wedged; 10 s
+	Grace   time.Duration
+	Metrics *Metrics    // required
+	Fail    func(error) // called once when a model is broken and the worker must stop; required
+	// Wedged is called, after Fail, when a run, a tokenizer or what else is done to records does not return within
+	// Timeout and Grace. Its thread cannot be ended, so Close (the Classifier's or the Engine's), or NewEngine where it
+	// happens there, will not return: the process must be left. nil: nobody is told.
 	Wedged func(error)
 }
 
@@ -87,8 +90,8 @@ type request struct {
 	done    func(Answer)
 }
 
-// Engine runs rows of several models on a fixed set of runners. A row that is waiting or running already is not run again
-// for another text: both get its logits.
+// Engine runs rows of several models on a fixed set of runners. A row that is waiting or running already is not run
+// again for another text: both get its logits.
 type Engine struct {
 	models  []EngineModel
 	o       EngineOptions
@@ -134,8 +137,10 @@ func NewEngine(models []EngineModel, o EngineOptions) (*Engine, error) {
 	}
 	for _, m := range models {
 		c := modelCounters{
-			rows: o.Metrics.rows.WithLabelValues(m.Name), tokens: o.Metrics.tokens.WithLabelValues(m.Name), slots: o.Metrics.slots.WithLabelValues(m.Name),
-			duplicates: o.Metrics.duplicates.WithLabelValues(m.Name), hits: o.Metrics.cacheHits.WithLabelValues(m.Name), misses: o.Metrics.cacheMisses.WithLabelValues(m.Name),
+			rows: o.Metrics.rows.WithLabelValues(m.Name), tokens: o.Metrics.tokens.WithLabelValues(m.Name),
+			slots:      o.Metrics.slots.WithLabelValues(m.Name),
+			duplicates: o.Metrics.duplicates.WithLabelValues(m.Name), hits: o.Metrics.cacheHits.WithLabelValues(m.Name),
+			misses:      o.Metrics.cacheMisses.WithLabelValues(m.Name),
 			batchTokens: o.Metrics.batchTokens.WithLabelValues(m.Name), reasons: map[BatchReason]interface{ Inc() }{},
 		}
 		for _, r := range []BatchReason{ByBudget, ByDrained, ByShare, ByLength, BySplit} {
@@ -233,11 +238,13 @@ func (e *Engine) Submit(a Ask) {
 			continue
 		}
 		hash := e.hash(a.Model, row)
-		if t := e.inFlight[hash]; t != nil && t.model == a.Model && (t.running || t.priority <= p) && slices.Equal(t.row, row) {
+		if t := e.inFlight[hash]; t != nil && t.model == a.Model && (t.running || t.priority <= p) &&
+			slices.Equal(t.row, row) {
 			t.askers = append(t.askers, asker{r, i})
 			continue
 		}
-		t := &task{row: row, model: a.Model, priority: p, due: e.due(now, a.Since, a.Model, len(row)), hash: hash, askers: []asker{{r, i}}}
+		t := &task{row: row, model: a.Model, priority: p, due: e.due(now, a.Since, a.Model, len(row)), hash: hash,
+			askers: []asker{{r, i}}}
 		e.inFlight[hash] = t
 		e.batcher.add(t)
 		added++
@@ -252,15 +259,17 @@ func (e *Engine) Submit(a Ask) {
 	}
 }
 
-// due is the time, on the engine's clock, by which a row should have begun to run: Deadline after the record's timestamp,
-// less what its run takes. A record that was late already when it came is as late as one that missed its deadline just
-// then: so a row waits at most for rows that came up to Deadline after it. Without a Deadline it is the time of arrival.
+// due is the time, on the engine's clock, by which a row should have begun to run: Deadline after the record's
+// timestamp, less what its run takes. A record that was late already when it came is as late as one that missed its
+// deadline just then: so a row waits at most for rows that came up to Deadline after it. Without a Deadline it is the
+// time of arrival.
 func (e *Engine) due(now, since time.Time, model, tokens int) int64 {
 	due := now.Sub(e.epoch)
 	if e.o.Deadline <= 0 {
 		return int64(due)
 	}
-	if !since.IsZero() { // its age by the wall clock as it is now: a step of that clock is not taken for the time that passed
+	// its age by the wall clock as it is now: a step of that clock is not taken for the time that passed
+	if !since.IsZero() {
 		due -= min(max(now.Round(0).Sub(since), 0), e.o.Deadline)
 	}
 	return int64(due + e.o.Deadline - time.Duration(tokens)*e.budgets[model].perToken())
@@ -284,8 +293,8 @@ func (e *Engine) Close() {
 	}
 }
 
-// prepare opens, binds, tries and warms every model on the n-th runner's thread, and measures token budgets. The runners
-// are to be closed also when there is an error.
+// prepare opens, binds, tries and warms every model on the n-th runner's thread, and measures token budgets. The
+// runners are to be closed also when there is an error.
 func (e *Engine) prepare(n int) (runners []Runner, curves [][]BudgetPoint, err error) {
 	for _, m := range e.models {
 		r, err := m.Open(n)
@@ -411,7 +420,8 @@ func (e *Engine) try(r Runner, rows []Row) ([][]float32, error) {
 	for i := range logits {
 		for _, v := range logits[i] {
 			if v64 := float64(v); math.IsNaN(v64) || math.IsInf(v64, 0) {
-				return nil, Faultf(Internal, "infer", "not-finite", "row %d of %d has logits that are not finite", i+1, len(rows))
+				return nil, Faultf(Internal, "infer", "not-finite", "row %d of %d has logits that are not finite", i+1,
+					len(rows))
 			}
 		}
 	}
@@ -431,19 +441,22 @@ func runSafely(ctx context.Context, r Runner, rows []Row) (logits [][]float32, e
 	return r.Run(ctx, rows)
 }
 
-// blame decides whose fault it is that a row failed alone, twice: if the model still answers its probe it is the row's, and the
-// record goes to the dead letter topic; otherwise the model is broken and the worker stops before anything is committed.
+// blame decides whose fault it is that a row failed alone, twice: if the model still answers its probe it is the row's,
+// and the record goes to the dead letter topic; otherwise the model is broken and the worker stops before anything is
+// committed.
 func (e *Engine) blame(r Runner, b batch, cause error) error {
 	m := e.models[b.model]
 	e.o.Metrics.failed.WithLabelValues(m.Name, reasonOf(cause)).Inc()
 	if len(m.Probe) > 0 {
 		if _, err := e.try(r, []Row{m.Probe}); err != nil {
-			fatal := Faultf(Internal, "infer", "model-broken", "model %s fails on a record (%v) and on its own golden text as well: %w", m.Name, cause, err)
+			fatal := Faultf(Internal, "infer", "model-broken", "model %s fails on a record (%v) and on its own "+
+				"golden text as well: %w", m.Name, cause, err)
 			e.o.Fail(fatal)
 			return fatal
 		}
 	}
-	return &Fault{Kind: Poison, Stage: "infer", Reason: reasonOf(cause), Err: fmt.Errorf("model %s fails on this text, of %d tokens, also alone: %w", m.Name, b.tokens, cause)}
+	return &Fault{Kind: Poison, Stage: "infer", Reason: reasonOf(cause),
+		Err: fmt.Errorf("model %s fails on this text, of %d tokens, also alone: %w", m.Name, b.tokens, cause)}
 }
 
 func reasonOf(err error) string {

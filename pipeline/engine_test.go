@@ -52,7 +52,10 @@ func newTestEngine(t *testing.T, r gateRunner, models int, o EngineOptions) *Eng
 	o.Fail = func(err error) { t.Errorf("the engine gives up: %v", err) }
 	list := make([]EngineModel, models)
 	for i := range list {
-		list[i] = EngineModel{Name: fmt.Sprintf("m%d", i), Digest: fmt.Sprintf("digest%d", i), Open: func(int) (Runner, error) { return r, nil }}
+		list[i] = EngineModel{Name: fmt.Sprintf("m%d", i), Digest: fmt.Sprintf("digest%d", i), Open: func(int) (Runner,
+			error) {
+			return r, nil
+		}}
 	}
 	e, err := NewEngine(list, o)
 	if err != nil {
@@ -107,7 +110,8 @@ func TestEqualRowsInFlightAreRunOnce(t *testing.T) {
 		rows += len(run)
 	}
 	if rows != 3 {
-		t.Errorf("after the first, %d rows were run: %v; want {1 2} and {5 5} for one model and {1 2} for the other", rows, runs)
+		t.Errorf("after the first, %d rows were run: %v; want {1 2} and {5 5} for one model and {1 2} for the other",
+			rows, runs)
 	}
 	for id, want := range map[int][]float32{0: {9, 1}, 1: {3, 2}, 2: {3, 2}, 3: {9, 1}, 4: {3, 2}} {
 		if got := a.got[id]; got.Err != nil || got.Cached || !slices.Equal(got.Logits[0], want) {
@@ -150,7 +154,8 @@ func TestADuplicateOfABadRowFailsWithIt(t *testing.T) {
 // never answer for another.
 func TestTheCacheAnswersWhatTheModelWould(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		e := newTestEngine(t, gateRunner{}, 2, EngineOptions{CacheBytes: rapid.SampledFrom([]int{600, 5000, 1 << 20}).Draw(rt, "bytes"), Runners: 2})
+		e := newTestEngine(t, gateRunner{}, 2, EngineOptions{CacheBytes: rapid.SampledFrom([]int{600, 5000,
+			1 << 20}).Draw(rt, "bytes"), Runners: 2})
 		defer e.Close()
 		for range rapid.IntRange(1, 60).Draw(rt, "asks") {
 			row := Row(rapid.SliceOfN(rapid.Int32Range(0, 3), 1, 3).Draw(rt, "row"))
@@ -188,7 +193,8 @@ func TestACachedAnswerNeedsNoRunAndStaysWithItsModel(t *testing.T) {
 			t.Errorf("ask %d: %+v, want cached %v", i, got, c.cached)
 		}
 	}
-	hits, misses := testutil.ToFloat64(e.o.Metrics.cacheHits.WithLabelValues("m0")), testutil.ToFloat64(e.o.Metrics.cacheMisses.WithLabelValues("m0"))
+	hits, misses := testutil.ToFloat64(e.o.Metrics.cacheHits.WithLabelValues("m0")),
+		testutil.ToFloat64(e.o.Metrics.cacheMisses.WithLabelValues("m0"))
 	if hits != 4 || misses != 2 {
 		t.Errorf("model m0 has %v hits and %v misses, want 4 and 2", hits, misses)
 	}
@@ -196,7 +202,8 @@ func TestACachedAnswerNeedsNoRunAndStaysWithItsModel(t *testing.T) {
 
 func TestDueFollowsTheTimestampWithinABound(t *testing.T) {
 	now := time.Unix(1000, 0)
-	e := &Engine{epoch: now, o: EngineOptions{Deadline: time.Second}, budgets: []Budget{{Tokens: 64, Curve: []BudgetPoint{{64, 1000}}}}}
+	e := &Engine{epoch: now, o: EngineOptions{Deadline: time.Second},
+		budgets: []Budget{{Tokens: 64, Curve: []BudgetPoint{{64, 1000}}}}}
 	at := func(since time.Time, tokens int) time.Duration { return time.Duration(e.due(now, since, 0, tokens)) }
 	for _, c := range []struct {
 		name  string
@@ -258,7 +265,8 @@ func TestBudgetsAreMeasuredOnTheClockThatIsGiven(t *testing.T) {
 	if err != nil || len(curve) < 6 {
 		t.Fatalf("%v, %v", curve, err)
 	}
-	if b := chooseBudget("m", [][]BudgetPoint{curve}); b.Tokens != 128 || b.perToken().Round(100*time.Microsecond) != 2100*time.Microsecond {
+	if b := chooseBudget("m", [][]BudgetPoint{curve}); b.Tokens != 128 ||
+		b.perToken().Round(100*time.Microsecond) != 2100*time.Microsecond {
 		t.Errorf("budget %d at %s a token, want 128 at 2.1ms: %v", b.Tokens, b.perToken(), curve)
 	}
 }

@@ -14,12 +14,12 @@ import (
 	"sluice/model"
 )
 
-// This file owns escalation requests: the record that carries a question from the classify stage to the escalate stage, and
-// the final verdict made of its answer. Everything here is a pure function of its arguments.
+// This file owns escalation requests: the record that carries a question from the classify stage to the escalate stage,
+// and the final verdict made of its answer. Everything here is a pure function of its arguments.
 //
 // A request is the source record itself, byte for byte, with four headers behind its own: sluice.source, sluice.id,
-// sluice.model and sluice.escalation, a JSON object with the local verdicts. So the escalate stage needs nothing but the
-// request, and what it publishes has the source's fields as they were (P6).
+// sluice.model and sluice.escalation, a JSON object with the local verdicts. So the escalate stage needs nothing but
+// the request, and what it publishes has the source's fields as they were (P6).
 
 // Header names of escalation.
 const (
@@ -89,12 +89,15 @@ const requestVersion = 1
 
 // request makes the message that asks about a record. members are those of the output field.
 func (w *Writer) request(r *Record, members []byte, env ruleEnv, models []ClassifierModel, tags string) Message {
-	h := requestHeader{Version: requestVersion, Mode: w.Escalation.Mode, Verdict: w.Escalation.Verdict, Rules: map[string]json.RawMessage{}, Verdicts: slices.Concat([]byte{'{'}, members, []byte{'}'})}
+	h := requestHeader{Version: requestVersion, Mode: w.Escalation.Mode, Verdict: w.Escalation.Verdict,
+		Rules: map[string]json.RawMessage{}, Verdicts: slices.Concat([]byte{'{'}, members, []byte{'}'})}
 	for i := range models {
 		h.Rules[models[i].rule] = mustJSON(env[models[i].rule])
 	}
-	return Message{Topic: w.Escalation.Topic, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: r.Value,
-		Headers: append(append(make([]Header, 0, len(r.Headers)+4), r.Headers...), Header{HeaderSource, sourceOf(r)}, Header{HeaderID, messageID(r, "escalation")},
+	return Message{Topic: w.Escalation.Topic, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key,
+		Value: r.Value,
+		Headers: append(append(make([]Header, 0, len(r.Headers)+4), r.Headers...), Header{HeaderSource, sourceOf(r)},
+			Header{HeaderID, messageID(r, "escalation")},
 			Header{HeaderModel, []byte(tags)}, Header{HeaderEscalation, mustJSON(h)})}
 }
 
@@ -131,7 +134,8 @@ func ParseRequest(r *Record) (*Request, error) {
 		return bad("header %s: %w", HeaderEscalation, err)
 	}
 	if h.Version != requestVersion {
-		return bad("its version is %d, this build reads %d: the classify stage is of another version; upgrade the workers of the escalate stage first", h.Version, requestVersion)
+		return bad("its version is %d, this build reads %d: the classify stage is of another version; upgrade the "+
+			"workers of the escalate stage first", h.Version, requestVersion)
 	}
 	if !slices.Contains([]Mode{Amend, Defer, Shadow}, h.Mode) {
 		return bad("its mode is %q", h.Mode)
@@ -146,7 +150,8 @@ func ParseRequest(r *Record) (*Request, error) {
 			if group == "" {
 				_, group = model.SplitLabel(e.Get("entity").Str)
 			}
-			q.Spans = append(q.Spans, RequestSpan{Group: group, Start: int(e.Get("start").Int()), End: int(e.Get("end").Int())})
+			q.Spans = append(q.Spans, RequestSpan{Group: group, Start: int(e.Get("start").Int()),
+				End: int(e.Get("end").Int())})
 			return true
 		})
 		return true
@@ -189,8 +194,8 @@ type Final struct {
 	Flags       []string
 }
 
-// Final publishes the final verdict of a request: an amendment, or the one result of a deferred record; a pointer in the dead
-// letter topic where that is larger than its topic takes. In shadow nothing is published.
+// Final publishes the final verdict of a request: an amendment, or the one result of a deferred record; a pointer in
+// the dead letter topic where that is larger than its topic takes. In shadow nothing is published.
 func (w *Writer) Final(q *Request, text []byte, f Final) Outcome {
 	disposition := Amended
 	if f.Route == Fallback {
@@ -223,7 +228,8 @@ func (w *Writer) Final(q *Request, text []byte, f Final) Outcome {
 			tags = strings.Replace(tags, local.Model, f.Model, 1)
 		}
 	}
-	ours := []Header{{HeaderSource, sourceOf(r)}, {HeaderID, messageID(r, "0")}, {HeaderModel, []byte(tags)}, {HeaderRevision, []byte("1")}}
+	ours := []Header{{HeaderSource, sourceOf(r)}, {HeaderID, messageID(r, "0")}, {HeaderModel, []byte(tags)},
+		{HeaderRevision, []byte("1")}}
 	if q.Mode == Amend {
 		ours[1].Value, ours[3].Value = messageID(r, "2"), []byte("2")
 		ours = append(ours, Header{HeaderAmends, messageID(r, "0")})
@@ -240,7 +246,8 @@ func (w *Writer) ReplaceFinal(q *Request, cause *TooLargeError) Outcome {
 	return q.named(w.Replace(&q.Source, cause))
 }
 
-// named gives a dead letter in an amendment's place the amendment's id: #0 is that of the provisional result, which is there.
+// named gives a dead letter in an amendment's place the amendment's id: #0 is that of the provisional result, which is
+// there.
 func (q *Request) named(o Outcome) Outcome {
 	if q.Mode != Amend || o.Disposition != DeadLetter {
 		return o

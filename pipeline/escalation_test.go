@@ -14,9 +14,11 @@ import (
 func twoModels() ([]ClassifierModel, []Decision) {
 	models := []ClassifierModel{{Name: "sentiment", rule: "sentiment"}, {Name: "my-entities", rule: "my_entities"}}
 	made := []Decision{
-		{Verdict: model.Verdict{Label: "NEGATIVE", Score: 0.55, Margin: 0.1, Entropy: 0.9, Confidence: 0.55, Windows: 1}, Tag: "sentiment@1", Route: ByModel,
+		{Verdict: model.Verdict{Label: "NEGATIVE", Score: 0.55, Margin: 0.1, Entropy: 0.9, Confidence: 0.55,
+			Windows: 1}, Tag: "sentiment@1", Route: ByModel,
 			Unsure: &model.Verdict{Label: "POSITIVE", Confidence: 0.7}},
-		{Verdict: model.Verdict{Entities: []model.Entity{{Group: "PER", Score: 0.9, Word: "Ada <b>", Start: 0, End: 3}}, Windows: 1, Confidence: 0.8}, Tag: "ner@2", Route: ByModel},
+		{Verdict: model.Verdict{Entities: []model.Entity{{Group: "PER", Score: 0.9, Word: "Ada <b>", Start: 0, End: 3}},
+			Windows: 1, Confidence: 0.8}, Tag: "ner@2", Route: ByModel},
 	}
 	return models, made
 }
@@ -32,16 +34,20 @@ func verdictRule(t *testing.T, source string) *VerdictRule {
 
 func escalatingWriter(t *testing.T, mode Mode) *Writer {
 	return &Writer{Format: JSON, Output: "out", DeadLetters: "dlq", Field: "inference",
-		Escalation: &Escalation{When: verdictRule(t, "sentiment.score < 0.8"), Verdict: "sentiment", Topic: "asks", Mode: mode},
-		Routes:     []TopicRoute{{Name: "bad", When: verdictRule(t, `sentiment.label == "NEGATIVE" && sentiment.score > 0.5`), Topic: "alerts"}}}
+		Escalation: &Escalation{When: verdictRule(t, "sentiment.score < 0.8"), Verdict: "sentiment", Topic: "asks",
+			Mode: mode},
+		Routes: []TopicRoute{{Name: "bad", When: verdictRule(t,
+			`sentiment.label == "NEGATIVE" && sentiment.score > 0.5`), Topic: "alerts"}}}
 }
 
-var judged = Record{Topic: "in", Partition: 3, Offset: 41, Key: []byte("k"), Value: []byte(`{"text":"Ada was  here", "n": 1.50}`),
+var judged = Record{Topic: "in", Partition: 3, Offset: 41, Key: []byte("k"),
+	Value:   []byte(`{"text":"Ada was  here", "n": 1.50}`),
 	Headers: []Header{{"sluice.id", []byte("upstream/0/1#0")}, {"x", nil}}, Timestamp: time.UnixMilli(1700000000000)}
 
 // asRecord is a message as the next reader gets it.
 func asRecord(m *Message) *Record {
-	return &Record{Topic: m.Topic, Partition: 7, Offset: 1000, Timestamp: m.Timestamp, Key: m.Key, Value: m.Value, Headers: m.Headers}
+	return &Record{Topic: m.Topic, Partition: 7, Offset: 1000, Timestamp: m.Timestamp, Key: m.Key, Value: m.Value,
+		Headers: m.Headers}
 }
 
 func byTopicName(t *testing.T, o Outcome, topics ...string) []*Message {
@@ -74,7 +80,8 @@ func TestAnAmendmentNamesWhatItAmends(t *testing.T) {
 	if string(first.Value) != want {
 		t.Errorf("provisional result\n%s, want\n%s", first.Value, want)
 	}
-	if string(alert.Value) != want || header(alert, HeaderID) != "in/3/41#0@bad" || header(alert, HeaderRoute) != "bad" {
+	if string(alert.Value) != want || header(alert, HeaderID) != "in/3/41#0@bad" ||
+		header(alert, HeaderRoute) != "bad" {
 		t.Errorf("routed copy %s %v", alert.Value, alert.Headers)
 	}
 	if string(ask.Value) != string(r.Value) || string(ask.Key) != "k" || header(ask, HeaderID) != "in/3/41#escalation" {
@@ -85,27 +92,32 @@ func TestAnAmendmentNamesWhatItAmends(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if q.Source.Topic != "in" || q.Source.Partition != 3 || q.Source.Offset != 41 || len(q.Source.Headers) != 2 || q.Label != "NEGATIVE" || q.Score != 0.55 || q.Mode != Amend {
+	if q.Source.Topic != "in" || q.Source.Partition != 3 || q.Source.Offset != 41 || len(q.Source.Headers) != 2 ||
+		q.Label != "NEGATIVE" || q.Score != 0.55 || q.Mode != Amend {
 		t.Errorf("request %+v", q)
 	}
 	if len(q.Spans) != 1 || q.Spans[0] != (RequestSpan{"PER", 0, 3}) {
 		t.Errorf("spans %v", q.Spans)
 	}
-	o = w.Final(q, []byte("Ada was  here"), Final{Route: ByLLM, Label: "POSITIVE", Score: 0.875, Scored: true, Model: "llama", Prompt: "p-1", Flags: []string{"f"}})
+	o = w.Final(q, []byte("Ada was  here"), Final{Route: ByLLM, Label: "POSITIVE", Score: 0.875, Scored: true,
+		Model: "llama", Prompt: "p-1", Flags: []string{"f"}})
 	final := byTopicName(t, o, "out")[0]
 	want = `{"text":"Ada was  here", "n": 1.50,"inference":{"sentiment":{"label":"POSITIVE","score":0.875,"route":"llm","model":"llama","prompt":"p-1","flags":["f"],"local":{"label":"NEGATIVE","score":0.55,"model":"sentiment@1"},"revision":2,"amends":"in/3/41#0"},` +
 		`"my-entities":{"entities":[{"entity_group":"PER","score":0.9,"word":"Ada <b>","start":0,"end":3}],"route":"model","model":"ner@2","revision":1},"flags":["invalid-utf8"]}}`
 	if string(final.Value) != want {
 		t.Errorf("amendment\n%s, want\n%s", final.Value, want)
 	}
-	if o.Disposition != Amended || final.Source != (TopicPartition{"in", 3}) || header(final, HeaderAmends) != header(first, HeaderID) ||
-		header(final, HeaderID) != "in/3/41#2" || header(final, HeaderRevision) != "2" || header(final, HeaderModel) != "llama,ner@2" {
+	if o.Disposition != Amended || final.Source != (TopicPartition{"in", 3}) || header(final, HeaderAmends) != header(
+		first, HeaderID) ||
+		header(final, HeaderID) != "in/3/41#2" || header(final, HeaderRevision) != "2" ||
+		header(final, HeaderModel) != "llama,ner@2" {
 		t.Errorf("amendment %s for %v: %v", o.Disposition, final.Source, final.Headers)
 	}
 
 	o = w.Final(q, nil, Final{Route: Fallback, Reason: "budget"})
 	final = byTopicName(t, o, "out", "alerts")[0]
-	if o.Disposition != FellBack || !strings.Contains(string(final.Value), `"sentiment":{"label":"NEGATIVE","score":0.55,"route":"fallback","reason":"budget","model":"sentiment@1","revision":2,"amends":"in/3/41#0"}`) {
+	if o.Disposition != FellBack || !strings.Contains(string(final.Value),
+		`"sentiment":{"label":"NEGATIVE","score":0.55,"route":"fallback","reason":"budget","model":"sentiment@1","revision":2,"amends":"in/3/41#0"}`) {
 		t.Errorf("fallback %s", final.Value)
 	}
 }
@@ -140,7 +152,8 @@ func TestAFinalVerdictThatIsTooLargeIsAPointerWithItsOwnID(t *testing.T) {
 			if mode == Amend {
 				amends = "in/3/41#0"
 			}
-			if header(m, HeaderID) != id || header(m, HeaderAmends) != amends || header(m, HeaderSource) != "in/3/41" || header(m, HeaderErrorReason) != "result-too-large" {
+			if header(m, HeaderID) != id || header(m, HeaderAmends) != amends || header(m, HeaderSource) != "in/3/41" ||
+				header(m, HeaderErrorReason) != "result-too-large" {
 				t.Errorf("%s, refused by %s: %s", mode, name, m.Headers)
 			}
 		}
@@ -159,8 +172,10 @@ func TestDeferPublishesOnlyTheFinalVerdict(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	final := byTopicName(t, w.Final(q, nil, Final{Route: ByLLM, Label: "NEGATIVE", Score: 0.9, Scored: true, Model: "llama"}), "out", "alerts")[0]
-	if header(final, HeaderID) != "in/3/41#0" || header(final, HeaderRevision) != "1" || header(final, HeaderAmends) != "" || strings.Contains(string(final.Value), "amends") {
+	final := byTopicName(t, w.Final(q, nil, Final{Route: ByLLM, Label: "NEGATIVE", Score: 0.9, Scored: true,
+		Model: "llama"}), "out", "alerts")[0]
+	if header(final, HeaderID) != "in/3/41#0" || header(final, HeaderRevision) != "1" ||
+		header(final, HeaderAmends) != "" || strings.Contains(string(final.Value), "amends") {
 		t.Errorf("final %s %v", final.Value, final.Headers)
 	}
 }
@@ -194,7 +209,8 @@ func TestARequestThatItsTopicWouldRefuseFallsBackAtOnce(t *testing.T) {
 		models, made := twoModels()
 		r := judged
 		out := byTopicName(t, w.Result(&r, nil, models, made, Flags{}), "out", "alerts")[0]
-		if !strings.Contains(string(out.Value), `"score":0.55,"route":"fallback","reason":"request-too-large","model":"sentiment@1","revision":1}`) {
+		if !strings.Contains(string(out.Value),
+			`"score":0.55,"route":"fallback","reason":"request-too-large","model":"sentiment@1","revision":1}`) {
 			t.Errorf("%s: %s", mode, out.Value)
 		}
 	}
@@ -212,7 +228,8 @@ func TestResultAndRoutedCopyAreSeenTogetherOrNotAtAll(t *testing.T) {
 	r := judged
 	o := w.Result(&r, nil, models, made, Flags{})
 	byTopicName(t, o, "dlq")
-	if o.Disposition != DeadLetter || o.Fault.Reason != "result-too-large" || !strings.Contains(o.Fault.Error(), "route bad") {
+	if o.Disposition != DeadLetter || o.Fault.Reason != "result-too-large" || !strings.Contains(o.Fault.Error(),
+		"route bad") {
 		t.Errorf("outcome %+v", o)
 	}
 }
@@ -278,7 +295,8 @@ func TestVerdictRules(t *testing.T) {
 		`my-entities.score < 1`: "column 1: unknown name my",
 	} {
 		_, err := ParseVerdictRule(source, []string{"sentiment", "my-entities"})
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "a rule may use sentiment, my_entities, each with .label") {
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(),
+			"a rule may use sentiment, my_entities, each with .label") {
 			t.Errorf("%s: %v, want %q", source, err, want)
 		}
 	}

@@ -60,7 +60,8 @@ type TooLargeError struct {
 }
 
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("commit: a message for %s-%d is larger than the topic takes (max.message.bytes): %v", e.Topic, e.Partition, e.Err)
+	return fmt.Sprintf("commit: a message for %s-%d is larger than the topic takes (max.message.bytes): %v", e.Topic,
+		e.Partition, e.Err)
 }
 
 func (e *TooLargeError) Unwrap() error { return e.Err }

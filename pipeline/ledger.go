@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// This file owns the ledger: which records are in flight, in offset order per partition, each with its outcome once there
-// is one. It is plain state without locks, clocks or goroutines; Stage owns it.
+// This file owns the ledger: which records are in flight, in offset order per partition, each with its outcome once
+// there is one. It is plain state without locks, clocks or goroutines; Stage owns it.
 //
-// Per partition, positions run: committed <= first unfinished record <= next. Entries before the first unfinished one are
-// ready; a commit takes a prefix of them and either settles it (the entries go) or releases it (they stay, outcomes and
-// all, so that nothing is inferred twice).
+// Per partition, positions run: committed <= first unfinished record <= next. Entries before the first unfinished one
+// are ready; a commit takes a prefix of them and either settles it (the entries go) or releases it (they stay, outcomes
+// and all, so that nothing is inferred twice).
 
 // Disposition says what became of a record; it labels metrics.
 type Disposition string
@@ -127,7 +127,8 @@ func (l *ledger) room(tp TopicPartition) int {
 		return 0
 	}
 	lim, u, all := l.limits, ln.usage, l.usage
-	if l.urgent[tp.Topic] { // a backlog elsewhere must not keep an urgent record from being fetched; its own limits bound it
+	// a backlog elsewhere must not keep an urgent record from being fetched; its own limits bound it
+	if l.urgent[tp.Topic] {
 		all = usage{}
 	}
 	if u.records >= lim.PartitionRecords || u.tokens >= lim.PartitionTokens ||
@@ -146,7 +147,8 @@ func (l *ledger) room(tp TopicPartition) int {
 
 // deliver appends records and moves the position from from to next. ok is false, and nothing is taken, for a partition
 // that is not assigned, or when it does not stand at from (an answer to a fetch from before a reassignment).
-func (l *ledger) deliver(tp TopicPartition, from int64, records []Record, next int64, now time.Time) (added []*entry, ok bool) {
+func (l *ledger) deliver(tp TopicPartition, from int64, records []Record, next int64, now time.Time) (added []*entry,
+	ok bool) {
 	ln := l.lanes[tp]
 	if ln == nil || ln.next != from {
 		return nil, false
@@ -256,8 +258,8 @@ func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 	return c, records
 }
 
-// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed. metadata is that
-// of others, by partition; nil: what others have left there stays.
+// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed. metadata is
+// that of others, by partition; nil: what others have left there stays.
 func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
 	c.Metadata = map[TopicPartition]string{}
 	for _, ln := range l.order {

@@ -8,12 +8,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The ledger against a plain model of the broker, under random orders of everything that can happen to it: deliveries with
-// gaps, outcomes in any order, commits that succeed and fail, partitions that move away and come back.
+// The ledger against a plain model of the broker, under random orders of everything that can happen to it: deliveries
+// with gaps, outcomes in any order, commits that succeed and fail, partitions that move away and come back.
 func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		parts := []TopicPartition{{"in", 0}, {"in", 1}, {"other", 0}}
-		l := newLedger(Limits{PartitionRecords: 20, PartitionBytes: 1 << 20, PartitionTokens: 1000, TotalRecords: 50, TotalBytes: 1 << 20, TotalTokens: 5000})
+		l := newLedger(Limits{PartitionRecords: 20, PartitionBytes: 1 << 20, PartitionTokens: 1000, TotalRecords: 50,
+			TotalBytes: 1 << 20, TotalTokens: 5000})
 		group := map[TopicPartition]int64{}       // the group's committed offsets
 		published := map[TopicPartition][]int64{} // offsets of records whose messages are durable, in order
 		// The log: some offsets hold no record (compacted away, control records).
@@ -117,7 +118,8 @@ func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 				open = append(open[:i:i], open[i+1:]...)
 				finished[e] = true
 				l.weigh(e, 3)
-				l.finish(e, Outcome{Disposition: Scored, Messages: []Message{{Source: e.lane.tp, Timestamp: time.Unix(0, e.record.Offset), Value: []byte("y")}}})
+				l.finish(e, Outcome{Disposition: Scored, Messages: []Message{{Source: e.lane.tp, Timestamp: time.Unix(0,
+					e.record.Offset), Value: []byte("y")}}})
 			},
 			"commit":       func(t *rapid.T) { commit(true) },
 			"commit fails": func(t *rapid.T) { commit(false) },
@@ -125,7 +127,8 @@ func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 				var sum usage
 				for _, ln := range l.lanes {
 					if ln.committed > ln.position(ln.ready) || ln.position(ln.ready) > ln.next {
-						t.Fatalf("%v: committed %d, ready %d, next %d out of order", ln.tp, ln.committed, ln.position(ln.ready), ln.next)
+						t.Fatalf("%v: committed %d, ready %d, next %d out of order", ln.tp, ln.committed,
+							ln.position(ln.ready), ln.next)
 					}
 					var u usage
 					for _, e := range ln.entries {
@@ -151,7 +154,8 @@ func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 		for tp, at := range from { // what was delivered before but dropped with its lane is read again
 			for o := at; o < end[tp]; o++ {
 				if exists(tp, o) {
-					es, ok := l.deliver(tp, l.lanes[tp].next, []Record{{Topic: tp.Topic, Partition: tp.Partition, Offset: o}}, o+1, time.Unix(0, 0))
+					es, ok := l.deliver(tp, l.lanes[tp].next, []Record{{Topic: tp.Topic, Partition: tp.Partition,
+						Offset: o}}, o+1, time.Unix(0, 0))
 					if !ok {
 						t.Fatalf("%v: refused to read %d again", tp, o)
 					}
@@ -197,12 +201,18 @@ func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 func TestLedgerStopsTakingInAtEveryLimit(t *testing.T) {
 	tp := TopicPartition{"in", 0}
 	for name, lim := range map[string]Limits{
-		"partition records": {PartitionRecords: 2, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 100, TotalBytes: 1000, TotalTokens: 1000},
-		"partition bytes":   {PartitionRecords: 100, PartitionBytes: 20, PartitionTokens: 100, TotalRecords: 100, TotalBytes: 1000, TotalTokens: 1000},
-		"partition tokens":  {PartitionRecords: 100, PartitionBytes: 1000, PartitionTokens: 20, TotalRecords: 100, TotalBytes: 1000, TotalTokens: 1000},
-		"total records":     {PartitionRecords: 100, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 2, TotalBytes: 1000, TotalTokens: 1000},
-		"total bytes":       {PartitionRecords: 100, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 100, TotalBytes: 20, TotalTokens: 1000},
-		"total tokens":      {PartitionRecords: 100, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 100, TotalBytes: 1000, TotalTokens: 20},
+		"partition records": {PartitionRecords: 2, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 100,
+			TotalBytes: 1000, TotalTokens: 1000},
+		"partition bytes": {PartitionRecords: 100, PartitionBytes: 20, PartitionTokens: 100, TotalRecords: 100,
+			TotalBytes: 1000, TotalTokens: 1000},
+		"partition tokens": {PartitionRecords: 100, PartitionBytes: 1000, PartitionTokens: 20, TotalRecords: 100,
+			TotalBytes: 1000, TotalTokens: 1000},
+		"total records": {PartitionRecords: 100, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 2,
+			TotalBytes: 1000, TotalTokens: 1000},
+		"total bytes": {PartitionRecords: 100, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 100,
+			TotalBytes: 20, TotalTokens: 1000},
+		"total tokens": {PartitionRecords: 100, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 100,
+			TotalBytes: 1000, TotalTokens: 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(lim)
@@ -210,7 +220,8 @@ func TestLedgerStopsTakingInAtEveryLimit(t *testing.T) {
 			if l.room(tp) == 0 {
 				t.Fatal("an empty partition has no room")
 			}
-			es, _ := l.deliver(tp, 5, []Record{{Offset: 5, Value: make([]byte, 10)}, {Offset: 6, Value: make([]byte, 10)}}, 7, time.Now())
+			es, _ := l.deliver(tp, 5, []Record{{Offset: 5, Value: make([]byte, 10)},
+				{Offset: 6, Value: make([]byte, 10)}}, 7, time.Now())
 			for _, e := range es {
 				l.weigh(e, 10)
 			}
@@ -276,7 +287,8 @@ func TestLedgerStartsAgainWhereAnotherMemberHasCommitted(t *testing.T) {
 }
 
 func TestABacklogDoesNotHoldUpUrgentTopics(t *testing.T) {
-	lim := Limits{PartitionRecords: 2, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 3, TotalBytes: 1000, TotalTokens: 100}
+	lim := Limits{PartitionRecords: 2, PartitionBytes: 1000, PartitionTokens: 100, TotalRecords: 3, TotalBytes: 1000,
+		TotalTokens: 100}
 	backlog, other, urgent := TopicPartition{"reviews", 0}, TopicPartition{"reviews", 1}, TopicPartition{"incidents", 0}
 	l := newLedger(lim, urgent.Topic)
 	l.assign(committedAt(map[TopicPartition]int64{backlog: 0, other: 0, urgent: 0}))
@@ -315,7 +327,8 @@ func committedAt(offsets map[TopicPartition]int64) map[TopicPartition]Committed 
 func TestMetadataJoinsACommitWhenItChanged(t *testing.T) {
 	moves, rests, fresh := TopicPartition{"in", 0}, TopicPartition{"in", 1}, TopicPartition{"in", 2}
 	l := newLedger(DefaultLimits)
-	l.assign(map[TopicPartition]Committed{moves: {Offset: 10, Metadata: "a"}, rests: {Offset: 20, Metadata: "b"}, fresh: {Offset: 30}})
+	l.assign(map[TopicPartition]Committed{moves: {Offset: 10, Metadata: "a"}, rests: {Offset: 20, Metadata: "b"},
+		fresh: {Offset: 30}})
 	c, _ := l.take(10, 1<<20) // the start positions
 	l.annotate(c, map[TopicPartition]string{moves: "a", rests: "b"})
 	if want := map[TopicPartition]string{moves: "a", rests: "b"}; len(c.Offsets) != 3 || !maps.Equal(c.Metadata, want) {
@@ -324,7 +337,8 @@ func TestMetadataJoinsACommitWhenItChanged(t *testing.T) {
 	l.settle()
 
 	deliver := func() {
-		es, ok := l.deliver(moves, l.lanes[moves].next, []Record{{Topic: "in", Offset: l.lanes[moves].next}}, 0, time.Time{})
+		es, ok := l.deliver(moves, l.lanes[moves].next, []Record{{Topic: "in", Offset: l.lanes[moves].next}}, 0,
+			time.Time{})
 		if !ok {
 			t.Fatal("delivery refused")
 		}

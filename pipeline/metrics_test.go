@@ -18,7 +18,8 @@ func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	tp := TopicPartition{"in", 0}
 	s.Assign(map[TopicPartition]Committed{tp: {Offset: 5}})
 	s.mu.Lock()
-	entries, _ := s.ledger.deliver(tp, 5, []Record{{Topic: "in", Offset: 5, Value: []byte("abc"), Timestamp: time.Now().Add(-time.Minute)}}, 6, time.Now())
+	entries, _ := s.ledger.deliver(tp, 5, []Record{{Topic: "in", Offset: 5, Value: []byte("abc"),
+		Timestamp: time.Now().Add(-time.Minute)}}, 6, time.Now())
 	s.ledger.weigh(entries[0], 7)
 	s.mu.Unlock()
 	s.Lag(tp, 9)
@@ -28,7 +29,8 @@ func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	m.ModelLoaded("sentiment", "sentiment@0", "0", "cpu", "int8", "packed")
 	m.transaction(nil, time.Second)
 	m.transaction(Faultf(Transient, "commit", "aborted", "x"), time.Second)
-	m.durable(&entries[0].record, &Outcome{Disposition: DeadLetter, Fault: Faultf(Poison, "decode", "invalid-json", "x")}, time.Now(), time.Now())
+	m.durable(&entries[0].record, &Outcome{Disposition: DeadLetter, Fault: Faultf(Poison, "decode", "invalid-json",
+		"x")}, time.Now(), time.Now())
 
 	problems, err := testutil.GatherAndLint(reg)
 	if err != nil {
@@ -60,7 +62,8 @@ sluice_lag_records{partition="0",topic="in"} 4
 # TYPE sluice_kafka_retries_total counter
 sluice_kafka_retries_total{code="27",request="join"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "sluice_in_flight_records", "sluice_in_flight_tokens", "sluice_lag_records", "sluice_kafka_retries_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "sluice_in_flight_records",
+		"sluice_in_flight_tokens", "sluice_lag_records", "sluice_kafka_retries_total"); err != nil {
 		t.Error(err)
 	}
 	if n := testutil.ToFloat64(m.transactions.WithLabelValues("committed")); n != 1 {

@@ -39,8 +39,8 @@ func Recovered(value any) *PanicError {
 	return e
 }
 
-// Error shows nothing of what was being processed (P9): of the panic's value only the words of Go's own runtime, and else the
-// type, because a text of other code may repeat what it worked on.
+// Error shows nothing of what was being processed (P9): of the panic's value only the words of Go's own runtime, and
+// else the type, because a text of other code may repeat what it worked on.
 func (e *PanicError) Error() string {
 	if re, ok := e.Value.(runtime.Error); ok {
 		return fmt.Sprintf("panicked at %s: %v", e.Where, re)
@@ -53,7 +53,8 @@ func (e *PanicError) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("what", e.Error()), slog.String("stack", e.Stack))
 }
 
-// panicked is the fault of a record whose processing panicked, in the panic's own words: a dead letter holds the payload, too.
+// panicked is the fault of a record whose processing panicked, in the panic's own words: a dead letter holds the
+// payload, too.
 func panicked(stage string, value any) *Fault {
 	return Faultf(Poison, stage, "panic", "processing panicked at %s: %v", Recovered(value).Where, value)
 }

@@ -25,8 +25,8 @@ func (f fragileTokenizer) Encode(texts [][]byte, o tokenize.Options) []tokenize.
 	return f.wordTokenizer.Encode(texts, o)
 }
 
-// Wherever code panics over a record: that record is a dead letter, which says where, and its batch-mates have the results
-// that they have without it.
+// Wherever code panics over a record: that record is a dead letter, which says where, and its batch-mates have the
+// results that they have without it.
 func TestAPanicOverARecordIsThatRecordsFate(t *testing.T) {
 	var good []string
 	for i := range 60 {
@@ -68,10 +68,12 @@ func TestAPanicOverARecordIsThatRecordsFate(t *testing.T) {
 			for i, o := range out {
 				bad := c.text == "" || strings.Contains(values[i], c.text)
 				switch {
-				case bad && (o.Disposition != DeadLetter || header(&o.Messages[0], HeaderErrorReason) != "panic" || header(&o.Messages[0], HeaderErrorStage) != c.stage ||
+				case bad && (o.Disposition != DeadLetter || header(&o.Messages[0], HeaderErrorReason) != "panic" ||
+					header(&o.Messages[0], HeaderErrorStage) != c.stage ||
 					!strings.Contains(header(&o.Messages[0], HeaderErrorMessage), "panicked at sluice/pipeline")):
 					t.Errorf("%s: %s %s", values[i], o.Disposition, o.Messages[0].Headers)
-				case !bad && (o.Disposition != Scored || !slices.ContainsFunc(alone, func(a Outcome) bool { return bytes.Equal(a.Messages[0].Value, o.Messages[0].Value) })):
+				case !bad && (o.Disposition != Scored || !slices.ContainsFunc(alone,
+					func(a Outcome) bool { return bytes.Equal(a.Messages[0].Value, o.Messages[0].Value) })):
 					t.Errorf("%s: %s", values[i], o.Messages[0].Value)
 				}
 			}
@@ -97,10 +99,12 @@ func TestAPanicWhileAMessageIsReplacedIsThatRecordsFate(t *testing.T) {
 				if dead++; r.Offset != 4 || f.Kind != Poison || f.Reason != "panic" {
 					t.Errorf("offset %d: %v", r.Offset, f)
 				}
-				return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dead", Source: r.TopicPartition(), Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
+				return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dead", Source: r.TopicPartition(),
+					Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
 			},
 		}
-		err := runStage(t, g, &fakeProcessor{took: random(time.Millisecond)}, o, func(stop context.CancelFunc, _ *Stage, _ *fakeSource) {
+		err := runStage(t, g, &fakeProcessor{took: random(time.Millisecond)}, o, func(stop context.CancelFunc, _ *Stage,
+			_ *fakeSource) {
 			time.Sleep(time.Minute)
 			stop()
 		})

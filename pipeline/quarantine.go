@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// This file owns what is done about a record that kills the process: a crash in native code, memory that runs out, a run
-// that never returns. It is plain state, part of the ledger.
+// This file owns what is done about a record that kills the process: a crash in native code, memory that runs out, a
+// run that never returns. It is plain state, part of the ledger.
 //
 // Nothing on a local disk tells of it. Beside the committed offset of a partition stands a mark (Commit.Metadata): open
 // while a worker is at work there, closed by its last commit when it stops cleanly or hands the partition on. A worker
@@ -18,13 +18,13 @@ import (
 //	                 before it runs. A mark that still says so at the next start proves which record it was.
 //	2 deaths alone   the record goes to the dead letters without being run again (killed-the-worker).
 //
-// So a record that kills every process that touches it does so four times. With one death alone it would be three, and then
-// of workers that are killed from outside every second or so, each sixth death would condemn a record that did nothing,
-// with two one in three hundred (TestRandomDeathsCondemnFewRecords).
+// So a record that kills every process that touches it does so four times. With one death alone it would be three, and
+// then of workers that are killed from outside every second or so, each sixth death would condemn a record that did
+// nothing, with two one in three hundred (TestRandomDeathsCondemnFewRecords).
 //
-// The announcement is taken back as soon as the record has been processed, before its result is committed: a worker that
-// dies of a commit, again and again, condemns no record. Partitions that nobody died on go on as ever; those under the
-// milder suspicion wait while records of another run alone, so that a death has one cause.
+// The announcement is taken back as soon as the record has been processed, before its result is committed: a worker
+// that dies of a commit, again and again, condemns no record. Partitions that nobody died on go on as ever; those under
+// the milder suspicion wait while records of another run alone, so that a death has one cause.
 
 const (
 	fewInFlight  = 32 // records of a partition in flight after one unclean end
@@ -37,10 +37,12 @@ const markKey = "starts"
 
 // mark is what a worker leaves beside a committed offset for whoever begins there next.
 type mark struct {
-	Open    bool  `json:"open,omitempty"`    // a worker is at work from here on
-	Unclean int   `json:"unclean,omitempty"` // workers that ended without closing their mark, and records before Until were not passed since
-	Until   int64 `json:"until,omitempty"`   // the suspicion ends here
-	Alone   int   `json:"alone,omitempty"`   // deaths while the next record ran alone, the run that is announced now included
+	Open bool `json:"open,omitempty"` // a worker is at work from here on
+	// workers that ended without closing their mark, and records before Until were not passed since
+	Unclean int   `json:"unclean,omitempty"`
+	Until   int64 `json:"until,omitempty"` // the suspicion ends here
+	// deaths while the next record ran alone, the run that is announced now included
+	Alone int `json:"alone,omitempty"`
 }
 
 // readMark is the mark in a partition's metadata; the zero mark where there is none, whatever else stands there.
@@ -184,7 +186,8 @@ func (l *ledger) begin() (start, condemned []*entry) {
 		}
 	}
 	for _, ln := range l.order {
-		if l.trial != nil || company { // what runs already, of a lane whose records came first, must not die in its name
+		// what runs already, of a lane whose records came first, must not die in its name
+		if l.trial != nil || company {
 			break
 		}
 		if !ln.alone() || ln.committed < 0 || ln.started > 0 || len(ln.entries) == 0 {

@@ -21,7 +21,8 @@ func TestTheMarkLeavesWhatOthersKeepBesideAnOffset(t *testing.T) {
 		want           string
 	}{
 		{"nothing there", "", mark{Open: true}, `{"starts":{"open":true}}`},
-		{"something of others", `{"budget":{"v":1,"calls":7}}`, mark{Open: true, Unclean: 2, Until: 99, Alone: 1}, `{"budget":{"v":1,"calls":7},"starts":{"open":true,"unclean":2,"until":99,"alone":1}}`},
+		{"something of others", `{"budget":{"v":1,"calls":7}}`, mark{Open: true, Unclean: 2, Until: 99, Alone: 1},
+			`{"budget":{"v":1,"calls":7},"starts":{"open":true,"unclean":2,"until":99,"alone":1}}`},
 		{"a mark is taken back", `{"budget":[1],"starts":{"open":true}}`, mark{}, `{"budget":[1]}`},
 		{"nothing is left", `{"starts":{"open":true}}`, mark{}, ""},
 		{"no JSON", "a note of a person", mark{Open: true}, `{"starts":{"open":true}}`},
@@ -42,7 +43,8 @@ func TestTheMarkLeavesWhatOthersKeepBesideAnOffset(t *testing.T) {
 	}
 }
 
-// mortal is a processor that dies with the process, which Stage.Fail stands for: what is in flight then is never finished.
+// mortal is a processor that dies with the process, which Stage.Fail stands for: what is in flight then is never
+// finished.
 type mortal struct {
 	kills func(*Record) bool
 	took  func(*Record) time.Duration
@@ -69,21 +71,24 @@ func (p *mortal) Process(j *Job) {
 			p.dead = true
 			stage.Fail(errKilled)
 		default:
-			j.Done(Outcome{Disposition: Scored, Messages: []Message{{Topic: "out", Source: j.Record.TopicPartition(), Headers: []Header{{"o", fmt.Append(nil, j.Record.Offset)}}}}})
+			j.Done(Outcome{Disposition: Scored, Messages: []Message{{Topic: "out", Source: j.Record.TopicPartition(),
+				Headers: []Header{{"o", fmt.Append(nil, j.Record.Offset)}}}}})
 		}
 	})
 }
 
-// live runs one worker after the other until all is visible, or one of them ends otherwise than by a kill. It returns the
-// number of deaths and the records in the dead letters.
+// live runs one worker after the other until all is visible, or one of them ends otherwise than by a kill. It returns
+// the number of deaths and the records in the dead letters.
 func (p *mortal) live(t *testing.T, g *fakeGroup, limits Limits) (deaths int, condemned []string) {
 	t.Helper()
 	p.runs = map[string]int{}
 	for range 60 {
 		p.mu.Lock()
-		p.stage, p.dead = NewStage(p, g, StageOptions{Limits: limits, Metrics: NewStageMetrics(prometheus.NewRegistry(), ""), Logger: slog.New(slog.DiscardHandler),
+		p.stage, p.dead = NewStage(p, g, StageOptions{Limits: limits, Metrics: NewStageMetrics(prometheus.NewRegistry(),
+			""), Logger: slog.New(slog.DiscardHandler),
 			Quarantine: func(r *Record, deaths int) Outcome {
-				return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(), Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
+				return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
+					Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
 			}}), false
 		stage := p.stage
 		p.mu.Unlock()
@@ -153,7 +158,10 @@ func TestARecordThatKillsTheWorkerIsQuarantinedAndNoOther(t *testing.T) {
 							}
 						}
 						return false
-					}, took: func(*Record) time.Duration { return time.Duration(rnd.Int64N(int64(30 * time.Millisecond))) }}
+					}, took: func(*Record) time.Duration {
+						return time.Duration(
+							rnd.Int64N(int64(30 * time.Millisecond)))
+					}}
 					deaths, condemned := p.live(t, g, narrow)
 					g.check(t)
 					if len(condemned) != len(c.killers) {
@@ -200,7 +208,8 @@ func TestRandomDeathsCondemnFewRecords(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					rnd := rand.New(rand.NewPCG(seed, 7))
 					g := newFakeGroup(3, 25_000)
-					p := &mortal{kills: func(*Record) bool { return false }, took: func(*Record) time.Duration { return rand.N(20 * time.Millisecond) }}
+					p := &mortal{kills: func(*Record) bool { return false },
+						took: func(*Record) time.Duration { return rand.N(20 * time.Millisecond) }}
 					ctx, cancel := context.WithCancel(t.Context())
 					go func() {
 						for range 30 {
@@ -236,7 +245,8 @@ func TestRandomDeathsCondemnFewRecords(t *testing.T) {
 func TestDeathsByACommitCondemnNoRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newFakeGroup(2, 300)
-		p := &mortal{kills: func(*Record) bool { return false }, took: func(*Record) time.Duration { return time.Millisecond }}
+		p := &mortal{kills: func(*Record) bool { return false },
+			took: func(*Record) time.Duration { return time.Millisecond }}
 		left := 12
 		g.fail = func(_ int, c *Commit) error {
 			if len(c.Messages) > 0 && left > 0 {
@@ -253,8 +263,9 @@ func TestDeathsByACommitCondemnNoRecord(t *testing.T) {
 	})
 }
 
-// TestATrialGoesOnAfterACommitThatWentThroughUnheard: a commit can go through although its answer is that the group has moved on
-// (with at-least-once: its first answer was lost, and the repeated request came too late). The next assignment shows its mark.
+// TestATrialGoesOnAfterACommitThatWentThroughUnheard: a commit can go through although its answer is that the group has
+// moved on (with at-least-once: its first answer was lost, and the repeated request came too late). The next assignment
+// shows its mark.
 func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
 	for _, unheard := range []struct {
 		name string
@@ -265,7 +276,10 @@ func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
 	} {
 		t.Run(unheard.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g, p := newFakeGroup(1, 3), &fakeProcessor{took: func(*Record) time.Duration { return time.Millisecond }}
+				g, p := newFakeGroup(1, 3), &fakeProcessor{took: func(
+					*Record) time.Duration {
+					return time.Millisecond
+				}}
 				tp := TopicPartition{"in", 0}
 				g.metadata[tp] = `{"starts":{"open":true,"unclean":1,"until":100}}`
 				src := &fakeSource{group: g, rebalance: make(chan struct{}, 1)}
@@ -280,7 +294,11 @@ func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
 					src.rebalance <- struct{}{}
 					return Faultf(Rebalance, "commit", "rebalance", "too late")
 				}
-				s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""), Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
+				s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
+					Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record,
+						int) Outcome {
+						panic("nobody died")
+					}})
 				ctx, stop := context.WithCancel(t.Context())
 				done := make(chan error, 1)
 				go func() { done <- s.Run(ctx, src) }()
@@ -299,14 +317,15 @@ func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
 	}
 }
 
-// A record runs alone only when nothing of another suspect partition, whose records came first, still runs: it could die in
-// its name.
+// A record runs alone only when nothing of another suspect partition, whose records came first, still runs: it could
+// die in its name.
 func TestNothingOfASuspectPartitionRunsBesideATrial(t *testing.T) {
 	few, alone := TopicPartition{"in", 0}, TopicPartition{"in", 1}
 	l := newLedger(narrow)
 	l.guarded = true
 	l.assign(map[TopicPartition]Committed{few: {}, alone: {}})
-	for tp, m := range map[TopicPartition]mark{few: {Open: true, Unclean: 1, Until: 100}, alone: {Open: true, Unclean: 2, Until: 100}} {
+	for tp, m := range map[TopicPartition]mark{few: {Open: true, Unclean: 1, Until: 100}, alone: {Open: true,
+		Unclean: 2, Until: 100}} {
 		ln := l.lanes[tp]
 		ln.committed, ln.mark, ln.suspicion = 0, m, suspicion{unclean: m.Unclean, until: m.Until}
 	}
@@ -332,7 +351,8 @@ func TestCleanStopsAndRebalancesLeaveNoSuspicion(t *testing.T) {
 		g := newFakeGroup(2, 3000)
 		for range 8 {
 			p := &fakeProcessor{took: func(*Record) time.Duration { return 5 * time.Millisecond }}
-			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""), Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
+			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
+				Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
 			ctx, stop := context.WithCancel(t.Context())
 			src := &fakeSource{group: g, rebalance: make(chan struct{})}
 			done := make(chan error, 1)
@@ -376,7 +396,8 @@ func TestMarksStandBesideTheMetadataOfOthers(t *testing.T) {
 		tp := TopicPartition{"in", 0}
 		g.metadata[tp] = `{"wallet":5}`
 		var seen string
-		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""), Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { return Outcome{} },
+		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
+			Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { return Outcome{} },
 			Assigned: func(m map[TopicPartition]Committed) { seen = m[tp].Metadata },
 			Metadata: func() map[TopicPartition]string { return map[TopicPartition]string{tp: `{"wallet":6}`} }})
 		ctx, stop := context.WithCancel(t.Context())

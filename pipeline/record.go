@@ -1,7 +1,8 @@
 // Package pipeline is the stream processor: records in, outcomes out, offsets committed with the outcomes.
 //
 // It is pure Go. It knows no Kafka client, no ONNX Runtime and no tokenizer library: those stand behind the small
-// interfaces in stage.go and engine.go, implemented in pipeline/kafka, model/ort and tokenize/hf and joined in cmd/sluice.
+// interfaces in stage.go and engine.go, implemented in pipeline/kafka, model/ort and tokenize/hf and joined in
+// cmd/sluice.
 package pipeline
 
 import (
@@ -72,7 +73,8 @@ func (m *Message) Size() int {
 type Commit struct {
 	Messages []Message
 	Offsets  map[TopicPartition]int64
-	// Metadata is kept with the offset of a partition and comes back with the next Assign, here or elsewhere; at most 4096
-	// bytes (the broker's offset.metadata.max.bytes). A partition of Offsets that is not in it has none from then on.
+	// Metadata is kept with the offset of a partition and comes back with the next Assign, here or elsewhere; at most
+	// 4096 bytes (the broker's offset.metadata.max.bytes). A partition of Offsets that is not in it has none from then
+	// on.
 	Metadata map[TopicPartition]string
 }

@@ -27,13 +27,15 @@ func ParseRule(source string) (*Rule, error) {
 	return &Rule{p}, nil
 }
 
-const recordWords = "topic, partition, key, headers[\"name\"], text, bytes, field(\"path\") and number(\"path\"), and must be true or false"
+const recordWords = "topic, partition, key, headers[\"name\"], text, bytes, field(\"path\") and number(\"path\"), " +
+	"and must be true or false"
 
 // ruleError says where the mistake is and what would be right.
 func ruleError(err error, known string) error {
 	var at *file.Error
 	if errors.As(err, &at) {
-		return fmt.Errorf("column %d: %s; %s", at.Column+1, strings.ReplaceAll(strings.TrimSpace(at.Message), "type pipeline.RuleVerdict has no field ", "a verdict has no "), known)
+		return fmt.Errorf("column %d: %s; %s", at.Column+1, strings.ReplaceAll(strings.TrimSpace(at.Message),
+			"type pipeline.RuleVerdict has no field ", "a verdict has no "), known)
 	}
 	return fmt.Errorf("%v; %s", err, known)
 }
@@ -45,10 +47,13 @@ func recordEnv(rec *Record, text []byte) ruleEnv {
 		headers[h.Key] = string(h.Value)
 	}
 	return ruleEnv{
-		"topic": rec.Topic, "partition": int(rec.Partition), "key": string(rec.Key), "headers": headers, "text": string(text),
-		"bytes":  len(rec.Value),                                                               // of the value
-		"field":  func(path string) any { return gjson.GetBytes(rec.Value, path).Value() },     // of a JSON value, by path with dots; nil where there is none
-		"number": func(path string) float64 { return gjson.GetBytes(rec.Value, path).Float() }, // the same as a number, 0 where it is none
+		"topic": rec.Topic, "partition": int(rec.Partition), "key": string(rec.Key), "headers": headers,
+		"text":  string(text),
+		"bytes": len(rec.Value), // of the value
+		// of a JSON value, by path with dots; nil where there is none
+		"field": func(path string) any { return gjson.GetBytes(rec.Value, path).Value() },
+		// the same as a number, 0 where it is none
+		"number": func(path string) float64 { return gjson.GetBytes(rec.Value, path).Float() },
 	}
 }
 

@@ -18,9 +18,9 @@ const Redacted = "***"
 // maxSecretBytes bounds a file that holds a secret; the largest there are, signed tokens, have a few KiB.
 const maxSecretBytes = 64 << 10
 
-// Secret is a text that no printing shows: not fmt with any verb, not JSON, YAML or any text encoding, not slog. Its text is
-// within a closure, so that a secret in an unexported field, which fmt prints without asking its methods, shows an address.
-// The zero value is no secret.
+// Secret is a text that no printing shows: not fmt with any verb, not JSON, YAML or any text encoding, not slog. Its
+// text is within a closure, so that a secret in an unexported field, which fmt prints without asking its methods, shows
+// an address. The zero value is no secret.
 type Secret func() string
 
 // NewSecret is s as a secret; no secret where s is empty.
@@ -71,8 +71,8 @@ func (s Secret) MarshalYAML() (any, error) { return s.String(), nil }
 // LogValue implements slog.LogValuer.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// ReadSecret reads a secret from a file, without line ends behind it. A file that is renewed is read anew each time it is
-// needed, so there is nothing to reload. The error names the file, never what is in it.
+// ReadSecret reads a secret from a file, without line ends behind it. A file that is renewed is read anew each time it
+// is needed, so there is nothing to reload. The error names the file, never what is in it.
 func ReadSecret(path string) (Secret, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -91,7 +91,8 @@ func ReadSecret(path string) (Secret, error) {
 	case len(b) == 0:
 		return nil, fmt.Errorf("%s is empty; write the secret into it", path)
 	case len(b) > maxSecretBytes:
-		return nil, fmt.Errorf("%s has more than %d KiB, which no secret has; give the file that holds the secret alone", path, maxSecretBytes>>10)
+		return nil, fmt.Errorf("%s has more than %d KiB, which no secret has; give the file that holds the secret "+
+			"alone", path, maxSecretBytes>>10)
 	}
 	return NewSecret(string(b)), nil
 }

@@ -28,23 +28,30 @@ func TestNoPrintingShowsASecret(t *testing.T) {
 	secret := NewSecret(canary)
 	s := settings{secret, &secret, map[string]Secret{"k": secret}, secret, []Secret{secret}}
 	var out bytes.Buffer
-	for _, verb := range []string{"v", "+v", "#v", "s", "q", "x", "X", "d", "t", "T", "p", "e", "c", "U", "10.3s", "#x", "z"} {
-		for _, v := range []any{secret, &secret, s, &s, []any{secret}, fmt.Errorf("no login with %v: %w", secret, errors.New("x"))} {
+	for _, verb := range []string{"v", "+v", "#v", "s", "q", "x", "X", "d", "t", "T", "p", "e", "c", "U", "10.3s", "#x",
+		"z"} {
+		for _, v := range []any{secret, &secret, s, &s, []any{secret}, fmt.Errorf("no login with %v: %w", secret,
+			errors.New("x"))} {
 			fmt.Fprintf(&out, "%"+verb+"\n", v)
 		}
 	}
 	fmt.Fprintln(&out, secret, s)
 	for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
-		slog.New(h).With("w", secret).Error("x", "secret", secret, "settings", s, "pointer", &s, "group", slog.GroupValue(slog.Any("a", secret)))
+		slog.New(h).With("w", secret).Error("x", "secret", secret, "settings", s, "pointer", &s, "group",
+			slog.GroupValue(slog.Any("a", secret)))
 	}
-	for _, marshal := range []func(any) ([]byte, error){json.Marshal, yaml.Marshal, func(v any) ([]byte, error) { return xml.Marshal(secret) }} {
+	for _, marshal := range []func(any) ([]byte, error){json.Marshal, yaml.Marshal, func(v any) ([]byte,
+		error) {
+		return xml.Marshal(secret)
+	}} {
 		b, err := marshal(s)
 		if err != nil {
 			t.Fatal(err)
 		}
 		out.Write(b)
 	}
-	forms := []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), fmt.Sprintf("%v", []byte(canary)), "c4n"}
+	forms := []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), fmt.Sprintf("%v", []byte(canary)),
+		"c4n"}
 	for _, form := range forms {
 		if strings.Contains(out.String(), form) {
 			t.Errorf("the secret is shown as %s", form)
@@ -53,7 +60,8 @@ func TestNoPrintingShowsASecret(t *testing.T) {
 	if n := strings.Count(out.String(), Redacted); n < 100 {
 		t.Errorf("only %d of the places say that there is a secret", n)
 	}
-	if secret.Reveal() != canary || !secret.Equal(NewSecret(canary)) || secret.Equal(nil) || !NewSecret("").IsZero() || fmt.Sprint(Secret(nil)) != "" {
+	if secret.Reveal() != canary || !secret.Equal(NewSecret(canary)) || secret.Equal(nil) || !NewSecret("").IsZero() ||
+		fmt.Sprint(Secret(nil)) != "" {
 		t.Error("Reveal, Equal, IsZero or the zero value")
 	}
 }
@@ -75,7 +83,9 @@ func TestReadSecret(t *testing.T) {
 				t.Fatal(err)
 			}
 			s, err := ReadSecret(path)
-			if s.Reveal() != tc.want || (err == nil) != (tc.says == "") || err != nil && (!strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), canary)) {
+			if s.Reveal() != tc.want || (err == nil) != (tc.says == "") || err != nil &&
+				(!strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), path) ||
+					strings.Contains(err.Error(), canary)) {
 				t.Errorf("%q, %v", s.Reveal(), err)
 			}
 		})

@@ -10,8 +10,8 @@ import (
 	"sluice/pipeline/failpoint"
 )
 
-// This file owns the flow of one stage: records from a Source to a Processor, outcomes into the ledger, ready prefixes to
-// a Sink. The rule that everything here serves: nothing is committed before its result is durable, and offsets and
+// This file owns the flow of one stage: records from a Source to a Processor, outcomes into the ledger, ready prefixes
+// to a Sink. The rule that everything here serves: nothing is committed before its result is durable, and offsets and
 // results become durable in one step.
 //
 // Locks: Stage.mu guards the ledger and the flags beside it and is never held across a call that can block. Sink.Commit
@@ -33,7 +33,8 @@ func (j *Job) Weigh(tokens int) { j.stage.weigh(j.entry, tokens) }
 // Done ends the job with its outcome. Any goroutine may call it, in any order among jobs.
 func (j *Job) Done(o Outcome) { j.stage.finish(j.entry, o) }
 
-// Dropped says that the record's partition has moved away: nobody wants the outcome any more, and Done need not be called.
+// Dropped says that the record's partition has moved away: nobody wants the outcome any more, and Done need not be
+// called.
 func (j *Job) Dropped() bool {
 	j.stage.mu.Lock()
 	defer j.stage.mu.Unlock()
@@ -49,8 +50,9 @@ type Processor interface {
 
 // StageOptions configure a Stage; the zero value of a field means the default named with it.
 type StageOptions struct {
-	Limits         Limits        // DefaultLimits
-	UrgentTopics   []string      // their partitions have their own limits only, so that a backlog elsewhere cannot hold them up
+	Limits Limits // DefaultLimits
+	// their partitions have their own limits only, so that a backlog elsewhere cannot hold them up
+	UrgentTopics   []string
 	CommitInterval time.Duration // the longest a finished record waits for its transaction to begin; 100 ms
 	CommitRecords  int           // most records in one transaction; 2000
 	CommitBytes    int           // about the most bytes of messages in one transaction; 8 MiB
@@ -58,7 +60,8 @@ type StageOptions struct {
 	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
 	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever.
 	Replace func(*Record, *TooLargeError) Outcome
-	// Panicked makes the dead letter of a record over which Replace has panicked (Writer.Panicked). Required with Replace.
+	// Panicked makes the dead letter of a record over which Replace has panicked (Writer.Panicked). Required with
+	// Replace.
 	Panicked func(*Record, *Fault) Outcome
 	// Quarantine makes the outcome of a record that has killed the process too often to be processed again
 	// (Writer.Quarantine); deaths is how many workers died with it in flight. nil: no such record is looked for, and no
@@ -66,8 +69,9 @@ type StageOptions struct {
 	Quarantine func(r *Record, deaths int) Outcome
 	// Assigned is told every new assignment before the first record of it is delivered; nil: nobody is.
 	Assigned func(map[TopicPartition]Committed)
-	// Metadata is what is to be committed beside the offsets of owned partitions now; nil: nothing. A partition whose text
-	// has changed joins the next commit also when its offset stays. Called with the stage locked: it must not call the stage.
+	// Metadata is what is to be committed beside the offsets of owned partitions now; nil: nothing. A partition whose
+	// text has changed joins the next commit also when its offset stays. Called with the stage locked: it must not call
+	// the stage.
 	Metadata func() map[TopicPartition]string
 	Metrics  *StageMetrics // required
 	Logger   *slog.Logger  // slog.Default()
@@ -174,7 +178,8 @@ func (s *Stage) drain(hard context.Context) {
 		case <-hard.Done():
 			return
 		case <-timeout.C:
-			s.o.Logger.Warn("stopping: grace period is over; the rest will be processed again by the next owner", "records", left)
+			s.o.Logger.Warn("stopping: grace period is over; the rest will be processed again by the next owner",
+				"records", left)
 			return
 		}
 	}
@@ -241,8 +246,10 @@ func (s *Stage) Deliver(tp TopicPartition, from int64, records []Record, next in
 func (s *Stage) begin() []*entry {
 	entries, condemned := s.ledger.begin()
 	for _, e := range condemned {
-		s.o.Logger.Error("a record has killed the worker again and again; it goes to the dead letter topic without being processed",
-			"topic", e.record.Topic, "partition", e.record.Partition, "offset", e.record.Offset, "deaths", e.lane.unclean)
+		s.o.Logger.Error("a record has killed the worker again and again; it goes to the dead letter topic without "+
+			"being processed",
+			"topic", e.record.Topic, "partition", e.record.Partition, "offset", e.record.Offset, "deaths",
+			e.lane.unclean)
 		s.ledger.finish(e, s.o.Quarantine(&e.record, e.lane.unclean))
 		s.signal()
 	}
@@ -315,16 +322,19 @@ func (s *Stage) Assign(committed map[TopicPartition]Committed) map[TopicPartitio
 	from, dropped := s.ledger.assign(committed)
 	s.quiet, s.ledger.handover = false, false
 	if !s.draining {
-		entries = s.begin() // what waited for a record of a partition that has gone, or for a mark that turns out to be durable
+		// what waited for a record of a partition that has gone, or for a mark that turns out to be durable
+		entries = s.begin()
 	}
 	s.signal()
 	s.o.Logger.Info("assigned", "partitions", len(from), "kept_records", before-dropped, "dropped_records", dropped)
 	few, alone := s.ledger.suspects()
 	for _, ln := range few {
-		s.o.Logger.Warn("a worker ended here without stopping; a few records at a time are processed for a while", "partition", ln.tp, "until", ln.until)
+		s.o.Logger.Warn("a worker ended here without stopping; a few records at a time are processed for a while",
+			"partition", ln.tp, "until", ln.until)
 	}
 	for _, ln := range alone {
-		s.o.Logger.Warn("workers ended here again and again without stopping; records are processed one at a time for a while", "partition", ln.tp, "times", ln.unclean, "until", ln.until)
+		s.o.Logger.Warn("workers ended here again and again without stopping; records are processed one at a time "+
+			"for a while", "partition", ln.tp, "times", ln.unclean, "until", ln.until)
 	}
 	return from
 }
@@ -427,8 +437,8 @@ func (s *Stage) annotate(c *Commit) {
 }
 
 // untilCommit is how long the next transaction should still wait: 0 to begin now, negative to wait for a change. A
-// transaction begins when something is ready and either CommitInterval has passed since it became so, or the transaction
-// is full, or nothing else is in flight that could join it, or records wait for it. s.mu is held.
+// transaction begins when something is ready and either CommitInterval has passed since it became so, or the
+// transaction is full, or nothing else is in flight that could join it, or records wait for it. s.mu is held.
 func (s *Stage) untilCommit(readySince *time.Time, retryAt time.Time, most int) time.Duration {
 	ready, dirty := s.ledger.pending()
 	if !dirty {
@@ -471,7 +481,8 @@ func (s *Stage) replace(es []*entry, cause *TooLargeError) {
 	}
 }
 
-// replacement is what Replace makes, or a dead letter where that panics: it is the record's fate, as any panic over it is.
+// replacement is what Replace makes, or a dead letter where that panics: it is the record's fate, as any panic over it
+// is.
 func (s *Stage) replacement(e *entry, cause *TooLargeError) (o Outcome) {
 	defer func() {
 		if x := recover(); x != nil {

@@ -107,12 +107,14 @@ func (p *fakeProcessor) Process(j *Job) {
 	*n.(*int)++
 	d := p.took(j.Record)
 	time.AfterFunc(d, func() {
-		j.Done(Outcome{Disposition: Scored, Messages: []Message{{Topic: "out", Source: j.Record.TopicPartition(), Headers: []Header{{"o", fmt.Append(nil, j.Record.Offset)}}}}})
+		j.Done(Outcome{Disposition: Scored, Messages: []Message{{Topic: "out", Source: j.Record.TopicPartition(),
+			Headers: []Header{{"o", fmt.Append(nil, j.Record.Offset)}}}}})
 	})
 }
 
 func newFakeGroup(partitions int, records int64) *fakeGroup {
-	g := &fakeGroup{logs: map[TopicPartition]int64{}, committed: map[TopicPartition]int64{}, metadata: map[TopicPartition]string{}, took: 8 * time.Millisecond}
+	g := &fakeGroup{logs: map[TopicPartition]int64{}, committed: map[TopicPartition]int64{},
+		metadata: map[TopicPartition]string{}, took: 8 * time.Millisecond}
 	for p := range partitions {
 		g.logs[TopicPartition{"in", int32(p)}] = records
 	}
@@ -140,7 +142,8 @@ func random(most time.Duration) func(*Record) time.Duration {
 	return func(*Record) time.Duration { return rand.N(most) }
 }
 
-func runStage(t *testing.T, g *fakeGroup, p *fakeProcessor, o StageOptions, during func(stop context.CancelFunc, s *Stage, src *fakeSource)) error {
+func runStage(t *testing.T, g *fakeGroup, p *fakeProcessor, o StageOptions, during func(stop context.CancelFunc,
+	s *Stage, src *fakeSource)) error {
 	t.Helper()
 	o.Metrics = NewStageMetrics(prometheus.NewRegistry(), "")
 	o.Logger = slog.New(slog.DiscardHandler)
@@ -174,10 +177,11 @@ func (g *fakeGroup) until(t *testing.T) {
 func TestStageCommitsEverythingOnceInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, p := newFakeGroup(3, 500), &fakeProcessor{took: random(50 * time.Millisecond)}
-		err := runStage(t, g, p, StageOptions{Limits: Limits{100, 1 << 20, 1000, 200, 1 << 20, 2000}}, func(stop context.CancelFunc, s *Stage, src *fakeSource) {
-			g.until(t)
-			stop()
-		})
+		err := runStage(t, g, p, StageOptions{Limits: Limits{100, 1 << 20, 1000, 200, 1 << 20, 2000}},
+			func(stop context.CancelFunc, s *Stage, src *fakeSource) {
+				g.until(t)
+				stop()
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +198,11 @@ func TestStageRepeatsAnAbortedCommitWithoutNewInference(t *testing.T) {
 			}
 			return nil
 		}
-		if err := runStage(t, g, p, StageOptions{}, func(stop context.CancelFunc, s *Stage, src *fakeSource) { g.until(t); stop() }); err != nil {
+		if err := runStage(t, g, p, StageOptions{}, func(stop context.CancelFunc, s *Stage,
+			src *fakeSource) {
+			g.until(t)
+			stop()
+		}); err != nil {
 			t.Fatal(err)
 		}
 		g.check(t)
@@ -250,9 +258,14 @@ func TestStageIsolatesAMessageThatTheBrokerRefuses(t *testing.T) {
 		replaced := 0
 		o := StageOptions{Replace: func(r *Record, cause *TooLargeError) Outcome {
 			replaced++
-			return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(), Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
+			return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
+				Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
 		}}
-		if err := runStage(t, g, p, o, func(stop context.CancelFunc, s *Stage, src *fakeSource) { g.until(t); stop() }); err != nil {
+		if err := runStage(t, g, p, o, func(stop context.CancelFunc, s *Stage,
+			src *fakeSource) {
+			g.until(t)
+			stop()
+		}); err != nil {
 			t.Fatal(err)
 		}
 		g.check(t)
@@ -270,8 +283,15 @@ func TestStageIsolatesAMessageThatTheBrokerRefuses(t *testing.T) {
 
 func TestStageFinishesWhatIsInFlightWhenStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g, p := newFakeGroup(2, 1000), &fakeProcessor{took: func(*Record) time.Duration { return 300 * time.Millisecond }}
-		if err := runStage(t, g, p, StageOptions{}, func(stop context.CancelFunc, s *Stage, src *fakeSource) { time.Sleep(time.Second); stop() }); err != nil {
+		g, p := newFakeGroup(2, 1000), &fakeProcessor{took: func(
+			*Record) time.Duration {
+			return 300 * time.Millisecond
+		}}
+		if err := runStage(t, g, p, StageOptions{}, func(stop context.CancelFunc, s *Stage,
+			src *fakeSource) {
+			time.Sleep(time.Second)
+			stop()
+		}); err != nil {
 			t.Fatal(err)
 		}
 		n := 0
@@ -286,7 +306,8 @@ func TestStageGivesUpAfterTheGracePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, p := newFakeGroup(1, 10), &fakeProcessor{took: func(*Record) time.Duration { return time.Hour }}
 		var began time.Time
-		if err := runStage(t, g, p, StageOptions{Grace: 5 * time.Second}, func(stop context.CancelFunc, s *Stage, src *fakeSource) {
+		if err := runStage(t, g, p, StageOptions{Grace: 5 * time.Second}, func(stop context.CancelFunc, s *Stage,
+			src *fakeSource) {
 			time.Sleep(time.Second)
 			began = time.Now()
 			stop()
@@ -325,7 +346,8 @@ func TestStageBeginsATransactionWhenNothingElseCouldJoinIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, p := newFakeGroup(1, 1), &fakeProcessor{took: func(*Record) time.Duration { return 10 * time.Millisecond }}
 		var after time.Duration
-		if err := runStage(t, g, p, StageOptions{CommitInterval: 10 * time.Second}, func(stop context.CancelFunc, s *Stage, src *fakeSource) {
+		if err := runStage(t, g, p, StageOptions{CommitInterval: 10 * time.Second}, func(stop context.CancelFunc,
+			s *Stage, src *fakeSource) {
 			began := time.Now()
 			g.until(t)
 			after = time.Since(began)
@@ -334,7 +356,8 @@ func TestStageBeginsATransactionWhenNothingElseCouldJoinIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		if after > 100*time.Millisecond {
-			t.Fatalf("a lone record was visible after %v, with a commit interval of 10s and nothing else in flight", after)
+			t.Fatalf("a lone record was visible after %v, with a commit interval of 10s and nothing else in flight",
+				after)
 		}
 	})
 }

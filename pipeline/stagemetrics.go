@@ -11,7 +11,8 @@ import (
 )
 
 // This file names the metrics that every stage has: the classify stage's begin with sluice_, the escalate stage's with
-// sluice_escalation_. Values that live in the ledger are read when they are scraped (Stage.Collect), not written per record.
+// sluice_escalation_. Values that live in the ledger are read when they are scraped (Stage.Collect), not written per
+// record.
 
 // StageMetrics are the counters of one stage of a worker.
 type StageMetrics struct {
@@ -36,7 +37,8 @@ type StageMetrics struct {
 	all          prometheus.Observer
 }
 
-// NewStageMetrics registers the metrics of a stage with reg; name stands behind sluice_ in all of them: "" or "escalation_".
+// NewStageMetrics registers the metrics of a stage with reg; name stands behind sluice_ in all of them: "" or
+// "escalation_".
 func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 	f := promauto.With(reg)
 	prefix := "sluice_" + name
@@ -46,38 +48,65 @@ func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(prefix+name, help, labels, nil)
 	}
-	dispositions, outcomes := []Disposition{Scored, Empty, Tombstone, Deferred, DeadLetter}, "result, empty (blank text), tombstone (null value), deferred (an escalation request only), dead_letter"
+	dispositions, outcomes := []Disposition{Scored, Empty, Tombstone, Deferred, DeadLetter},
+		"result, empty (blank text), tombstone (null value), deferred (an escalation request only), dead_letter"
 	if name != "" {
-		dispositions, outcomes = []Disposition{Amended, FellBack, Compared, DeadLetter}, "amended (the endpoint's answer is the verdict), fallback (the local verdict is final), compared (shadow), dead_letter"
+		dispositions, outcomes = []Disposition{Amended, FellBack, Compared, DeadLetter}, "amended (the endpoint's "+
+			"answer is the verdict), fallback (the local verdict is final), compared (shadow), dead_letter"
 	}
 	m := &StageMetrics{
 		records: counter("records_total", "Input records whose outcome is durable, by outcome: "+outcomes+". "+
-			"When dead_letter grows, look at sluice_dead_letters_total and at the headers in the dead letter topic.", "outcome"),
-		deadLetters: counter("dead_letters_total", "Records sent to the dead letter topic, by the stage and reason that also stand in their headers. "+
-			"When high, read one with a console consumer: the sluice.error.* headers say what is wrong with it.", "stage", "reason"),
+			"When dead_letter grows, look at sluice_dead_letters_total and at the headers in the dead letter topic.",
+			"outcome"),
+		deadLetters: counter("dead_letters_total", "Records sent to the dead letter topic, by the stage and reason "+
+			"that also stand in their headers. "+
+			"When high, read one with a console consumer: the sluice.error.* headers say what is wrong with it.",
+			"stage", "reason"),
 		stage: f.NewHistogramVec(prometheus.HistogramOpts{Name: prefix + "stage_duration_seconds", Buckets: seconds,
-			Help: "Time a record (queue: from fetch to the start of its first model run; total: from fetch to durable) or a batch (tokenize, infer) spends in a stage. " +
-				"queue high and infer low: too few workers; infer high: long texts or too few cores."}, []string{"stage"}),
-		endToEnd: f.NewHistogram(prometheus.HistogramOpts{Name: prefix + "end_to_end_duration_seconds", Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
-			Help: "From the timestamp of an input record to its result being durable. High with low sluice_stage_duration_seconds{stage=\"total\"}: the record was old when it was fetched (lag)."}),
-		transactions: counter("transactions_total", "Commits by result: committed, retried (aborted, repeated from the ledger), rebalanced (given up to a new owner), split (a message too large), failed.", "result"),
-		commitTime: f.NewHistogram(prometheus.HistogramOpts{Name: prefix + "transaction_duration_seconds", Buckets: seconds,
-			Help: "Time from the beginning to the end of a commit. Above about 0.1 s: look at the brokers (replication, disk, coordinator moves)."}),
-		rebalances: f.NewCounter(prometheus.CounterOpts{Name: prefix + "rebalances_total", Help: "Times the group was joined again. Growing without deployments: a worker dies or is too slow to send heartbeats."}),
-		retries:    counter("kafka_retries_total", "Kafka requests repeated, by request and error code. A few around restarts are normal.", "request", "code"),
-		member:     f.NewGauge(prometheus.GaugeOpts{Name: prefix + "group_joined", Help: "1 while this worker is a member of its consumer group with an assignment."}),
-		reachable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "kafka_reachable", Help: "0 while no heartbeat has got through to the group's coordinator for a quarter of session_timeout; the worker is not ready then, keeps what it has, and goes on by itself. " +
+			Help: "Time a record (queue: from fetch to the start of its first model run; total: from fetch to " +
+				"durable) or a batch (tokenize, infer) spends in a stage. " +
+				"queue high and infer low: too few workers; infer high: long texts or too few cores."},
+			[]string{"stage"}),
+		endToEnd: f.NewHistogram(prometheus.HistogramOpts{Name: prefix + "end_to_end_duration_seconds",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
+			Help: "From the timestamp of an input record to its result being durable. High with low " +
+				"sluice_stage_duration_seconds{stage=\"total\"}: the record was old when it was fetched (lag)."}),
+		transactions: counter("transactions_total", "Commits by result: committed, retried (aborted, repeated from "+
+			"the ledger), rebalanced (given up to a new owner), split (a message too large), failed.", "result"),
+		commitTime: f.NewHistogram(prometheus.HistogramOpts{Name: prefix + "transaction_duration_seconds",
+			Buckets: seconds,
+			Help: "Time from the beginning to the end of a commit. Above about 0.1 s: look at the brokers " +
+				"(replication, disk, coordinator moves)."}),
+		rebalances: f.NewCounter(prometheus.CounterOpts{Name: prefix + "rebalances_total", Help: "Times the group " +
+			"was joined again. Growing without deployments: a worker dies or is too slow to send heartbeats."}),
+		retries: counter("kafka_retries_total", "Kafka requests repeated, by request and error code. A few around "+
+			"restarts are normal.", "request", "code"),
+		member: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "group_joined", Help: "1 while this worker is a " +
+			"member of its consumer group with an assignment."}),
+		reachable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "kafka_reachable", Help: "0 while no heartbeat has " +
+			"got through to the group's coordinator for a quarter of session_timeout; the worker is not ready then, " +
+			"keeps what it has, and goes on by itself. " +
 			"0 for longer than session_timeout: look at brokers and network."}),
-		unstable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "unstable_offsets_seconds", Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when they are not. " +
-			"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with kafka-transactions abort."}),
-		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be evaluated; it then does not hold. "+
+		unstable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "unstable_offsets_seconds",
+			Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when " +
+				"they are not. " +
+				"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with " +
+				"kafka-transactions abort."}),
+		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be "+
+			"evaluated; it then does not hold. "+
 			"When it grows, a field that the rule compares is missing or of another type.", "rule"),
-		inFlightRecords: desc("in_flight_records", "Records fetched and not yet committed. At its limit the partition is paused: the worker is slower than its input.", "topic", "partition"),
-		inFlightBytes:   desc("in_flight_bytes", "Bytes of records fetched and not yet committed.", "topic", "partition"),
-		inFlightTokens:  desc("in_flight_tokens", "Tokens of records tokenized and not yet committed.", "topic", "partition"),
-		lagRecords:      desc("lag_records", "Offsets between the committed position and the high watermark, as of the last fetch. Growing: add workers (up to the number of partitions).", "topic", "partition"),
-		lagSeconds:      desc("lag_seconds", "Age of the oldest record in flight by its own timestamp; 0 when nothing is in flight.", "topic", "partition"),
-		ledgerAge:       desc("ledger_age_seconds", "How long the oldest uncommitted record has been in flight. Above a few seconds: a commit or a model run hangs; see /status and the log."),
+		inFlightRecords: desc("in_flight_records", "Records fetched and not yet committed. At its limit the "+
+			"partition is paused: the worker is slower than its input.", "topic", "partition"),
+		inFlightBytes: desc("in_flight_bytes", "Bytes of records fetched and not yet committed.", "topic",
+			"partition"),
+		inFlightTokens: desc("in_flight_tokens", "Tokens of records tokenized and not yet committed.", "topic",
+			"partition"),
+		lagRecords: desc("lag_records", "Offsets between the committed position and the high watermark, as of "+
+			"the last fetch. Growing: add workers (up to the number of partitions).", "topic", "partition"),
+		lagSeconds: desc("lag_seconds", "Age of the oldest record in flight by its own timestamp; 0 when "+
+			"nothing is in flight.", "topic", "partition"),
+		ledgerAge: desc("ledger_age_seconds", "How long the oldest uncommitted record has been in flight. "+
+			"Above a few seconds: a commit or a model run hangs; see /status and the log."),
 	}
 	m.dispositions = map[Disposition]prometheus.Counter{}
 	for _, d := range dispositions {
@@ -156,7 +185,8 @@ func (m *StageMetrics) OffsetsUnstable(d time.Duration) { m.unstable.Set(d.Secon
 // Describe implements prometheus.Collector.
 func (s *Stage) Describe(ch chan<- *prometheus.Desc) {
 	m := s.o.Metrics
-	for _, d := range []*prometheus.Desc{m.inFlightRecords, m.inFlightBytes, m.inFlightTokens, m.lagRecords, m.lagSeconds, m.ledgerAge} {
+	for _, d := range []*prometheus.Desc{m.inFlightRecords, m.inFlightBytes, m.inFlightTokens, m.lagRecords,
+		m.lagSeconds, m.ledgerAge} {
 		ch <- d
 	}
 }
@@ -207,12 +237,14 @@ func (s *Stage) Status() Status {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Status{Assigned: !s.quiet, Reachable: !s.o.Metrics.unreachable.Load(), Stopping: s.draining, Partitions: []PartitionStatus{}}
+	st := Status{Assigned: !s.quiet, Reachable: !s.o.Metrics.unreachable.Load(), Stopping: s.draining,
+		Partitions: []PartitionStatus{}}
 	if t := s.ledger.oldest(); !t.IsZero() {
 		st.LedgerAge = now.Sub(t).Seconds()
 	}
 	for _, ln := range s.ledger.order {
-		p := PartitionStatus{Topic: ln.tp.Topic, Partition: ln.tp.Partition, Committed: ln.committed, Position: ln.next, Lag: -1,
+		p := PartitionStatus{Topic: ln.tp.Topic, Partition: ln.tp.Partition, Committed: ln.committed, Position: ln.next,
+			Lag:      -1,
 			InFlight: ln.usage.records, InFlightBytes: ln.usage.bytes, InFlightTokens: ln.usage.tokens}
 		if ln.high >= 0 {
 			p.Lag = max(0, ln.high-max(ln.committed, ln.start))

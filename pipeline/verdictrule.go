@@ -22,11 +22,12 @@ type VerdictRule struct {
 
 // RuleVerdict is what a rule sees of one verdict.
 type RuleVerdict struct {
-	Label      string             `expr:"label" json:"label,omitempty"`
-	Score      float64            `expr:"score" json:"score"`
-	Margin     float64            `expr:"margin" json:"margin"`         // between the two highest scores
-	Entropy    float64            `expr:"entropy" json:"entropy"`       // of the scores, 0 (certain) to 1
-	Confidence float64            `expr:"confidence" json:"confidence"` // the score; of entities: how sure the model is of the whole text
+	Label   string  `expr:"label" json:"label,omitempty"`
+	Score   float64 `expr:"score" json:"score"`
+	Margin  float64 `expr:"margin" json:"margin"`   // between the two highest scores
+	Entropy float64 `expr:"entropy" json:"entropy"` // of the scores, 0 (certain) to 1
+	// the score; of entities: how sure the model is of the whole text
+	Confidence float64            `expr:"confidence" json:"confidence"`
 	Scores     map[string]float64 `expr:"scores" json:"scores,omitempty"`
 	Groups     []string           `expr:"groups" json:"groups,omitempty"` // entity groups that occur
 	Entities   int                `expr:"entities" json:"entities,omitempty"`
@@ -78,8 +79,8 @@ func RuleName(verdict string) string {
 // recordNames are the names of the record in a rule.
 var recordNames = []string{"topic", "partition", "key", "headers", "text", "bytes", "field", "number"}
 
-// ParseVerdictRule compiles a rule over the verdicts of these names (members of the output field). The error says where in
-// the rule the mistake is and what it may use.
+// ParseVerdictRule compiles a rule over the verdicts of these names (members of the output field). The error says where
+// in the rule the mistake is and what it may use.
 func ParseVerdictRule(source string, verdicts []string) (*VerdictRule, error) {
 	env := recordEnv(&Record{}, nil)
 	var names []string
@@ -88,7 +89,8 @@ func ParseVerdictRule(source string, verdicts []string) (*VerdictRule, error) {
 		_, builtIn := builtin.Index[name]
 		switch {
 		case slices.Contains(recordNames, name) || builtIn:
-			return nil, fmt.Errorf("the verdict %q has a name that rules use already; give the model another field or name", v)
+			return nil, fmt.Errorf("the verdict %q has a name that rules use already; give the model another field "+
+				"or name", v)
 		case slices.Contains(names, name):
 			return nil, fmt.Errorf("two verdicts are called %s in rules; give one of them another field or name", name)
 		}
@@ -97,7 +99,9 @@ func ParseVerdictRule(source string, verdicts []string) (*VerdictRule, error) {
 	}
 	p, err := expr.Compile(source, expr.Env(env), expr.AsBool())
 	if err != nil {
-		return nil, ruleError(err, fmt.Sprintf("a rule may use %s, each with .label, .score, .margin, .entropy, .confidence, .scores[\"label\"], .groups, .entities, .truncated, .windows, .route, .student_label, .student_score and .disagrees; and %s",
+		return nil, ruleError(err, fmt.Sprintf("a rule may use %s, each with .label, .score, .margin, .entropy, "+
+			".confidence, .scores[\"label\"], .groups, .entities, .truncated, .windows, .route, .student_label, "+
+			".student_score and .disagrees; and %s",
 			strings.Join(names, ", "), recordWords))
 	}
 	return &VerdictRule{p}, nil

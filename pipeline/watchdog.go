@@ -6,12 +6,13 @@ import (
 	"time"
 )
 
-// This file owns the watchdog: an eye on what is done to records by code that nobody can interrupt. A model's run is told to
-// end when its time is over; a tokenizer, a JSON parser or a rule cannot even be told. Whatever goes on for longer than
-// EngineOptions.Timeout and Grace together has a thread that cannot be got back, and the process must be left.
+// This file owns the watchdog: an eye on what is done to records by code that nobody can interrupt. A model's run is
+// told to end when its time is over; a tokenizer, a JSON parser or a rule cannot even be told. Whatever goes on for
+// longer than EngineOptions.Timeout and Grace together has a thread that cannot be got back, and the process must be
+// left.
 
-// graceSteps are the steps in which Grace is counted. Each begins when the one before has been noticed: a process that was
-// frozen for a while, with its work, has not waited.
+// graceSteps are the steps in which Grace is counted. Each begins when the one before has been noticed: a process that
+// was frozen for a while, with its work, has not waited.
 const graceSteps = 10
 
 // watch is an eye on one goroutine's work.
@@ -65,8 +66,10 @@ func (w *watch) look() {
 		w.mu.Unlock()
 		return
 	}
-	err := Faultf(Internal, w.stage, "wedged", "%s for %v and does not end, although its time was over after %v (run_timeout): its thread cannot be got back, "+
-		"so the worker ends; what is not committed will be processed again after a restart", w.doing(), took.Round(time.Second), w.e.o.Timeout)
+	err := Faultf(Internal, w.stage, "wedged", "%s for %v and does not end, although its time was over after %v "+
+		"(run_timeout): its thread cannot be got back, "+
+		"so the worker ends; what is not committed will be processed again after a restart", w.doing(),
+		took.Round(time.Second), w.e.o.Timeout)
 	w.mu.Unlock()
 	w.e.wedge(err)
 }
@@ -106,6 +109,7 @@ func ofTokenizing(works []*work) func() string {
 		if len(works) == 1 {
 			return fmt.Sprintf("the text of %s at offset %d has been tokenized", r.TopicPartition(), r.Offset)
 		}
-		return fmt.Sprintf("%d texts, the first of them of %s at offset %d, have been tokenized", len(works), r.TopicPartition(), r.Offset)
+		return fmt.Sprintf("%d texts, the first of them of %s at offset %d, have been tokenized", len(works),
+			r.TopicPartition(), r.Offset)
 	}
 }

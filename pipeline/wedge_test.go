@@ -87,7 +87,8 @@ func TestAWedgedRunEndsTheWorkerAndNothingOfItIsAnswered(t *testing.T) {
 		if len(failed) != 1 || len(told) != 1 || len(answered) != 0 {
 			t.Fatalf("failed %d times, told %d times, %d answers", len(failed), len(told), len(answered))
 		}
-		if f := <-failed; reasonOf(f.err) != "wedged" || KindOf(f.err) != Internal || <-told != f.err || f.after < 40*time.Second || f.after > 42*time.Second {
+		if f := <-failed; reasonOf(f.err) != "wedged" || KindOf(f.err) != Internal || <-told != f.err ||
+			f.after < 40*time.Second || f.after > 42*time.Second {
 			t.Errorf("failed after %v with %v", f.after, f.err)
 		}
 		if others.got[0].Err != nil {
@@ -102,7 +103,10 @@ func TestARunThatEndsWhenToldIsNotWedged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := fateRunner{late: make(chan time.Duration, 2)}
 		e := newFateEngine(t, r, EngineOptions{Timeout: time.Second, Grace: 10 * time.Second,
-			Fail: func(err error) { t.Errorf("given up: %v", err) }, Wedged: func(err error) { t.Errorf("wedged: %v", err) }})
+			Fail: func(err error) { t.Errorf("given up: %v", err) }, Wedged: func(err error) {
+				t.Errorf("wedged: %v",
+					err)
+			}})
 		defer e.Close()
 		r.late <- 9 * time.Second
 		r.late <- 2 * time.Second
@@ -121,9 +125,11 @@ func TestAModelThatHangsAtTheStartIsToldOf(t *testing.T) {
 		r := fateRunner{end: make(chan struct{})}
 		told := make(chan error, 1)
 		go func() {
-			e, err := NewEngine([]EngineModel{{Name: "m", Open: func(int) (Runner, error) { return r, nil }, Probe: Row{fateWedge}}},
+			e, err := NewEngine([]EngineModel{{Name: "m", Open: func(int) (Runner, error) { return r, nil },
+				Probe: Row{fateWedge}}},
 				EngineOptions{Metrics: NewMetrics(prometheus.NewRegistry()), Runners: 1, BatchTokens: 64,
-					Fail: func(err error) { t.Errorf("failed, although nobody is there to fail: %v", err) }, Wedged: func(err error) { told <- err }})
+					Fail:   func(err error) { t.Errorf("failed, although nobody is there to fail: %v", err) },
+					Wedged: func(err error) { told <- err }})
 			if err == nil {
 				e.Close()
 			}
@@ -149,7 +155,8 @@ func TestARunnerThatPanicsSpoilsOneTextOnly(t *testing.T) {
 			t.Errorf("text %d: %v", id, got)
 		}
 	}
-	if err := a.got[40].Err; KindOf(err) != Poison || reasonOf(err) != "panic" || !strings.Contains(err.Error(), "out of range") {
+	if err := a.got[40].Err; KindOf(err) != Poison || reasonOf(err) != "panic" || !strings.Contains(err.Error(),
+		"out of range") {
 		t.Errorf("the text that panics: %v", err)
 	}
 }
@@ -182,7 +189,8 @@ func (s stuckTokenizer) Encode(texts [][]byte, o tokenize.Options) []tokenize.En
 	return s.wordTokenizer.Encode(texts, o)
 }
 
-// Whatever is done to a record by code without a deadline is watched: the worker ends, and nothing of the record is answered.
+// Whatever is done to a record by code without a deadline is watched: the worker ends, and nothing of the record is
+// answered.
 func TestARecordThatNeverEndsEndsTheWorker(t *testing.T) {
 	blockOutcome := func(b *bench, free <-chan struct{}) {
 		b.c.o.Writer.MaxBytes = func(topic string) int {
@@ -197,11 +205,12 @@ func TestARecordThatNeverEndsEndsTheWorker(t *testing.T) {
 		cached                   bool
 		block                    func(*bench, <-chan struct{})
 	}{
-		{"in the tokenizer", "tokenize", `{"text":"stuck"}`, "the text of in-3 at offset 41 has been tokenized", false, func(b *bench, free <-chan struct{}) {
-			for i := range b.c.groups {
-				b.c.groups[i].tokenizer = stuckTokenizer{b.tok, free}
-			}
-		}},
+		{"in the tokenizer", "tokenize", `{"text":"stuck"}`, "the text of in-3 at offset 41 has been tokenized", false,
+			func(b *bench, free <-chan struct{}) {
+				for i := range b.c.groups {
+					b.c.groups[i].tokenizer = stuckTokenizer{b.tok, free}
+				}
+			}},
 		{"before it", "decode", `{"text":" "}`, "the record of in-3 at offset 41 has been read", false, blockOutcome},
 		{"behind the model", "judge", `{"text":"some text"}`, "verdicts on 1 texts", false, blockOutcome},
 		{"behind the cache", "judge", `{"text":"some text"}`, "verdicts on 1 texts", true, blockOutcome},
@@ -225,7 +234,8 @@ func TestARecordThatNeverEndsEndsTheWorker(t *testing.T) {
 					t.Errorf("given up after %v", after)
 				}
 				var f *Fault
-				if !errors.As(err, &f) || f.Stage != c.stage || f.Reason != "wedged" || KindOf(err) != Internal || !strings.Contains(err.Error(), c.says) {
+				if !errors.As(err, &f) || f.Stage != c.stage || f.Reason != "wedged" || KindOf(err) != Internal ||
+					!strings.Contains(err.Error(), c.says) {
 					t.Errorf("%v", err)
 				}
 				time.Sleep(time.Hour)

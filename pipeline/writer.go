@@ -18,8 +18,10 @@ import (
 
 // Header names on what the worker publishes.
 const (
-	HeaderSource   = "sluice.source"   // topic/partition/offset of the input record
-	HeaderID       = "sluice.id"       // the same for every repeat of a message: source#0; #2 is its amendment, or the dead letter in an amendment's place, #0@name a routed copy
+	HeaderSource = "sluice.source" // topic/partition/offset of the input record
+	// the same for every repeat of a message: source#0; #2 is its amendment, or the dead letter in an amendment's
+	// place, #0@name a routed copy
+	HeaderID       = "sluice.id"
 	HeaderModel    = "sluice.model"    // tags of the models, comma-separated
 	HeaderRevision = "sluice.revision" // 1; amendments count up
 
@@ -46,14 +48,15 @@ type Writer struct {
 	DeadLetters string // topic of dead letters
 	Field       string // of the result object that holds the verdicts
 	Routes      []TopicRoute
-	Escalation  *Escalation       // nil: none
-	RuleFailed  func(rule string) // told of every rule that could not be evaluated, which then does not hold; nil: nobody
+	Escalation  *Escalation // nil: none
+	// told of every rule that could not be evaluated, which then does not hold; nil: nobody
+	RuleFailed func(rule string)
 	// MaxBytes is the largest message a topic takes, 0 if unknown; nil: no limit is known.
 	MaxBytes func(topic string) int
 }
 
-// overhead is what a message needs beyond key, value and headers: the batch's header (61 bytes), the record's own varints
-// and those of its headers, rounded up.
+// overhead is what a message needs beyond key, value and headers: the batch's header (61 bytes), the record's own
+// varints and those of its headers, rounded up.
 func overhead(m *Message) int { return 61 + 32 + 10*len(m.Headers) }
 
 func (w *Writer) fits(m *Message) (limit int, ok bool) {
@@ -67,8 +70,8 @@ func (w *Writer) fits(m *Message) (limit int, ok bool) {
 // scratches are buffers for the output field, which value copies into the message.
 var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
-// Result publishes the source object with the verdicts added, copies of it for the routes whose rules hold, and, where the
-// record is to be escalated, a request: in mode Amend beside a provisional result, in mode Defer in its place.
+// Result publishes the source object with the verdicts added, copies of it for the routes whose rules hold, and, where
+// the record is to be escalated, a request: in mode Amend beside a provisional result, in mode Defer in its place.
 func (w *Writer) Result(r *Record, text []byte, models []ClassifierModel, made []Decision, f Flags) Outcome {
 	tags := made[0].Tag
 	for i := range made[1:] {
@@ -146,8 +149,9 @@ func (w *Writer) holds(name string, rule *VerdictRule, env ruleEnv) bool {
 	return yes
 }
 
-// route adds copies of a result, which is o's only message, for the routes whose rules hold. A copy that its topic would
-// refuse for its size makes the whole outcome a dead letter: result and copies are seen together or not at all (P3).
+// route adds copies of a result, which is o's only message, for the routes whose rules hold. A copy that its topic
+// would refuse for its size makes the whole outcome a dead letter: result and copies are seen together or not at all
+// (P3).
 func (w *Writer) route(o Outcome, r *Record, env ruleEnv) Outcome {
 	for i := range w.Routes {
 		t := &w.Routes[i]
@@ -164,7 +168,8 @@ func (w *Writer) route(o Outcome, r *Record, env ruleEnv) Outcome {
 		}
 		if limit, ok := w.fits(&m); !ok {
 			return w.pointer(r, Faultf(Poison, "encode", "result-too-large",
-				"the copy for route %s has %d bytes, topic %s takes %d (max.message.bytes)", t.Name, m.Size(), m.Topic, limit), m.Topic, m.Size(), limit)
+				"the copy for route %s has %d bytes, topic %s takes %d (max.message.bytes)", t.Name, m.Size(), m.Topic,
+				limit), m.Topic, m.Size(), limit)
 		}
 		o.Messages = append(o.Messages, m)
 	}
@@ -200,7 +205,8 @@ func (w *Writer) DeadLetter(r *Record, f *Fault, attempts int) Outcome {
 	return Outcome{Messages: []Message{m}, Disposition: DeadLetter, Fault: f}
 }
 
-// Replace is the outcome of a record (of a request: ReplaceFinal) whose message the broker refused for its size although it looked small enough.
+// Replace is the outcome of a record (of a request: ReplaceFinal) whose message the broker refused for its size
+// although it looked small enough.
 func (w *Writer) Replace(r *Record, cause *TooLargeError) Outcome {
 	return w.pointer(r, Faultf(Poison, "commit", "result-too-large", "%w", cause), cause.Topic, r.Size(), 0)
 }
@@ -211,7 +217,8 @@ func (w *Writer) Panicked(r *Record, f *Fault) Outcome { return w.DeadLetter(r, 
 // Quarantine is the outcome of a record that is not processed any more because it kills the process.
 func (w *Writer) Quarantine(r *Record, deaths int) Outcome {
 	return w.DeadLetter(r, Faultf(Poison, "process", "killed-the-worker",
-		"%d times a worker ended without stopping while this record was in flight, the last %d times while it was the only one that ran; it was not run again", deaths, deathsAlone), deaths)
+		"%d times a worker ended without stopping while this record was in flight, the last %d times while it was "+
+			"the only one that ran; it was not run again", deaths, deathsAlone), deaths)
 }
 
 // ourHeaders are the headers of a result; those of the source go before them.
@@ -222,22 +229,25 @@ func ourHeaders(r *Record, models string) []Header {
 	return append(origin(r), Header{HeaderModel, []byte(models)}, Header{HeaderRevision, []byte("1")})
 }
 
-// publish makes the result message, or a pointer in the dead letter topic when the result is larger than its topic takes.
+// publish makes the result message, or a pointer in the dead letter topic when the result is larger than its topic
+// takes.
 func (w *Writer) publish(r *Record, d Disposition, value []byte, ours []Header) Outcome {
 	m := Message{Topic: w.Output, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value}
 	m.Headers = append(append(make([]Header, 0, len(r.Headers)+len(ours)), r.Headers...), ours...)
 	if limit, ok := w.fits(&m); !ok {
 		return w.pointer(r, Faultf(Poison, "encode", "result-too-large",
-			"the result has %d bytes, topic %s takes %d (max.message.bytes)", m.Size(), m.Topic, limit), m.Topic, m.Size(), limit)
+			"the result has %d bytes, topic %s takes %d (max.message.bytes)", m.Size(), m.Topic, limit), m.Topic,
+			m.Size(), limit)
 	}
 	return Outcome{Messages: []Message{m}, Disposition: d}
 }
 
-// largestKey is how much of a key goes with a pointer: a dead letter that is itself too large would block its partition.
+// largestKey is how much of a key goes with a pointer: a dead letter that is itself too large would block its
+// partition.
 const largestKey = 16 << 10
 
-// pointer is a dead letter that says where the record is instead of repeating it. The source's headers stay behind, and so
-// does a key of more than 16 KiB.
+// pointer is a dead letter that says where the record is instead of repeating it. The source's headers stay behind, and
+// so does a key of more than 16 KiB.
 func (w *Writer) pointer(r *Record, f *Fault, topic string, bytes, limit int) Outcome {
 	value, err := json.Marshal(struct {
 		Topic     string `json:"topic"`
@@ -250,7 +260,8 @@ func (w *Writer) pointer(r *Record, f *Fault, topic string, bytes, limit int) Ou
 	if err != nil { // strings and numbers always marshal
 		panic(err)
 	}
-	m := Message{Topic: w.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value, Headers: errorHeaders(r, f, 1)}
+	m := Message{Topic: w.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value,
+		Headers: errorHeaders(r, f, 1)}
 	if len(m.Key) > largestKey {
 		m.Key = nil
 	}

@@ -10,8 +10,9 @@ type Text struct {
 	Cut      bool   // Bytes are less than what was given
 }
 
-// Clean looks at b and cuts it to at most maxBytes bytes, between two characters; 0 is no limit. Truncation by tokens is
-// no protection against huge texts, because a tokenizer reads all of a text before it truncates (1 MiB takes seconds).
+// Clean looks at b and cuts it to at most maxBytes bytes, between two characters; 0 is no limit. Truncation by tokens
+// is no protection against huge texts, because a tokenizer reads all of a text before it truncates (1 MiB takes
+// seconds).
 func Clean(b []byte, maxBytes int) Text {
 	t := Text{Bytes: b}
 	if maxBytes > 0 && len(b) > maxBytes {
@@ -118,7 +119,8 @@ func (r *Runes) Offset(i int) int {
 	if i < r.at {
 		r.at, r.count = r.ascii, r.ascii
 	}
-	// Stop before the character that contains i, so that its start can be asked for again; count it if it begins before i.
+	// Stop before the character that contains i, so that its start can be asked for again; count it if it begins before
+	// i.
 	for r.at < i {
 		n := charLen(r.text[r.at:])
 		if r.at+n > i {

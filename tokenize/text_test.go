@@ -48,9 +48,12 @@ func characters(b []byte) []int {
 }
 
 var wild = []string{
-	"", "plain", "a\x00b", "é", "日本語", "😀👍🏽", "\xff", "\xc0\x80", "\xe2\x82", "\xe2\x82\xac", "\xf0\x9f\x98", "\xf0\x9f\x98\x80",
-	"\xed\xa0\x80", "\xed\x9f\xbf", "\xf4\x90\x80\x80", "\xf4\x8f\xbf\xbf", "\xe0\x80\xaf", "\xe0\xa0\x80", "\xf5\x80", "\xc3(", "\xf1\x80\x80(",
-	"a\xe2\x82b\xed\xa0\x80c\xff", "\x80\x80\x80", strings.Repeat("ab", 50) + "\xf0\x9f" + strings.Repeat("ü", 20), "\ufffd",
+	"", "plain", "a\x00b", "é", "日本語", "😀👍🏽", "\xff", "\xc0\x80", "\xe2\x82", "\xe2\x82\xac", "\xf0\x9f\x98",
+	"\xf0\x9f\x98\x80",
+	"\xed\xa0\x80", "\xed\x9f\xbf", "\xf4\x90\x80\x80", "\xf4\x8f\xbf\xbf", "\xe0\x80\xaf", "\xe0\xa0\x80", "\xf5\x80",
+	"\xc3(", "\xf1\x80\x80(",
+	"a\xe2\x82b\xed\xa0\x80c\xff", "\x80\x80\x80", strings.Repeat("ab", 50) + "\xf0\x9f" + strings.Repeat("ü", 20),
+	"\ufffd",
 }
 
 // mixed strings of pieces that are likely to meet badly.
@@ -76,7 +79,8 @@ func checkText(t *testing.T, b []byte) {
 	}
 
 	repaired := Repair(b)
-	if !utf8.Valid(repaired) || utf8.RuneCount(repaired) != len(starts)-1 || utf8.Valid(b) && !bytes.Equal(repaired, b) {
+	if !utf8.Valid(repaired) || utf8.RuneCount(repaired) != len(starts)-1 || utf8.Valid(b) && !bytes.Equal(repaired,
+		b) {
 		t.Fatalf("%q repaired is %q; it has %d characters", b, repaired, len(starts)-1)
 	}
 

@@ -28,8 +28,8 @@ type Options struct {
 }
 
 // Tokenizer turns texts into ids exactly as the Hugging Face tokenizer of the same tokenizer.json. Special tokens
-// written in a text are text; NUL is a character; invalid UTF-8 reads as one U+FFFD per maximal invalid part, and offsets
-// refer to the bytes given. Safe for concurrent use.
+// written in a text are text; NUL is a character; invalid UTF-8 reads as one U+FFFD per maximal invalid part, and
+// offsets refer to the bytes given. Safe for concurrent use.
 type Tokenizer interface {
 	Encode(texts [][]byte, o Options) []Encoded
 	// Token is the vocabulary entry of an id ("##ing"), as convert_ids_to_tokens; "" for an unknown id.

@@ -8,11 +8,11 @@ import (
 // This file owns the choice. It must hold on texts that nobody has seen, so a threshold is taken only where a one-sided
 // bound says that it does, not where the estimate happens to.
 //
-// Many thresholds are tried on the same texts, and the best of many estimates flatters itself. The student's are therefore
-// tested in a fixed order, from the strictest on, and the first that fails ends the search: then one level of confidence
-// holds for all of them together (fixed-sequence testing; Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052). The
-// endpoint's have no such order, because more calls may help or hurt; there each step's bound has its share of the error
-// (Bonferroni).
+// Many thresholds are tried on the same texts, and the best of many estimates flatters itself. The student's are
+// therefore tested in a fixed order, from the strictest on, and the first that fails ends the search: then one level of
+// confidence holds for all of them together (fixed-sequence testing; Angelopoulos et al. 2021, "Learn then Test", arXiv
+// 2110.01052). The endpoint's have no such order, because more calls may help or hurt; there each step's bound has its
+// share of the error (Bonferroni).
 
 // Goal is what the thresholds are to reach. Accuracies and shares are between 0 and 1.
 type Goal struct {
@@ -40,8 +40,8 @@ func (g *Goal) allowed() float64 {
 	return g.Within
 }
 
-// Choose chooses the thresholds by the samples. The student is to do as much as it may, the endpoint as little as it must;
-// where only the calls are bounded, as much as it may.
+// Choose chooses the thresholds by the samples. The student is to do as much as it may, the endpoint as little as it
+// must; where only the calls are bounded, as much as it may.
 func (c *Cascade) Choose(samples []Sample, g Goal) Choice {
 	choice := Choice{Setting: Setting{Student: Never}, Reached: true}
 	if c.HasStudent {
@@ -59,8 +59,8 @@ func (c *Cascade) alone(samples []Sample, g Goal) bool {
 	return g.Accuracy > 0 && g.lowest(c.At(samples, Setting{Student: Never})) >= g.Accuracy
 }
 
-// chooseStudent walks down from the strictest threshold until one fails. Where the full model reaches the accuracy that is
-// asked for, the student may use up what is to spare; else it may cost what is allowed.
+// chooseStudent walks down from the strictest threshold until one fails. Where the full model reaches the accuracy that
+// is asked for, the student may use up what is to spare; else it may cost what is allowed.
 func (c *Cascade) chooseStudent(samples []Sample, g Goal) (chosen float64, reason string) {
 	byAccuracy := c.alone(samples, g)
 	test := func(p Point) bool { return Paired(p.Gain, p.Loss, p.Texts, onesided(g.Confidence)).Low >= -g.allowed() }
@@ -78,14 +78,18 @@ func (c *Cascade) chooseStudent(samples []Sample, g Goal) (chosen float64, reaso
 		chosen, kept = t, p
 	}
 	if chosen != Never {
-		return chosen, fmt.Sprintf("from %s on it is final: the lowest threshold down to which all keep %s with %.4g %% confidence (%g lost and %g gained of %d texts)",
+		return chosen, fmt.Sprintf("from %s on it is final: the lowest threshold down to which all keep %s with %.4g "+
+			"%% confidence (%g lost and %g gained of %d texts)",
 			Threshold(chosen), what, 100*g.Confidence, kept.Loss, kept.Gain, kept.Texts)
 	}
 	reason = fmt.Sprintf("no threshold keeps %s with %.4g %% confidence", what, 100*g.Confidence)
 	if need := NeededTexts(g.allowed(), g.Confidence); !byAccuracy && len(samples) < need {
-		return Never, reason + fmt.Sprintf(": %d texts cannot show so little, even where the student never errs; %d or more are needed to choose by (the held-out ones do not count), or a lower confidence", len(samples), need)
+		return Never, reason + fmt.Sprintf(": %d texts cannot show so little, even where the student never errs; %d "+
+			"or more are needed to choose by (the held-out ones do not count), or a lower confidence", len(samples),
+			need)
 	}
-	return Never, reason + fmt.Sprintf(": already from %s on, where it decides %.1f %%, it loses %g texts and gains %g of %d; take another student, give more texts, or allow more",
+	return Never, reason + fmt.Sprintf(": already from %s on, where it decides %.1f %%, it loses %g texts and gains "+
+		"%g of %d; take another student, give more texts, or allow more",
 		Threshold(p.Student), 100*p.ByStudent, p.Loss, p.Gain, p.Texts)
 }
 
@@ -94,8 +98,8 @@ func (g *Goal) lowest(p Point) float64 {
 	return Wilson(p.right, p.Texts, onesided(g.Confidence)).Low
 }
 
-// NeededTexts is how many texts a student that never errs needs to be shown to lose at most allowed. It follows from Paired
-// without gain or loss: z²/(n+z²).
+// NeededTexts is how many texts a student that never errs needs to be shown to lose at most allowed. It follows from
+// Paired without gain or loss: z²/(n+z²).
 func NeededTexts(allowed, confidence float64) int {
 	if allowed <= 0 {
 		return math.MaxInt32
@@ -108,7 +112,8 @@ func NeededTexts(allowed, confidence float64) int {
 func (c *Cascade) chooseEscalation(samples []Sample, g Goal, choice *Choice) {
 	steps := c.EscalateSteps(samples, choice.Student)
 	bounded := func(p Point) bool {
-		return math.IsNaN(g.MostCalls) || Wilson(p.Escalated*float64(p.Texts), p.Texts, onesided(g.Confidence)).High <= g.MostCalls
+		return math.IsNaN(g.MostCalls) || Wilson(p.Escalated*float64(p.Texts), p.Texts,
+			onesided(g.Confidence)).High <= g.MostCalls
 	}
 	switch {
 	case g.Accuracy > 0 && !c.alone(samples, g):
@@ -124,12 +129,16 @@ func (c *Cascade) chooseEscalation(samples []Sample, g Goal, choice *Choice) {
 				break
 			}
 			choice.Escalate, choice.Escalates = t, true
-			choice.EscalateReason = fmt.Sprintf("below %s the endpoint is asked: the fewest calls (%.1f %%) with which the accuracy is at least %.2f %% with %.4g %% confidence", below(t), 100*p.Escalated, 100*g.Accuracy, 100*g.Confidence)
+			choice.EscalateReason = fmt.Sprintf("below %s the endpoint is asked: the fewest calls (%.1f %%) with "+
+				"which the accuracy is at least %.2f %% with %.4g %% confidence", below(t), 100*p.Escalated,
+				100*g.Accuracy, 100*g.Confidence)
 			return
 		}
 		choice.Reached = false
 		alone := c.At(samples, Setting{Student: Never})
-		reason := fmt.Sprintf("an accuracy of %.2f %% cannot be shown with %.4g %% confidence: the full model alone has %.2f %% on these texts (its bound is %.2f %%)", 100*g.Accuracy, 100*g.Confidence, 100*alone.Accuracy, 100*g.lowest(alone))
+		reason := fmt.Sprintf("an accuracy of %.2f %% cannot be shown with %.4g %% confidence: the full model alone "+
+			"has %.2f %% on these texts (its bound is %.2f %%)", 100*g.Accuracy, 100*g.Confidence, 100*alone.Accuracy,
+			100*g.lowest(alone))
 		switch {
 		case c.Entities:
 			reason += ", and the endpoint is not asked about entities"
@@ -149,11 +158,14 @@ func (c *Cascade) chooseEscalation(samples []Sample, g Goal, choice *Choice) {
 			choice.Escalate, choice.Escalates = t, true
 		}
 		if !choice.Escalates {
-			choice.EscalateReason = fmt.Sprintf("no step asks about at most %.4g %% with %.4g %% confidence: the smallest one of %d texts is too many; give more texts, or allow more calls", 100*g.MostCalls, 100*g.Confidence, len(samples))
+			choice.EscalateReason = fmt.Sprintf("no step asks about at most %.4g %% with %.4g %% confidence: the "+
+				"smallest one of %d texts is too many; give more texts, or allow more calls", 100*g.MostCalls,
+				100*g.Confidence, len(samples))
 			choice.Reached = false
 			return
 		}
 		p := c.At(samples, Setting{choice.Student, choice.Escalate})
-		choice.EscalateReason = fmt.Sprintf("below %s the endpoint is asked: %.1f %% of these texts, at most %.4g %% with %.4g %% confidence", below(choice.Escalate), 100*p.Escalated, 100*g.MostCalls, 100*g.Confidence)
+		choice.EscalateReason = fmt.Sprintf("below %s the endpoint is asked: %.1f %% of these texts, at most %.4g %% "+
+			"with %.4g %% confidence", below(choice.Escalate), 100*p.Escalated, 100*g.MostCalls, 100*g.Confidence)
 	}
 }

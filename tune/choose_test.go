@@ -7,14 +7,15 @@ import (
 	"testing"
 )
 
-// population makes texts on which the student's score is uniform between 0.5 and 1. It disagrees with the model the more
-// often, the less sure it is, and loses three of four disagreements.
+// population makes texts on which the student's score is uniform between 0.5 and 1. It disagrees with the model the
+// more often, the less sure it is, and loses three of four disagreements.
 func population(r *rand.Rand, n int) []Sample {
 	samples := make([]Sample, n)
 	for i := range samples {
 		s := &samples[i]
 		score := 0.5 + r.Float64()/2
-		s.Label, s.Student, s.Model = "A", Verdict{Label: "A", Score: score}, Verdict{Label: "A", Score: 0.5 + r.Float64()/2}
+		s.Label, s.Student, s.Model = "A", Verdict{Label: "A", Score: score}, Verdict{Label: "A", Score: 0.5 +
+			r.Float64()/2}
 		if r.Float64() < disagreement(score) {
 			if r.Float64() < 0.75 {
 				s.Student.Label = "B"
@@ -89,10 +90,12 @@ func TestTooFewTextsAreSaidSo(t *testing.T) {
 	c := &Cascade{HasStudent: true, Labels: []string{"A", "B"}}
 	var samples []Sample
 	for i := range 899 {
-		samples = append(samples, Sample{Text: Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.9 + float64(i)/1e4}, Model: Verdict{Label: "A", Score: 1}})
+		samples = append(samples, Sample{Text: Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.9 +
+			float64(i)/1e4}, Model: Verdict{Label: "A", Score: 1}})
 	}
 	choice := c.Choose(samples, goal())
-	if choice.Reached || choice.Student != Never || !strings.Contains(choice.StudentReason, "899 texts cannot show so little, even where the student never errs; 900 or more are needed") {
+	if choice.Reached || choice.Student != Never || !strings.Contains(choice.StudentReason, "899 texts cannot show "+
+		"so little, even where the student never errs; 900 or more are needed") {
 		t.Errorf("%+v", choice)
 	}
 	one := samples[0]
@@ -105,7 +108,8 @@ func TestABadStudentIsNotChosen(t *testing.T) {
 	c := &Cascade{HasStudent: true, Labels: []string{"A", "B"}}
 	var samples []Sample
 	for i := range 2000 {
-		s := Sample{Text: Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.5 + float64(i)/4000}, Model: Verdict{Label: "A", Score: 1}}
+		s := Sample{Text: Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.5 + float64(i)/4000},
+			Model: Verdict{Label: "A", Score: 1}}
 		if i%2 == 0 {
 			s.Student.Label = "B"
 		}
@@ -141,7 +145,8 @@ func TestTheEndpointIsAskedAsLittleAsTheGoalAllows(t *testing.T) {
 		t.Errorf("%+v: accuracy %g, asked %g", choice, p.Accuracy, p.Escalated)
 	}
 	g.MostCalls = 0.1
-	if choice = c.Choose(samples, g); choice.Reached || !strings.Contains(choice.EscalateReason, "the calls that it would take are more than 10 %") {
+	if choice = c.Choose(samples, g); choice.Reached || !strings.Contains(choice.EscalateReason,
+		"the calls that it would take are more than 10 %") {
 		t.Errorf("%+v", choice)
 	}
 	g.Accuracy = 0
@@ -154,7 +159,8 @@ func TestTheEndpointIsAskedAsLittleAsTheGoalAllows(t *testing.T) {
 		t.Errorf("%+v", choice)
 	}
 	g.Accuracy, g.MostCalls, c.LLMAccuracy = 0.85, math.NaN(), 0
-	if choice = c.Choose(samples, g); choice.Reached || !strings.Contains(choice.EscalateReason, "what the endpoint says is unknown") {
+	if choice = c.Choose(samples, g); choice.Reached || !strings.Contains(choice.EscalateReason,
+		"what the endpoint says is unknown") {
 		t.Errorf("%+v", choice)
 	}
 	g.Accuracy = 0.5 // reached without it
@@ -162,7 +168,8 @@ func TestTheEndpointIsAskedAsLittleAsTheGoalAllows(t *testing.T) {
 		t.Errorf("%+v", choice)
 	}
 	c.LLMAccuracy, g.Accuracy = 0.7, 0.99
-	if choice = c.Choose(samples, g); choice.Reached || !strings.Contains(choice.EscalateReason, "no share of calls reaches it") {
+	if choice = c.Choose(samples, g); choice.Reached || !strings.Contains(choice.EscalateReason,
+		"no share of calls reaches it") {
 		t.Errorf("%+v", choice)
 	}
 }

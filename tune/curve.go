@@ -5,7 +5,8 @@ import (
 	"slices"
 )
 
-// This file owns the curve: what a cascade does at a setting of its two thresholds, by the verdicts that its models gave.
+// This file owns the curve: what a cascade does at a setting of its two thresholds, by the verdicts that its models
+// gave.
 
 // Verdict is what one model said about a text.
 type Verdict struct {
@@ -63,11 +64,12 @@ type Cascade struct {
 // Point is one step of the curve, on some of the samples. Shares are of all texts.
 type Point struct {
 	Setting
-	Texts        int      `json:"texts"`
-	ByStudent    float64  `json:"student"`   // share that the student decided
-	ByModel      float64  `json:"model"`     // share that the model decided
-	Escalated    float64  `json:"escalated"` // share of either that is asked of the endpoint
-	Known        bool     `json:"known"`     // false: what the endpoint says is unknown, so that accuracy and difference are those without it
+	Texts     int     `json:"texts"`
+	ByStudent float64 `json:"student"`   // share that the student decided
+	ByModel   float64 `json:"model"`     // share that the model decided
+	Escalated float64 `json:"escalated"` // share of either that is asked of the endpoint
+	// false: what the endpoint says is unknown, so that accuracy and difference are those without it
+	Known        bool     `json:"known"`
 	Accuracy     float64  `json:"accuracy"`
 	AccuracyIn   Interval `json:"accuracy_95"`
 	Difference   float64  `json:"difference"` // of Accuracy to the full model's alone
@@ -116,7 +118,8 @@ func (c *Cascade) At(samples []Sample, set Setting) Point {
 		right := truth(v.Label == s.Label)
 		if v.Score < set.Escalate {
 			escalated++
-			cost += (float64(s.PromptTokens)*c.Prices.InputPerMillion + float64(c.Prices.AnswerTokens)*c.Prices.OutputPerMillion) / 1e6
+			cost += (float64(s.PromptTokens)*c.Prices.InputPerMillion +
+				float64(c.Prices.AnswerTokens)*c.Prices.OutputPerMillion) / 1e6
 			switch {
 			case s.Answered && slices.Contains(c.Labels, s.LLM):
 				right = truth(s.LLM == s.Label)
@@ -165,8 +168,8 @@ func per(n int, rate float64) float64 {
 	return float64(n) / rate
 }
 
-// StudentSteps are thresholds of the student, from the strictest on: the first is Never, and each further one lets it decide
-// about one more of a hundred texts. They depend on scores only, not on labels.
+// StudentSteps are thresholds of the student, from the strictest on: the first is Never, and each further one lets it
+// decide about one more of a hundred texts. They depend on scores only, not on labels.
 func (c *Cascade) StudentSteps(samples []Sample) []float64 {
 	steps := []float64{Never}
 	if !c.HasStudent {
@@ -210,7 +213,8 @@ func shortest(low, high float64) float64 {
 }
 
 // escalatePercents are the shares of texts that steps of the escalation ask about.
-var escalatePercents = []float64{0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 25, 30, 40, 50, 75, 100}
+var escalatePercents = []float64{0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 25, 30, 40,
+	50, 75, 100}
 
 // EscalateSteps are thresholds below which a verdict is asked of the endpoint, in ascending order and beginning with 0
 // (none), with the student at a threshold. Of entities there is only the first.

@@ -10,13 +10,17 @@ import (
 func four() []Sample {
 	say := func(studentRight bool, student float64, modelRight bool, model float64) Sample {
 		label := func(right bool) string { return map[bool]string{true: "POSITIVE", false: "NEGATIVE"}[right] }
-		return Sample{Text: Text{Text: "x", Label: "POSITIVE"}, Student: Verdict{Label: label(studentRight), Score: student}, Model: Verdict{Label: label(modelRight), Score: model}, StudentTokens: 10, ModelTokens: 10, PromptTokens: 100}
+		return Sample{Text: Text{Text: "x", Label: "POSITIVE"}, Student: Verdict{Label: label(studentRight),
+			Score: student}, Model: Verdict{Label: label(modelRight), Score: model}, StudentTokens: 10, ModelTokens: 10,
+			PromptTokens: 100}
 	}
-	return []Sample{say(true, 0.99, false, 0.9), say(false, 0.95, true, 0.9), say(true, 0.8, true, 0.6), say(false, 0.7, false, 0.55)}
+	return []Sample{say(true, 0.99, false, 0.9), say(false, 0.95, true, 0.9), say(true, 0.8, true, 0.6),
+		say(false, 0.7, false, 0.55)}
 }
 
 func cascade() *Cascade {
-	return &Cascade{HasStudent: true, Labels: []string{"NEGATIVE", "POSITIVE"}, Speed: Speed{Tokenize: 1000, Student: 10000, Model: 1000}, Prices: Prices{InputPerMillion: 2, OutputPerMillion: 10, AnswerTokens: 20}}
+	return &Cascade{HasStudent: true, Labels: []string{"NEGATIVE", "POSITIVE"}, Speed: Speed{Tokenize: 1000,
+		Student: 10000, Model: 1000}, Prices: Prices{InputPerMillion: 2, OutputPerMillion: 10, AnswerTokens: 20}}
 }
 
 func TestPointOfASetting(t *testing.T) {
@@ -76,7 +80,8 @@ func TestStepsLetOneMoreOfAHundredThroughAndNoMore(t *testing.T) {
 		samples = append(samples, Sample{Student: v, Model: v})
 	}
 	steps := c.StudentSteps(samples)
-	if steps[0] != Never || len(steps) != 101 || !slices.IsSortedFunc(steps, func(a, b float64) int { return int(math.Copysign(1, b-a)) }) {
+	if steps[0] != Never || len(steps) != 101 || !slices.IsSortedFunc(steps,
+		func(a, b float64) int { return int(math.Copysign(1, b-a)) }) {
 		t.Fatalf("%v", steps)
 	}
 	for i, threshold := range steps {
@@ -105,12 +110,16 @@ func TestEntitiesAreRightTogetherAndCountedAlone(t *testing.T) {
 	per, loc := Entity{"PER", 0, 3}, Entity{"LOC", 10, 14}
 	sample := func(gold, student, model []Entity, score float64) Sample {
 		verdict := func(e []Entity) Verdict { return Verdict{Label: Canonical(e), Entities: e, Score: score} }
-		return Sample{Text: Text{Label: Canonical(gold), Entities: gold}, Student: verdict(student), Model: verdict(model)}
+		return Sample{Text: Text{Label: Canonical(gold), Entities: gold}, Student: verdict(student),
+			Model: verdict(model)}
 	}
 	samples := []Sample{
-		sample([]Entity{per, loc}, []Entity{loc, per}, []Entity{per}, 0.9),         // the order does not matter; the model misses one
-		sample([]Entity{}, []Entity{{"PER", 0, 4}}, []Entity{}, 0.5),               // the student finds what is not there
-		sample([]Entity{loc}, []Entity{{"ORG", 10, 14}}, []Entity{loc, per}, 0.95), // another group; the model one too many
+		// the order does not matter; the model misses one
+		sample([]Entity{per, loc}, []Entity{loc, per}, []Entity{per}, 0.9),
+		// the student finds what is not there
+		sample([]Entity{}, []Entity{{"PER", 0, 4}}, []Entity{}, 0.5),
+		// another group; the model one too many
+		sample([]Entity{loc}, []Entity{{"ORG", 10, 14}}, []Entity{loc, per}, 0.95),
 	}
 	c := &Cascade{HasStudent: true, Entities: true}
 	full, mixed := c.At(samples, Setting{Student: Never}), c.At(samples, Setting{Student: 0.9})
@@ -127,7 +136,8 @@ func TestEntitiesAreRightTogetherAndCountedAlone(t *testing.T) {
 
 func TestThresholdsHaveNoMoreDigitsThanTheyNeed(t *testing.T) {
 	for _, tc := range []struct{ low, high, want float64 }{
-		{0.5, 0.987654321, 0.98}, {0.98, 0.987654321, 0.987}, {0.9999871, 0.9999879, 0.9999875}, {0, 0.9, 0.9}, {0.28, 0.29, 0.29}, {math.Nextafter(0.7, 0), 0.7, 0.7},
+		{0.5, 0.987654321, 0.98}, {0.98, 0.987654321, 0.987}, {0.9999871, 0.9999879, 0.9999875}, {0, 0.9, 0.9},
+		{0.28, 0.29, 0.29}, {math.Nextafter(0.7, 0), 0.7, 0.7},
 	} {
 		got := shortest(tc.low, tc.high)
 		if got <= tc.low || got > tc.high || len(Threshold(got)) > len(Threshold(tc.want)) {

@@ -26,9 +26,9 @@ func Wilson(hits float64, n int, confidence float64) Interval {
 	return Interval{max(0, middle-half), min(1, middle+half)}
 }
 
-// Paired is the score interval of the difference of two accuracies on the same n texts (Tango 1998, Statistics in Medicine
-// 17:891): gain texts only the first has right, loss texts only the second. Texts on which they agree carry no information
-// but their number. Expected values may be given as well.
+// Paired is the score interval of the difference of two accuracies on the same n texts (Tango 1998, Statistics in
+// Medicine 17:891): gain texts only the first has right, loss texts only the second. Texts on which they agree carry no
+// information but their number. Expected values may be given as well.
 func Paired(gain, loss float64, n int, confidence float64) Interval {
 	if n == 0 {
 		return Interval{-1, 1}

@@ -38,8 +38,8 @@ func TestPairedIsSymmetricAndClosedWithoutDifferences(t *testing.T) {
 	}
 }
 
-// The bound must say "at most 0.3 points lost" of a student that loses 0.3 points in at most about 5 % of all sets of texts.
-// The probabilities are computed, not simulated.
+// The bound must say "at most 0.3 points lost" of a student that loses 0.3 points in at most about 5 % of all sets of
+// texts. The probabilities are computed, not simulated.
 func TestPairedBoundErrsAsSeldomAsItSays(t *testing.T) {
 	const lost, confidence = 0.003, 0.95
 	for _, n := range []int{1000, 2000, 5000} {
@@ -70,5 +70,6 @@ func multinomial(n, gain, loss int, gainRate, lossRate float64) float64 {
 		}
 		return float64(k) * math.Log(p)
 	}
-	return math.Exp(lg(n) - lg(gain) - lg(loss) - lg(n-gain-loss) + power(gain, gainRate) + power(loss, lossRate) + power(n-gain-loss, 1-gainRate-lossRate))
+	return math.Exp(lg(n) - lg(gain) - lg(loss) - lg(n-gain-loss) + power(gain, gainRate) + power(loss, lossRate) +
+		power(n-gain-loss, 1-gainRate-lossRate))
 }

@@ -27,8 +27,8 @@ var (
 )
 
 // Plot draws the curves as SVG: difference of accuracy to the full model over the share that the student decides, and
-// accuracy over the share of calls where the endpoint's answers are known. The band is the 95 % interval of the held-out
-// texts, the dot what was chosen.
+// accuracy over the share of calls where the endpoint's answers are known. The band is the 95 % interval of the
+// held-out texts, the dot what was chosen.
 func (r *Report) Plot(w io.Writer) error {
 	type panel struct {
 		x, y, title string
@@ -40,13 +40,15 @@ func (r *Report) Plot(w io.Writer) error {
 	panels := []panel{{
 		"decided by the student, % of texts", "points against the full model", "Student", true, r.Students,
 		func(p Point) (float64, float64, Interval, bool) {
-			return 100 * p.ByStudent, 100 * p.Difference, Interval{100 * p.DifferenceIn.Low, 100 * p.DifferenceIn.High}, true
+			return 100 * p.ByStudent, 100 * p.Difference, Interval{100 * p.DifferenceIn.Low, 100 * p.DifferenceIn.High},
+				true
 		},
 		func(p Point) bool { return p.Student == r.Choice.Student },
 	}, {
 		"asked of the endpoint, % of texts", "accuracy, %", "Escalation", false, r.Escalations,
 		func(p Point) (float64, float64, Interval, bool) {
-			return 100 * p.Escalated, 100 * p.Accuracy, Interval{100 * p.AccuracyIn.Low, 100 * p.AccuracyIn.High}, p.Known
+			return 100 * p.Escalated, 100 * p.Accuracy, Interval{100 * p.AccuracyIn.Low, 100 * p.AccuracyIn.High},
+				p.Known
 		},
 		func(p Point) bool { return p.Escalate == r.Choice.Escalate },
 	}}

@@ -13,28 +13,29 @@ import (
 
 // Report is everything that a tuning found.
 type Report struct {
-	Date        string   `json:"date"`
-	Machine     string   `json:"machine"`
-	File        string   `json:"labelled"`
-	Name        string   `json:"verdict"`
-	Model       string   `json:"model"`
-	Student     string   `json:"student,omitempty"`
-	Choosing    int      `json:"texts_that_choose"`
-	HeldOut     int      `json:"texts_held_out"`
-	Seed        uint64   `json:"seed"`
-	Confidence  float64  `json:"confidence"`
-	LLM         string   `json:"llm"` // where the endpoint's answers come from
-	LLMAccuracy float64  `json:"llm_accuracy,omitempty"`
-	Speed       Speed    `json:"speed"`
-	SpeedHow    string   `json:"speed_how"`
-	Prices      Prices   `json:"prices"`
-	Choice      Choice   `json:"choice"`
-	Now         Setting  `json:"configured"`
-	Students    []Step   `json:"student_curve"`
-	Escalations []Step   `json:"escalation_curve"`
-	Entities    bool     `json:"entities"` // accuracy is the share of texts whose entities are all right, and none is too many
-	Result      []Result `json:"result"`
-	Again       *Again   `json:"other_splits,omitempty"`
+	Date        string  `json:"date"`
+	Machine     string  `json:"machine"`
+	File        string  `json:"labelled"`
+	Name        string  `json:"verdict"`
+	Model       string  `json:"model"`
+	Student     string  `json:"student,omitempty"`
+	Choosing    int     `json:"texts_that_choose"`
+	HeldOut     int     `json:"texts_held_out"`
+	Seed        uint64  `json:"seed"`
+	Confidence  float64 `json:"confidence"`
+	LLM         string  `json:"llm"` // where the endpoint's answers come from
+	LLMAccuracy float64 `json:"llm_accuracy,omitempty"`
+	Speed       Speed   `json:"speed"`
+	SpeedHow    string  `json:"speed_how"`
+	Prices      Prices  `json:"prices"`
+	Choice      Choice  `json:"choice"`
+	Now         Setting `json:"configured"`
+	Students    []Step  `json:"student_curve"`
+	Escalations []Step  `json:"escalation_curve"`
+	// accuracy is the share of texts whose entities are all right, and none is too many
+	Entities bool     `json:"entities"`
+	Result   []Result `json:"result"`
+	Again    *Again   `json:"other_splits,omitempty"`
 }
 
 // Again is the same choice on other splits of the same texts: how much of it is chance.
@@ -44,8 +45,9 @@ type Again struct {
 	Thresholds  Interval `json:"thresholds"`      // lowest and highest that was chosen
 	Mean        float64  `json:"mean_difference"` // of the held-out texts' accuracy to the full model's
 	Differences Interval `json:"differences_90"`  // without the lowest and highest 5 % of splits
-	Missed      float64  `json:"missed"`          // share of splits whose held-out part is not as Aim says, chance of that part included
-	Aim         string   `json:"aim"`
+	// share of splits whose held-out part is not as Aim says, chance of that part included
+	Missed float64 `json:"missed"`
+	Aim    string  `json:"aim"`
 }
 
 // Repeat chooses the student's threshold on n other splits, with seeds after r's own, and measures each on its held-out
@@ -111,7 +113,8 @@ func (r *Report) Fill(c *Cascade, samples []Sample, holdout float64, g Goal) err
 	labels := strata(samples)
 	a, b := Split(labels, holdout, r.Seed)
 	if len(a) == 0 || holdout > 0 && len(b) == 0 {
-		return fmt.Errorf("%d texts are too few to hold out a share of %v; give more texts, or hold none out", len(samples), holdout)
+		return fmt.Errorf("%d texts are too few to hold out a share of %v; give more texts, or hold none out",
+			len(samples), holdout)
 	}
 	choosing, held := pick(samples, a), pick(samples, b)
 	r.Confidence, r.Entities = g.Confidence, c.Entities
@@ -166,32 +169,41 @@ func (r *Report) Write(w io.Writer) {
 		models = r.Student + " before " + r.Model
 	}
 	fmt.Fprintf(w, "- Verdict %s: %s; %s; %s.\n", r.Name, models, r.Machine, r.Date)
-	fmt.Fprintf(w, "- Labelled texts of %s: %d choose, %d are held out (seed %d).\n", r.File, r.Choosing, r.HeldOut, r.Seed)
+	fmt.Fprintf(w, "- Labelled texts of %s: %d choose, %d are held out (seed %d).\n", r.File, r.Choosing, r.HeldOut,
+		r.Seed)
 	fmt.Fprintf(w, "- msgs/s: %s.\n", r.SpeedHow)
 	if r.LLM != "" {
 		fmt.Fprintf(w, "- Endpoint: %s.\n", r.LLM)
 	}
 
 	if len(r.Students) > 1 {
-		fmt.Fprintf(w, "\n## Student\n\nDifferences are to the full model alone, in points of accuracy; brackets are 95 %% intervals.\n\n")
-		t := table{{"threshold", "student", "model", "lost, gained", "difference, choosing", "accuracy, held out", "difference, held out", "msgs/s"}}
+		fmt.Fprintf(w, "\n## Student\n\nDifferences are to the full model alone, in points of accuracy; brackets are "+
+			"95 %% intervals.\n\n")
+		t := table{{"threshold", "student", "model", "lost, gained", "difference, choosing", "accuracy, held out",
+			"difference, held out", "msgs/s"}}
 		for i, s := range r.Students {
 			if i%5 != 0 && s.Choosing.Setting.Student != r.Choice.Student && i != len(r.Students)-1 {
 				continue
 			}
 			p, h := s.Choosing, s.HeldOut
-			t = append(t, []string{mark(threshold(p.Student), p.Student == r.Choice.Student), percent(p.ByStudent), percent(p.ByModel),
+			t = append(t, []string{mark(threshold(p.Student), p.Student == r.Choice.Student), percent(p.ByStudent),
+				percent(p.ByModel),
 				number(p.Loss) + ", " + number(p.Gain), points(p), accuracy(h), points(h), rate(p.PerSecond)})
 		}
 		t.write(w)
 	}
 	if len(r.Escalations) > 1 {
-		fmt.Fprintf(w, "\n## Escalation\n\nWith the student's threshold at %s. Calls and cost are for a million messages; a question is taken as %d tokens and those of the text, an answer as %d.\n\n", threshold(r.Choice.Student), r.Prices.PromptTokens, r.Prices.AnswerTokens)
-		t := table{{"below", "asked", "asked, held out", "accuracy, choosing", "accuracy, held out", "difference, held out", "LLM calls", "cost"}}
+		fmt.Fprintf(w, "\n## Escalation\n\nWith the student's threshold at %s. Calls and cost are for a million "+
+			"messages; a question is taken as %d tokens and those of the text, an answer as %d.\n\n",
+			threshold(r.Choice.Student), r.Prices.PromptTokens, r.Prices.AnswerTokens)
+		t := table{{"below", "asked", "asked, held out", "accuracy, choosing", "accuracy, held out",
+			"difference, held out", "LLM calls", "cost"}}
 		for _, s := range r.Escalations {
 			p, h := s.Choosing, s.HeldOut
-			t = append(t, []string{mark(below(p.Escalate), r.Choice.Escalates && p.Escalate == r.Choice.Escalate), percent(p.Escalated), part(h, percent(h.Escalated)),
-				answered(p, accuracy(p)), answered(h, accuracy(h)), answered(h, points(h)), fmt.Sprintf("%.0f", p.Calls), r.cost(p)})
+			t = append(t, []string{mark(below(p.Escalate), r.Choice.Escalates && p.Escalate == r.Choice.Escalate),
+				percent(p.Escalated), part(h, percent(h.Escalated)),
+				answered(p, accuracy(p)), answered(h, accuracy(h)), answered(h, points(h)), fmt.Sprintf("%.0f",
+					p.Calls), r.cost(p)})
 		}
 		t.write(w)
 	}
@@ -208,7 +220,8 @@ func (r *Report) Write(w io.Writer) {
 	}
 	for _, res := range r.Result {
 		p := res.Point
-		row := []string{res.Name, threshold(p.Student), percent(p.ByStudent), percent(p.ByModel), answered(p, accuracy(p)), answered(p, points(p)), rate(p.PerSecond), rate2(res.Speed)}
+		row := []string{res.Name, threshold(p.Student), percent(p.ByStudent), percent(p.ByModel),
+			answered(p, accuracy(p)), answered(p, points(p)), rate(p.PerSecond), rate2(res.Speed)}
 		if r.Entities {
 			row = append(row, fmt.Sprintf("%.2f %%", 100*p.F1))
 		} else {
@@ -218,17 +231,22 @@ func (r *Report) Write(w io.Writer) {
 	}
 	t.write(w)
 	if r.Entities {
-		fmt.Fprintln(w, "\nAccuracy is the share of texts whose entities are all found, with their groups and ends, and no others. F1 counts entities.")
+		fmt.Fprintln(w, "\nAccuracy is the share of texts whose entities are all found, with their groups and ends, "+
+			"and no others. F1 counts entities.")
 	}
 	fmt.Fprintln(w)
-	for _, reason := range []struct{ what, why string }{{"student", r.Choice.StudentReason}, {"escalation", r.Choice.EscalateReason}} {
+	for _, reason := range []struct{ what, why string }{{"student", r.Choice.StudentReason},
+		{"escalation", r.Choice.EscalateReason}} {
 		if reason.why != "" {
 			fmt.Fprintf(w, "- %s: %s.\n", reason.what, reason.why)
 		}
 	}
 	if a := r.Again; a != nil && a.Chose > 0 {
-		fmt.Fprintf(w, "- other splits: on %d of %d a threshold was chosen, from %s to %s; difference on the held-out part %+.2f points in the mean, 90 %% of splits between %+.2f and %+.2f; not %s there: %s of splits.\n",
-			a.Chose, a.Splits, Threshold(a.Thresholds.Low), Threshold(a.Thresholds.High), 100*a.Mean, 100*a.Differences.Low, 100*a.Differences.High, a.Aim, percent(a.Missed))
+		fmt.Fprintf(w, "- other splits: on %d of %d a threshold was chosen, from %s to %s; difference on the "+
+			"held-out part %+.2f points in the mean, 90 %% of splits between %+.2f and %+.2f; not %s there: %s of "+
+			"splits.\n",
+			a.Chose, a.Splits, Threshold(a.Thresholds.Low), Threshold(a.Thresholds.High), 100*a.Mean,
+			100*a.Differences.Low, 100*a.Differences.High, a.Aim, percent(a.Missed))
 	} else if a != nil {
 		fmt.Fprintf(w, "- other splits: on none of %d a threshold was chosen.\n", a.Splits)
 	}
@@ -278,7 +296,8 @@ func accuracy(p Point) string {
 }
 
 func points(p Point) string {
-	return part(p, fmt.Sprintf("%+.2f [%+.2f, %+.2f]", 100*p.Difference, 100*p.DifferenceIn.Low, 100*p.DifferenceIn.High))
+	return part(p, fmt.Sprintf("%+.2f [%+.2f, %+.2f]", 100*p.Difference, 100*p.DifferenceIn.Low,
+		100*p.DifferenceIn.High))
 }
 
 // part is s, or a dash where the part of the texts is empty.

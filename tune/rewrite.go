@@ -15,7 +15,8 @@ import (
 )
 
 // This file owns the way back into the configuration file: the bytes of a value are replaced, or a line is put in, and
-// nothing else changes. Afterwards both files are read and compared; where anything but the value differs, nothing is given.
+// nothing else changes. Afterwards both files are read and compared; where anything but the value differs, nothing is
+// given.
 
 // ErrByHand says that the file is of a form that is not changed automatically: a person has to.
 var ErrByHand = errors.New("is not a form that can be changed automatically")
@@ -272,8 +273,8 @@ func offset(file []byte, line, column int) int {
 
 const around = 3 // lines of context in a diff
 
-// Diff is a unified diff of two versions of a file; "" where they are equal. It looks for the lines at which they part and
-// meet again one change at a time, which is all that Rewrite makes: lines replaced or put in.
+// Diff is a unified diff of two versions of a file; "" where they are equal. It looks for the lines at which they part
+// and meet again one change at a time, which is all that Rewrite makes: lines replaced or put in.
 func Diff(name string, before, after []byte) string {
 	if bytes.Equal(before, after) {
 		return ""

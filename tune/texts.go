@@ -1,5 +1,5 @@
-// Package tune chooses the thresholds of a cascade from labelled texts: from which score on a student's verdict is final,
-// and below which score a verdict is asked of an LLM endpoint. It is pure: whoever calls it has run the models.
+// Package tune chooses the thresholds of a cascade from labelled texts: from which score on a student's verdict is
+// final, and below which score a verdict is asked of an LLM endpoint. It is pure: whoever calls it has run the models.
 package tune
 
 import (
@@ -54,9 +54,10 @@ const (
 	mostProblems = 10       // that one error names
 )
 
-// ReadTexts reads JSON lines {"text": …, "label": …, "llm": …}; "llm" may be missing or null. For a model of entities it is
-// {"text": …, "entities": [{"entity_group": …, "start": …, "end": …}]} in every line, with characters of the text. Other
-// members are ignored, and so are empty lines. The error joins the first mistakes, each with its line and what to do.
+// ReadTexts reads JSON lines {"text": …, "label": …, "llm": …}; "llm" may be missing or null. For a model of entities
+// it is {"text": …, "entities": [{"entity_group": …, "start": …, "end": …}]} in every line, with characters of the
+// text. Other members are ignored, and so are empty lines. The error joins the first mistakes, each with its line and
+// what to do.
 func ReadTexts(r io.Reader) ([]Text, error) {
 	var texts []Text
 	var errs []error
@@ -75,7 +76,9 @@ func ReadTexts(r io.Reader) ([]Text, error) {
 		}
 		t.Line = n
 		if len(texts) > 0 && (t.Entities == nil) != (texts[0].Entities == nil) {
-			errs = append(errs, fmt.Errorf(`line %d: line %d has "label" where this has "entities", or the other way round; a file is for one model`, n, texts[0].Line))
+			errs = append(errs,
+				fmt.Errorf(
+					`line %d: line %d has "label" where this has "entities", or the other way round; a file is for one model`, n, texts[0].Line))
 			continue
 		}
 		texts = append(texts, t)
@@ -135,14 +138,18 @@ func parseText(line []byte) (t Text, err error) {
 func parseEntities(raw json.RawMessage, characters int) ([]Entity, error) {
 	entities := []Entity{}
 	if err := json.Unmarshal(raw, &entities); err != nil || entities == nil {
-		return nil, fmt.Errorf(`"entities" is %.40s; write [{"entity_group": "PER", "start": 0, "end": 3}], or [] where there are none`, raw)
+		return nil,
+			fmt.Errorf(
+				`"entities" is %.40s; write [{"entity_group": "PER", "start": 0, "end": 3}], or [] where there are none`,
+				raw)
 	}
 	for i, e := range entities {
 		if e.Group == "" {
 			return nil, fmt.Errorf(`entities[%d] has no "entity_group"; write for example "PER"`, i)
 		}
 		if e.Start < 0 || e.End <= e.Start || e.End > characters {
-			return nil, fmt.Errorf("entities[%d] is from %d to %d of a text of %d characters; count characters from 0, the end being the first one behind", i, e.Start, e.End, characters)
+			return nil, fmt.Errorf("entities[%d] is from %d to %d of a text of %d characters; count characters from "+
+				"0, the end being the first one behind", i, e.Start, e.End, characters)
 		}
 	}
 	return entities, nil
@@ -161,7 +168,8 @@ func CheckLabels(texts []Text, known []string) error {
 		}
 		for _, label := range labels {
 			if !slices.Contains(known, label) && len(errs) < mostProblems {
-				errs = append(errs, fmt.Errorf("line %d: %q is none of the model's labels (%s); correct it, or name another model", t.Line, label, strings.Join(known, ", ")))
+				errs = append(errs, fmt.Errorf("line %d: %q is none of the model's labels (%s); correct it, or name "+
+					"another model", t.Line, label, strings.Join(known, ", ")))
 			}
 		}
 	}
@@ -182,8 +190,8 @@ func strata(samples []Sample) []string {
 	return labels
 }
 
-// Split parts n samples in two at random, each label in the same proportions. share, between 0 and 1, is that of the second
-// part, which is held out. The same labels and seed give the same parts. Both are in ascending order.
+// Split parts n samples in two at random, each label in the same proportions. share, between 0 and 1, is that of the
+// second part, which is held out. The same labels and seed give the same parts. Both are in ascending order.
 func Split(labels []string, share float64, seed uint64) (choose, held []int) {
 	byLabel := map[string][]int{}
 	for i, l := range labels {

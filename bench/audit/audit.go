@@ -1,5 +1,5 @@
-// Package audit says what became of the records of a time: it reads a worker's input, result and dead letter topics with
-// an independent client and counts, per input partition, what is lost, doubled or out of order.
+// Package audit says what became of the records of a time: it reads a worker's input, result and dead letter topics
+// with an independent client and counts, per input partition, what is lost, doubled or out of order.
 //
 // It joins no group, commits nothing and writes nothing.
 package audit
@@ -41,21 +41,24 @@ type Partition struct {
 	From      int64  `json:"from"` // the first offset that was looked at
 	To        int64  `json:"to"`   // the offset behind the last one: nothing beyond what the group has committed
 
-	Records      int64    `json:"records"`                // that are in the log between the two
-	Gaps         int64    `json:"gaps"`                   // offsets between the two without a record: transaction markers, aborted, deleted or compacted away
-	Results      int64    `json:"results"`                // records with a first result
-	DeadLetters  int64    `json:"dead_letters"`           // records with a dead letter
-	Deferred     int64    `json:"deferred,omitempty"`     // records in whose place a request was published: their result comes later
-	Requests     int64    `json:"requests,omitempty"`     // records with a request to an endpoint
-	Amended      int64    `json:"amended,omitempty"`      // records with a final verdict of the escalation
-	Pending      int64    `json:"pending,omitempty"`      // requests that the escalation's group has not committed yet
-	Lost         int64    `json:"lost"`                   // records without an answer
-	Unfinished   int64    `json:"unfinished,omitempty"`   // requests that were committed and have no final verdict
-	Doubled      int64    `json:"doubled"`                // messages whose id was there before
-	Disordered   int64    `json:"disordered"`             // results before which a later record's result stands
-	Stray        int64    `json:"stray,omitempty"`        // routed copies of records that have no result
-	Unverifiable int64    `json:"unverifiable,omitempty"` // records without an answer, whose answer may have been deleted since
-	InFlight     int64    `json:"in_flight"`              // offsets that the group has not committed: not counted above
+	Records int64 `json:"records"` // that are in the log between the two
+	// offsets between the two without a record: transaction markers, aborted, deleted or compacted away
+	Gaps        int64 `json:"gaps"`
+	Results     int64 `json:"results"`      // records with a first result
+	DeadLetters int64 `json:"dead_letters"` // records with a dead letter
+	// records in whose place a request was published: their result comes later
+	Deferred   int64 `json:"deferred,omitempty"`
+	Requests   int64 `json:"requests,omitempty"`   // records with a request to an endpoint
+	Amended    int64 `json:"amended,omitempty"`    // records with a final verdict of the escalation
+	Pending    int64 `json:"pending,omitempty"`    // requests that the escalation's group has not committed yet
+	Lost       int64 `json:"lost"`                 // records without an answer
+	Unfinished int64 `json:"unfinished,omitempty"` // requests that were committed and have no final verdict
+	Doubled    int64 `json:"doubled"`              // messages whose id was there before
+	Disordered int64 `json:"disordered"`           // results before which a later record's result stands
+	Stray      int64 `json:"stray,omitempty"`      // routed copies of records that have no result
+	// records without an answer, whose answer may have been deleted since
+	Unverifiable int64    `json:"unverifiable,omitempty"`
+	InFlight     int64    `json:"in_flight"` // offsets that the group has not committed: not counted above
 	Examples     []string `json:"examples,omitempty"`
 }
 
@@ -107,13 +110,14 @@ func (t *tally) open(tp pipeline.TopicPartition, from, to int64) *lane {
 func (t *tally) input(r *kgo.Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l := t.lanes[pipeline.TopicPartition{Topic: r.Topic, Partition: r.Partition}]; l != nil && r.Offset >= l.From && r.Offset < l.To {
+	if l := t.lanes[pipeline.TopicPartition{Topic: r.Topic, Partition: r.Partition}]; l != nil && r.Offset >= l.From &&
+		r.Offset < l.To {
 		l.exists.add(r.Offset)
 	}
 }
 
-// output takes one message of a topic that the worker writes to: requests before results, results before dead letters. settled says, of a request, that the escalation's group
-// has committed it.
+// output takes one message of a topic that the worker writes to: requests before results, results before dead letters.
+// settled says, of a request, that the escalation's group has committed it.
 func (t *tally) output(kind Kind, r *kgo.Record, settled bool) {
 	source, id := origin(r, t.request)
 	tp, offset, ok := parseSource(source)
@@ -267,8 +271,8 @@ func (l *lane) deleted(offset int64) bool {
 	return false
 }
 
-// origin is the source and the id of a message. A record that went through several workers carries the headers of all of
-// them: the last ones count. A dead letter of a request is about the record that the request was made for.
+// origin is the source and the id of a message. A record that went through several workers carries the headers of all
+// of them: the last ones count. A dead letter of a request is about the record that the request was made for.
 func origin(r *kgo.Record, request string) (source, id string) {
 	for _, h := range slices.Backward(r.Headers) {
 		if h.Key == pipeline.HeaderSource && source == "" {
@@ -317,15 +321,16 @@ func parseSource(s string) (tp pipeline.TopicPartition, offset int64, ok bool) {
 
 // Report is what was found.
 type Report struct {
-	Group      string           `json:"group"`
-	Since      string           `json:"since"` // RFC 3339; "" is the beginning of the log
-	Until      string           `json:"until"`
-	Repeats    bool             `json:"repeats_allowed"` // at-least-once: doubled messages are no fault
-	Partitions []Partition      `json:"partitions"`
-	Total      Partition        `json:"total"`
-	Foreign    map[string]int64 `json:"foreign,omitempty"` // messages by topic that no record of the input topics was the source of
-	Notes      []string         `json:"notes,omitempty"`   // what could not be verified, and why
-	Incomplete bool             `json:"incomplete"`        // a topic could not be read to its end
+	Group      string      `json:"group"`
+	Since      string      `json:"since"` // RFC 3339; "" is the beginning of the log
+	Until      string      `json:"until"`
+	Repeats    bool        `json:"repeats_allowed"` // at-least-once: doubled messages are no fault
+	Partitions []Partition `json:"partitions"`
+	Total      Partition   `json:"total"`
+	// messages by topic that no record of the input topics was the source of
+	Foreign    map[string]int64 `json:"foreign,omitempty"`
+	Notes      []string         `json:"notes,omitempty"` // what could not be verified, and why
+	Incomplete bool             `json:"incomplete"`      // a topic could not be read to its end
 }
 
 // Clean says that all was read and nothing is lost, doubled or out of order.

@@ -37,7 +37,8 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			t.output(Results, message("out", int64(i), id), false)
 		}
 	}
-	upstream := []kgo.RecordHeader{{Key: pipeline.HeaderSource, Value: []byte("other/3/9")}, {Key: pipeline.HeaderID, Value: []byte("other/3/9#0")}}
+	upstream := []kgo.RecordHeader{{Key: pipeline.HeaderSource, Value: []byte("other/3/9")}, {Key: pipeline.HeaderID,
+		Value: []byte("other/3/9#0")}}
 	for _, c := range []struct {
 		name string
 		play func(*tally, *lane)
@@ -45,7 +46,8 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 	}{
 		{"all is well", func(t *tally, _ *lane) { results(t, "0#0", "1#0", "2#0") }, "0 0 0 0 0 0"},
 		{"lost", func(t *tally, _ *lane) { results(t, "0#0", "2#0") }, "1 0 0 0 0 0"},
-		{"doubled is not disorder too", func(t *tally, _ *lane) { results(t, "0#0", "1#0", "2#0", "1#0") }, "0 1 0 0 0 0"},
+		{"doubled is not disorder too", func(t *tally, _ *lane) { results(t, "0#0", "1#0", "2#0", "1#0") },
+			"0 1 0 0 0 0"},
 		{"disorder", func(t *tally, _ *lane) { results(t, "0#0", "2#0", "1#0") }, "0 0 1 0 0 0"},
 		{"a result and a dead letter are one too many", func(t *tally, _ *lane) {
 			results(t, "0#0", "1#0", "2#0")
@@ -55,7 +57,10 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			results(t, "0#0", "2#0")
 			t.output(DeadLetters, message("dlq", 0, "1#0"), false)
 		}, "0 0 0 0 0 0"},
-		{"an amendment is no double, two are", func(t *tally, _ *lane) { results(t, "0#0", "1#0", "2#0", "0#2", "0#2") }, "0 1 0 0 0 0"},
+		{"an amendment is no double, two are", func(t *tally, _ *lane) {
+			results(t, "0#0", "1#0", "2#0", "0#2",
+				"0#2")
+		}, "0 1 0 0 0 0"},
 		{"an amendment is no first result", func(t *tally, _ *lane) { results(t, "0#2", "1#0", "2#0") }, "1 0 0 0 0 0"},
 		{"the headers of a worker before this one do not count", func(t *tally, _ *lane) {
 			for o := range int64(3) {
@@ -67,7 +72,10 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			t.output(Results, &kgo.Record{Topic: "out", Offset: 9, Headers: upstream}, false)
 			t.output(Results, &kgo.Record{Topic: "out", Offset: 10}, false)
 		}, "1 0 0 0 0 0"},
-		{"results beyond the range do not count", func(t *tally, _ *lane) { results(t, "0#0", "1#0", "2#0", "3#0", "3#0") }, "0 0 0 0 0 0"},
+		{"results beyond the range do not count", func(t *tally, _ *lane) {
+			results(t, "0#0", "1#0", "2#0", "3#0",
+				"3#0")
+		}, "0 0 0 0 0 0"},
 		{"copies", func(t *tally, _ *lane) {
 			results(t, "0#0", "1#0")
 			t.output(Routed, message("alerts", 0, "0#0@urgent"), false)
@@ -87,7 +95,8 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			t.output(Requests, message("ask", 1, "1#escalation"), true)
 			results(t, "0#0", "1#0", "2#0")
 			letter := message("dlq", 0, "0#escalation")
-			letter.Headers = append(letter.Headers, kgo.RecordHeader{Key: pipeline.HeaderSource, Value: []byte("ask/0/0")}, kgo.RecordHeader{Key: pipeline.HeaderID, Value: []byte("ask/0/0#0")})
+			letter.Headers = append(letter.Headers, kgo.RecordHeader{Key: pipeline.HeaderSource,
+				Value: []byte("ask/0/0")}, kgo.RecordHeader{Key: pipeline.HeaderID, Value: []byte("ask/0/0#0")})
 			t.output(DeadLetters, letter, false)
 			t.output(DeadLetters, message("dlq", 1, "1#2"), false) // an amendment that no topic takes
 		}, "0 0 0 0 0 0"},
@@ -101,7 +110,8 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			results(t, "2#0", "0#0")
 		}, "0 0 0 0 0 0"},
 		{"a deferred result that never came", func(t *tally, _ *lane) {
-			t.output(Requests, message("ask", 0, "0#escalation", kgo.RecordHeader{Key: pipeline.HeaderEscalation, Value: []byte(`{"mode":"defer"}`)}), true)
+			t.output(Requests, message("ask", 0, "0#escalation", kgo.RecordHeader{Key: pipeline.HeaderEscalation,
+				Value: []byte(`{"mode":"defer"}`)}), true)
 			results(t, "1#0", "2#0")
 		}, "0 0 0 1 0 0"},
 		{"what may have been deleted is not lost", func(t *tally, l *lane) {
@@ -111,8 +121,10 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := count(3, c.play)
-			if got := fmt.Sprint(p.Lost, p.Doubled, p.Disordered, p.Unfinished, p.Stray, p.Unverifiable); got != c.want {
-				t.Errorf("lost, doubled, disordered, unfinished, stray, unverifiable: %s, want %s\n%v", got, c.want, p.Examples)
+			if got := fmt.Sprint(p.Lost, p.Doubled, p.Disordered, p.Unfinished, p.Stray,
+				p.Unverifiable); got != c.want {
+				t.Errorf("lost, doubled, disordered, unfinished, stray, unverifiable: %s, want %s\n%v", got, c.want,
+					p.Examples)
 			}
 		})
 	}

@@ -74,7 +74,8 @@ func Run(ctx context.Context, client *kgo.Client, plan Plan) (*Report, error) {
 	if plan.Progress == nil {
 		plan.Progress = func(string, int64, int64) {}
 	}
-	a := &auditor{plan: plan, client: client, admin: kadm.NewClient(client), tally: newTally(), report: &Report{Group: plan.Group, Repeats: plan.AtLeastOnce}}
+	a := &auditor{plan: plan, client: client, admin: kadm.NewClient(client), tally: newTally(),
+		report: &Report{Group: plan.Group, Repeats: plan.AtLeastOnce}}
 	a.tally.request = plan.Requests
 	if !plan.Since.IsZero() {
 		a.report.Since = plan.Since.UTC().Format(time.RFC3339)
@@ -147,7 +148,8 @@ func (a *auditor) refresh(ctx context.Context) error {
 }
 
 // listed asks for one offset of every partition of all topics.
-func (a *auditor) listed(ctx context.Context, what string, list func(context.Context, ...string) (kadm.ListedOffsets, error)) (kadm.ListedOffsets, error) {
+func (a *auditor) listed(ctx context.Context, what string, list func(context.Context, ...string) (kadm.ListedOffsets,
+	error)) (kadm.ListedOffsets, error) {
 	o, err := list(ctx, a.all()...)
 	if err == nil {
 		err = o.Error()
@@ -220,11 +222,14 @@ func (a *auditor) inputs(ctx context.Context) ([]span, error) {
 			}
 			switch {
 			case c.At > end.Offset:
-				a.note("%s: group %s has committed offset %d, the log ends at %d: the topic was made anew, or the group's offsets were set by hand", tp, a.plan.Group, c.At, end.Offset)
+				a.note("%s: group %s has committed offset %d, the log ends at %d: the topic was made anew, or the "+
+					"group's offsets were set by hand", tp, a.plan.Group, c.At, end.Offset)
 			case c.At < start.Offset:
-				a.note("%s: records %d to %d were deleted before group %s had read them (retention): they are lost to it", tp, c.At, start.Offset-1, a.plan.Group)
+				a.note("%s: records %d to %d were deleted before group %s had read them (retention): they are lost "+
+					"to it", tp, c.At, start.Offset-1, a.plan.Group)
 			case start.Offset > 0 && first.Offset == start.Offset:
-				a.note("%s: the log begins at %d; records before that are gone and cannot be verified", tp, start.Offset)
+				a.note("%s: the log begins at %d; records before that are gone and cannot be verified", tp,
+					start.Offset)
 			}
 			s := span{tp, first.Offset, min(c.At, last.Offset)}
 			s.to = max(s.from, s.to)
@@ -235,7 +240,8 @@ func (a *auditor) inputs(ctx context.Context) ([]span, error) {
 		}
 	}
 	if total > a.plan.MostRecords {
-		return nil, fmt.Errorf("there are %d records to look at, and the memory is bounded for %d; look at a shorter time", total, a.plan.MostRecords)
+		return nil, fmt.Errorf("there are %d records to look at, and the memory is bounded for %d; look at a shorter "+
+			"time", total, a.plan.MostRecords)
 	}
 	return spans, nil
 }
@@ -292,7 +298,8 @@ func (a *auditor) outputs(ctx context.Context, ends kadm.ListedOffsets, earliest
 				continue
 			}
 			if truncated {
-				a.note("%s: the log begins at %d; what was there for older records is gone, and records without an answer before the first one known there cannot be verified", tp, start.Offset)
+				a.note("%s: the log begins at %d; what was there for older records is gone, and records without an "+
+					"answer before the first one known there cannot be verified", tp, start.Offset)
 			}
 			for _, l := range a.tally.lanes {
 				if l.Partition.Partition%int32(len(partitions)) == p.Partition {
@@ -301,7 +308,8 @@ func (a *auditor) outputs(ctx context.Context, ends kadm.ListedOffsets, earliest
 			}
 		}
 		if compacted[topic] && (kind == Results || kind == DeadLetters) {
-			a.note("%s is compacted: a result is removed when a later one has the same key, so records without an answer cannot be verified", topic)
+			a.note("%s is compacted: a result is removed when a later one has the same key, so records without an "+
+				"answer cannot be verified", topic)
 		}
 		if err := a.read(ctx, topic, spans, func(r *kgo.Record) {
 			done := false
@@ -343,8 +351,8 @@ func (a *auditor) compacted(ctx context.Context) (map[string]bool, error) {
 	return found, nil
 }
 
-// read reads spans, several at a time, and hands over every record of a committed transaction or of none, in the order of
-// its partition.
+// read reads spans, several at a time, and hands over every record of a committed transaction or of none, in the order
+// of its partition.
 func (a *auditor) read(ctx context.Context, what string, spans []span, each func(*kgo.Record)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -395,7 +403,8 @@ func (a *auditor) readSpan(ctx context.Context, s span, ahead func(int64), each 
 		}
 		switch {
 		case errors.Is(err, kerr.OffsetOutOfRange) && part.LogStartOffset > at:
-			a.note("%s: records before %d were deleted while they were read; they cannot be verified", s.tp, part.LogStartOffset)
+			a.note("%s: records before %d were deleted while they were read; they cannot be verified", s.tp,
+				part.LogStartOffset)
 			next, err = part.LogStartOffset, nil
 		case err != nil && !retriable(err):
 			return fmt.Errorf("reading %s at %d: %w", s.tp, at, err)
@@ -406,7 +415,8 @@ func (a *auditor) readSpan(ctx context.Context, s span, ahead func(int64), each 
 			continue
 		}
 		if time.Since(moved) > a.plan.Patience {
-			why := fmt.Sprintf("an open transaction holds up its readers (last stable offset %d)", part.LastStableOffset)
+			why := fmt.Sprintf("an open transaction holds up its readers (last stable offset %d)",
+				part.LastStableOffset)
 			if err != nil {
 				why = err.Error()
 			}
@@ -453,9 +463,11 @@ func (a *auditor) fetch(ctx context.Context, tp pipeline.TopicPartition, at int6
 		return kgo.FetchPartition{}, at, kerr.LeaderNotAvailable
 	}
 	req := kmsg.NewPtrFetchRequest()
-	req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel, req.SessionEpoch = -1, 500, 1, 8<<20, 1, -1
+	req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel, req.SessionEpoch = -1, 500, 1,
+		8<<20, 1, -1
 	p := kmsg.NewFetchRequestTopicPartition()
-	p.Partition, p.FetchOffset, p.PartitionMaxBytes, p.CurrentLeaderEpoch, p.LastFetchedEpoch = tp.Partition, at, 4<<20, -1, -1
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes, p.CurrentLeaderEpoch, p.LastFetchedEpoch = tp.Partition, at, 4<<20,
+		-1, -1
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.TopicID, t.Partitions = tp.Topic, topic.ID, []kmsg.FetchRequestTopicPartition{p}
 	req.Topics = []kmsg.FetchRequestTopic{t}

@@ -38,7 +38,8 @@ func newStage(t *testing.T, config map[string]*string) *stage {
 		t.Skip("-short: no real broker")
 	}
 	client := pipelinetest.Kafka(t).Client(t)
-	s := &stage{t: t, name: strings.ToLower(strings.NewReplacer("/", "-", " ", "_").Replace(t.Name())), client: client, admin: kadm.NewClient(client), sent: map[int32]int64{}}
+	s := &stage{t: t, name: strings.ToLower(strings.NewReplacer("/", "-", " ", "_").Replace(t.Name())), client: client,
+		admin: kadm.NewClient(client), sent: map[int32]int64{}}
 	for topic, c := range map[string]map[string]*string{"in": nil, "out": config, "dlq": nil} {
 		if r, err := s.admin.CreateTopic(t.Context(), partitions, 1, c, s.topic(topic)); err != nil || r.Err != nil {
 			t.Fatal(err, r.Err)
@@ -75,9 +76,11 @@ func (s *stage) answer(kind string, p int32, offset int64, number string) {
 
 func (s *stage) message(kind string, p int32, offset int64, number string) *kgo.Record {
 	source := fmt.Sprintf("%s/%d/%d", s.topic("in"), p, offset)
-	return &kgo.Record{Topic: s.topic(kind), Partition: p, Key: []byte("k"), Value: []byte("y"), Headers: []kgo.RecordHeader{
-		{Key: pipeline.HeaderSource, Value: []byte(source)}, {Key: pipeline.HeaderID, Value: []byte(source + "#" + number)},
-	}}
+	return &kgo.Record{Topic: s.topic(kind), Partition: p, Key: []byte("k"), Value: []byte("y"),
+		Headers: []kgo.RecordHeader{
+			{Key: pipeline.HeaderSource, Value: []byte(source)}, {Key: pipeline.HeaderID, Value: []byte(source + "#" +
+				number)},
+		}}
 }
 
 // commit sets the group's offset of a partition.
@@ -92,7 +95,8 @@ func (s *stage) commit(p int32, offset int64) {
 
 func (s *stage) run(change func(*Plan)) *Report {
 	s.t.Helper()
-	p := Plan{Group: s.name, Inputs: []string{s.topic("in")}, Output: s.topic("out"), DeadLetter: s.topic("dlq"), Since: time.Now().Add(-time.Hour)}
+	p := Plan{Group: s.name, Inputs: []string{s.topic("in")}, Output: s.topic("out"), DeadLetter: s.topic("dlq"),
+		Since: time.Now().Add(-time.Hour)}
 	if change != nil {
 		change(&p)
 	}
@@ -117,7 +121,8 @@ func TestAGoodRunOnARealBrokerIsClean(t *testing.T) {
 	s := newStage(t, nil)
 	s.input(40)
 	// Aborted and committed transactions of other producers: offsets without a record, the last of the log among them.
-	tx, err := kgo.NewClient(kgo.SeedBrokers(pipelinetest.Kafka(t).Addrs()[0]), kgo.TransactionalID(s.name), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	tx, err := kgo.NewClient(kgo.SeedBrokers(pipelinetest.Kafka(t).Addrs()[0]), kgo.TransactionalID(s.name),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +163,8 @@ func TestAGoodRunOnARealBrokerIsClean(t *testing.T) {
 	s.commit(2, 30) // ten are in flight, although they have answers already
 	s.answer("out", 2, 39, "0")
 	r := s.run(nil)
-	s.want(r, Partition{Records: 40 + 41 + 30, Gaps: 5, Results: 39 + 40 + 29, DeadLetters: 3, Amended: 1, InFlight: 10})
+	s.want(r, Partition{Records: 40 + 41 + 30, Gaps: 5, Results: 39 + 40 + 29, DeadLetters: 3, Amended: 1,
+		InFlight: 10})
 	if !r.Clean() || len(r.Notes) > 0 {
 		t.Errorf("not clean: %v", r.Notes)
 	}
@@ -249,7 +255,8 @@ func TestACompactedOutputCannotProveALoss(t *testing.T) {
 func TestAnOpenTransactionMakesTheReportIncomplete(t *testing.T) {
 	s := newStage(t, nil)
 	s.input(3)
-	tx, err := kgo.NewClient(kgo.SeedBrokers(pipelinetest.Kafka(t).Addrs()[0]), kgo.TransactionalID(s.name), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	tx, err := kgo.NewClient(kgo.SeedBrokers(pipelinetest.Kafka(t).Addrs()[0]), kgo.TransactionalID(s.name),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +271,8 @@ func TestAnOpenTransactionMakesTheReportIncomplete(t *testing.T) {
 		s.commit(p, 3)
 	}
 	r := s.run(func(p *Plan) { p.Patience = 700 * time.Millisecond })
-	if !r.Incomplete || r.Clean() || !strings.Contains(fmt.Sprint(r.Notes), "an open transaction holds up its readers") {
+	if !r.Incomplete || r.Clean() || !strings.Contains(fmt.Sprint(r.Notes), "an open transaction holds up its "+
+		"readers") {
 		t.Errorf("%+v", r)
 	}
 	if err := tx.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
@@ -291,13 +299,16 @@ func TestUntilAndTheMemoryBoundLimitWhatIsRead(t *testing.T) {
 		}
 	}
 	s.commit(0, 10)
-	if r := s.run(func(p *Plan) { p.Until = time.Now().Add(-10 * time.Minute) }); r.Total.Records != 6 || r.Total.Lost != 1 {
+	if r := s.run(func(p *Plan) { p.Until = time.Now().Add(-10 * time.Minute) }); r.Total.Records != 6 ||
+		r.Total.Lost != 1 {
 		t.Errorf("until: %+v", r.Total)
 	}
-	if r := s.run(func(p *Plan) { p.Since = time.Now().Add(-10 * time.Minute) }); r.Total.Records != 4 || r.Total.Lost != 0 {
+	if r := s.run(func(p *Plan) { p.Since = time.Now().Add(-10 * time.Minute) }); r.Total.Records != 4 ||
+		r.Total.Lost != 0 {
 		t.Errorf("since: %+v", r.Total)
 	}
-	_, err := Run(t.Context(), s.client, Plan{Group: s.name, Inputs: []string{s.topic("in")}, Output: s.topic("out"), DeadLetter: s.topic("dlq"), MostRecords: 9})
+	_, err := Run(t.Context(), s.client, Plan{Group: s.name, Inputs: []string{s.topic("in")}, Output: s.topic("out"),
+		DeadLetter: s.topic("dlq"), MostRecords: 9})
 	if err == nil || !strings.Contains(err.Error(), "look at a shorter time") {
 		t.Errorf("ten records within a bound of nine: %v", err)
 	}

@@ -1,5 +1,5 @@
-// Package bare runs a model's session in a loop, with nothing around it: no Kafka, no tokenizing, no JSON, no queue. What
-// it gives is the ceiling for every worker on the same model and machine.
+// Package bare runs a model's session in a loop, with nothing around it: no Kafka, no tokenizing, no JSON, no queue.
+// What it gives is the ceiling for every worker on the same model and machine.
 package bare
 
 import (
@@ -40,11 +40,12 @@ type Result struct {
 	Fill        float64 `json:"fill"`         // real tokens of all token places
 	RowsOfBatch float64 `json:"rows_of_a_batch"`
 	CPUPer1000  float64 `json:"cpu_seconds_per_1000"` // rows: steadier than the rate where others use the machine too
-	CPUShare    float64 `json:"cpu_share"`            // of the cores' time that the runners got; below 1 others had the rest
+	// of the cores' time that the runners got; below 1 others had the rest
+	CPUShare float64 `json:"cpu_share"`
 }
 
-// Batches sorts rows by length, window by window, and cuts them into batches of at most budget tokens, as a worker with a
-// full queue could.
+// Batches sorts rows by length, window by window, and cuts them into batches of at most budget tokens, as a worker with
+// a full queue could.
 func Batches(rows []pipeline.Row, window, budget int) [][]pipeline.Row {
 	var batches [][]pipeline.Row
 	for chunk := range slices.Chunk(slices.Clone(rows), window) {
@@ -156,8 +157,10 @@ func Run(ctx context.Context, rows []pipeline.Row, o Options) (Result, error) {
 		return Result{}, errors.New("no batch was finished: measure for longer")
 	}
 	return Result{
-		Runners: o.Runners, BatchTokens: o.BatchTokens, Seconds: took, Rows: sum.rows, Tokens: sum.tokens, Batches: sum.batches,
-		RowsPerS: float64(sum.rows) / took, TokensPerS: float64(sum.tokens) / took, MeanTokens: float64(sum.tokens) / float64(sum.rows),
+		Runners: o.Runners, BatchTokens: o.BatchTokens, Seconds: took, Rows: sum.rows, Tokens: sum.tokens,
+		Batches:  sum.batches,
+		RowsPerS: float64(sum.rows) / took, TokensPerS: float64(sum.tokens) / took,
+		MeanTokens: float64(sum.tokens) / float64(sum.rows),
 		MeanSquare: float64(sum.squares) / float64(sum.rows), Fill: float64(sum.tokens) / float64(sum.slots),
 		RowsOfBatch: float64(sum.rows) / float64(sum.batches), CPUPer1000: cpu.Seconds() / float64(sum.rows) * 1000,
 		CPUShare: cpu.Seconds() / took / float64(o.Runners),

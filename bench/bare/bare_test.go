@@ -65,12 +65,14 @@ func (f *fixed) Run(_ context.Context, rows []pipeline.Row) ([][]float32, error)
 func TestTheRateIsThatOfTheRunners(t *testing.T) {
 	var ran atomic.Int64
 	open := func(int) (pipeline.Runner, error) { return &fixed{perToken: 20 * time.Microsecond, ran: &ran}, nil }
-	r, err := Run(t.Context(), rowsOf(10, 20, 30, 40), Options{Runners: 3, BatchTokens: 100, Length: 300 * time.Millisecond, Open: open})
+	r, err := Run(t.Context(), rowsOf(10, 20, 30, 40), Options{Runners: 3, BatchTokens: 100,
+		Length: 300 * time.Millisecond, Open: open})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// three runners of 50,000 tokens a second each, at the most
-	if r.TokensPerS > 150_000 || r.TokensPerS < 30_000 || r.MeanTokens != 25 || r.MeanSquare != 750 || r.Fill != 100.0/160 || r.RowsOfBatch != 4 || r.Runners != 3 {
+	if r.TokensPerS > 150_000 || r.TokensPerS < 30_000 || r.MeanTokens != 25 || r.MeanSquare != 750 ||
+		r.Fill != 100.0/160 || r.RowsOfBatch != 4 || r.Runners != 3 {
 		t.Errorf("%+v", r)
 	}
 	if int64(r.Tokens) > ran.Load() {
@@ -81,7 +83,8 @@ func TestTheRateIsThatOfTheRunners(t *testing.T) {
 func TestTheBestBudgetIsTheFastest(t *testing.T) {
 	// every run costs the same: the larger the batch, the better
 	open := func(int) (pipeline.Runner, error) { return &eachRun{10 * time.Millisecond}, nil }
-	best, err := Best(t.Context(), rowsOf(10, 10, 10, 10, 10, 10, 10, 10), []int{10, 80, 40}, Options{Length: 100 * time.Millisecond, Open: open})
+	best, err := Best(t.Context(), rowsOf(10, 10, 10, 10, 10, 10, 10, 10), []int{10, 80, 40},
+		Options{Length: 100 * time.Millisecond, Open: open})
 	if err != nil || best != 80 {
 		t.Errorf("%d, %v", best, err)
 	}
@@ -102,7 +105,10 @@ func TestARunnersErrorEndsTheLoop(t *testing.T) {
 	if _, err := Run(t.Context(), rowsOf(5), Options{Length: time.Hour, Open: open}); !errors.Is(err, broken) {
 		t.Errorf("%v", err)
 	}
-	if _, err := Run(t.Context(), rowsOf(5), Options{Length: time.Hour, Open: func(int) (pipeline.Runner, error) { return nil, broken }}); !errors.Is(err, broken) {
+	if _, err := Run(t.Context(), rowsOf(5), Options{Length: time.Hour, Open: func(int) (pipeline.Runner,
+		error) {
+		return nil, broken
+	}}); !errors.Is(err, broken) {
 		t.Errorf("opening: %v", err)
 	}
 	if _, err := Run(t.Context(), nil, Options{}); err == nil {

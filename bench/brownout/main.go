@@ -1,6 +1,6 @@
-// Command brownout measures what an endpoint in trouble does to the fast path: one worker with escalation on a real broker,
-// under an open load and saturated, with the endpoint in one state after the other, all states once a round. What counts is
-// revision 1: the results of the local model.
+// Command brownout measures what an endpoint in trouble does to the fast path: one worker with escalation on a real
+// broker, under an open load and saturated, with the endpoint in one state after the other, all states once a round.
+// What counts is revision 1: the results of the local model.
 //
 //	make bench-brownout
 package main
@@ -72,7 +72,8 @@ func main() {
 const latency = 150 * time.Millisecond
 
 func serve(address string, fail float64, hang bool) error {
-	s := llmstub.New(llmstub.Options{Labels: []string{"NEGATIVE", "POSITIVE"}, Latency: llmstub.LogNormal(latency, 0.5), FailureShare: fail, Seed: 1, KeepBytes: 1})
+	s := llmstub.New(llmstub.Options{Labels: []string{"NEGATIVE", "POSITIVE"}, Latency: llmstub.LogNormal(latency, 0.5),
+		FailureShare: fail, Seed: 1, KeepBytes: 1})
 	if hang {
 		s.Always(llmstub.Hang())
 	}
@@ -148,7 +149,8 @@ func run(ctx context.Context, o *options) error {
 	for k, st := range states {
 		names[k] = st.name
 	}
-	if err := load.Turns(os.Stderr, o.Rounds, names, func(k int) error { // the first of all is the baseline, whose rate the others need
+	// the first of all is the baseline, whose rate the others need
+	if err := load.Turns(os.Stderr, o.Rounds, names, func(k int) error {
 		m, err := measure(ctx, o, broker, texts, states[k], &rate)
 		all[k] = append(all[k], m)
 		return err
@@ -160,11 +162,14 @@ func run(ctx context.Context, o *options) error {
 	return o.Publish(page.Bytes())
 }
 
-func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts, st state, rate *float64) (m measured, err error) {
+func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts, st state, rate *float64) (m measured,
+	err error) {
 	run := fmt.Sprint(time.Now().UnixNano())
-	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" + run, Format: load.JSON}
+	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" +
+		run, Format: load.JSON}
 	asks := load.Target{Brokers: target.Brokers, Input: "asks-" + run, Output: "unused-" + run}
-	if err := errors.Join(load.CreateTopics(ctx, target, o.Partitions), load.CreateTopics(ctx, asks, o.Partitions)); err != nil {
+	if err := errors.Join(load.CreateTopics(ctx, target, o.Partitions), load.CreateTopics(ctx, asks,
+		o.Partitions)); err != nil {
 		return m, err
 	}
 	defer b.Forget(target.Input, target.Output, target.DeadLetter, asks.Input, asks.Output)
@@ -175,10 +180,12 @@ func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts,
 	defer end()
 	env := os.Environ()
 	if st.asks {
-		env = append(env, "SLUICE_ESCALATION__WHEN="+o.when, "SLUICE_ESCALATION__TOPIC="+asks.Input, "SLUICE_ESCALATION__ENDPOINT__URLS=http://"+address+"/v1",
+		env = append(env, "SLUICE_ESCALATION__WHEN="+o.when, "SLUICE_ESCALATION__TOPIC="+asks.Input,
+			"SLUICE_ESCALATION__ENDPOINT__URLS=http://"+address+"/v1",
 			"SLUICE_ESCALATION__ENDPOINT__MODEL=stub", "SLUICE_ESCALATION__ENDPOINT__TIMEOUT=30s")
 	}
-	worker, err := load.StartWorker(ctx, load.WorkerPlan{Binary: o.Binary, Dir: b.Dir, Target: target, Model: o.Model, Group: "brownout-" + run, Name: "brownout-0", Serve: true, Env: env,
+	worker, err := load.StartWorker(ctx, load.WorkerPlan{Binary: o.Binary, Dir: b.Dir, Target: target, Model: o.Model,
+		Group: "brownout-" + run, Name: "brownout-0", Serve: true, Env: env,
 		Args: []string{"--grace=1s"}}) // questions that hang are not waited for
 	if err != nil {
 		return m, err
@@ -189,8 +196,10 @@ func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts,
 		if err := worker.Pause(); err != nil {
 			return err
 		}
-		d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: o.records, Texts: texts, From: 0.1, AllowTwice: true, // an amendment carries the mark again
-			Begin: func(context.Context) ([]int, error) { return []int{worker.PID}, worker.Resume() }})
+		// an amendment carries the mark again
+		d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: o.records, Texts: texts, From: 0.1,
+			AllowTwice: true,
+			Begin:      func(context.Context) ([]int, error) { return []int{worker.PID}, worker.Resume() }})
 		m.saturated, m.lost = d.Rate, m.lost+d.Lost
 		return err
 	}
@@ -224,12 +233,20 @@ func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts,
 }
 
 func write(w io.Writer, o *options, rate float64, all [][]measured) {
-	fmt.Fprintf(w, "# The fast path while the endpoint is in trouble\n\nModel `%s`, `escalation.when: %s`, mode amend; one worker with both stages on a real broker. Mixed texts (5 to about 128 tokens). "+
-		"Open load: %.0f msgs/s (%.0f %% of the saturated rate without escalation), Poisson arrivals fixed in advance, %v; saturated: a backlog of %d records. "+
-		"Latency from the intended send time until a read_committed consumer has revision 1. A healthy answer takes %v (log-normal, sigma 0.5); the endpoint is a process of its own. "+
-		"Broker, generator, endpoint and worker share the cores. Rounds: %d, every state once in each, in turns; medians, and the least and the most of the ratios to the first row of the same round, and the median of those to the healthy one. Made by `make bench-brownout`. Machine: %v; %s.\n\n",
-		filepath.Base(o.Model), o.when, rate, 100*o.share, o.length, o.records, latency, o.Rounds, load.DescribeMachine(), time.Now().UTC().Format(time.DateOnly))
-	fmt.Fprintf(w, "| endpoint | saturated, msgs/s | ratio | to healthy | p50 ms | p99 ms | p99 ratio | to healthy | worker CPU s per 1,000 | questions decided | calls | lost |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "# The fast path while the endpoint is in trouble\n\nModel `%s`, `escalation.when: %s`, mode "+
+		"amend; one worker with both stages on a real broker. Mixed texts (5 to about 128 tokens). "+
+		"Open load: %.0f msgs/s (%.0f %% of the saturated rate without escalation), Poisson arrivals fixed in "+
+		"advance, %v; saturated: a backlog of %d records. "+
+		"Latency from the intended send time until a read_committed consumer has revision 1. A healthy answer takes "+
+		"%v (log-normal, sigma 0.5); the endpoint is a process of its own. "+
+		"Broker, generator, endpoint and worker share the cores. Rounds: %d, every state once in each, in turns; "+
+		"medians, and the least and the most of the ratios to the first row of the same round, and the median of "+
+		"those to the healthy one. Made by `make bench-brownout`. Machine: %v; %s.\n\n",
+		filepath.Base(o.Model), o.when, rate, 100*o.share, o.length, o.records, latency, o.Rounds,
+		load.DescribeMachine(), time.Now().UTC().Format(time.DateOnly))
+	fmt.Fprintf(w, "| endpoint | saturated, msgs/s | ratio | to healthy | p50 ms | p99 ms | p99 ratio | to healthy | "+
+		"worker CPU s per 1,000 | questions decided | calls | lost "+
+		"|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i, st := range states {
 		column := func(f func(measured) float64) []float64 {
 			var v []float64
@@ -246,9 +263,13 @@ func write(w io.Writer, o *options, rate float64, all [][]measured) {
 			return v
 		}
 		saturated, p99 := func(m measured) float64 { return m.saturated }, func(m measured) float64 { return m.p99 }
-		fmt.Fprintf(w, "| %s | %.0f | %s | %.2f | %.1f | %.1f | %s | %.2f | %.2f | %.0f | %.0f | %.0f |\n", st.name, median(column(saturated)), spread(ratio(0, saturated)), median(ratio(1, saturated)),
-			median(column(func(m measured) float64 { return m.p50 })), median(column(p99)), spread(ratio(0, p99)), median(ratio(1, p99)), median(column(func(m measured) float64 { return m.cpu })),
-			median(column(func(m measured) float64 { return m.questions })), median(column(func(m measured) float64 { return m.calls })), slices.Max(column(func(m measured) float64 { return float64(m.lost) })))
+		fmt.Fprintf(w, "| %s | %.0f | %s | %.2f | %.1f | %.1f | %s | %.2f | %.2f | %.0f | %.0f | %.0f |\n", st.name,
+			median(column(saturated)), spread(ratio(0, saturated)), median(ratio(1, saturated)),
+			median(column(func(m measured) float64 { return m.p50 })), median(column(p99)), spread(ratio(0, p99)),
+			median(ratio(1, p99)), median(column(func(m measured) float64 { return m.cpu })),
+			median(column(func(m measured) float64 { return m.questions })),
+			median(column(func(m measured) float64 { return m.calls })),
+			slices.Max(column(func(m measured) float64 { return float64(m.lost) })))
 	}
 }
 

@@ -1,6 +1,7 @@
 // Command latency measures a worker under an open loop on a real broker: latency from the intended send time until a
-// read_committed consumer has the result, at shares of the highest rate that is sustained, once with at-least-once and short
-// commit intervals and once with exactly-once and the default ones. At 120 % the queue must grow, and nothing may be lost.
+// read_committed consumer has the result, at shares of the highest rate that is sustained, once with at-least-once and
+// short commit intervals and once with exactly-once and the default ones. At 120 % the queue must grow, and nothing may
+// be lost.
 //
 //	make bench-latency
 package main
@@ -34,7 +35,8 @@ var settings = []setting{
 func main() {
 	binary := flag.String("sluice", "dist/sluice", "the worker")
 	model := flag.String("model", "models/sentiment", "model directory")
-	material := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the texts")
+	material := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the "+
+		"texts")
 	seconds := flag.Duration("length", time.Minute, "length of each load step; that at 120 % lasts four times as long")
 	trial := flag.Duration("trial", 20*time.Second, "length of each step of the search")
 	partitions := flag.Int("partitions", 6, "partitions of the topics")
@@ -62,31 +64,42 @@ func run(ctx context.Context, binary, model, material, out string, partitions in
 	defer broker.Stop()
 	var page bytes.Buffer
 	m := load.DescribeMachine()
-	fmt.Fprintf(&page, "# Latency under load\n\nModel `%s`; texts of mixed lengths (5 to about 128 tokens, hardly two alike), Poisson arrivals fixed in advance; from the intended send time until a read_committed consumer has the result.\n"+
-		"Broker, generator and worker share the cores. The maximum is the highest rate at which the queue did not grow. Made by `make bench-latency`. Machine: %s, %d cores; %s.\n", filepath.Base(model), m.CPU, m.Cores, time.Now().UTC().Format(time.DateOnly))
+	fmt.Fprintf(&page, "# Latency under load\n\nModel `%s`; texts of mixed lengths (5 to about 128 tokens, hardly "+
+		"two alike), Poisson arrivals fixed in advance; from the intended send time until a read_committed consumer "+
+		"has the result.\n"+
+		"Broker, generator and worker share the cores. The maximum is the highest rate at which the queue did not "+
+		"grow. Made by `make bench-latency`. Machine: %s, %d cores; %s.\n", filepath.Base(model), m.CPU, m.Cores,
+		time.Now().UTC().Format(time.DateOnly))
 	var reports []*load.Report
 	for i, s := range settings {
 		texts, err := load.NewTexts(profile, words, 1)
 		if err != nil {
 			return err
 		}
-		rep, err := measure(ctx, broker, load.WorkerPlan{Binary: binary, Model: model, Dir: broker.Dir, Group: fmt.Sprintf("latency-%d", i), Name: "latency-0", Serve: true,
-			Args: []string{"--kafka.guarantee=" + s.guarantee, "--kafka.commit_interval=" + s.interval}}, texts, partitions, s.shares, length, trial)
+		rep, err := measure(ctx, broker, load.WorkerPlan{Binary: binary, Model: model, Dir: broker.Dir,
+			Group: fmt.Sprintf("latency-%d", i), Name: "latency-0", Serve: true,
+			Args: []string{"--kafka.guarantee=" + s.guarantee, "--kafka.commit_interval=" + s.interval}}, texts,
+			partitions, s.shares, length, trial)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.guarantee, err)
 		}
 		rep.System = fmt.Sprintf("sluice run, %s, commit_interval %s", s.guarantee, s.interval)
 		reports = append(reports, rep)
-		fmt.Fprintf(&page, "\n## %s, commit_interval %s\n\nMaximum %.0f msgs/s.\n\n| load | offered/s | achieved/s | p50 ms | p90 | p99 | p99.9 | max | CPU s per 1,000 | peak RSS MiB | queue grew by, s of load | empty after, s | lost, doubled |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+		fmt.Fprintf(&page, "\n## %s, commit_interval %s\n\nMaximum %.0f msgs/s.\n\n| load | offered/s | achieved/s | "+
+			"p50 ms | p90 | p99 | p99.9 | max | CPU s per 1,000 | peak RSS MiB | queue grew by, s of load | empty "+
+			"after, s | lost, doubled |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
 			s.guarantee, s.interval, rep.Maximum)
 		for _, st := range rep.Steps {
 			l := st.Latency
 			cpu, rss := "-", "-"
 			if u := st.Worker; u != nil {
-				cpu, rss = fmt.Sprintf("%.2f", u.CPUPer1000), fmt.Sprintf("%.0f to %.0f", u.RSSBegin/(1<<20), u.RSSMax/(1<<20))
+				cpu, rss = fmt.Sprintf("%.2f", u.CPUPer1000), fmt.Sprintf("%.0f to %.0f", u.RSSBegin/(1<<20),
+					u.RSSMax/(1<<20))
 			}
-			fmt.Fprintf(&page, "| %.0f %% | %.0f | %.0f | %.1f | %.1f | %.1f | %.1f | %.1f | %s | %s | %.1f | %.1f | %d, %d |\n",
-				100*st.Share, st.Rate, st.Achieved, l.P50, l.P90, l.P99, l.P999, l.Max, cpu, rss, st.Growth, st.Drained, st.Lost, st.Doubled)
+			fmt.Fprintf(&page, "| %.0f %% | %.0f | %.0f | %.1f | %.1f | %.1f | %.1f | %.1f | %s | %s | %.1f | %.1f | "+
+				"%d, %d |\n",
+				100*st.Share, st.Rate, st.Achieved, l.P50, l.P90, l.P99, l.P999, l.Max, cpu, rss, st.Growth, st.Drained,
+				st.Lost, st.Doubled)
 		}
 		for _, note := range rep.Notes {
 			fmt.Fprintf(&page, "\nNote: %s.\n", strings.TrimSuffix(note, "."))
@@ -101,9 +114,11 @@ func run(ctx context.Context, binary, model, material, out string, partitions in
 }
 
 // measure runs one worker through the search and the load steps.
-func measure(ctx context.Context, b *load.Broker, plan load.WorkerPlan, texts *load.Texts, partitions int, shares []float64, length, trial time.Duration) (rep *load.Report, err error) {
+func measure(ctx context.Context, b *load.Broker, plan load.WorkerPlan, texts *load.Texts, partitions int,
+	shares []float64, length, trial time.Duration) (rep *load.Report, err error) {
 	run := fmt.Sprint(time.Now().UnixNano())
-	plan.Target = load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" + run, Format: load.JSON}
+	plan.Target = load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run,
+		DeadLetter: "dlq-" + run, Format: load.JSON}
 	if err := load.CreateTopics(ctx, plan.Target, partitions); err != nil {
 		return nil, err
 	}
@@ -112,7 +127,8 @@ func measure(ctx context.Context, b *load.Broker, plan load.WorkerPlan, texts *l
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, worker.Stop()) }()
-	s, err := load.Open(ctx, plan.Target, load.Options{Texts: texts, Seed: 1, Probe: load.Probe{PIDs: []int{worker.PID}, Metrics: worker.HTTP + "/metrics"}})
+	s, err := load.Open(ctx, plan.Target, load.Options{Texts: texts, Seed: 1, Probe: load.Probe{PIDs: []int{worker.PID},
+		Metrics: worker.HTTP + "/metrics"}})
 	if err != nil {
 		return nil, err
 	}

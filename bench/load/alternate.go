@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// This file compares ways to run the worker: each works off a backlog on a real broker, in turns, so that all of them see the
-// same machine.
+// This file compares ways to run the worker: each works off a backlog on a real broker, in turns, so that all of them
+// see the same machine.
 
 // Variant is one way to run the worker on one sequence of texts.
 type Variant struct {
@@ -34,19 +34,22 @@ type Alternation struct {
 	next int
 }
 
-// Drain measures one variant once, on new topics. The worker is ready and stands still while the backlog is written; what is
-// measured begins when it goes on, and is all of its work: a student that runs ahead of the first results counts too.
+// Drain measures one variant once, on new topics. The worker is ready and stands still while the backlog is written;
+// what is measured begins when it goes on, and is all of its work: a student that runs ahead of the first results
+// counts too.
 func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err error) {
 	a.next++
 	run := fmt.Sprintf("%d-%d", time.Now().Unix(), a.next)
-	target := Target{Brokers: []string{a.Broker.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" + run, Format: JSON}
+	target := Target{Brokers: []string{a.Broker.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" +
+		run, Format: JSON}
 	if err := CreateTopics(ctx, target, a.Partitions); err != nil {
 		return d, err
 	}
 	if v.Texts != nil {
 		v.Texts.Rewind()
 	}
-	worker, err := StartWorker(ctx, WorkerPlan{Binary: a.Binary, Dir: a.Broker.Dir, Target: target, Model: a.Model, Group: "variant-" + run, Name: "variant-0", Serve: true, Env: append(os.Environ(), v.Env...)})
+	worker, err := StartWorker(ctx, WorkerPlan{Binary: a.Binary, Dir: a.Broker.Dir, Target: target, Model: a.Model,
+		Group: "variant-" + run, Name: "variant-0", Serve: true, Env: append(os.Environ(), v.Env...)})
 	if err != nil {
 		return d, err
 	}
@@ -56,12 +59,13 @@ func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err erro
 	}
 	probe := Probe{PIDs: []int{worker.PID}}
 	var before Reading
-	d, err = Drain(ctx, DrainPlan{Target: target, Records: v.Records, Texts: v.Texts, Value: v.Value, From: 1 / float64(v.Records), Begin: func(ctx context.Context) ([]int, error) {
-		if before, err = probe.Read(ctx); err != nil {
-			return nil, err
-		}
-		return probe.PIDs, worker.Resume()
-	}})
+	d, err = Drain(ctx, DrainPlan{Target: target, Records: v.Records, Texts: v.Texts, Value: v.Value,
+		From: 1 / float64(v.Records), Begin: func(ctx context.Context) ([]int, error) {
+			if before, err = probe.Read(ctx); err != nil {
+				return nil, err
+			}
+			return probe.PIDs, worker.Resume()
+		}})
 	if err != nil {
 		return d, err
 	}
@@ -74,11 +78,12 @@ func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err erro
 	return d, nil
 }
 
-// Run measures every variant once a round, in turns, and writes a table of their rates and of the ratios to the first variant
-// in the same round.
+// Run measures every variant once a round, in turns, and writes a table of their rates and of the ratios to the first
+// variant in the same round.
 func (a *Alternation) Run(ctx context.Context, page io.Writer, variants []Variant) error {
 	rates, ratios := make([][]float64, len(variants)), make([][]float64, len(variants))
-	cpu, less := make([][]float64, len(variants)), make([][]float64, len(variants)) // steadier than rates where others use the machine too
+	// steadier than rates where others use the machine too
+	cpu, less := make([][]float64, len(variants)), make([][]float64, len(variants))
 	names := make([]string, len(variants))
 	for k, v := range variants {
 		names[k] = v.Name
@@ -98,9 +103,11 @@ func (a *Alternation) Run(ctx context.Context, page io.Writer, variants []Varian
 			less[k] = append(less[k], cpu[k][round]/cpu[0][round])
 		}
 	}
-	fmt.Fprintf(page, "| variant | msgs/s | against the first | worker CPU s per 1,000 msgs | against the first |\n|---|---|---|---|---|\n")
+	fmt.Fprintf(page, "| variant | msgs/s | against the first | worker CPU s per 1,000 msgs | against the first "+
+		"|\n|---|---|---|---|---|\n")
 	for k, v := range variants {
-		fmt.Fprintf(page, "| %s | %s | %s | %s | %s |\n", v.Name, Spread(rates[k], "%.0f"), Spread(ratios[k], "%.2f"), Spread(cpu[k], "%.2f"), Spread(less[k], "%.2f"))
+		fmt.Fprintf(page, "| %s | %s | %s | %s | %s |\n", v.Name, Spread(rates[k], "%.0f"), Spread(ratios[k], "%.2f"),
+			Spread(cpu[k], "%.2f"), Spread(less[k], "%.2f"))
 	}
 	fmt.Fprintln(page)
 	return nil

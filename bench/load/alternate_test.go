@@ -14,11 +14,13 @@ func TestSpreadIsTheMedianWithTheRange(t *testing.T) {
 	}
 }
 
-// Everybody has a turn a round, and everybody is first as often as the others; the first of all is the first that is named.
+// Everybody has a turn a round, and everybody is first as often as the others; the first of all is the first that is
+// named.
 func TestTurns(t *testing.T) {
 	var order []int
 	names := []string{"a", "b", "c"}
-	if err := Turns(io.Discard, 3, names, func(k int) error { order = append(order, k); return nil }); err != nil || !slices.Equal(order, []int{0, 1, 2, 1, 2, 0, 2, 0, 1}) {
+	if err := Turns(io.Discard, 3, names, func(k int) error { order = append(order, k); return nil }); err != nil ||
+		!slices.Equal(order, []int{0, 1, 2, 1, 2, 0, 2, 0, 1}) {
 		t.Errorf("%v, %v", order, err)
 	}
 	broken := errors.New("broken")
@@ -40,7 +42,8 @@ func TestACommandHasTheFlagsThatItHasStandardsFor(t *testing.T) {
 	if err := f.Parse([]string{"-model", "m", "-rounds", "2"}); err != nil {
 		t.Fatal(err)
 	}
-	if f.Lookup("texts") != nil || c.Model != "m" || c.Rounds != 2 || c.Partitions != 6 || c.Out != "x.md" || c.Binary != "dist/sluice" {
+	if f.Lookup("texts") != nil || c.Model != "m" || c.Rounds != 2 || c.Partitions != 6 || c.Out != "x.md" ||
+		c.Binary != "dist/sluice" {
 		t.Errorf("%+v", c)
 	}
 }

@@ -22,8 +22,8 @@ type Broker struct {
 
 var localAddress = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
-// StartBroker starts one with scripts/kafka-local, which needs Java and Maven; the working directory must be the repository's
-// root.
+// StartBroker starts one with scripts/kafka-local, which needs Java and Maven; the working directory must be the
+// repository's root.
 func StartBroker() (*Broker, error) {
 	dir, err := os.MkdirTemp("", "sluice-bench-")
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 
 // This file owns what the commands under bench/ have in common: their flags, how they begin, their turns, how they end.
 
-// Command is a program that measures a worker and writes a page about it. A field's value before Main is its flag's standard;
-// where that is zero there is no such flag.
+// Command is a program that measures a worker and writes a page about it. A field's value before Main is its flag's
+// standard; where that is zero there is no such flag.
 type Command struct {
 	Name   string // as errors name it
 	Binary string // -sluice
@@ -24,10 +24,12 @@ type Command struct {
 
 // NewCommand is a command with the standards that they share.
 func NewCommand(name, out string) *Command {
-	return &Command{Name: name, Binary: "dist/sluice", Model: "models/sentiment", Texts: "cmd/sluice/demo/stream.jsonl", Out: out, Partitions: 6}
+	return &Command{Name: name, Binary: "dist/sluice", Model: "models/sentiment", Texts: "cmd/sluice/demo/stream.jsonl",
+		Out: out, Partitions: 6}
 }
 
-// Main reads the command line, with the flags that were declared before, runs, and ends the process where there is an error.
+// Main reads the command line, with the flags that were declared before, runs, and ends the process where there is an
+// error.
 func (c *Command) Main(run func(context.Context) error) {
 	c.flags(flag.CommandLine)
 	flag.Parse()
@@ -79,7 +81,8 @@ func (c *Command) Generated(profile string) (*Texts, error) {
 
 // Alternation compares variants of the command's worker on a broker.
 func (c *Command) Alternation(b *Broker) Alternation {
-	return Alternation{Broker: b, Binary: c.Binary, Model: c.Model, Partitions: c.Partitions, Rounds: c.Rounds, Status: os.Stderr}
+	return Alternation{Broker: b, Binary: c.Binary, Model: c.Model, Partitions: c.Partitions, Rounds: c.Rounds,
+		Status: os.Stderr}
 }
 
 // Publish prints the page and writes it to its place.
@@ -88,8 +91,8 @@ func (c *Command) Publish(page []byte) error {
 	return os.WriteFile(c.Out, page, 0o644)
 }
 
-// Turns measures every one of what is named once a round, beginning with another one each time, so that all of them see the
-// same machine.
+// Turns measures every one of what is named once a round, beginning with another one each time, so that all of them see
+// the same machine.
 func Turns(status io.Writer, rounds int, names []string, measure func(k int) error) error {
 	for round := range rounds {
 		for i := range names {

@@ -86,7 +86,8 @@ func Drain(ctx context.Context, plan DrainPlan) (d Drained, err error) {
 		case quiet && none:
 			return d, s.silence()
 		case quiet && !plan.AllowLoss:
-			return d, fmt.Errorf("%d of %d records have an answer, and for %v there was no other: did the system under test stop?", n, plan.Records, plan.Patience)
+			return d, fmt.Errorf("%d of %d records have an answer, and for %v there was no other: did the system "+
+				"under test stop?", n, plan.Records, plan.Patience)
 		}
 		if began.IsZero() && float64(n) >= plan.From*float64(plan.Records) {
 			began, counted = last, n
@@ -112,7 +113,8 @@ func Drain(ctx context.Context, plan DrainPlan) (d Drained, err error) {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		d = Drained{Counted: n - counted, Seconds: last.Sub(began).Seconds(), First: max(0, t.first.Sub(start).Seconds()), Records: plan.Records,
+		d = Drained{Counted: n - counted, Seconds: last.Sub(began).Seconds(),
+			First: max(0, t.first.Sub(start).Seconds()), Records: plan.Records,
 			DeadLetters: t.dead, Lost: t.open(), Doubled: t.doubled}
 		if d.Seconds > 0 {
 			d.Rate = float64(d.Counted) / d.Seconds

@@ -22,11 +22,13 @@ type FindOptions struct {
 	Trials    int     // most trials; 0: 14
 }
 
-// Find steps the offered rate until the queue grows, then closes in on the highest rate that is sustained. try offers one
-// rate for a while. An overloaded system shows its capacity by what it achieves, which is where the search goes next. A
-// rate that failed is tried again, once, only where the system has done more than that before, or has now done less than
-// at a rate that it sustained: then something else was at work. So noise makes the answer lower rather than higher.
-func Find(start float64, o FindOptions, try func(rate float64) (Trial, error)) (maximum float64, trials []Trial, err error) {
+// Find steps the offered rate until the queue grows, then closes in on the highest rate that is sustained. try offers
+// one rate for a while. An overloaded system shows its capacity by what it achieves, which is where the search goes
+// next. A rate that failed is tried again, once, only where the system has done more than that before, or has now done
+// less than at a rate that it sustained: then something else was at work. So noise makes the answer lower rather than
+// higher.
+func Find(start float64, o FindOptions, try func(rate float64) (Trial, error)) (maximum float64, trials []Trial,
+	err error) {
 	if start <= 0 || math.IsNaN(start) || math.IsInf(start, 0) {
 		return 0, nil, fmt.Errorf("the search cannot start from %g records a second", start)
 	}
@@ -69,13 +71,15 @@ func Find(start float64, o FindOptions, try func(rate float64) (Trial, error)) (
 		default:
 			rate = math.Sqrt(low * high)
 			// Just below the capacity that the overload showed.
-			if hint := t.Achieved * 0.98; !t.Sustained && hint > low*(1+o.Tolerance/2) && hint < high/(1+o.Tolerance/2) {
+			if hint := t.Achieved * 0.98; !t.Sustained && hint > low*(1+o.Tolerance/2) &&
+				hint < high/(1+o.Tolerance/2) {
 				rate = hint
 			}
 		}
 	}
 	if low == 0 {
-		return 0, trials, fmt.Errorf("no rate was sustained, down to %.3g records a second; is the machine busy with other work?", high)
+		return 0, trials, fmt.Errorf("no rate was sustained, down to %.3g records a second; is the machine busy with "+
+			"other work?", high)
 	}
 	return low, trials, nil
 }

@@ -1,9 +1,9 @@
-// Package load generates load on a pair of Kafka topics and measures what comes out: an open loop, so that a system that
-// stalls is charged for every record that was due while it stalled.
+// Package load generates load on a pair of Kafka topics and measures what comes out: an open loop, so that a system
+// that stalls is charged for every record that was due while it stalled.
 //
-// It knows nothing about the system under test. Records go into one topic and are recognised in another by a mark that is
-// carried in the key, in a header and in the value, because systems differ in what they pass on. All times are read from
-// one clock, that of this process.
+// It knows nothing about the system under test. Records go into one topic and are recognised in another by a mark that
+// is carried in the key, in a header and in the value, because systems differ in what they pass on. All times are read
+// from one clock, that of this process.
 //
 //	schedule.go  when records are due: fixed in advance by a seed
 //	texts.go     what is in them: profiles of length, duplicates and poison
@@ -98,7 +98,8 @@ func (t *Target) Check(ctx context.Context) error {
 		return errors.New("brokers, an input topic and an output topic must be given")
 	}
 	if t.Input == t.Output || t.Input == t.DeadLetter || t.Output == t.DeadLetter {
-		return fmt.Errorf("input %q, output %q and dead letter topic %q must be different topics", t.Input, t.Output, t.DeadLetter)
+		return fmt.Errorf("input %q, output %q and dead letter topic %q must be different topics", t.Input, t.Output,
+			t.DeadLetter)
 	}
 	client, err := kgo.NewClient(t.options()...)
 	if err != nil {
@@ -114,13 +115,15 @@ func (t *Target) Check(ctx context.Context) error {
 	}
 	found := &TopicCounts{}
 	var errs []error
-	for name, into := range map[string]*int{t.Input: &found.Input, t.Output: &found.Output, t.DeadLetter: &found.DeadLetter} {
+	for name, into := range map[string]*int{t.Input: &found.Input, t.Output: &found.Output,
+		t.DeadLetter: &found.DeadLetter} {
 		if name == "" {
 			continue
 		}
 		detail := topics[name]
 		if detail.Err != nil || len(detail.Partitions) == 0 {
-			errs = append(errs, fmt.Errorf("topic %s on %s: %w; create it, or check the name", name, strings.Join(t.Brokers, ", "), errors.Join(detail.Err, errNoPartitions(len(detail.Partitions)))))
+			errs = append(errs, fmt.Errorf("topic %s on %s: %w; create it, or check the name", name,
+				strings.Join(t.Brokers, ", "), errors.Join(detail.Err, errNoPartitions(len(detail.Partitions)))))
 			continue
 		}
 		*into = len(detail.Partitions)

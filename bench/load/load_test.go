@@ -23,7 +23,8 @@ import (
 func material() []string {
 	var texts []string
 	for i := range 400 {
-		texts = append(texts, fmt.Sprintf(`word%d said "yes" to café number %d, %s%c`, i*i, i, strings.Repeat("and on ", i%3), 'a'+i%26))
+		texts = append(texts, fmt.Sprintf(`word%d said "yes" to café number %d, %s%c`, i*i, i, strings.Repeat("and on ",
+			i%3), 'a'+i%26))
 	}
 	return texts
 }
@@ -108,7 +109,8 @@ func TestBurstsBringHalfOfTheRecordsAtOnce(t *testing.T) {
 }
 
 func TestArrivalsThatAreNoneAreRefused(t *testing.T) {
-	if _, err := Schedule("uniform", 1, time.Second, 1); err == nil || !strings.Contains(err.Error(), "poisson, constant, bursts") {
+	if _, err := Schedule("uniform", 1, time.Second, 1); err == nil || !strings.Contains(err.Error(),
+		"poisson, constant, bursts") {
 		t.Errorf("%v", err)
 	}
 	if _, err := Schedule(Poisson, 0, time.Second, 1); err == nil {
@@ -139,8 +141,10 @@ func TestTheScheduleDoesNotWaitForASlowSender(t *testing.T) {
 		if !slices.Equal(intended, due) {
 			t.Errorf("intended times moved: %v", intended)
 		}
-		if sentAt[19] != 190*time.Millisecond || sentAt[21] != 700*time.Millisecond || sentAt[60] != 700*time.Millisecond || sentAt[99] != 990*time.Millisecond {
-			t.Errorf("record 19 sent at %v, 21 at %v, 60 at %v, 99 at %v", sentAt[19], sentAt[21], sentAt[60], sentAt[99])
+		if sentAt[19] != 190*time.Millisecond || sentAt[21] != 700*time.Millisecond ||
+			sentAt[60] != 700*time.Millisecond || sentAt[99] != 990*time.Millisecond {
+			t.Errorf("record 19 sent at %v, 21 at %v, 60 at %v, 99 at %v", sentAt[19], sentAt[21], sentAt[60],
+				sentAt[99])
 		}
 	})
 }
@@ -178,7 +182,8 @@ func TestDuplicatesComeInTheShareAskedFor(t *testing.T) {
 	p := profile(t, "zipf")
 	var words []string
 	for i := range 30_000 { // all different: equal texts are drawn, not found
-		words = append(words, "w"+string(rune('a'+i%26))+strings.Repeat("x", i%11)+string(rune('a'+i/26%26))+string(rune('a'+i/676%26))+string(rune('a'+i/17576)))
+		words = append(words, "w"+string(rune('a'+i%26))+strings.Repeat("x", i%11)+string(rune('a'+i/26%26))+string(
+			rune('a'+i/676%26))+string(rune('a'+i/17576)))
 	}
 	texts, err := NewTexts(p, []string{strings.Join(words, " ")}, 1)
 	if err != nil {
@@ -262,13 +267,16 @@ func TestTextsOfAFileAreSentWhole(t *testing.T) {
 	}
 	got := texts.Sample(6)
 	want := []string{"a third", "another\ttext", "one text"}
-	if first := slices.Sorted(slices.Values(got[:3])); !slices.Equal(first, want) || !slices.Equal(got[:3], got[3:]) || texts.Material() != 3 {
+	if first := slices.Sorted(slices.Values(got[:3])); !slices.Equal(first, want) || !slices.Equal(got[:3], got[3:]) ||
+		texts.Material() != 3 {
 		t.Errorf("%q", got)
 	}
-	if _, err := NewTexts(Profile{Lengths: AsIs}, []string{" ", ""}, 1); err == nil || !strings.Contains(err.Error(), "every line is blank") {
+	if _, err := NewTexts(Profile{Lengths: AsIs}, []string{" ", ""}, 1); err == nil || !strings.Contains(err.Error(),
+		"every line is blank") {
 		t.Errorf("blank lines: %v", err)
 	}
-	if _, err := NewTexts(profile(t, "mixed"), []string{"too few words"}, 1); err == nil || !strings.Contains(err.Error(), "too few") {
+	if _, err := NewTexts(profile(t, "mixed"), []string{"too few words"}, 1); err == nil ||
+		!strings.Contains(err.Error(), "too few") {
 		t.Errorf("few words: %v", err)
 	}
 }
@@ -283,7 +291,8 @@ func TestAMarkIsFoundWhereverItSurvives(t *testing.T) {
 		t.Fatalf("%d bytes, want %d", len(mark), markSize)
 	}
 	for name, r := range map[string]*kgo.Record{
-		"header":     {Headers: []kgo.RecordHeader{{Key: "other", Value: []byte("sb-00000000-")}, {Key: Header, Value: mark}}, Value: []byte("{}")},
+		"header": {Headers: []kgo.RecordHeader{{Key: "other", Value: []byte("sb-00000000-")},
+			{Key: Header, Value: mark}}, Value: []byte("{}")},
 		"key":        {Key: mark},
 		"value":      {Value: []byte(`{"label":"POSITIVE","source":{"bench":"` + string(mark) + `"}}`)},
 		"within key": {Key: []byte(`"` + string(mark) + `"`)},
@@ -318,8 +327,8 @@ func feed(t *tally, from, to time.Duration, service time.Duration) {
 	}
 }
 
-// A stall of one second in ten, at a constant rate: one record in ten waits for up to a second. A generator that measured
-// from the actual send, or that waited for answers, would see one slow record.
+// A stall of one second in ten, at a constant rate: one record in ten waits for up to a second. A generator that
+// measured from the actual send, or that waited for answers, would see one slow record.
 func TestAStallIsChargedToEveryRecordThatWasDue(t *testing.T) {
 	due, err := Schedule(Constant, 100, 10*time.Second, 0)
 	if err != nil {
@@ -372,7 +381,8 @@ func TestLostDoubledAndMisdirectedAreCounted(t *testing.T) {
 	tl.seen(7, begin, at, true)  // a good record as a dead letter
 	st := &Step{tally: tl}
 	st.count()
-	if st.Records != 10 || st.Lost != 2 || st.Doubled != 2 || st.DeadLetters != 2 || st.Poison != 2 || st.Misdirected != 2 || st.Results != 6 {
+	if st.Records != 10 || st.Lost != 2 || st.Doubled != 2 || st.DeadLetters != 2 || st.Poison != 2 ||
+		st.Misdirected != 2 || st.Results != 6 {
 		t.Errorf("%+v", st)
 	}
 	tl.seen(8, begin, at.Add(time.Hour), false) // late, but there
@@ -387,7 +397,8 @@ func TestQuantilesOfKnownValues(t *testing.T) {
 		note(h, time.Duration(ms)*time.Millisecond)
 	}
 	q := quantiles(h, true)
-	for _, c := range []struct{ got, want float64 }{{q.P50, 5000}, {q.P90, 9000}, {q.P99, 9900}, {q.P999, 9990}, {q.Max, 10_000}, {q.Mean, 5000.5}} {
+	for _, c := range []struct{ got, want float64 }{{q.P50, 5000}, {q.P90, 9000}, {q.P99, 9900}, {q.P999, 9990},
+		{q.Max, 10_000}, {q.Mean, 5000.5}} {
 		if math.Abs(c.got-c.want) > 0.002*c.want {
 			t.Errorf("%g, want %g", c.got, c.want)
 		}
@@ -455,7 +466,8 @@ func TestFindComesCloseToTheCapacity(t *testing.T) {
 				t.Fatal(err)
 			}
 			if share := maximum / capacity; share < 0.85 || share > 1.06 {
-				t.Errorf("capacity %g, begun at %g of it: %.3f of it found in %d trials: %+v", capacity, guess, share, len(trials), trials)
+				t.Errorf("capacity %g, begun at %g of it: %.3f of it found in %d trials: %+v", capacity, guess, share,
+					len(trials), trials)
 			}
 			for _, tr := range trials {
 				if tr.Sustained && tr.Rate > maximum {
@@ -505,7 +517,8 @@ func TestFindEndsWhenNothingHolds(t *testing.T) {
 		t.Errorf("%d trials, %v", n, err)
 	}
 	broken := errors.New("the system has died")
-	if _, _, err := Find(100, FindOptions{}, func(float64) (Trial, error) { return Trial{}, broken }); !errors.Is(err, broken) {
+	if _, _, err := Find(100, FindOptions{}, func(float64) (Trial, error) { return Trial{}, broken }); !errors.Is(err,
+		broken) {
 		t.Errorf("%v", err)
 	}
 	if _, _, err := Find(math.NaN(), FindOptions{}, nil); err == nil {
@@ -536,7 +549,8 @@ sluice_batch_tokens_count 3
 	}
 	after[residentBytes] = 120
 	u := usage(before, after, 5, 4000, []sample{{time.Second, 130}})
-	if u.CPUSeconds != 10 || u.CPUPer1000 != 2.5 || u.Cores != 2 || *u.TokensPerS != 400 || *u.Fill != 0.5 || u.RSSMax != 130 || u.CacheHits != nil || u.CacheHitShare != nil {
+	if u.CPUSeconds != 10 || u.CPUPer1000 != 2.5 || u.Cores != 2 || *u.TokensPerS != 400 || *u.Fill != 0.5 ||
+		u.RSSMax != 130 || u.CacheHits != nil || u.CacheHitShare != nil {
 		t.Errorf("%+v", u)
 	}
 	before[cacheHits], before[cacheMisses], after[cacheHits], after[cacheMisses] = 10, 0, 40, 70
@@ -597,7 +611,8 @@ func TestTheArithmeticOfATokenIsKnown(t *testing.T) {
 	if _, err := ReadShape([]byte(`{"vocab_size": 5}`)); err == nil {
 		t.Error("a config without a shape was taken")
 	}
-	r := &Report{Machine: Machine{Cores: 2, Peak: &Peak{GMACs: 100}}, Model: &Model{Shape: d}, Tokens: &Tokens{Mean: 20, MeanSquare: 600}}
+	r := &Report{Machine: Machine{Cores: 2, Peak: &Peak{GMACs: 100}}, Model: &Model{Shape: d}, Tokens: &Tokens{Mean: 20,
+		MeanSquare: 600}}
 	if share := r.ShareOfPeak(100); math.Abs(share-100*d.MACs(20, 600)/1e9/200) > 1e-12 {
 		t.Errorf("share of the peak: %g", share)
 	}
@@ -644,17 +659,22 @@ func example(t *testing.T) *Report {
 	t.Helper()
 	fill, share := 0.93, 0.31
 	r := &Report{
-		Title: "Sluice under load", Date: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Command: "sluice bench <x>", System: "sentiment@0123, sluice run, exactly-once",
-		Machine: Machine{CPU: "A CPU", Cores: 2, Features: []string{"avx2", "avx512vnni"}, MemoryGiB: 8, Kernel: "6.1", Go: "go1.26", Sluice: "0.4", Runtime: "1.32.0", Peak: &Peak{200, "measured"}},
-		Target:  Described{Input: "in", Output: "out", DeadLetter: "dlq", InputPartitions: 6, OutputPartitions: 6, Broker: "v4.1", Format: JSON},
-		Profile: profile(t, "zipf"), Material: "the bundled stream", Seed: 1, Warmup: 0.2, Model: &Model{Tag: "sentiment@0123", Precision: "int8", Layout: "packed", Shape: Shape{6, 384, 1536}},
+		Title: "Sluice under load", Date: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Command: "sluice bench <x>",
+		System: "sentiment@0123, sluice run, exactly-once",
+		Machine: Machine{CPU: "A CPU", Cores: 2, Features: []string{"avx2", "avx512vnni"}, MemoryGiB: 8, Kernel: "6.1",
+			Go: "go1.26", Sluice: "0.4", Runtime: "1.32.0", Peak: &Peak{200, "measured"}},
+		Target: Described{Input: "in", Output: "out", DeadLetter: "dlq", InputPartitions: 6, OutputPartitions: 6,
+			Broker: "v4.1", Format: JSON},
+		Profile: profile(t, "zipf"), Material: "the bundled stream", Seed: 1, Warmup: 0.2,
+		Model: &Model{Tag: "sentiment@0123", Precision: "int8", Layout: "packed", Shape: Shape{6, 384, 1536}},
 	}
 	var lengths []int
 	for i := range 3000 {
 		lengths = append(lengths, 5+i*i%97)
 	}
 	r.Tokens = CountTokens("sentiment", lengths)
-	r.Trials = []Trial{{Rate: 350, Achieved: 350, Sustained: true, Seconds: 8}, {Rate: 437, Achieved: 401, Growth: 0.9, Seconds: 8}, {Rate: 393, Achieved: 393, Sustained: true, Seconds: 8}}
+	r.Trials = []Trial{{Rate: 350, Achieved: 350, Sustained: true, Seconds: 8}, {Rate: 437, Achieved: 401, Growth: 0.9,
+		Seconds: 8}, {Rate: 393, Achieved: 393, Sustained: true, Seconds: 8}}
 	r.Maximum = 393
 	for i, s := range DefaultShares {
 		rate := s * r.Maximum
@@ -662,8 +682,10 @@ func example(t *testing.T) *Report {
 		for at := time.Duration(0); at < 24*time.Second; at += time.Second {
 			tl.resident = append(tl.resident, sample{at, 240e6 + 1e6*float64(at/time.Second%4)})
 		}
-		st := &Step{Share: s, Rate: rate, Seconds: 20, Warmup: 4, tally: tl, Timeline: tl.timeline(), Achieved: float64(tl.inWindow) / 16, Drained: 4.2,
-			Worker: &Usage{CPUPer1000: 4.1, RSSBegin: 240e6, RSSEnd: 243e6, RSSMax: 244e6, Fill: &fill, CacheHitShare: &share}}
+		st := &Step{Share: s, Rate: rate, Seconds: 20, Warmup: 4, tally: tl, Timeline: tl.timeline(),
+			Achieved: float64(tl.inWindow) / 16, Drained: 4.2,
+			Worker: &Usage{CPUPer1000: 4.1, RSSBegin: 240e6, RSSEnd: 243e6, RSSMax: 244e6, Fill: &fill,
+				CacheHitShare: &share}}
 		st.Growth, st.Sustained = sustained(st.Timeline, 4, 20, rate)
 		st.count()
 		r.Total.Records += st.Records
@@ -685,7 +707,9 @@ func TestThePageNeedsNothingBesideItself(t *testing.T) {
 			t.Errorf("the page has %q: %s", bad, page[max(0, at-80):min(len(page), at+80)])
 		}
 	}
-	for _, want := range []string{"393 msg/s", "Latency by load", "Distribution of latency", "The queue", "Offered and achieved", "Memory", "Length of the texts", "0 lost, 0 doubled", "sluice bench &lt;x&gt;", "exactly-once"} {
+	for _, want := range []string{"393 msg/s", "Latency by load", "Distribution of latency", "The queue",
+		"Offered and achieved", "Memory", "Length of the texts", "0 lost, 0 doubled", "sluice bench &lt;x&gt;",
+		"exactly-once"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)
 		}
@@ -726,7 +750,9 @@ func TestTheTableNamesWhatAReaderAsksFor(t *testing.T) {
 	r.Total.Lost, r.Steps[2].Misdirected = 3, 1
 	var b bytes.Buffer
 	r.WriteText(&b)
-	for _, want := range []string{"p99.9", "CPU s/1000", "120 %", "0.93", "31 %", "throughput", "of the maximum", "memory", "3 lost", "1 good records became dead letters", "A CPU, 2 cores (avx2 avx512vnni)", "30 % of them drawn by Zipf's law"} {
+	for _, want := range []string{"p99.9", "CPU s/1000", "120 %", "0.93", "31 %", "throughput", "of the maximum",
+		"memory", "3 lost", "1 good records became dead letters", "A CPU, 2 cores (avx2 avx512vnni)",
+		"30 % of them drawn by Zipf's law"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, b.String())
 		}
@@ -746,18 +772,21 @@ func TestTheReportSurvivesItsJSON(t *testing.T) {
 	if err := json.Unmarshal(b.Bytes(), &again); err != nil {
 		t.Fatal(err)
 	}
-	if again.Maximum != r.Maximum || len(again.Steps) != 6 || again.Steps[5].Latency.P99 != r.Steps[5].Latency.P99 || *again.Steps[0].Worker.Fill != 0.93 || len(again.Steps[0].Timeline) < 50 {
+	if again.Maximum != r.Maximum || len(again.Steps) != 6 || again.Steps[5].Latency.P99 != r.Steps[5].Latency.P99 ||
+		*again.Steps[0].Worker.Fill != 0.93 || len(again.Steps[0].Timeline) < 50 {
 		t.Errorf("%+v", again)
 	}
 }
 
 func TestFiguresHaveThreeDigits(t *testing.T) {
-	for v, want := range map[float64]string{0: "0", 0.123: "0.12", 9.994: "9.99", 12.34: "12.3", 437.4: "437", 1234.5: "1,234", 1234567: "1,234,567", -1234: "-1,234"} {
+	for v, want := range map[float64]string{0: "0", 0.123: "0.12", 9.994: "9.99", 12.34: "12.3", 437.4: "437",
+		1234.5: "1,234", 1234567: "1,234,567", -1234: "-1,234"} {
 		if got := number(v); got != want {
 			t.Errorf("number(%g) is %q, want %q", v, got, want)
 		}
 	}
-	for v, want := range map[float64]string{0.44: "0.4 ms", 12.36: "12.4 ms", 123.4: "123 ms", 1234: "1.23 s", 12345: "12.3 s"} {
+	for v, want := range map[float64]string{0.44: "0.4 ms", 12.36: "12.4 ms", 123.4: "123 ms", 1234: "1.23 s",
+		12345: "12.3 s"} {
 		if got := millis(v); got != want {
 			t.Errorf("millis(%g) is %q, want %q", v, got, want)
 		}

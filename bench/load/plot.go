@@ -31,7 +31,8 @@ var (
 	grey = color.RGBA{0x9c, 0xa3, 0xaf, 0xff}
 	thin = color.RGBA{0xe5, 0xe7, 0xeb, 0xff}
 	// From calm to alarming: loads and percentiles both have an order.
-	ramp = []color.RGBA{{0x1d, 0x4e, 0x89, 0xff}, {0x2a, 0x9d, 0x8f, 0xff}, {0x8a, 0xb1, 0x7d, 0xff}, {0xe9, 0xb4, 0x4c, 0xff}, {0xf4, 0x8c, 0x4f, 0xff}, {0xc4, 0x2e, 0x4e, 0xff}}
+	ramp = []color.RGBA{{0x1d, 0x4e, 0x89, 0xff}, {0x2a, 0x9d, 0x8f, 0xff}, {0x8a, 0xb1, 0x7d, 0xff}, {0xe9, 0xb4, 0x4c,
+		0xff}, {0xf4, 0x8c, 0x4f, 0xff}, {0xc4, 0x2e, 0x4e, 0xff}}
 )
 
 // tint is the i-th of n colours.
@@ -93,8 +94,8 @@ func addLine(p *plot.Plot, name string, xy plotter.XYs, c color.Color, points bo
 	return nil
 }
 
-// What vgsvg writes for a file of its own is taken off: within a page the prolog and the namespaces mean nothing, and the
-// size comes from the page.
+// What vgsvg writes for a file of its own is taken off: within a page the prolog and the namespaces mean nothing, and
+// the size comes from the page.
 var (
 	prolog = regexp.MustCompile(`(?s)^.*?<svg[^>]*?viewBox="([^"]*)"[^>]*>`)
 	family = regexp.MustCompile(`font-family:[^;"]*;font-variant:[^;"]*;?`)
@@ -183,7 +184,8 @@ func with(unit string) func(float64) string {
 // figures are the plots of a report, those for which it has figures.
 func (r *Report) figures() ([]figure, error) {
 	var figures []figure
-	for _, make := range []func() (*plot.Plot, figure, error){r.byLoad, r.distribution, r.queue, r.throughput, r.memory, r.lengths} {
+	for _, make := range []func() (*plot.Plot, figure, error){r.byLoad, r.distribution, r.queue, r.throughput, r.memory,
+		r.lengths} {
 		p, f, err := make()
 		if err != nil {
 			return nil, err
@@ -215,7 +217,8 @@ func (r *Report) byLoad() (*plot.Plot, figure, error) {
 		of   func(Quantiles) float64
 	}{
 		{"max", func(q Quantiles) float64 { return q.Max }}, {"p99.9", func(q Quantiles) float64 { return q.P999 }},
-		{"p99", func(q Quantiles) float64 { return q.P99 }}, {"p90", func(q Quantiles) float64 { return q.P90 }}, {"p50", func(q Quantiles) float64 { return q.P50 }},
+		{"p99", func(q Quantiles) float64 { return q.P99 }}, {"p90", func(q Quantiles) float64 { return q.P90 }},
+		{"p50", func(q Quantiles) float64 { return q.P50 }},
 	}
 	for i, l := range lines {
 		var xy plotter.XYs
@@ -239,7 +242,8 @@ func (r *Report) byLoad() (*plot.Plot, figure, error) {
 		mark.Color, mark.Dashes = grey, []vg.Length{vg.Points(3), vg.Points(3)}
 		p.Add(mark)
 		p.Legend.Add("maximum", mark)
-		caption += " The dashed line is the highest rate that was sustained; to its right the queue grows for as long as the load lasts."
+		caption += " The dashed line is the highest rate that was sustained; to its right the queue grows for as " +
+			"long as the load lasts."
 	}
 	return p, figure{Title: "Latency by load", Caption: caption}, nil
 }
@@ -275,7 +279,8 @@ func (r *Report) distribution() (*plot.Plot, figure, error) {
 	}
 	p.X.Tick.Marker = plot.ConstantTicks(ticks)
 	p.X.Min, p.X.Max = 0, far
-	return p, figure{Title: "Distribution of latency", Caption: "One line for each load. What lies to the right of 99 % is one record in a hundred."}, nil
+	return p, figure{Title: "Distribution of latency", Caption: "One line for each load. What lies to the right of " +
+		"99 % is one record in a hundred."}, nil
 }
 
 func (r *Report) queue() (*plot.Plot, figure, error) {
@@ -295,7 +300,9 @@ func (r *Report) queue() (*plot.Plot, figure, error) {
 	}
 	p.Y.Min = 0
 	p.Y.Max = math.Max(p.Y.Max, 0.5)
-	return p, figure{Title: "The queue", Caption: "Records that were due and had no result yet, divided by the rate. A load that is sustained stays near the ground; above the maximum the queue grows until the load ends, then it must empty."}, nil
+	return p, figure{Title: "The queue", Caption: "Records that were due and had no result yet, divided by the rate. " +
+		"A load that is sustained stays near the ground; above the maximum the queue grows until the load ends, then " +
+		"it must empty."}, nil
 }
 
 func (r *Report) throughput() (*plot.Plot, figure, error) {
@@ -343,7 +350,8 @@ func (r *Report) throughput() (*plot.Plot, figure, error) {
 		p.Legend.Add(g.name, s)
 	}
 	p.X.Min, p.Y.Min = 0, 0
-	return p, figure{Title: "Offered and achieved", Caption: "Every rate that was tried, those of the search included."}, nil
+	return p, figure{Title: "Offered and achieved", Caption: "Every rate that was tried, those of the search " +
+		"included."}, nil
 }
 
 func (r *Report) memory() (*plot.Plot, figure, error) {
@@ -367,7 +375,8 @@ func (r *Report) memory() (*plot.Plot, figure, error) {
 		return nil, figure{}, nil
 	}
 	p.Y.Min, p.Y.Max = 0, most*1.5
-	return p, figure{Title: "Memory", Caption: "Resident memory of the system under test, step by step, until its queue is empty."}, nil
+	return p, figure{Title: "Memory", Caption: "Resident memory of the system under test, step by step, until its " +
+		"queue is empty."}, nil
 }
 
 func (r *Report) lengths() (*plot.Plot, figure, error) {
@@ -379,7 +388,8 @@ func (r *Report) lengths() (*plot.Plot, figure, error) {
 	for _, b := range r.Tokens.Histogram {
 		x0, x1 := float64(b.From), float64(b.To+1)
 		gap := (x1 - x0) * 0.08
-		bar, err := plotter.NewPolygon(plotter.XYs{{X: x0 + gap, Y: 0}, {X: x1 - gap, Y: 0}, {X: x1 - gap, Y: b.Share}, {X: x0 + gap, Y: b.Share}})
+		bar, err := plotter.NewPolygon(plotter.XYs{{X: x0 + gap, Y: 0}, {X: x1 - gap, Y: 0}, {X: x1 - gap, Y: b.Share},
+			{X: x0 + gap, Y: b.Share}})
 		if err != nil {
 			return nil, figure{}, err
 		}
@@ -387,6 +397,7 @@ func (r *Report) lengths() (*plot.Plot, figure, error) {
 		p.Add(bar)
 	}
 	p.Y.Min = 0
-	caption := fmt.Sprintf("Mean %.1f, median %d, 99th percentile %d, special tokens included (%s).", r.Tokens.Mean, r.Tokens.P50, r.Tokens.P99, r.Tokens.Tokenizer)
+	caption := fmt.Sprintf("Mean %.1f, median %d, 99th percentile %d, special tokens included (%s).", r.Tokens.Mean,
+		r.Tokens.P50, r.Tokens.P99, r.Tokens.Tokenizer)
 	return p, figure{Title: "Length of the texts", Caption: caption}, nil
 }

@@ -17,7 +17,8 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// This file reads what the system under test uses: CPU time and memory of its process, and its metrics where it has any.
+// This file reads what the system under test uses: CPU time and memory of its process, and its metrics where it has
+// any.
 
 // Probe says where to look. Both may be given; then CPU time and memory are the process's.
 type Probe struct {

@@ -200,14 +200,16 @@ func ReadShape(config []byte) (Shape, error) {
 		s.Intermediate = 4 * s.Hidden
 	}
 	if s.Layers == 0 || s.Hidden == 0 || s.Intermediate == 0 {
-		return Shape{}, fmt.Errorf("config.json names no layers (%d), hidden size (%d) or intermediate size (%d): the arithmetic of a token is unknown", s.Layers, s.Hidden, s.Intermediate)
+		return Shape{}, fmt.Errorf("config.json names no layers (%d), hidden size (%d) or intermediate size (%d): "+
+			"the arithmetic of a token is unknown", s.Layers, s.Hidden, s.Intermediate)
 	}
 	return s, nil
 }
 
 // MACs are the multiplications with addition of one text of n tokens, in all layers of the encoder: per token 4 h h for
-// attention's projections, 2 h i for the feed-forward layers (12 h h in all where i is 4 h) and 2 n h for attention itself. A
-// graph that leaves some of it out, as that of a classifier may in its last layer, is credited with the full sum.
+// attention's projections, 2 h i for the feed-forward layers (12 h h in all where i is 4 h) and 2 n h for attention
+// itself. A graph that leaves some of it out, as that of a classifier may in its last layer, is credited with the full
+// sum.
 func (s Shape) MACs(n, nSquared float64) float64 {
 	h, i := float64(s.Hidden), float64(s.Intermediate)
 	return float64(s.Layers) * (n*(4*h*h+2*h*i) + 2*nSquared*h)

@@ -19,8 +19,8 @@ const (
 // ArrivalKinds are all of them, for help texts.
 var ArrivalKinds = []Arrivals{Poisson, Constant, Bursts}
 
-// Schedule is when records are due, from the beginning of a step, in ascending order. It is fixed before the first record
-// is sent and knows nothing of the answers: that is what makes the loop open.
+// Schedule is when records are due, from the beginning of a step, in ascending order. It is fixed before the first
+// record is sent and knows nothing of the answers: that is what makes the loop open.
 func Schedule(kind Arrivals, rate float64, length time.Duration, seed uint64) ([]time.Duration, error) {
 	if rate <= 0 || length <= 0 {
 		return nil, fmt.Errorf("a schedule needs a rate and a length above zero, not %g/s for %v", rate, length)
@@ -55,9 +55,10 @@ func Schedule(kind Arrivals, rate float64, length time.Duration, seed uint64) ([
 	return due, nil
 }
 
-// pace calls send(i) for every record when it is due, or at once where it is late already: lateness is never made good by
-// moving the schedule. wait sleeps until a moment and returns false when the loop must end.
-func pace(begin time.Time, due []time.Duration, now func() time.Time, wait func(until time.Time) bool, send func(i int, intended time.Time) error) error {
+// pace calls send(i) for every record when it is due, or at once where it is late already: lateness is never made good
+// by moving the schedule. wait sleeps until a moment and returns false when the loop must end.
+func pace(begin time.Time, due []time.Duration, now func() time.Time, wait func(until time.Time) bool,
+	send func(i int, intended time.Time) error) error {
 	for i, d := range due {
 		intended := begin.Add(d)
 		if now().Before(intended) && !wait(intended) {

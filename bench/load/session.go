@@ -13,8 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// This file owns the traffic: one goroutine that sends when records are due, and one that collects what a read_committed
-// consumer sees.
+// This file owns the traffic: one goroutine that sends when records are due, and one that collects what a
+// read_committed consumer sees.
 
 // Options are what holds for all steps of a session.
 type Options struct {
@@ -90,14 +90,16 @@ func Open(ctx context.Context, target Target, o Options) (*Session, error) {
 	}
 	s := &Session{target: target, o: o, mark: newMarker(), done: make(chan struct{})}
 	var err error
-	s.producer, err = kgo.NewClient(target.options(kgo.DefaultProduceTopic(target.Input), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+	s.producer, err = kgo.NewClient(target.options(kgo.DefaultProduceTopic(target.Input),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerLinger(0), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.MaxBufferedRecords(100_000))...)
 	if err != nil {
 		return nil, err
 	}
 	starts, err := ends(ctx, s.producer, target.outputs())
 	if err == nil {
-		s.consumer, err = kgo.NewClient(target.options(kgo.ConsumePartitions(starts), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		s.consumer, err = kgo.NewClient(target.options(kgo.ConsumePartitions(starts),
+			kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 			kgo.FetchMaxWait(500*time.Millisecond))...)
 	}
 	if err != nil {
@@ -136,8 +138,8 @@ func (s *Session) Close() {
 	s.producer.Close()
 }
 
-// Observe calls f with every answer that carries a mark of this session, on the collector's goroutine; dead letters too.
-// Set it before the first step.
+// Observe calls f with every answer that carries a mark of this session, on the collector's goroutine; dead letters
+// too. Set it before the first step.
 func (s *Session) Observe(f func(Mark, *kgo.Record)) { s.observe = f }
 
 func (s *Session) collect(ctx context.Context) {
@@ -193,12 +195,13 @@ type Step struct {
 	Lost        int       `json:"lost"`
 	Doubled     int       `json:"doubled"`
 	Latency     Quantiles `json:"latency"`
-	Late        Quantiles `json:"sender_late"` // how much later than intended the generator sent: a share of the latency above
-	Growth      float64   `json:"growth_s"`    // of the queue, in seconds of load
-	Sustained   bool      `json:"sustained"`
-	Drained     float64   `json:"drained_s"` // from the end of the load to the last result
-	Worker      *Usage    `json:"worker,omitempty"`
-	Timeline    []Point   `json:"timeline,omitempty"`
+	// how much later than intended the generator sent: a share of the latency above
+	Late      Quantiles `json:"sender_late"`
+	Growth    float64   `json:"growth_s"` // of the queue, in seconds of load
+	Sustained bool      `json:"sustained"`
+	Drained   float64   `json:"drained_s"` // from the end of the load to the last result
+	Worker    *Usage    `json:"worker,omitempty"`
+	Timeline  []Point   `json:"timeline,omitempty"`
 
 	tally *tally
 }
@@ -220,7 +223,8 @@ func (s *Session) Step(ctx context.Context, rate float64, length time.Duration) 
 }
 
 // run sends one schedule.
-func (s *Session) run(ctx context.Context, rate float64, due []time.Duration, length, warm time.Duration) (*Step, error) {
+func (s *Session) run(ctx context.Context, rate float64, due []time.Duration, length, warm time.Duration) (*Step,
+	error) {
 	if len(s.tallies) > 0xffff || len(due) > math.MaxUint32 {
 		return nil, errors.New("too many steps or records for the marks that records carry")
 	}
@@ -291,7 +295,8 @@ func (s *Session) run(ctx context.Context, rate float64, due []time.Duration, le
 			case results == 0:
 				return nil, s.silence()
 			case !over:
-				return nil, fmt.Errorf("no result for %.0f s while %d records wait; did the system under test stop?", quiet.Seconds(), open)
+				return nil, fmt.Errorf("no result for %.0f s while %d records wait; did the system under test stop?",
+					quiet.Seconds(), open)
 			}
 		}
 		if over {
@@ -316,9 +321,11 @@ func (s *Session) silence() error {
 	strange := s.strange
 	s.mu.Unlock()
 	if strange > 0 {
-		return fmt.Errorf("%d records arrived in %s, but none carries a mark of this run: the system must pass on the key, the header %q or the field %q of the value", strange, where, Header, Field)
+		return fmt.Errorf("%d records arrived in %s, but none carries a mark of this run: the system must pass on "+
+			"the key, the header %q or the field %q of the value", strange, where, Header, Field)
 	}
-	return fmt.Errorf("no result in %s after %.0f s, though records were written to %s: does the system under test run, read %s and write %s?",
+	return fmt.Errorf("no result in %s after %.0f s, though records were written to %s: does the system under test "+
+		"run, read %s and write %s?",
 		where, s.o.Patience.Seconds(), s.target.Input, s.target.Input, s.target.Output)
 }
 
@@ -411,8 +418,8 @@ func (st *Step) count() {
 }
 
 // Warm sends bursts, each larger than the one before, until one takes more than a second to be answered. It returns how
-// many results a second the last one gave: where to begin the search. What a system pays once (loading, compiling, joining
-// its group) is paid then.
+// many results a second the last one gave: where to begin the search. What a system pays once (loading, compiling,
+// joining its group) is paid then.
 func (s *Session) Warm(ctx context.Context) (rate float64, err error) {
 	s.phase = Progress{Phase: "warm-up"}
 	for n := 50; ; n *= 3 {
@@ -423,7 +430,8 @@ func (s *Session) Warm(ctx context.Context) (rate float64, err error) {
 			return 0, err
 		}
 		if st.Lost > 0 {
-			return 0, fmt.Errorf("%d of %d records of the warm-up have no result after %.0f s", st.Lost, st.Records, s.o.Patience.Seconds())
+			return 0, fmt.Errorf("%d of %d records of the warm-up have no result after %.0f s", st.Lost, st.Records,
+				s.o.Patience.Seconds())
 		}
 		s.mu.Lock()
 		took := st.tally.last.Sub(st.tally.begin)
@@ -465,8 +473,8 @@ type Plan struct {
 // DefaultShares are the loads that a run reports.
 var DefaultShares = []float64{0.3, 0.5, 0.7, 0.8, 0.9, 1.2}
 
-// Run warms the system up, finds its maximum (or takes the rate given), and measures the steps. What has been measured is
-// returned with an error too.
+// Run warms the system up, finds its maximum (or takes the rate given), and measures the steps. What has been measured
+// is returned with an error too.
 func (s *Session) Run(ctx context.Context, plan Plan, say func(format string, args ...any)) (*Report, error) {
 	rep := &Report{Target: s.target.describe(), Profile: s.o.Texts.profile, Seed: s.o.Seed, Warmup: s.o.Warmup}
 	say("warm-up    bursts, until one takes longer than a second")
@@ -514,7 +522,9 @@ func (s *Session) Run(ctx context.Context, plan Plan, say func(format string, ar
 	}
 	for _, st := range rep.Steps {
 		if st.Share >= 1.1 && st.Sustained {
-			rep.Notes = append(rep.Notes, fmt.Sprintf("%s of the maximum was sustained too: the maximum was searched while the machine was busy with other work, or its steps are too short; it is higher", percent(st.Share)))
+			rep.Notes = append(rep.Notes, fmt.Sprintf("%s of the maximum was sustained too: the maximum was searched "+
+				"while the machine was busy with other work, or its steps are too short; it is higher",
+				percent(st.Share)))
 		}
 	}
 	rep.Strange = s.strange
@@ -527,7 +537,8 @@ func (s *Session) Run(ctx context.Context, plan Plan, say func(format string, ar
 	return rep, nil
 }
 
-func (s *Session) find(ctx context.Context, start float64, plan Plan, say func(string, ...any)) (float64, []Trial, error) {
+func (s *Session) find(ctx context.Context, start float64, plan Plan, say func(string, ...any)) (float64, []Trial,
+	error) {
 	n := 0
 	return Find(start, plan.FindOpts, func(rate float64) (Trial, error) {
 		n++
@@ -536,12 +547,14 @@ func (s *Session) find(ctx context.Context, start float64, plan Plan, say func(s
 		if err != nil {
 			return Trial{}, err
 		}
-		t := Trial{Rate: rate, Achieved: st.Achieved, Growth: st.Growth, Sustained: st.Sustained, P99: st.Latency.P99, Lost: st.Lost, Seconds: st.Seconds - st.Warmup}
+		t := Trial{Rate: rate, Achieved: st.Achieved, Growth: st.Growth, Sustained: st.Sustained, P99: st.Latency.P99,
+			Lost: st.Lost, Seconds: st.Seconds - st.Warmup}
 		verdict := "sustained"
 		if !t.Sustained {
 			verdict = "the queue grows"
 		}
-		say("search     %s msg/s offered, %s achieved, p99 %s: %s", number(rate), number(t.Achieved), millis(t.P99), verdict)
+		say("search     %s msg/s offered, %s achieved, p99 %s: %s", number(rate), number(t.Achieved), millis(t.P99),
+			verdict)
 		return t, nil
 	})
 }

@@ -33,7 +33,8 @@ func broker(t *testing.T, topics ...string) Target {
 // echo is a system that answers every record by what reply makes of it.
 func echo(t *testing.T, target Target, reply func(*kgo.Record) []*kgo.Record) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(target.Brokers...), kgo.ConsumeTopics(target.Input), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.ProducerLinger(0))
+	client, err := kgo.NewClient(kgo.SeedBrokers(target.Brokers...), kgo.ConsumeTopics(target.Input),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.ProducerLinger(0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,8 @@ func TestLostAndDoubledAreSeenThroughASystemThatKeepsTheValueOnly(t *testing.T) 
 	var n atomic.Int64
 	echo(t, target, func(r *kgo.Record) []*kgo.Record {
 		answer := func() *kgo.Record {
-			return &kgo.Record{Topic: target.Output, Value: []byte(`{"label":"POSITIVE","source":` + string(r.Value) + `}`)}
+			return &kgo.Record{Topic: target.Output, Value: []byte(`{"label":"POSITIVE","source":` + string(r.Value) +
+				`}`)}
 		}
 		switch n.Add(1) % 100 {
 		case 13:
@@ -93,10 +95,12 @@ func TestLostAndDoubledAreSeenThroughASystemThatKeepsTheValueOnly(t *testing.T) 
 		t.Fatal(err)
 	}
 	want := st.Records / 100
-	if st.Records < 850 || st.Lost < want-1 || st.Lost > want+1 || st.Doubled < want-1 || st.Doubled > want+1 || st.Results != st.Records-st.Lost {
+	if st.Records < 850 || st.Lost < want-1 || st.Lost > want+1 || st.Doubled < want-1 || st.Doubled > want+1 ||
+		st.Results != st.Records-st.Lost {
 		t.Errorf("%d records: %d results, %d lost, %d doubled", st.Records, st.Results, st.Lost, st.Doubled)
 	}
-	if st.Latency.Count < int64(st.Records)*7/10 || st.Latency.P50 <= 0 || st.Latency.P50 > 500 || st.Latency.P99 < st.Latency.P50 {
+	if st.Latency.Count < int64(st.Records)*7/10 || st.Latency.P50 <= 0 || st.Latency.P50 > 500 ||
+		st.Latency.P99 < st.Latency.P50 {
 		t.Errorf("%+v", st.Latency)
 	}
 }
@@ -124,7 +128,8 @@ func TestAWholeRunFindsTheMaximumOfASystemOfKnownCapacity(t *testing.T) {
 	var lines []string
 	var seen Progress
 	s := open(t, target, Options{Texts: texts(t, profile(t, "poison")), Progress: func(p Progress) { seen = p }})
-	rep, err := s.Run(t.Context(), Plan{Shares: []float64{0.5, 1.3}, Length: 1500 * time.Millisecond, Trial: time.Second, FindOpts: FindOptions{Tolerance: 0.2}},
+	rep, err := s.Run(t.Context(), Plan{Shares: []float64{0.5, 1.3}, Length: 1500 * time.Millisecond,
+		Trial: time.Second, FindOpts: FindOptions{Tolerance: 0.2}},
 		func(format string, args ...any) { lines = append(lines, format) })
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +166,8 @@ func TestMissingTopicsAreNamed(t *testing.T) {
 func TestSilenceHasAReason(t *testing.T) {
 	target := broker(t, "in", "out")
 	s := open(t, target, Options{Texts: texts(t, profile(t, "short")), Patience: 200 * time.Millisecond})
-	if _, err := s.Warm(t.Context()); err == nil || !strings.Contains(err.Error(), "does the system under test run, read in and write out?") {
+	if _, err := s.Warm(t.Context()); err == nil || !strings.Contains(err.Error(), "does the system under test run, "+
+		"read in and write out?") {
 		t.Errorf("nobody answers: %v", err)
 	}
 	target = broker(t, "in", "out")
@@ -176,12 +182,14 @@ func TestSilenceHasAReason(t *testing.T) {
 
 func TestPoisonNeedsSomewhereToGo(t *testing.T) {
 	target := broker(t, "in", "out")
-	if _, err := Open(t.Context(), target, Options{Texts: texts(t, profile(t, "poison"))}); err == nil || !strings.Contains(err.Error(), "dead letter topic") {
+	if _, err := Open(t.Context(), target, Options{Texts: texts(t, profile(t, "poison"))}); err == nil ||
+		!strings.Contains(err.Error(), "dead letter topic") {
 		t.Errorf("%v", err)
 	}
 	target = broker(t, "in", "out", "dlq")
 	target.Format = Text
-	if _, err := Open(t.Context(), target, Options{Texts: texts(t, profile(t, "poison"))}); err == nil || !strings.Contains(err.Error(), "JSON") {
+	if _, err := Open(t.Context(), target, Options{Texts: texts(t, profile(t, "poison"))}); err == nil ||
+		!strings.Contains(err.Error(), "JSON") {
 		t.Errorf("%v", err)
 	}
 }
@@ -189,35 +197,38 @@ func TestPoisonNeedsSomewhereToGo(t *testing.T) {
 func TestDrainMeasuresABacklog(t *testing.T) {
 	target := broker(t, "in", "out")
 	began := false
-	d, err := Drain(t.Context(), DrainPlan{Target: target, Records: 3000, Texts: texts(t, profile(t, "mixed")), Begin: func(context.Context) ([]int, error) {
-		began = true
-		begin, done := time.Now(), 0.0
-		echo(t, target, func(r *kgo.Record) []*kgo.Record {
-			now := time.Since(begin).Seconds()
-			done = max(done, now) + 1.0/3000
-			time.Sleep(time.Duration((done - now) * float64(time.Second)))
-			return []*kgo.Record{{Topic: target.Output, Key: r.Key}}
-		})
-		return nil, nil
-	}})
+	d, err := Drain(t.Context(), DrainPlan{Target: target, Records: 3000, Texts: texts(t, profile(t, "mixed")),
+		Begin: func(context.Context) ([]int, error) {
+			began = true
+			begin, done := time.Now(), 0.0
+			echo(t, target, func(r *kgo.Record) []*kgo.Record {
+				now := time.Since(begin).Seconds()
+				done = max(done, now) + 1.0/3000
+				time.Sleep(time.Duration((done - now) * float64(time.Second)))
+				return []*kgo.Record{{Topic: target.Output, Key: r.Key}}
+			})
+			return nil, nil
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !began || d.Records != 3000 || d.Lost+d.Doubled+d.DeadLetters > 0 || d.Rate < 500 || d.Rate > 4500 || d.Counted > 2700 || d.First <= 0 {
+	if !began || d.Records != 3000 || d.Lost+d.Doubled+d.DeadLetters > 0 || d.Rate < 500 || d.Rate > 4500 ||
+		d.Counted > 2700 || d.First <= 0 {
 		t.Errorf("%+v", d)
 	}
 }
 
 func TestDrainTellsDoubledResults(t *testing.T) {
 	target := broker(t, "in", "out")
-	_, err := Drain(t.Context(), DrainPlan{Target: target, Records: 50, Texts: texts(t, profile(t, "mixed")), Begin: func(context.Context) ([]int, error) {
-		echo(t, target, func(r *kgo.Record) []*kgo.Record {
-			a := &kgo.Record{Topic: target.Output, Key: r.Key}
-			b := *a
-			return []*kgo.Record{a, &b}
-		})
-		return nil, nil
-	}})
+	_, err := Drain(t.Context(), DrainPlan{Target: target, Records: 50, Texts: texts(t, profile(t, "mixed")),
+		Begin: func(context.Context) ([]int, error) {
+			echo(t, target, func(r *kgo.Record) []*kgo.Record {
+				a := &kgo.Record{Topic: target.Output, Key: r.Key}
+				b := *a
+				return []*kgo.Record{a, &b}
+			})
+			return nil, nil
+		}})
 	if err == nil || !strings.Contains(err.Error(), "more than one answer") {
 		t.Errorf("%v", err)
 	}

@@ -147,7 +147,8 @@ func (t *tally) timeline() []Point {
 			resident = t.resident[rss].bytes
 			rss++
 		}
-		points = append(points, Point{At: end.Seconds(), Due: due, Seen: seen, Rate: float64(n) / t.slot.Seconds(), RSS: resident, Backlog: due - seen})
+		points = append(points, Point{At: end.Seconds(), Due: due, Seen: seen, Rate: float64(n) / t.slot.Seconds(),
+			RSS: resident, Backlog: due - seen})
 	}
 	return points
 }
@@ -170,11 +171,13 @@ type Curve struct {
 	Value      float64 `json:"ms"`
 }
 
-var curve = []float64{0, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 92.5, 95, 97, 98, 99, 99.25, 99.5, 99.75, 99.9, 99.95, 99.99, 99.999}
+var curve = []float64{0, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 92.5, 95, 97, 98, 99, 99.25, 99.5, 99.75, 99.9,
+	99.95, 99.99, 99.999}
 
 func quantiles(h *hdrhistogram.Histogram, withCurve bool) Quantiles {
 	ms := func(us int64) float64 { return float64(us) / 1000 }
-	q := Quantiles{Count: h.TotalCount(), Mean: h.Mean() / 1000, P50: ms(h.ValueAtQuantile(50)), P90: ms(h.ValueAtQuantile(90)),
+	q := Quantiles{Count: h.TotalCount(), Mean: h.Mean() / 1000, P50: ms(h.ValueAtQuantile(50)),
+		P90: ms(h.ValueAtQuantile(90)),
 		P99: ms(h.ValueAtQuantile(99)), P999: ms(h.ValueAtQuantile(99.9)), Max: ms(h.Max())}
 	if q.Count == 0 {
 		return Quantiles{}
@@ -213,8 +216,8 @@ func growth(points []Point, from, to, rate float64) float64 {
 	return (mean(in[len(in)-quarter:]) - mean(in[:quarter])) / rate
 }
 
-// A queue that grows by less than this share of the time measured, or by less than this in all, is taken as stable: below
-// that, it is the coming and going of a busy queue.
+// A queue that grows by less than this share of the time measured, or by less than this in all, is taken as stable:
+// below that, it is the coming and going of a busy queue.
 const (
 	stableShare  = 0.02
 	stableLeast  = 0.15 // s

@@ -20,7 +20,8 @@ func (st *Step) load() string {
 // line is a step in one line, when it is over.
 func (st *Step) line() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "load %-6s %s msg/s offered, %s achieved; p50 %s, p99 %s, max %s", st.load(), number(st.Rate), number(st.Achieved), millis(st.Latency.P50), millis(st.Latency.P99), millis(st.Latency.Max))
+	fmt.Fprintf(&b, "load %-6s %s msg/s offered, %s achieved; p50 %s, p99 %s, max %s", st.load(), number(st.Rate),
+		number(st.Achieved), millis(st.Latency.P50), millis(st.Latency.P99), millis(st.Latency.Max))
 	if !st.Sustained {
 		fmt.Fprintf(&b, "; the queue grew by %.1f s of load, empty after %.1f s", st.Growth, st.Drained)
 	}
@@ -62,28 +63,36 @@ func (r *Report) WriteText(w io.Writer) {
 	}
 	m := r.Machine
 	fmt.Fprintln(w)
-	row("machine", "%s, %d cores (%s), %.0f GiB, Linux %s", m.CPU, m.Cores, strings.Join(m.Features, " "), m.MemoryGiB, m.Kernel)
-	row("versions", "sluice %s, ONNX Runtime %s, %s, broker %s; %s", m.Sluice, orDash(m.Runtime), m.Go, orDash(r.Target.Broker), r.Date.Format(time.DateOnly))
+	row("machine", "%s, %d cores (%s), %.0f GiB, Linux %s", m.CPU, m.Cores, strings.Join(m.Features, " "), m.MemoryGiB,
+		m.Kernel)
+	row("versions", "sluice %s, ONNX Runtime %s, %s, broker %s; %s", m.Sluice, orDash(m.Runtime), m.Go,
+		orDash(r.Target.Broker), r.Date.Format(time.DateOnly))
 	if r.System != "" {
 		row("system", "%s", r.System)
 	}
-	row("topics", "%s (%d partitions) -> %s (%d)", r.Target.Input, r.Target.InputPartitions, r.Target.Output, r.Target.OutputPartitions)
+	row("topics", "%s (%d partitions) -> %s (%d)", r.Target.Input, r.Target.InputPartitions, r.Target.Output,
+		r.Target.OutputPartitions)
 	row("texts", "%s", r.textsLine())
 	if t := r.Tokens; t != nil {
-		row("tokens", "mean %.1f, p50 %d, p99 %d, most %d (%s; %s texts of the same sequence)", t.Mean, t.P50, t.P99, t.Max, t.Tokenizer, number(float64(t.Sample)))
+		row("tokens", "mean %.1f, p50 %d, p99 %d, most %d (%s; %s texts of the same sequence)", t.Mean, t.P50, t.P99,
+			t.Max, t.Tokenizer, number(float64(t.Sample)))
 	}
 	if r.Maximum > 0 {
-		row("maximum", "%s msg/s%s, the highest rate at which the queue did not grow", number(r.Maximum), r.work(r.Maximum))
+		row("maximum", "%s msg/s%s, the highest rate at which the queue did not grow", number(r.Maximum),
+			r.work(r.Maximum))
 	}
-	row("latency", "from the intended send time to a read_committed consumer; the first %s of each step is dropped", percent(r.Warmup))
+	row("latency", "from the intended send time to a read_committed consumer; the first %s of each step is dropped",
+		percent(r.Warmup))
 	if m.Peak != nil {
 		row("int8 peak", "%.0f GMAC/s a core: %s", m.Peak.GMACs, m.Peak.How)
 	}
 	fmt.Fprintln(w)
-	table := [][]string{{"load", "offered/s", "achieved/s", "p50", "p90", "p99", "p99.9", "max", "CPU s/1000", "RSS", "fill", "cache", "peak", "lost", "doubled"}}
+	table := [][]string{{"load", "offered/s", "achieved/s", "p50", "p90", "p99", "p99.9", "max", "CPU s/1000", "RSS",
+		"fill", "cache", "peak", "lost", "doubled"}}
 	for _, s := range r.Steps {
 		q := s.Latency
-		line := []string{s.load(), number(s.Rate), number(s.Achieved), millis(q.P50), millis(q.P90), millis(q.P99), millis(q.P999), millis(q.Max), "-", "-", "-", "-", "-",
+		line := []string{s.load(), number(s.Rate), number(s.Achieved), millis(q.P50), millis(q.P90), millis(q.P99),
+			millis(q.P999), millis(q.Max), "-", "-", "-", "-", "-",
 			fmt.Sprint(s.Lost), fmt.Sprint(s.Doubled)}
 		if u := s.Worker; u != nil {
 			line[8], line[9] = fmt.Sprintf("%.3f", u.CPUPer1000), mebi(u.RSSMax)
@@ -143,7 +152,8 @@ func (r *Report) work(rate float64) string {
 }
 
 func (r *Report) textsLine() string {
-	s := fmt.Sprintf("%s: %s lengths, %s arrivals, from %s, seed %d", r.Profile.Name, r.Profile.Lengths, r.Profile.Arrivals, r.Material, r.Seed)
+	s := fmt.Sprintf("%s: %s lengths, %s arrivals, from %s, seed %d", r.Profile.Name, r.Profile.Lengths,
+		r.Profile.Arrivals, r.Material, r.Seed)
 	if r.Profile.Duplicates > 0 {
 		s += fmt.Sprintf("; %s of them drawn by Zipf's law from %d texts", percent(r.Profile.Duplicates), hotTexts)
 	}
@@ -161,7 +171,8 @@ func (r *Report) verdict() string {
 		poison += s.Poison
 		misdirected += s.Misdirected
 	}
-	s := fmt.Sprintf("%s records sent in all: %d lost, %d doubled, %d dead letters", number(float64(t.Records)), t.Lost, t.Doubled, t.DeadLetters)
+	s := fmt.Sprintf("%s records sent in all: %d lost, %d doubled, %d dead letters", number(float64(t.Records)), t.Lost,
+		t.Doubled, t.DeadLetters)
 	if misdirected > 0 {
 		s += fmt.Sprintf("; %d good records became dead letters, or spoilt ones results", misdirected)
 	}

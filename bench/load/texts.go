@@ -63,8 +63,8 @@ const (
 
 // Texts is an endless sequence of texts, the same for the same seed. It is not safe for concurrent use.
 //
-// Except for AsIs, a text is a run of words of the source, which is read as one long text: so every length occurs, words
-// are real, and hardly two texts are equal: a repeat would be a gift to every cache.
+// Except for AsIs, a text is a run of words of the source, which is read as one long text: so every length occurs,
+// words are real, and hardly two texts are equal: a repeat would be a gift to every cache.
 type Texts struct {
 	profile Profile
 	seed    uint64
@@ -99,7 +99,8 @@ const longestPiece = 105
 // NewTexts prepares the sequence that profile and seed give with this material.
 func NewTexts(profile Profile, material []string, seed uint64) (*Texts, error) {
 	if profile.Duplicates < 0 || profile.Duplicates >= 1 || profile.Poison < 0 || profile.Poison >= 1 {
-		return nil, fmt.Errorf("shares of duplicates (%g) and poison (%g) must be at least 0 and below 1", profile.Duplicates, profile.Poison)
+		return nil, fmt.Errorf("shares of duplicates (%g) and poison (%g) must be at least 0 and below 1",
+			profile.Duplicates, profile.Poison)
 	}
 	s := &source{}
 	var plain, escaped strings.Builder
@@ -121,7 +122,8 @@ func NewTexts(profile Profile, material []string, seed uint64) (*Texts, error) {
 	case profile.Lengths == AsIs && len(s.texts) == 0, profile.Lengths != AsIs && len(s.plainAt) == 0:
 		return nil, errors.New("there is no text to send: every line is blank")
 	case profile.Lengths != AsIs && len(s.plainAt) < 2*longestPiece:
-		return nil, fmt.Errorf("%d words are too few to make texts of; at least %d are needed", len(s.plainAt), 2*longestPiece)
+		return nil, fmt.Errorf("%d words are too few to make texts of; at least %d are needed", len(s.plainAt),
+			2*longestPiece)
 	case !slices.Contains([]Lengths{Short, Mixed, Long, AsIs}, profile.Lengths):
 		return nil, fmt.Errorf("lengths %q are unknown", profile.Lengths)
 	}
@@ -238,8 +240,8 @@ func cut(words string, at []int32, p piece) string {
 	return text
 }
 
-// Value makes the value of the next record. mark is put into JSON values; before and behind enclose the text there, as in
-// `"text":"` and `"}`.
+// Value makes the value of the next record. mark is put into JSON values; before and behind enclose the text there, as
+// in `"text":"` and `"}`.
 func (t *Texts) Value(format Format, mark []byte, before, behind string) (value []byte, poison bool) {
 	p, poison := t.draw()
 	if format == Text {

@@ -85,18 +85,20 @@ func StartWorker(ctx context.Context, p WorkerPlan) (*Worker, error) {
 	}
 	yaml := fmt.Sprintf("kafka: {brokers: [%q], group: %q, instance_id: %q}\ninput: {topics: [%q], format: %s}\n"+
 		"models:\n  - {name: verdict, path: %q}\noutput: {topic: %q}\ndead_letter: {topic: %q}\nserver: {listen: %q}\n",
-		p.Target.Brokers[0], p.Group, p.Name, p.Target.Input, format, model, p.Target.Output, p.Target.DeadLetter, listen)
+		p.Target.Brokers[0], p.Group, p.Name, p.Target.Input, format, model, p.Target.Output, p.Target.DeadLetter,
+		listen)
 	file := filepath.Join(p.Dir, p.Name+"-"+p.Group+".yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		return nil, err
 	}
-	w := &Worker{cmd: exec.CommandContext(ctx, p.Binary, append([]string{"run", "-c", file}, p.Args...)...), log: &tail{}, done: make(chan struct{})}
+	w := &Worker{cmd: exec.CommandContext(ctx, p.Binary, append([]string{"run", "-c", file}, p.Args...)...),
+		log: &tail{}, done: make(chan struct{})}
 	w.cmd.Env = p.Env
 	w.cmd.Stderr = w.log
 	started := make(chan error)
 	go func() {
-		// The thread that forks lives as long as the worker: the kernel ends the child with it, and the child inherits its
-		// cores.
+		// The thread that forks lives as long as the worker: the kernel ends the child with it, and the child inherits
+		// its cores.
 		runtime.LockOSThread()
 		defer close(w.done)
 		err := bindThread(p.Cores)
@@ -154,8 +156,8 @@ func (w *Worker) ready(ctx context.Context) error {
 	}
 }
 
-// Pause holds the worker where it is, and Resume lets it go on: so that several can join their group and then begin at one
-// moment. For less than a session timeout nobody notices.
+// Pause holds the worker where it is, and Resume lets it go on: so that several can join their group and then begin at
+// one moment. For less than a session timeout nobody notices.
 func (w *Worker) Pause() error { return w.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // Resume lets a paused worker go on.

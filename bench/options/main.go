@@ -1,5 +1,5 @@
-// Command options measures what the engine's cache brings on this machine, on a real broker, exactly-once, where texts repeat.
-// Variants alternate, round by round; ratios are of the same round. (What a student brings is bench/tune's.)
+// Command options measures what the engine's cache brings on this machine, on a real broker, exactly-once, where texts
+// repeat. Variants alternate, round by round; ratios are of the same round. (What a student brings is bench/tune's.)
 //
 //	make bench-options
 package main
@@ -36,8 +36,11 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	defer broker.Stop()
 	var page bytes.Buffer
-	fmt.Fprintf(&page, "# What the engine's options bring\n\nA real broker, exactly-once, records waiting in %d partitions beforehand; full model `%s`. Variants alternate within each of %d rounds; medians with the range, ratios of equal rounds.\nMade by `make bench-options`. Machine: %v; %s; %s.\n\n",
-		b.Partitions, filepath.Base(b.Model), b.Rounds, load.DescribeMachine(), version(b.Binary), time.Now().UTC().Format(time.DateOnly))
+	fmt.Fprintf(&page, "# What the engine's options bring\n\nA real broker, exactly-once, records waiting in %d "+
+		"partitions beforehand; full model `%s`. Variants alternate within each of %d rounds; medians with the "+
+		"range, ratios of equal rounds.\nMade by `make bench-options`. Machine: %v; %s; %s.\n\n",
+		b.Partitions, filepath.Base(b.Model), b.Rounds, load.DescribeMachine(), version(b.Binary),
+		time.Now().UTC().Format(time.DateOnly))
 	if err := b.duplicates(ctx, broker, &page); err != nil {
 		return err
 	}
@@ -53,7 +56,8 @@ func version(binary string) string {
 	return line
 }
 
-// duplicates compares texts without repeats with 30 % repeats, by Zipf's law among 1,000 texts, with and without the cache.
+// duplicates compares texts without repeats with 30 % repeats, by Zipf's law among 1,000 texts, with and without the
+// cache.
 func (b *bench) duplicates(ctx context.Context, broker *load.Broker, page *bytes.Buffer) error {
 	distinct, err := b.Generated("mixed")
 	if err != nil {
@@ -70,7 +74,9 @@ func (b *bench) duplicates(ctx context.Context, broker *load.Broker, page *bytes
 	}
 	n := max(2000, int(trial.Rate*b.seconds/0.9))
 	cache := []string{"SLUICE_CACHE__MAX_BYTES=64MiB"}
-	fmt.Fprintf(page, "## Texts that repeat\n\n%d records of mixed lengths; in the lower rows 30 %% of them repeat one of 1,000 texts by Zipf's law (and the first of each is new). Without the cache, equal texts that are in flight together are still run once.\n\n", n)
+	fmt.Fprintf(page, "## Texts that repeat\n\n%d records of mixed lengths; in the lower rows 30 %% of them repeat "+
+		"one of 1,000 texts by Zipf's law (and the first of each is new). Without the cache, equal texts that are in "+
+		"flight together are still run once.\n\n", n)
 	return alternation.Run(ctx, page, []load.Variant{
 		{Name: "no repeats, cache off", Texts: distinct, Records: n},
 		{Name: "30 % repeats, cache off", Texts: repeats, Records: n},

@@ -1,6 +1,6 @@
-// Command profile shows where a worker's processor time and its allocations go: it lets `sluice run` work off a backlog on a
-// real broker, takes Go's CPU and allocation profiles from its HTTP server, and groups them. Go sees a call into a C library
-// (ONNX Runtime, the tokenizer) as one function, so each is one line.
+// Command profile shows where a worker's processor time and its allocations go: it lets `sluice run` work off a backlog
+// on a real broker, takes Go's CPU and allocation profiles from its HTTP server, and groups them. Go sees a call into a
+// C library (ONNX Runtime, the tokenizer) as one function, so each is one line.
 //
 //	make bench-profile
 package main
@@ -44,8 +44,8 @@ var groups = []struct{ name, focus string }{
 	{"the rest (scheduler, timers, metrics)", `.`},
 }
 
-// strayed are samples of the process-wide timer that landed on a thread which Go did not make, most of them asleep: not time
-// that was used. What all threads together used is read from /proc beside the profile.
+// strayed are samples of the process-wide timer that landed on a thread which Go did not make, most of them asleep: not
+// time that was used. What all threads together used is read from /proc beside the profile.
 const strayed = `runtime\._ExternalCode`
 
 func run(ctx context.Context, c *load.Command, seconds, records int) error {
@@ -58,7 +58,8 @@ func run(ctx context.Context, c *load.Command, seconds, records int) error {
 		return err
 	}
 	defer broker.Stop()
-	target := load.Target{Brokers: []string{broker.Address}, Input: "in", Output: "out", DeadLetter: "dlq", Format: load.JSON}
+	target := load.Target{Brokers: []string{broker.Address}, Input: "in", Output: "out", DeadLetter: "dlq",
+		Format: load.JSON}
 	if err := load.CreateTopics(ctx, target, c.Partitions); err != nil {
 		return err
 	}
@@ -67,23 +68,25 @@ func run(ctx context.Context, c *load.Command, seconds, records int) error {
 	took := make(chan error, 1)
 	var before, after map[string]float64
 	var threadsBefore, threadsAfter map[string]float64
-	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: records, Texts: texts, Begin: func(ctx context.Context) ([]int, error) {
-		worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: c.Binary, Model: c.Model, Dir: broker.Dir, Target: target, Group: "profile", Name: "profile-0", Serve: true, Args: []string{"--server.pprof=true"}})
-		if err != nil {
-			return nil, err
-		}
-		go func() {
-			time.Sleep(3 * time.Second) // warm
-			var err1, err2 error
-			before, err1 = scrape(worker.HTTP + "/metrics")
-			threadsBefore = threadTimes(worker.PID)
-			cpu := fetch(fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", worker.HTTP, seconds), cpuFile)
-			threadsAfter = threadTimes(worker.PID)
-			after, err2 = scrape(worker.HTTP + "/metrics")
-			took <- errors.Join(err1, err2, cpu, fetch(worker.HTTP+"/debug/pprof/allocs", allocFile))
-		}()
-		return []int{worker.PID}, nil
-	}})
+	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: records, Texts: texts,
+		Begin: func(ctx context.Context) ([]int, error) {
+			worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: c.Binary, Model: c.Model, Dir: broker.Dir,
+				Target: target, Group: "profile", Name: "profile-0", Serve: true, Args: []string{"--server.pprof=true"}})
+			if err != nil {
+				return nil, err
+			}
+			go func() {
+				time.Sleep(3 * time.Second) // warm
+				var err1, err2 error
+				before, err1 = scrape(worker.HTTP + "/metrics")
+				threadsBefore = threadTimes(worker.PID)
+				cpu := fetch(fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", worker.HTTP, seconds), cpuFile)
+				threadsAfter = threadTimes(worker.PID)
+				after, err2 = scrape(worker.HTTP + "/metrics")
+				took <- errors.Join(err1, err2, cpu, fetch(worker.HTTP+"/debug/pprof/allocs", allocFile))
+			}()
+			return []int{worker.PID}, nil
+		}})
 	if worker != nil {
 		err = errors.Join(err, <-took, worker.Stop())
 	}
@@ -97,7 +100,9 @@ func run(ctx context.Context, c *load.Command, seconds, records int) error {
 
 	var page bytes.Buffer
 	m := load.DescribeMachine()
-	fmt.Fprintf(&page, "# Where a worker's time goes\n\n`sluice run` with model `%s`, exactly-once, under full load (%.0f results a second), profiled for %d s. Made by `make bench-profile`. Machine: %v; %s.\n\n## Processor time\n\n| part | share |\n|---|---|\n",
+	fmt.Fprintf(&page, "# Where a worker's time goes\n\n`sluice run` with model `%s`, exactly-once, under full load "+
+		"(%.0f results a second), profiled for %d s. Made by `make bench-profile`. Machine: %v; %s.\n\n## Processor "+
+		"time\n\n| part | share |\n|---|---|\n",
 		filepath.Base(c.Model), d.Rate, seconds, m, time.Now().UTC().Format(time.DateOnly))
 	ignore := strayed
 	rest := 0.0
@@ -113,16 +118,22 @@ func run(ctx context.Context, c *load.Command, seconds, records int) error {
 		ignore = strings.TrimPrefix(ignore+"|"+g.focus, "|")
 	}
 	busiest, all := busyThreads(threadsBefore, threadsAfter, m.Cores)
-	fmt.Fprintf(&page, "\nAll that is not inference: **%.2f %%** of the samples. As a check, from /proc: of the process's %.1f CPU seconds its %d runner threads used %.2f %%, all other threads (fetch, decode, tokenize, commit, Go's runtime) %.2f %%.\n", rest, all, m.Cores, 100*busiest/all, 100*(all-busiest)/all)
-	fmt.Fprintf(&page, "\n## Allocations of Go\n\n%.0f objects and %.0f bytes a record, everything in the process counted, over %.0f records. Where they are made:\n\n```\n",
-		(after["go_memstats_mallocs_total"]-before["go_memstats_mallocs_total"])/done, (after["go_memstats_alloc_bytes_total"]-before["go_memstats_alloc_bytes_total"])/done, done)
-	top, err := exec.Command("go", "tool", "pprof", "-sample_index=alloc_space", "-top", "-nodecount=25", c.Binary, allocFile).Output()
+	fmt.Fprintf(&page, "\nAll that is not inference: **%.2f %%** of the samples. As a check, from /proc: of the "+
+		"process's %.1f CPU seconds its %d runner threads used %.2f %%, all other threads (fetch, decode, tokenize, "+
+		"commit, Go's runtime) %.2f %%.\n", rest, all, m.Cores, 100*busiest/all, 100*(all-busiest)/all)
+	fmt.Fprintf(&page, "\n## Allocations of Go\n\n%.0f objects and %.0f bytes a record, everything in the process "+
+		"counted, over %.0f records. Where they are made:\n\n```\n",
+		(after["go_memstats_mallocs_total"]-before["go_memstats_mallocs_total"])/done,
+		(after["go_memstats_alloc_bytes_total"]-before["go_memstats_alloc_bytes_total"])/done, done)
+	top, err := exec.Command("go", "tool", "pprof", "-sample_index=alloc_space", "-top", "-nodecount=25", c.Binary,
+		allocFile).Output()
 	if err != nil {
 		return fmt.Errorf("go tool pprof: %w", err)
 	}
 	page.Write(frames(top))
 	page.WriteString("```\n\n## Processor time by function\n\n```\n")
-	if top, err = exec.Command("go", "tool", "pprof", "-top", "-nodecount=30", "-ignore="+strayed, c.Binary, cpuFile).Output(); err != nil {
+	if top, err = exec.Command("go", "tool", "pprof", "-top", "-nodecount=30", "-ignore="+strayed, c.Binary,
+		cpuFile).Output(); err != nil {
 		return fmt.Errorf("go tool pprof: %w", err)
 	}
 	page.Write(frames(top))
@@ -144,7 +155,8 @@ var accounting = regexp.MustCompile(`Showing nodes accounting for [^,]+, ([0-9.]
 
 // shareOf is the percentage of samples with focus on their stack and nothing of ignore.
 func shareOf(binary, file, focus, ignore string) (float64, error) {
-	args := []string{"tool", "pprof", "-top", "-nodecount=100000", "-nodefraction=0", "-edgefraction=0", "-focus=" + focus}
+	args := []string{"tool", "pprof", "-top", "-nodecount=100000", "-nodefraction=0", "-edgefraction=0", "-focus=" +
+		focus}
 	if ignore != "" {
 		args = append(args, "-ignore="+ignore)
 	}

@@ -18,7 +18,8 @@ import (
 )
 
 // bareRate is the rate of a ceiling: (messages, tokens) a second.
-func bareRate(ctx context.Context, s *system, texts []string, textsFile string, seconds float64) (messages, tokens float64, err error) {
+func bareRate(ctx context.Context, s *system, texts []string, textsFile string, seconds float64) (messages,
+	tokens float64, err error) {
 	if s.Name == "bare-dynamic" {
 		return pythonBare(ctx, s, textsFile, seconds)
 	}
@@ -51,8 +52,10 @@ func bareRate(ctx context.Context, s *system, texts []string, textsFile string, 
 }
 
 // pythonBare runs the loop of the Python peer without Kafka.
-func pythonBare(ctx context.Context, s *system, textsFile string, seconds float64) (messages, tokens float64, err error) {
-	c := exec.CommandContext(ctx, filepath.Join(buildDir, "onnxruntime/bin/python"), "bench/peers/onnxruntime/bare.py", s.modelDir(), textsFile, fmt.Sprint(seconds))
+func pythonBare(ctx context.Context, s *system, textsFile string, seconds float64) (messages, tokens float64,
+	err error) {
+	c := exec.CommandContext(ctx, filepath.Join(buildDir, "onnxruntime/bin/python"), "bench/peers/onnxruntime/bare.py",
+		s.modelDir(), textsFile, fmt.Sprint(seconds))
 	out, err := c.Output()
 	if err != nil {
 		if e, ok := err.(*exec.ExitError); ok {

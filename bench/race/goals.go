@@ -23,7 +23,8 @@ type against struct {
 
 var raceGoals = []against{
 	{"exactly-once against our own bare session loop", "sluice", "bare-sluice", 0.90},
-	{"exactly-once against the best peer of the same precision: Python, confluent-kafka + onnxruntime, int8", "sluice", "onnxruntime", 2.5},
+	{"exactly-once against the best peer of the same precision: Python, confluent-kafka + onnxruntime, int8", "sluice",
+		"onnxruntime", 2.5},
 	{"the same, where that Python runs the graph of our exporter", "sluice", "onnxruntime-same", 2.5},
 	{"exactly-once against Kafka Streams, exactly_once_v2", "sluice", "kafka-streams-eos", 4},
 	{"exactly-once against Kafka Streams, at_least_once", "sluice", "kafka-streams", 4},
@@ -35,7 +36,8 @@ var raceGoals = []against{
 
 // elsewhere are the goals that need an open loop, duplicates or a student: `sluice bench` answers them.
 var elsewhere = [][2]string{
-	{"p99 from intended send, at-least-once, 30 % / 80 % of own maximum", "25 ms / 60 ms on a 3.4 GHz AVX512-VNNI core"},
+	{"p99 from intended send, at-least-once, 30 % / 80 % of own maximum", "25 ms / 60 ms on a 3.4 GHz AVX512-VNNI " +
+		"core"},
 	{"p99 exactly-once at 80 %, commit interval 100 ms", "250 ms"},
 	{"at 120 % load", "at least 95 % of maximum, lag grows, nothing lost, memory flat"},
 	{"with 30 % duplicates, cache on", "at least 1.35 times"},
@@ -75,7 +77,8 @@ func evaluate(rates map[string]map[int]float64, absent map[string]string, amx bo
 		}
 		out = append(out, row)
 	}
-	row := goal{What: "share of the best that any runtime reaches on the same weights (OpenVINO bf16 and int8, bare loop)", Wanted: "at least 100 % on AMX machines", Measured: "-", Met: "this machine has no AMX"}
+	row := goal{What: "share of the best that any runtime reaches on the same weights (OpenVINO bf16 and int8, bare " +
+		"loop)", Wanted: "at least 100 % on AMX machines", Measured: "-", Met: "this machine has no AMX"}
 	if amx {
 		row.Met = "not measured by the race: see docs/performance.md"
 	}

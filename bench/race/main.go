@@ -1,5 +1,6 @@
-// Command race measures Sluice and what a user could pick instead, Kafka to Kafka: same machine, broker, texts and weights.
-// bench/race/prepare.sh builds what takes part; `make race` does both. It writes bench/results/race.md and race.json.
+// Command race measures Sluice and what a user could pick instead, Kafka to Kafka: same machine, broker, texts and
+// weights. bench/race/prepare.sh builds what takes part; `make race` does both. It writes bench/results/race.md and
+// race.json.
 //
 //	make race
 //	make race RACE_ROUNDS=1 RACE_SECONDS=5
@@ -113,7 +114,8 @@ func race(ctx context.Context, all []*system, o options) error {
 	began := time.Now()
 	library := os.Getenv("SLUICE_ONNXRUNTIME")
 	if library == "" {
-		return errors.New(`SLUICE_ONNXRUNTIME is not set: run it by "make race", or after eval "$(scripts/native.sh env)"`)
+		return errors.New(
+			`SLUICE_ONNXRUNTIME is not set: run it by "make race", or after eval "$(scripts/native.sh env)"`)
 	}
 	if err := ort.Init(library); err != nil {
 		return err
@@ -171,7 +173,9 @@ func race(ctx context.Context, all []*system, o options) error {
 			m.Round = round + 1
 			expected[s.Name] = m.Messages
 			found[s.Name] = append(found[s.Name], m)
-			fmt.Fprintf(os.Stderr, "race: round %d of %d: %-18s %7.1f msgs/s %8.0f tokens/s  agreement %.4f  lost %d, doubled %d  (%.0f s in all)\n", round+1, o.rounds, s.Name, m.Messages, m.Tokens, m.Agreement, m.Lost, m.Doubled, time.Since(began).Seconds())
+			fmt.Fprintf(os.Stderr, "race: round %d of %d: %-18s %7.1f msgs/s %8.0f tokens/s  agreement %.4f  lost "+
+				"%d, doubled %d  (%.0f s in all)\n", round+1, o.rounds, s.Name, m.Messages, m.Tokens, m.Agreement,
+				m.Lost, m.Doubled, time.Since(began).Seconds())
 		}
 	}
 	return report(all, found, absent, c, o, time.Since(began))
@@ -204,7 +208,8 @@ func readCorpus(mix string) (*corpus, error) {
 		return nil, fmt.Errorf("%s: %w", reference, err)
 	}
 	if len(r.Labels) != len(c.texts) || len(r.Tokens) != len(c.texts) {
-		return nil, fmt.Errorf("%s is of other texts than %s: delete it and run bench/race/prepare.sh", reference, c.file)
+		return nil, fmt.Errorf("%s is of other texts than %s: delete it and run bench/race/prepare.sh", reference,
+			c.file)
 	}
 	c.labels, c.tokens, c.digest = r.Labels, r.Tokens, r.Texts
 	return c, nil
@@ -227,7 +232,8 @@ func drain(ctx context.Context, b *load.Broker, s *system, c *corpus, n, partiti
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)
-	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dead-" + run, Format: load.JSON}
+	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dead-" +
+		run, Format: load.JSON}
 	if err := load.CreateTopics(ctx, target, partitions); err != nil {
 		return m, err
 	}
@@ -239,7 +245,8 @@ func drain(ctx context.Context, b *load.Broker, s *system, c *corpus, n, partiti
 	if err != nil {
 		return m, err
 	}
-	e := &environment{brokers: b.Address, input: target.Input, output: target.Output, deadLetter: target.DeadLetter, group: "race-" + run, scratch: scratch}
+	e := &environment{brokers: b.Address, input: target.Input, output: target.Output, deadLetter: target.DeadLetter,
+		group: "race-" + run, scratch: scratch}
 	if e.model, err = filepath.Abs(s.modelDir()); err != nil {
 		return m, err
 	}
@@ -267,7 +274,8 @@ func drain(ctx context.Context, b *load.Broker, s *system, c *corpus, n, partiti
 	}
 	logFile := filepath.Join(scratch, "log")
 	d, err := load.Drain(ctx, load.DrainPlan{
-		Target: target, Records: n, From: from, Patience: time.Minute, AllowLoss: true, AllowTwice: true, Observe: observe,
+		Target: target, Records: n, From: from, Patience: time.Minute, AllowLoss: true, AllowTwice: true,
+		Observe: observe,
 		Value: func(i int, _ []byte) []byte {
 			value, _ := json.Marshal(map[string]any{"id": i, "text": c.texts[i%len(c.texts)]})
 			return value
@@ -313,7 +321,8 @@ func drain(ctx context.Context, b *load.Broker, s *system, c *corpus, n, partiti
 	for _, i := range arrived[first+1 : last+1] {
 		tokens += c.tokens[i%len(c.tokens)]
 	}
-	m = measure{Records: n, Counted: last - first, Seconds: length.Seconds(), First: d.First, RSS: r.rss(), Lost: d.Lost, Doubled: d.Doubled, Dead: d.DeadLetters}
+	m = measure{Records: n, Counted: last - first, Seconds: length.Seconds(), First: d.First, RSS: r.rss(),
+		Lost: d.Lost, Doubled: d.Doubled, Dead: d.DeadLetters}
 	m.Messages = float64(m.Counted) / m.Seconds
 	m.Tokens = float64(tokens) / m.Seconds
 	m.CPU = r.cpuBetween(begin.Add(arrivals[first]), begin.Add(arrivals[last])) / float64(m.Counted) * 1000

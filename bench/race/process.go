@@ -47,7 +47,8 @@ func start(command *exec.Cmd, logFile string) (*running, error) {
 		f.Close()
 		return nil, err
 	}
-	r := &running{command: command, log: f, done: make(chan struct{}), quit: make(chan struct{}), ended: map[int]float64{}}
+	r := &running{command: command, log: f, done: make(chan struct{}), quit: make(chan struct{}),
+		ended: map[int]float64{}}
 	go func() {
 		r.err = command.Wait()
 		close(r.done)
@@ -159,7 +160,8 @@ func (r *running) stop() {
 	}
 	close(r.quit)
 	r.watch.Wait()
-	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(group, syscall.SIGKILL) == nil && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(group, syscall.SIGKILL) == nil &&
+		time.Now().Before(deadline); {
 		time.Sleep(20 * time.Millisecond) // until the children are reaped
 	}
 	<-r.done

@@ -120,7 +120,8 @@ func TestASystemBelowTheLeastAgreementIsShownWithoutRank(t *testing.T) {
 func TestGoalsCompareEqualRounds(t *testing.T) {
 	rates := map[string]map[int]float64{
 		"sluice": {1: 500, 2: 520, 3: 510}, "bare-sluice": {1: 540, 2: 600, 3: 560},
-		"onnxruntime": {1: 200, 2: 210, 3: 190}, "onnxruntime-same": {1: 250, 2: 250, 3: 250}, "hugot": {1: 100, 2: 100, 3: 100},
+		"onnxruntime": {1: 200, 2: 210, 3: 190}, "onnxruntime-same": {1: 250, 2: 250, 3: 250}, "hugot": {1: 100, 2: 100,
+			3: 100},
 	}
 	goals := evaluate(rates, map[string]string{"bento": "no compiler"}, false)
 	find := func(part string) goal {

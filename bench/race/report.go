@@ -55,7 +55,8 @@ type document struct {
 // summarize turns measurements into rows: (Kafka to Kafka, ranked; bare loops; NER).
 func summarize(all []*system, found map[string][]measure, absent map[string]string) (kafka, ceilings, ner []*summary) {
 	for _, s := range all {
-		row := &summary{Name: s.Name, Title: s.Title, Kind: s.Kind, Guarantee: s.Guarantee, Precision: s.Precision, Settings: s.Settings, Absent: absent[s.Name], Rounds: found[s.Name]}
+		row := &summary{Name: s.Name, Title: s.Title, Kind: s.Kind, Guarantee: s.Guarantee, Precision: s.Precision,
+			Settings: s.Settings, Absent: absent[s.Name], Rounds: found[s.Name]}
 		if s.Versions != nil {
 			row.Versions = s.Versions()
 		}
@@ -101,8 +102,10 @@ func byRound(ms []measure) map[int]float64 {
 	return out
 }
 
-func report(all []*system, found map[string][]measure, absent map[string]string, c *corpus, o options, took time.Duration) error {
-	doc := document{Machine: machine(), Rounds: o.rounds, Seconds: o.seconds, Took: math.Round(took.Minutes()*10) / 10, Texts: describe(c, o.mix),
+func report(all []*system, found map[string][]measure, absent map[string]string, c *corpus, o options,
+	took time.Duration) error {
+	doc := document{Machine: machine(), Rounds: o.rounds, Seconds: o.seconds, Took: math.Round(took.Minutes()*10) / 10,
+		Texts:     describe(c, o.mix),
 		Reference: "the labels of the fp32 model (ONNX Runtime), equal to transformers' to 1e-4"}
 	doc.Systems, doc.Ceilings, doc.NER = summarize(all, found, absent)
 	rates := map[string]map[int]float64{}
@@ -129,15 +132,23 @@ func report(all []*system, found map[string][]measure, absent map[string]string,
 
 func (d document) markdown(w *bytes.Buffer, o options) {
 	m := d.Machine
-	fmt.Fprintf(w, "# The race\n\nKafka to Kafka on one machine, in turns: the same broker, topics of %d partitions, texts and weights (DistilBERT-base's shape: 6 x 768, real answers). Each system works off a backlog of about %g s; "+
-		"counted from %.0f to %.0f %% of the results by an independent read_committed consumer, so start-up and tail do not count. Broker and consumer share the cores with the system. Cache and student are off.\n\n",
+	fmt.Fprintf(w, "# The race\n\nKafka to Kafka on one machine, in turns: the same broker, topics of %d partitions, "+
+		"texts and weights (DistilBERT-base's shape: 6 x 768, real answers). Each system works off a backlog of "+
+		"about %g s; "+
+		"counted from %.0f to %.0f %% of the results by an independent read_committed consumer, so start-up and tail "+
+		"do not count. Broker and consumer share the cores with the system. Cache and student are off.\n\n",
 		o.partitions, d.Seconds, 100*from, 100*to)
-	fmt.Fprintf(w, "Machine: %s, %s cores, %s; features %s; ONNX Runtime %s; %s; Kafka %s; %s. Texts: %v distinct, %v (tokens: mean %v, p50 %v, p90 %v, p99 %v, max %v; sha256 %v). "+
-		"Rounds: %d, medians with the range; the order changes from round to round. Took %.0f min. Made by `make race`.\n\n",
+	fmt.Fprintf(w, "Machine: %s, %s cores, %s; features %s; ONNX Runtime %s; %s; Kafka %s; %s. Texts: %v distinct, "+
+		"%v (tokens: mean %v, p50 %v, p90 %v, p99 %v, max %v; sha256 %v). "+
+		"Rounds: %d, medians with the range; the order changes from round to round. Took %.0f min. Made by `make "+
+		"race`.\n\n",
 		m["cpu"], m["cores"], m["memory"], m["features"], m["onnxruntime"], m["go"], m["kafka"], m["date"],
-		d.Texts["count"], d.Texts["mix"], d.Texts["mean"], d.Texts["p50"], d.Texts["p90"], d.Texts["p99"], d.Texts["max"], d.Texts["sha256"], d.Rounds, d.Took)
-	fmt.Fprintf(w, "Agreement: equal labels with the fp32 reference. Below %.0f %% a system is shown but has no rank. \"Sluice / it\": our exactly-once rate by its rate, of the same round.\n\n", 100*leastAgreement)
-	fmt.Fprintf(w, "| rank | system | guarantee | precision | msgs/s | tokens/s | Sluice / it | CPU s per 1,000 msgs | peak RSS MiB | agreement | lost, doubled |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
+		d.Texts["count"], d.Texts["mix"], d.Texts["mean"], d.Texts["p50"], d.Texts["p90"], d.Texts["p99"],
+		d.Texts["max"], d.Texts["sha256"], d.Rounds, d.Took)
+	fmt.Fprintf(w, "Agreement: equal labels with the fp32 reference. Below %.0f %% a system is shown but has no "+
+		"rank. \"Sluice / it\": our exactly-once rate by its rate, of the same round.\n\n", 100*leastAgreement)
+	fmt.Fprintf(w, "| rank | system | guarantee | precision | msgs/s | tokens/s | Sluice / it | CPU s per 1,000 msgs "+
+		"| peak RSS MiB | agreement | lost, doubled |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
 	place := 0
 	for _, s := range d.Systems {
 		if s.Absent != "" {
@@ -152,26 +163,33 @@ func (d document) markdown(w *bytes.Buffer, o options) {
 		if s.Behind != nil {
 			behind = s.Behind.text("%.2f")
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %.2f %% | %d, %d |\n", at, s.Title, s.Guarantee, s.Precision, s.Messages.text("%.0f"), s.Tokens.text("%.0f"), behind,
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %.2f %% | %d, %d |\n", at, s.Title, s.Guarantee,
+			s.Precision, s.Messages.text("%.0f"), s.Tokens.text("%.0f"), behind,
 			s.CPU.text("%.2f"), s.RSS.text("%.0f"), 100*s.Agreement.Median, s.Lost, s.Doubled)
 	}
-	fmt.Fprintf(w, "\n## Ceilings\n\nThe model alone on the same texts: no Kafka, no JSON, tokenized beforehand, one pinned thread a core.\n\n| loop | precision | msgs/s | tokens/s |\n|---|---|---|---|\n")
+	fmt.Fprintf(w, "\n## Ceilings\n\nThe model alone on the same texts: no Kafka, no JSON, tokenized beforehand, one "+
+		"pinned thread a core.\n\n| loop | precision | msgs/s | tokens/s |\n|---|---|---|---|\n")
 	for _, s := range d.Ceilings {
 		if s.Absent == "" {
-			fmt.Fprintf(w, "| %s | %s | %s | %s |\n", s.Title, s.Precision, s.Messages.text("%.0f"), s.Tokens.text("%.0f"))
+			fmt.Fprintf(w, "| %s | %s | %s | %s |\n", s.Title, s.Precision, s.Messages.text("%.0f"),
+				s.Tokens.text("%.0f"))
 		}
 	}
-	fmt.Fprintf(w, "\n## BERT-base NER shape\n\n12 x 768 with a token head, the same layers repeated: the answers have no meaning, only the cost has.\n\n| system | msgs/s | tokens/s | CPU s per 1,000 msgs |\n|---|---|---|---|\n")
+	fmt.Fprintf(w, "\n## BERT-base NER shape\n\n12 x 768 with a token head, the same layers repeated: the answers "+
+		"have no meaning, only the cost has.\n\n| system | msgs/s | tokens/s | CPU s per 1,000 msgs "+
+		"|\n|---|---|---|---|\n")
 	for _, s := range d.NER {
 		if s.Absent == "" {
-			fmt.Fprintf(w, "| %s | %s | %s | %s |\n", s.Title, s.Messages.text("%.0f"), s.Tokens.text("%.0f"), s.CPU.text("%.2f"))
+			fmt.Fprintf(w, "| %s | %s | %s | %s |\n", s.Title, s.Messages.text("%.0f"), s.Tokens.text("%.0f"),
+				s.CPU.text("%.2f"))
 		}
 	}
 	fmt.Fprintf(w, "\n## Goals\n\n| goal | wanted | measured | met |\n|---|---|---|---|\n")
 	for _, g := range d.Goals {
 		fmt.Fprintf(w, "| %s | %s | %s | %s |\n", g.What, g.Wanted, g.Measured, g.Met)
 	}
-	fmt.Fprintf(w, "\n## Versions and settings\n\nMore, and what else was tried: the READMEs in bench/peers.\n\n| system | versions | settings | first result after |\n|---|---|---|---|\n")
+	fmt.Fprintf(w, "\n## Versions and settings\n\nMore, and what else was tried: the READMEs in bench/peers.\n\n| "+
+		"system | versions | settings | first result after |\n|---|---|---|---|\n")
 	for _, s := range slices.Concat(d.Systems, d.Ceilings, d.NER) {
 		if s.Absent != "" {
 			fmt.Fprintf(w, "| %s | - | did not run: %s | - |\n", s.Title, strings.ReplaceAll(s.Absent, "\n", " "))
@@ -196,7 +214,8 @@ func describe(c *corpus, mix string) map[string]any {
 		histogram[fmt.Sprintf("%03d-%03d", low+1, low+8)]++
 	}
 	at := func(q float64) int { return t[min(len(t)-1, int(q*float64(len(t))))] }
-	return map[string]any{"mix": mix, "count": len(t), "mean": fmt.Sprintf("%.1f", float64(sum)/float64(len(t))), "p50": at(.5), "p90": at(.9), "p99": at(.99), "max": t[len(t)-1],
+	return map[string]any{"mix": mix, "count": len(t), "mean": fmt.Sprintf("%.1f", float64(sum)/float64(len(t))),
+		"p50": at(.5), "p90": at(.9), "p99": at(.99), "max": t[len(t)-1],
 		"sha256": c.digest[:16], "histogram": histogram}
 }
 
@@ -216,10 +235,12 @@ func machine() map[string]string {
 		return "unknown"
 	}
 	return map[string]string{
-		"cpu":      fmt.Sprintf("%s (family %s, model %s)", field("/proc/cpuinfo", "model name"), field("/proc/cpuinfo", "cpu family"), field("/proc/cpuinfo", "model")),
+		"cpu": fmt.Sprintf("%s (family %s, model %s)", field("/proc/cpuinfo", "model name"), field("/proc/cpuinfo",
+			"cpu family"), field("/proc/cpuinfo", "model")),
 		"cores":    fmt.Sprint(runtime.NumCPU()),
 		"memory":   field("/proc/meminfo", "MemTotal"),
-		"features": strings.Join(features(field("/proc/cpuinfo", "flags")), " "), "onnxruntime": ort.Version(), "go": runtime.Version(),
+		"features": strings.Join(features(field("/proc/cpuinfo", "flags")), " "), "onnxruntime": ort.Version(),
+		"go":    runtime.Version(),
 		"kafka": strings.TrimPrefix(pins("scripts/kafka-local.pom.xml", `<(kafka)\.version>([^<]+)`), "kafka "),
 		"date":  time.Now().UTC().Format("2006-01-02"),
 	}

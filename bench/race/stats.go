@@ -40,11 +40,11 @@ func (s spread) text(format string) string {
 	return fmt.Sprintf(format+" ("+format+"–"+format+")", s.Median, s.Low, s.High)
 }
 
-// steady finds the stretch of a drain that counts. arrivals are the times of the results, in order. Systems write results in
-// bursts (a window, a transaction), so the stretch begins and ends right behind a burst: at the first end of a burst at or behind
-// the share `from` of all results, and at the last one at or before the share `to`. The start-up and the tail, when some cores
-// have nothing left, do not count.
-// It returns the indexes of those two results; equal ones where there is no such stretch.
+// steady finds the stretch of a drain that counts. arrivals are the times of the results, in order. Systems write
+// results in bursts (a window, a transaction), so the stretch begins and ends right behind a burst: at the first end of
+// a burst at or behind the share `from` of all results, and at the last one at or before the share `to`. The start-up
+// and the tail, when some cores have nothing left, do not count. It returns the indexes of those two results; equal
+// ones where there is no such stretch.
 func steady(arrivals []time.Duration, from, to float64) (first, last int) {
 	const gap = 2 * time.Millisecond // records of one fetch are seen closer together than this
 	first, last = -1, -1
@@ -80,8 +80,8 @@ func agreement(got, reference []string) float64 {
 	return float64(equal) / float64(len(got))
 }
 
-// rotated is the order of n systems in a round: each round begins with the next one, every second round runs backwards, so
-// that nobody always follows the same neighbour.
+// rotated is the order of n systems in a round: each round begins with the next one, every second round runs backwards,
+// so that nobody always follows the same neighbour.
 func rotated(n, round int) []int {
 	order := make([]int, n)
 	for i := range order {

@@ -1,6 +1,6 @@
-// Command tune shows that a tuned student keeps the full model's accuracy on texts that did not choose its threshold, and
-// what it brings: `sluice tune` on labelled texts, then the worker on a real broker, exactly-once, with and without the
-// student at that threshold.
+// Command tune shows that a tuned student keeps the full model's accuracy on texts that did not choose its threshold,
+// and what it brings: `sluice tune` on labelled texts, then the worker on a real broker, exactly-once, with and without
+// the student at that threshold.
 //
 //	make bench-tune LABELLED=labelled.jsonl
 package main
@@ -54,8 +54,10 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	var page bytes.Buffer
-	fmt.Fprintf(&page, "# What tuning chooses, and whether it holds\n\n`sluice tune --target-accuracy %s` on the pair `%s` before `%s`. %s\nMade by `make bench-tune`. The plot is [%s](%s).\n\n%s\n",
-		o.target, filepath.Base(o.student), filepath.Base(o.Model), o.source, filepath.Base(o.plot), filepath.Base(o.plot), tables)
+	fmt.Fprintf(&page, "# What tuning chooses, and whether it holds\n\n`sluice tune --target-accuracy %s` on the "+
+		"pair `%s` before `%s`. %s\nMade by `make bench-tune`. The plot is [%s](%s).\n\n%s\n",
+		o.target, filepath.Base(o.student), filepath.Base(o.Model), o.source, filepath.Base(o.plot),
+		filepath.Base(o.plot), tables)
 	if rep.Choice.Student != tune.Never {
 		if err := measure(ctx, o, student, rep.Choice.Student, &page); err != nil {
 			return err
@@ -71,11 +73,13 @@ func choose(ctx context.Context, o options, student, dir string) (*tune.Report, 
 		return nil, "", err
 	}
 	config, figures := filepath.Join(dir, "pair.yaml"), filepath.Join(dir, "tune.json")
-	text := fmt.Sprintf("kafka: {brokers: [\"localhost:9092\"], group: tune}\ninput: {topics: [in]}\noutput: {topic: out}\ndead_letter: {topic: dlq}\nmodels: [{name: sentiment, path: %q, student: %q}]\n", model, student)
+	text := fmt.Sprintf("kafka: {brokers: [\"localhost:9092\"], group: tune}\ninput: {topics: [in]}\noutput: {topic: "+
+		"out}\ndead_letter: {topic: dlq}\nmodels: [{name: sentiment, path: %q, student: %q}]\n", model, student)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, "", err
 	}
-	cmd := exec.CommandContext(ctx, o.Binary, "tune", "-c", config, "--labelled", o.labelled, "--target-accuracy", o.target, "--plot", o.plot, "--json", figures, "--dry-run")
+	cmd := exec.CommandContext(ctx, o.Binary, "tune", "-c", config, "--labelled", o.labelled, "--target-accuracy",
+		o.target, "--plot", o.plot, "--json", figures, "--dry-run")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	b, readErr := os.ReadFile(figures)
@@ -114,12 +118,18 @@ func measure(ctx context.Context, o options, student string, threshold float64, 
 		}
 		return v
 	}
-	fmt.Fprintf(page, "## On a real broker\n\nThe worker with the full model alone and with the student at the chosen threshold, exactly-once, broker and worker on the same machine (%v): %d records that wait in %d partitions, each text once, cache off. The worker stands ready while they are written, and all of its work counts. The variants alternate within each of %d rounds; medians with the range, ratios of equal rounds. Where other work uses the machine meanwhile, CPU time is the figure to trust: its ratio is what the student saves.\n\n",
+	fmt.Fprintf(page, "## On a real broker\n\nThe worker with the full model alone and with the student at the "+
+		"chosen threshold, exactly-once, broker and worker on the same machine (%v): %d records that wait in %d "+
+		"partitions, each text once, cache off. The worker stands ready while they are written, and all of its work "+
+		"counts. The variants alternate within each of %d rounds; medians with the range, ratios of equal rounds. "+
+		"Where other work uses the machine meanwhile, CPU time is the figure to trust: its ratio is what the student "+
+		"saves.\n\n",
 		load.DescribeMachine(), len(texts), o.Partitions, o.Rounds)
 	a := o.Alternation(broker)
 	return a.Run(ctx, page, []load.Variant{
 		{Name: "full model alone", Value: value, Records: len(texts)},
 		{Name: "student first, from " + tune.Threshold(threshold) + " on final", Value: value, Records: len(texts),
-			Env: []string{"SLUICE_MODELS__0__STUDENT=" + student, "SLUICE_MODELS__0__STUDENT_THRESHOLD=" + tune.Threshold(threshold)}},
+			Env: []string{"SLUICE_MODELS__0__STUDENT=" + student, "SLUICE_MODELS__0__STUDENT_THRESHOLD=" +
+				tune.Threshold(threshold)}},
 	})
 }

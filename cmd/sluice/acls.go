@@ -19,8 +19,9 @@ func aclsCommand() *cobra.Command {
 		Short: "Print the Kafka permissions that a configuration needs",
 		Long: `Prints the calls of kafka-acls.sh that allow a worker with this configuration what it needs, and nothing else. No broker is
 asked. "sluice validate" then says which of them the brokers do not grant.`,
-		Example: "  sluice acls -c reviews.yaml --principal User:sluice --command-config admin.properties | sh\n  sluice acls -c reviews.yaml --json",
-		Args:    cobra.NoArgs,
+		Example: "  sluice acls -c reviews.yaml --principal User:sluice --command-config admin.properties | sh\n  " +
+			"sluice acls -c reviews.yaml --json",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := commandConfig(cmd, file)
 			if err != nil {
@@ -63,7 +64,8 @@ func accessOf(s *Settings, stage string) ([]kafka.Access, error) {
 		clients = append(clients, c.Access())
 	}
 	if len(clients) == 0 {
-		return nil, usageErrorf("acls: --stage: %q is not one of all, classify, escalate, or the configuration has no escalation", stage)
+		return nil, usageErrorf("acls: --stage: %q is not one of all, classify, escalate, or the configuration has "+
+			"no escalation", stage)
 	}
 	return clients, nil
 }
@@ -84,7 +86,8 @@ func printACLs(w io.Writer, acls []kafka.ACL, connection, principal string, asJS
 		return enc.Encode(list)
 	}
 	for _, a := range acls {
-		if _, err := fmt.Fprintf(w, "# %s %s: %s\n%s\n", strings.ToLower(a.Resource), a.Name, a.Why, a.Command(connection, principal)); err != nil {
+		if _, err := fmt.Fprintf(w, "# %s %s: %s\n%s\n", strings.ToLower(a.Resource), a.Name, a.Why,
+			a.Command(connection, principal)); err != nil {
 			return err
 		}
 	}

@@ -21,8 +21,8 @@ import (
 	"sluice/pipeline/pipelinetest/llmstub"
 )
 
-// This file owns the permissions as an administrator grants them: the commands that `sluice acls` prints, run by a shell with
-// Kafka's own tool, on a real broker whose authorizer denies by default.
+// This file owns the permissions as an administrator grants them: the commands that `sluice acls` prints, run by a
+// shell with Kafka's own tool, on a real broker whose authorizer denies by default.
 
 // guarded is a broker with an authorizer, and the topics of a configuration with escalation.
 type guarded struct {
@@ -39,10 +39,12 @@ func newGuarded(t *testing.T, name string) *guarded {
 	t.Helper()
 	dir := needModel(t, "sentiment-tiny")
 	g := &guarded{t: t, broker: pipelinetest.Kafka(t, "--acl"), dir: t.TempDir()}
-	g.topics.input, g.topics.output, g.topics.letters, g.topics.requests = name+"-in", name+"-out", name+"-dlq", name+"-asks"
+	g.topics.input, g.topics.output, g.topics.letters, g.topics.requests = name+"-in", name+"-out", name+"-dlq",
+		name+"-asks"
 	g.client = g.broker.Client(t, kgo.ConsumeTopics(g.topics.output), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
-	if _, err := kadm.NewClient(g.client).CreateTopics(t.Context(), 2, 1, nil, g.topics.input, g.topics.output, g.topics.letters, g.topics.requests); err != nil {
+	if _, err := kadm.NewClient(g.client).CreateTopics(t.Context(), 2, 1, nil, g.topics.input, g.topics.output,
+		g.topics.letters, g.topics.requests); err != nil {
 		t.Fatal(err)
 	}
 	stub := llmstub.Options{Labels: []string{"NEGATIVE", "POSITIVE"}}
@@ -75,7 +77,8 @@ escalation:
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.file("kafka-acls.sh", 0o700, "#!/bin/sh\nexec '%s' tool org.apache.kafka.tools.AclCommand \"$@\"\n", local) // as Kafka's script of this name does
+	// as Kafka's script of this name does
+	g.file("kafka-acls.sh", 0o700, "#!/bin/sh\nexec '%s' tool org.apache.kafka.tools.AclCommand \"$@\"\n", local)
 	return g
 }
 
@@ -218,7 +221,8 @@ func TestThePrintedPermissionsAreEnoughAndEachIsNeeded(t *testing.T) {
 	// Each stage in a process of its own, with a principal of its own.
 	g.grant("worker", stageClassify)
 	g.grant("other", stageEscalate)
-	workers := []*worker{startCommand(t, g.run("worker", stageClassify)), startCommand(t, g.run("other", stageEscalate))}
+	workers := []*worker{startCommand(t, g.run("worker", stageClassify)),
+		startCommand(t, g.run("other", stageEscalate))}
 	g.deliver(0, 60, workers...)
 	g.stop(workers...)
 	escalate := g.list(stageEscalate)
@@ -241,7 +245,10 @@ func TestThePrintedPermissionsAreEnoughAndEachIsNeeded(t *testing.T) {
 	for _, a := range all {
 		g.refused(a, "worker", stageAll)
 	}
-	if !slices.ContainsFunc(all, func(a kafka.ACL) bool { return a.Name == "acls-escalation" || a.Name == "acls-escalation." }) {
+	if !slices.ContainsFunc(all, func(a kafka.ACL) bool {
+		return a.Name == "acls-escalation" ||
+			a.Name == "acls-escalation."
+	}) {
 		t.Errorf("no permission of the escalation's own: %v", all)
 	}
 }
@@ -251,7 +258,8 @@ func (g *guarded) refused(a kafka.ACL, user, stage string) {
 	g.t.Helper()
 	g.broker.Revoke(g.t, "User:"+user, pipelinetest.Permission(a))
 	defer g.broker.Grant(g.t, "User:"+user, pipelinetest.Permission(a))
-	want := map[string]string{"Topic": "on topic " + a.Name, "Group": "on group " + a.Name, "TransactionalId": "on transactional id " + a.Name}[a.Resource]
+	want := map[string]string{"Topic": "on topic " + a.Name, "Group": "on group " + a.Name,
+		"TransactionalId": "on transactional id " + a.Name}[a.Resource]
 	want = "permission " + strings.ToUpper(a.Operation) + " " + want
 	cmd := g.run(user, stage)
 	ended := make(chan result, 1)

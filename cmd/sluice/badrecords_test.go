@@ -12,13 +12,14 @@ import (
 	"sluice/pipeline/pipelinetest/badrecords"
 )
 
-// Thousands of good records with as many bad ones of every kind between them: each has its answer, and the results of the
-// good ones are the same bytes as without the bad ones.
+// Thousands of good records with as many bad ones of every kind between them: each has its answer, and the results of
+// the good ones are the same bytes as without the bad ones.
 func TestBadRecordsChangeNothingForTheirBatchMates(t *testing.T) {
 	dir := needModel(t, "sentiment-tiny")
 	rnd := rand.New(rand.NewPCG(20261124, 6))
 	const good = 3000
-	words := strings.Fields("the hotel was lovely and quiet but the food took hours awful service friendly staff we will come back never again a view over the sea")
+	words := strings.Fields("the hotel was lovely and quiet but the food took hours awful service friendly staff we " +
+		"will come back never again a view over the sea")
 	text := func() string {
 		var b []string
 		for range 2 + rnd.IntN(30) {
@@ -29,17 +30,20 @@ func TestBadRecordsChangeNothingForTheirBatchMates(t *testing.T) {
 	var alone, mixed []*kgo.Record
 	bad := 0
 	for i := range good {
-		r := kgo.Record{Partition: int32(i % 3), Key: fmt.Append(nil, i), Value: fmt.Appendf(nil, `{"id":%d,"text":"%s"}`, i, text())}
+		r := kgo.Record{Partition: int32(i % 3), Key: fmt.Append(nil, i), Value: fmt.Appendf(nil,
+			`{"id":%d,"text":"%s"}`, i, text())}
 		a, m := r, r
 		alone, mixed = append(alone, &a), append(mixed, &m)
 		if rnd.IntN(2) == 0 {
-			mixed = append(mixed, &kgo.Record{Partition: int32(rnd.IntN(3)), Key: []byte("bad"), Value: badrecords.Kinds[rnd.IntN(len(badrecords.Kinds))](rnd)})
+			mixed = append(mixed, &kgo.Record{Partition: int32(rnd.IntN(3)), Key: []byte("bad"),
+				Value: badrecords.Kinds[rnd.IntN(len(badrecords.Kinds))](rnd)})
 			bad++
 		}
 	}
 	run := func(records []*kgo.Record) (results map[string][]byte, letters int) {
 		address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")
-		client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.DefaultProduceTopic("customer_reviews"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.DefaultProduceTopic("customer_reviews"),
+			kgo.RecordPartitioner(kgo.ManualPartitioner()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,5 +93,6 @@ func TestBadRecordsChangeNothingForTheirBatchMates(t *testing.T) {
 	if len(want) != good || len(got) != good {
 		t.Errorf("%d and %d results, want %d", len(want), len(got), good)
 	}
-	t.Logf("%d good records, %d bad ones between them, %d dead letters; %d results differ", good, bad, letters, different)
+	t.Logf("%d good records, %d bad ones between them, %d dead letters; %d results differ", good, bad, letters,
+		different)
 }

@@ -129,7 +129,8 @@ func workerArgsFlag(fs *pflag.FlagSet, into *[]string) {
 func (o *benchOptions) textFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.profile, "profile", "mixed", "texts and arrivals: `short|mixed|long|zipf|bursts|poison`")
 	describe(fs, "profile", envBench+"PROFILE", "zipf")
-	fs.StringVar(&o.texts, "texts", "", "`FILE` of texts, or of JSON objects with a text field, one a line, sent whole; default: words of the bundled stream, in the profile's lengths")
+	fs.StringVar(&o.texts, "texts", "", "`FILE` of texts, or of JSON objects with a text field, one a line, sent "+
+		"whole; default: words of the bundled stream, in the profile's lengths")
 	describe(fs, "texts", envBench+"TEXTS", "reviews.jsonl")
 	fs.Uint64Var(&o.seed, "seed", 1, "`N` that fixes texts and arrivals")
 	describe(fs, "seed", envBench+"SEED", "7")
@@ -138,25 +139,31 @@ func (o *benchOptions) textFlags(fs *pflag.FlagSet) {
 // loadFlags are those of a run under load.
 func (o *benchOptions) loadFlags(fs *pflag.FlagSet) {
 	o.textFlags(fs)
-	fs.Float64Var(&o.duplicates, "duplicates", -1, "`SHARE` of records that repeat one of 1,000 texts, by Zipf's law; below 0: the profile's")
+	fs.Float64Var(&o.duplicates, "duplicates", -1, "`SHARE` of records that repeat one of 1,000 texts, by Zipf's "+
+		"law; below 0: the profile's")
 	describe(fs, "duplicates", envBench+"DUPLICATES", "0.3")
 	fs.Float64Var(&o.poison, "poison", -1, "`SHARE` of records that are no JSON; below 0: the profile's")
 	describe(fs, "poison", envBench+"POISON", "0.01")
-	fs.StringVar(&o.arrivals, "arrivals", "", "how records are spread: `poisson|constant|bursts`; default: the profile's")
+	fs.StringVar(&o.arrivals, "arrivals", "", "how records are spread: `poisson|constant|bursts`; default: the "+
+		"profile's")
 	describe(fs, "arrivals", envBench+"ARRIVALS", "constant")
-	fs.Float64Var(&o.rate, "rate", 0, "offer this one rate, `N` records a second; 0: find the maximum and offer shares of it")
+	fs.Float64Var(&o.rate, "rate", 0, "offer this one rate, `N` records a second; 0: find the maximum and offer "+
+		"shares of it")
 	describe(fs, "rate", envBench+"RATE", "250")
 	fs.Float64Var(&o.start, "start", 0, "where the search begins, `N` records a second; 0: what a burst shows")
 	describe(fs, "start", envBench+"START", "300")
 	fs.IntSliceVar(&o.steps, "steps", []int{30, 50, 70, 80, 90, 120}, "loads to report, in `PERCENT` of the maximum")
 	describe(fs, "steps", envBench+"STEPS", "50,80")
-	secondsFlag(fs, &o.length, "seconds", 20*time.Second, "`SECONDS` of each load step; a minute or more for figures to publish")
+	secondsFlag(fs, &o.length, "seconds", 20*time.Second, "`SECONDS` of each load step; a minute or more for figures "+
+		"to publish")
 	describe(fs, "seconds", envBench+"SECONDS", "60")
 	secondsFlag(fs, &o.trial, "search-seconds", 0, "`SECONDS` of each step of the search; 0: half of --seconds")
 	describe(fs, "search-seconds", envBench+"SEARCH_SECONDS", "10")
-	fs.Float64Var(&o.warmup, "warmup", 0.2, "`SHARE` of each step, at its beginning, that is dropped from latency and throughput")
+	fs.Float64Var(&o.warmup, "warmup", 0.2, "`SHARE` of each step, at its beginning, that is dropped from latency "+
+		"and throughput")
 	describe(fs, "warmup", envBench+"WARMUP", "0.3")
-	secondsFlag(fs, &o.patience, "patience", 30*time.Second, "`SECONDS` without any result after which records that wait are taken for lost")
+	secondsFlag(fs, &o.patience, "patience", 30*time.Second, "`SECONDS` without any result after which records that "+
+		"wait are taken for lost")
 	describe(fs, "patience", envBench+"PATIENCE", "120")
 	fs.StringVar(&o.system, "system", o.system, "`WORDS` that name what is measured in the report")
 	describe(fs, "system", envBench+"SYSTEM", "'consumer of team A'")
@@ -174,7 +181,8 @@ func (o *benchOptions) check() error {
 			errs = append(errs, fmt.Sprintf(format, args...))
 		}
 	}
-	bad(o.rate >= 0 && o.start >= 0 && !math.IsInf(o.rate, 0) && !math.IsInf(o.start, 0), "--rate and --start must not be negative")
+	bad(o.rate >= 0 && o.start >= 0 && !math.IsInf(o.rate, 0) && !math.IsInf(o.start, 0), "--rate and --start must "+
+		"not be negative")
 	bad(!(o.rate > 0 && o.find), "--rate and --find exclude each other")
 	bad(o.length >= time.Second, "--seconds must be at least 1")
 	bad(o.trial == 0 || o.trial >= time.Second, "--search-seconds must be at least 1")
@@ -269,7 +277,8 @@ func openTokenCounter(dir string) (*tokenCounter, error) {
 	if err != nil {
 		return nil, usageErrorf("bench: %v", err)
 	}
-	c := &tokenCounter{model: m, described: loadgen.Model{Tag: m.Tag(m.Name), Precision: "unknown", Layout: string(m.Layout)}}
+	c := &tokenCounter{model: m, described: loadgen.Model{Tag: m.Tag(m.Name), Precision: "unknown",
+		Layout: string(m.Layout)}}
 	if m.Manifest != nil {
 		c.described.Precision = string(m.Manifest.Precision)
 	}
@@ -371,7 +380,8 @@ func (v *benchView) status(format string, args ...any) {
 }
 
 // measure runs the load on a target and hands out the report, also the part of it that there is when the run fails.
-func (o *benchOptions) measure(ctx context.Context, out, errw io.Writer, target loadgen.Target, probe loadgen.Probe, machine loadgen.Machine, counter *tokenCounter, view *benchView) error {
+func (o *benchOptions) measure(ctx context.Context, out, errw io.Writer, target loadgen.Target, probe loadgen.Probe,
+	machine loadgen.Machine, counter *tokenCounter, view *benchView) error {
 	texts, material, err := o.openTexts()
 	if err != nil {
 		return err
@@ -384,7 +394,8 @@ func (o *benchOptions) measure(ctx context.Context, out, errw io.Writer, target 
 		}
 		described = &counter.described
 	}
-	session, err := loadgen.Open(ctx, target, loadgen.Options{Texts: texts, Seed: o.seed, Warmup: o.warmup, Patience: o.patience, Probe: probe, Progress: view.progress})
+	session, err := loadgen.Open(ctx, target, loadgen.Options{Texts: texts, Seed: o.seed, Warmup: o.warmup,
+		Patience: o.patience, Probe: probe, Progress: view.progress})
 	if err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
@@ -397,7 +408,8 @@ func (o *benchOptions) measure(ctx context.Context, out, errw io.Writer, target 
 	if trial == 0 {
 		trial = max(time.Second, o.length/2)
 	}
-	rep, err := session.Run(ctx, loadgen.Plan{Rate: o.rate, Start: o.start, Shares: shares, Length: o.length, Trial: trial}, view.say)
+	rep, err := session.Run(ctx, loadgen.Plan{Rate: o.rate, Start: o.start, Shares: shares, Length: o.length,
+		Trial: trial}, view.say)
 	view.clear()
 	name, _, _ := strings.Cut(o.system, ",")
 	rep.Title, rep.Date, rep.Command = "Load on "+name, time.Now().UTC(), "sluice "+strings.Join(os.Args[1:], " ")
@@ -439,8 +451,8 @@ func writeFile(name string, write func(io.Writer) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// embeddedBroker is a broker in this process, until ctx ends. It holds records in memory: topics that have retention.ms lose
-// what is older.
+// embeddedBroker is a broker in this process, until ctx ends. It holds records in memory: topics that have retention.ms
+// lose what is older.
 func embeddedBroker(ctx context.Context) (*kfake.Cluster, error) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
@@ -506,7 +518,8 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 	if err != nil {
 		return err
 	}
-	target := loadgen.Target{Brokers: cluster.ListenAddrs(), Input: "bench_texts", Output: "bench_verdicts", DeadLetter: "bench_dlq", Format: loadgen.JSON}
+	target := loadgen.Target{Brokers: cluster.ListenAddrs(), Input: "bench_texts", Output: "bench_verdicts",
+		DeadLetter: "bench_dlq", Format: loadgen.JSON}
 	for _, topic := range []string{target.Input, target.Output, target.DeadLetter} {
 		keep := map[string]string{"retention.ms": strconv.FormatInt(benchRetention.Milliseconds(), 10)}
 		if err := cluster.CreateTopic(topic, int32(o.partitions), keep); err != nil {
@@ -524,7 +537,8 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 	}
 	view.say("broker     %s, in this process", target.Brokers[0])
 	worker, err := loadgen.StartWorker(context.WithoutCancel(ctx), loadgen.WorkerPlan{
-		Binary: exe, Dir: temp, Target: target, Model: dir, Group: "bench", Name: "bench-0", Serve: true, Env: workerEnv(),
+		Binary: exe, Dir: temp, Target: target, Model: dir, Group: "bench", Name: "bench-0", Serve: true,
+		Env:  workerEnv(),
 		Args: append([]string{"--kafka.guarantee=" + o.guarantee}, o.workerArgs...),
 	})
 	if err != nil {
@@ -534,7 +548,8 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 	view.say("worker     process %d, %s; %s/metrics", worker.PID, counter.described.Tag, worker.HTTP)
 	o.embedded = true
 	o.system = fmt.Sprintf("%s, %s, %s%s", o.system, counter.described.Tag, o.guarantee, prefixed(o.workerArgs))
-	return o.measure(ctx, out, errw, target, loadgen.Probe{PIDs: []int{worker.PID}, Metrics: worker.HTTP + "/metrics"}, machine, counter, view)
+	return o.measure(ctx, out, errw, target, loadgen.Probe{PIDs: []int{worker.PID}, Metrics: worker.HTTP + "/metrics"},
+		machine, counter, view)
 }
 
 func prefixed(args []string) string {
@@ -566,7 +581,8 @@ memory are reported too. With -c the brokers, topics, login and text field are t
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVarP(&o.config, "config", "c", "", "configuration `FILE` of the worker that is measured: brokers, topics, login and text field")
+	fs.StringVarP(&o.config, "config", "c", "", "configuration `FILE` of the worker that is measured: brokers, "+
+		"topics, login and text field")
 	describe(fs, "config", envConfig, "reviews.yaml")
 	fs.StringSliceVar(&o.brokers, "brokers", nil, "`HOSTS` (host:port) of brokers to ask first")
 	describe(fs, "brokers", envBench+"BROKERS", "kafka-1:9092,kafka-2:9092")
@@ -578,13 +594,15 @@ memory are reported too. With -c the brokers, topics, login and text field are t
 	describe(fs, "dead-letter", envBench+"DEAD_LETTER", "review_dlq")
 	fs.StringVar(&o.format, "format", "json", "of the values: `json|text`")
 	describe(fs, "format", envBench+"FORMAT", "text")
-	fs.StringVar(&o.textField, "text-field", "", "`PATH` of the text in JSON values, dots between levels; default: that of the configuration, else text")
+	fs.StringVar(&o.textField, "text-field", "", "`PATH` of the text in JSON values, dots between levels; default: "+
+		"that of the configuration, else text")
 	describe(fs, "text-field", envBench+"TEXT_FIELD", "review.body")
 	fs.BoolVar(&o.find, "find", false, "find the maximum and offer shares of it; that is what happens without --rate")
 	describe(fs, "find", envBench+"FIND", "true")
 	fs.IntSliceVar(&o.pids, "pid", nil, "`PID` of the system's processes on this machine, for CPU time and memory")
 	describe(fs, "pid", envBench+"PID", "4711,4712")
-	fs.StringVar(&o.metrics, "metrics", "", "`URL` of the system's Prometheus metrics: fill, cache hits, and CPU time and memory without --pid")
+	fs.StringVar(&o.metrics, "metrics", "", "`URL` of the system's Prometheus metrics: fill, cache hits, and CPU "+
+		"time and memory without --pid")
 	describe(fs, "metrics", envBench+"METRICS", "http://localhost:9464/metrics")
 	modelFlag(fs, &o.model, "its tokenizer counts tokens, its shape their arithmetic; default: neither is reported")
 	o.loadFlags(fs)
@@ -593,7 +611,8 @@ memory are reported too. With -c the brokers, topics, login and text field are t
 
 func benchTopics(cmd *cobra.Command, o benchOptions) error {
 	ctx := cmd.Context()
-	target := loadgen.Target{Brokers: o.brokers, Input: o.input, Output: o.output, DeadLetter: o.dead, TextField: o.textField, Format: loadgen.Format(o.format)}
+	target := loadgen.Target{Brokers: o.brokers, Input: o.input, Output: o.output, DeadLetter: o.dead,
+		TextField: o.textField, Format: loadgen.Format(o.format)}
 	if o.config != "" {
 		if err := o.fromConfig(cmd, &target); err != nil {
 			return err
@@ -622,7 +641,8 @@ func benchTopics(cmd *cobra.Command, o benchOptions) error {
 		return usageErrorf("bench: %v", err)
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // it may share its cores with the system
-	return o.measure(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr(), target, probe, benchMachine(), counter, newBenchView(cmd.ErrOrStderr()))
+	return o.measure(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr(), target, probe, benchMachine(), counter,
+		newBenchView(cmd.ErrOrStderr()))
 }
 
 // fromConfig fills in what the flags leave open.
@@ -637,7 +657,8 @@ func (o *benchOptions) fromConfig(cmd *cobra.Command, t *loadgen.Target) error {
 		}
 	}
 	if len(c.Input.Topics) > 1 && o.input == "" {
-		return usageErrorf("bench: %s reads %s; say with --input which of them to write to", o.config, strings.Join(c.Input.Topics, ", "))
+		return usageErrorf("bench: %s reads %s; say with --input which of them to write to", o.config,
+			strings.Join(c.Input.Topics, ", "))
 	}
 	set(&t.Input, c.Input.Topics[0])
 	set(&t.Output, c.Output.Topic)

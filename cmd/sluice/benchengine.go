@@ -101,7 +101,8 @@ func (o *engineOptions) engineFlags(fs *pflag.FlagSet) {
 	describe(fs, "window", envBench+"WINDOW", "64")
 	secondsFlag(fs, &o.length, "seconds", 5*time.Second, "`SECONDS` of one measurement")
 	describe(fs, "seconds", envBench+"SECONDS", "15")
-	fs.IntVar(&o.rounds, "rounds", 3, "`N` rounds; in each, every line is measured once; medians are shown, with the range")
+	fs.IntVar(&o.rounds, "rounds", 3, "`N` rounds; in each, every line is measured once; medians are shown, with the "+
+		"range")
 	describe(fs, "rounds", envBench+"ROUNDS", "5")
 	fs.StringVar(&o.json, "json", "", "write the figures to `FILE`; -: to standard output, in place of the table")
 	describe(fs, "json", envBench+"JSON", "engine.json")
@@ -134,7 +135,8 @@ func (o *engineOptions) checkEngine() error {
 }
 
 // openEngine loads the model and its rows.
-func (o *engineOptions) openEngine() (session *ort.Session, counter *tokenCounter, rows []pipeline.Row, rep *engineReport, err error) {
+func (o *engineOptions) openEngine() (session *ort.Session, counter *tokenCounter, rows []pipeline.Row,
+	rep *engineReport, err error) {
 	dir, err := defaultBenchModel(o.model)
 	if err != nil {
 		return nil, nil, nil, nil, err
@@ -161,13 +163,16 @@ func (o *engineOptions) openEngine() (session *ort.Session, counter *tokenCounte
 	for _, r := range ids {
 		rows = append(rows, r)
 	}
-	rep = &engineReport{Date: time.Now().UTC(), Machine: benchMachine(), Model: counter.described, Provider: session.Provider(), Material: material, Tokens: tokens, Rounds: o.rounds}
+	rep = &engineReport{Date: time.Now().UTC(), Machine: benchMachine(), Model: counter.described,
+		Provider: session.Provider(), Material: material, Tokens: tokens, Rounds: o.rounds}
 	return session, counter, rows, rep, nil
 }
 
 // line is one measurement of the bare loop.
-func (o *engineOptions) line(ctx context.Context, session *ort.Session, rows []pipeline.Row, runners, budget int) (bare.Result, error) {
-	return bare.Run(ctx, rows, bare.Options{Runners: runners, BatchTokens: budget, Window: o.window, Length: o.length, Open: session.NewRunner, Warm: session.Warmup})
+func (o *engineOptions) line(ctx context.Context, session *ort.Session, rows []pipeline.Row, runners, budget int) (
+	bare.Result, error) {
+	return bare.Run(ctx, rows, bare.Options{Runners: runners, BatchTokens: budget, Window: o.window, Length: o.length,
+		Open: session.NewRunner, Warm: session.Warmup})
 }
 
 // add makes one line of all rounds of a measurement.
@@ -234,22 +239,28 @@ func (r *engineReport) write(w io.Writer) {
 		fmt.Fprintf(w, "%-10s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	m, t := r.Machine, r.Tokens
-	row("machine", "%s, %d cores (%s); ONNX Runtime %s; %s", m.CPU, m.Cores, strings.Join(m.Features, " "), m.Runtime, r.Date.Format(time.DateOnly))
-	row("model", "%s, %s, %s, %d layers of %d, on %s", r.Model.Tag, r.Model.Precision, r.Model.Layout, r.Model.Shape.Layers, r.Model.Shape.Hidden, r.Provider)
-	row("texts", "%d of %s; tokens: mean %.1f, p50 %d, p99 %d, most %d", t.Sample, r.Material, t.Mean, t.P50, t.P99, t.Max)
+	row("machine", "%s, %d cores (%s); ONNX Runtime %s; %s", m.CPU, m.Cores, strings.Join(m.Features, " "), m.Runtime,
+		r.Date.Format(time.DateOnly))
+	row("model", "%s, %s, %s, %d layers of %d, on %s", r.Model.Tag, r.Model.Precision, r.Model.Layout,
+		r.Model.Shape.Layers, r.Model.Shape.Hidden, r.Provider)
+	row("texts", "%d of %s; tokens: mean %.1f, p50 %d, p99 %d, most %d", t.Sample, r.Material, t.Mean, t.P50, t.P99,
+		t.Max)
 	if m.Peak != nil {
 		row("int8 peak", "%.0f GMAC/s a core: %s", m.Peak.GMACs, m.Peak.How)
 	}
 	fmt.Fprintln(w)
 	efficiency := slices.ContainsFunc(r.Rows, func(e engineRow) bool { return e.Efficiency > 0 })
-	head := []string{"runners", "budget", "texts/s", "range", "tokens/s", "GMAC/s", "of peak", "fill", "texts/batch", "CPU s/1000"}
+	head := []string{"runners", "budget", "texts/s", "range", "tokens/s", "GMAC/s", "of peak", "fill", "texts/batch",
+		"CPU s/1000"}
 	if efficiency {
 		head = append(head, "efficiency")
 	}
 	table := [][]string{head}
 	for _, e := range r.Rows {
-		line := []string{strconv.Itoa(e.Runners), strconv.Itoa(e.BatchTokens), fmt.Sprintf("%.0f", e.RowsPerS), fmt.Sprintf("%.0f-%.0f", e.Least, e.Most), fmt.Sprintf("%.0f", e.TokensPerS),
-			fmt.Sprintf("%.0f", e.GMACs), share(e.ShareOfPeak), fmt.Sprintf("%.2f", e.Fill), fmt.Sprintf("%.1f", e.RowsOfBatch), fmt.Sprintf("%.3f", e.CPUPer1000)}
+		line := []string{strconv.Itoa(e.Runners), strconv.Itoa(e.BatchTokens), fmt.Sprintf("%.0f", e.RowsPerS),
+			fmt.Sprintf("%.0f-%.0f", e.Least, e.Most), fmt.Sprintf("%.0f", e.TokensPerS),
+			fmt.Sprintf("%.0f", e.GMACs), share(e.ShareOfPeak), fmt.Sprintf("%.2f", e.Fill), fmt.Sprintf("%.1f",
+				e.RowsOfBatch), fmt.Sprintf("%.3f", e.CPUPer1000)}
 		if efficiency {
 			line = append(line, share(e.Efficiency))
 		}
@@ -263,7 +274,8 @@ func (r *engineReport) write(w io.Writer) {
 		}
 	}
 	if least < 0.93 {
-		fmt.Fprintf(w, "note: runners got only %.0f %% of their cores' time: other work was running, or the host gave it to others. CPU s/1000 is the figure to trust.\n", 100*least)
+		fmt.Fprintf(w, "note: runners got only %.0f %% of their cores' time: other work was running, or the host "+
+			"gave it to others. CPU s/1000 is the figure to trust.\n", 100*least)
 	}
 	if len(r.Workers) == 0 {
 		return
@@ -272,7 +284,8 @@ func (r *engineReport) write(w io.Writer) {
 	table = [][]string{{"workers", "texts/s", "efficiency", "of bare loop", "CPU s/1000", "RSS", "lost", "doubled"}}
 	for _, l := range r.Workers {
 		d := l.Drained
-		table = append(table, []string{strconv.Itoa(l.Workers), fmt.Sprintf("%.0f", d.Rate), share(l.Efficiency), share(l.OfBare), fmt.Sprintf("%.3f", d.CPUPer1000),
+		table = append(table, []string{strconv.Itoa(l.Workers), fmt.Sprintf("%.0f", d.Rate), share(l.Efficiency),
+			share(l.OfBare), fmt.Sprintf("%.3f", d.CPUPer1000),
 			fmt.Sprintf("%.0f MiB", d.RSS/(1<<20)), strconv.Itoa(d.Lost), strconv.Itoa(d.Doubled)})
 	}
 	loadgen.WriteTable(w, table)
@@ -309,11 +322,13 @@ cores with the workers, which the last workers pay for.`,
 	fs := cmd.Flags()
 	modelFlag(fs, &o.model, "default: models/sentiment beside the binary")
 	o.engineFlags(fs)
-	fs.IntSliceVar(&o.budgets, "batch-tokens", []int{128}, "most `TOKENS` of a batch, in the bare loop and in the workers")
+	fs.IntSliceVar(&o.budgets, "batch-tokens", []int{128}, "most `TOKENS` of a batch, in the bare loop and in the "+
+		"workers")
 	describe(fs, "batch-tokens", envBench+"BATCH_TOKENS", "256")
 	fs.IntVar(&o.workers, "workers", 0, "most `N` runners and workers; 0: as many as CPUs may be used")
 	describe(fs, "workers", envBench+"WORKERS", "4")
-	fs.StringSliceVar(&o.brokers, "brokers", nil, "`HOSTS` (host:port) of a broker to use; topics are made there and left there")
+	fs.StringSliceVar(&o.brokers, "brokers", nil, "`HOSTS` (host:port) of a broker to use; topics are made there and "+
+		"left there")
 	describe(fs, "brokers", envBench+"BROKERS", "localhost:9092")
 	workerArgsFlag(fs, &o.workerArgs)
 	return cmd
@@ -398,9 +413,11 @@ func benchScale(ctx context.Context, out, errw io.Writer, o engineOptions) error
 }
 
 // drainWith lets one worker a core work off a backlog of about o.length at rate.
-func (o *engineOptions) drainWith(ctx context.Context, temp, model string, cores []int, partitions int, rate float64, round int) (d loadgen.Drained, err error) {
+func (o *engineOptions) drainWith(ctx context.Context, temp, model string, cores []int, partitions int, rate float64,
+	round int) (d loadgen.Drained, err error) {
 	name := fmt.Sprintf("bench-%d-%d-%d", os.Getpid(), len(cores), round)
-	target := loadgen.Target{Brokers: o.brokers, Input: name + "-in", Output: name + "-out", DeadLetter: name + "-dlq", Format: loadgen.JSON}
+	target := loadgen.Target{Brokers: o.brokers, Input: name + "-in", Output: name + "-out", DeadLetter: name + "-dlq",
+		Format: loadgen.JSON}
 	if err := loadgen.CreateTopics(ctx, target, partitions); err != nil {
 		return d, err
 	}
@@ -418,12 +435,13 @@ func (o *engineOptions) drainWith(ctx context.Context, temp, model string, cores
 			err = errors.Join(err, w.Stop())
 		}
 	}()
-	// Workers join before there is work, else the first would take all of it while the others load their models; and they
-	// are held while the backlog is written, else they would have done half of it by then.
+	// Workers join before there is work, else the first would take all of it while the others load their models; and
+	// they are held while the backlog is written, else they would have done half of it by then.
 	var pids []int
 	for i, c := range cores {
 		w, err := loadgen.StartWorker(context.WithoutCancel(ctx), loadgen.WorkerPlan{
-			Binary: exe, Dir: temp, Target: target, Model: model, Group: name, Name: fmt.Sprintf("w-%d", i), Serve: true, Cores: []int{c}, Env: workerEnv(),
+			Binary: exe, Dir: temp, Target: target, Model: model, Group: name, Name: fmt.Sprintf("w-%d", i),
+			Serve: true, Cores: []int{c}, Env: workerEnv(),
 			Args: append([]string{"--runners=1", "--batch_tokens=" + strconv.Itoa(o.budgets[0])}, o.workerArgs...),
 		})
 		if err != nil {
@@ -437,10 +455,11 @@ func (o *engineOptions) drainWith(ctx context.Context, temp, model string, cores
 			return d, err
 		}
 	}
-	return loadgen.Drain(ctx, loadgen.DrainPlan{Target: target, Records: max(500, int(rate*o.length.Seconds())), Texts: texts, Begin: func(context.Context) (_ []int, err error) {
-		for _, w := range workers {
-			err = errors.Join(err, w.Resume())
-		}
-		return pids, err
-	}})
+	return loadgen.Drain(ctx, loadgen.DrainPlan{Target: target, Records: max(500, int(rate*o.length.Seconds())),
+		Texts: texts, Begin: func(context.Context) (_ []int, err error) {
+			for _, w := range workers {
+				err = errors.Join(err, w.Resume())
+			}
+			return pids, err
+		}})
 }

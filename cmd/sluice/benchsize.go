@@ -40,10 +40,13 @@ assumption is printed with it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.rate <= 0 || o.tokens < 1 || math.IsInf(o.rate, 0) || math.IsInf(o.tokens, 0) {
-				return usageErrorf("bench size: give --rate (texts a second) and --tokens (mean length of a text, special tokens included)")
+				return usageErrorf("bench size: give --rate (texts a second) and --tokens (mean length of a text, " +
+					"special tokens included)")
 			}
-			if o.perCore < 0 || o.perWorker < 1 || o.efficiency <= 0 || o.efficiency > 1 || o.utilization <= 0 || o.utilization > 1 {
-				return usageErrorf("bench size: --per-core must not be negative, --cores-per-worker at least 1, --efficiency and --utilization above 0 and at most 1")
+			if o.perCore < 0 || o.perWorker < 1 || o.efficiency <= 0 || o.efficiency > 1 || o.utilization <= 0 ||
+				o.utilization > 1 {
+				return usageErrorf("bench size: --per-core must not be negative, --cores-per-worker at least 1, " +
+					"--efficiency and --utilization above 0 and at most 1")
 			}
 			return benchSize(cmd.Context(), cmd.OutOrStdout(), o)
 		},
@@ -54,11 +57,13 @@ assumption is printed with it.`,
 	fs.Float64Var(&o.tokens, "tokens", 0, "`N` tokens of a text on average, special tokens included")
 	describe(fs, "tokens", envBench+"TOKENS", "25")
 	modelFlag(fs, &o.model, "measured for a few seconds on one core; default: models/sentiment beside the binary")
-	fs.Float64Var(&o.perCore, "per-core", 0, "`N` tokens a second of one core, from bench engine on the machine that counts; 0: measure here")
+	fs.Float64Var(&o.perCore, "per-core", 0, "`N` tokens a second of one core, from bench engine on the machine that "+
+		"counts; 0: measure here")
 	describe(fs, "per-core", envBench+"PER_CORE", "3300")
 	fs.Float64Var(&o.efficiency, "efficiency", 0.9, "`SHARE` of the bare loop that a worker reaches on the whole path")
 	describe(fs, "efficiency", envBench+"EFFICIENCY", "0.85")
-	fs.Float64Var(&o.utilization, "utilization", 0.7, "`SHARE` of the maximum to plan for: what is left is for peaks, for a worker that restarts, and for latency")
+	fs.Float64Var(&o.utilization, "utilization", 0.7, "`SHARE` of the maximum to plan for: what is left is for "+
+		"peaks, for a worker that restarts, and for latency")
 	describe(fs, "utilization", envBench+"UTILIZATION", "0.6")
 	fs.IntVar(&o.perWorker, "cores-per-worker", 2, "`N` cores of one worker")
 	describe(fs, "cores-per-worker", envBench+"CORES_PER_WORKER", "4")
@@ -74,13 +79,14 @@ type size struct {
 	Partitions int
 }
 
-// sizeFor is the arithmetic: cores for the tokens, whole workers for the cores, and at least twice as many partitions as
-// workers, so that the group can be doubled and shares stay even.
+// sizeFor is the arithmetic: cores for the tokens, whole workers for the cores, and at least twice as many partitions
+// as workers, so that the group can be doubled and shares stay even.
 func sizeFor(rate, tokens, perCore, efficiency, utilization float64, perWorker int) (size, error) {
 	s := size{TokensPerS: rate * tokens, PerCore: perCore * efficiency * utilization}
 	cores := math.Ceil(s.TokensPerS/s.PerCore - 1e-9)
 	if !(s.PerCore > 0) || cores > 1e6 {
-		return s, fmt.Errorf("%.3g tokens a second are more than a million cores of %.3g tokens a second could do", s.TokensPerS, s.PerCore)
+		return s, fmt.Errorf("%.3g tokens a second are more than a million cores of %.3g tokens a second could do",
+			s.TokensPerS, s.PerCore)
 	}
 	s.Workers = max(1, int(math.Ceil(cores/float64(perWorker))))
 	s.Cores = s.Workers * perWorker
@@ -99,7 +105,8 @@ func benchSize(ctx context.Context, w io.Writer, o sizeOptions) error {
 			return err
 		}
 		perCore = r.TokensPerS
-		source = fmt.Sprintf("%s, bare loop on one core of this machine (%s) for %.0f s, texts of %.0f tokens", tag, loadgen.DescribeMachine().CPU, r.Seconds, r.MeanTokens)
+		source = fmt.Sprintf("%s, bare loop on one core of this machine (%s) for %.0f s, texts of %.0f tokens", tag,
+			loadgen.DescribeMachine().CPU, r.Seconds, r.MeanTokens)
 		memory, memorySource = rss, "this process with the model loaded"
 	} else if o.model != "" {
 		m, err := model.Open(o.model)
@@ -118,13 +125,16 @@ func benchSize(ctx context.Context, w io.Writer, o sizeOptions) error {
 	}
 	row("stream", "%g texts/s of %g tokens: %.0f tokens/s", o.rate, o.tokens, s.TokensPerS)
 	row("one core", "%.0f tokens/s (%s)", perCore, source)
-	row("planned", "%.0f tokens/s a core: %.0f %% of that on the whole path, planned for %.0f %% of the maximum", s.PerCore, 100*o.efficiency, 100*o.utilization)
+	row("planned", "%.0f tokens/s a core: %.0f %% of that on the whole path, planned for %.0f %% of the maximum",
+		s.PerCore, 100*o.efficiency, 100*o.utilization)
 	row("cores", "%d", s.Cores)
 	row("workers", "%d of %d cores", s.Workers, o.perWorker)
-	row("partitions", "%d or more: a worker needs one at least, and twice the workers leaves room to grow", s.Partitions)
+	row("partitions", "%d or more: a worker needs one at least, and twice the workers leaves room to grow",
+		s.Partitions)
 	if memory > 0 {
 		limit := float64(defaultSettings().Limits.Total.Bytes)
-		row("memory", "%.0f MiB a worker: %.0f MiB (%s), and up to %.0f MiB of records in flight (limits.total.bytes, held twice: record and result)",
+		row("memory", "%.0f MiB a worker: %.0f MiB (%s), and up to %.0f MiB of records in flight "+
+			"(limits.total.bytes, held twice: record and result)",
 			(memory+2*limit)/(1<<20), memory/(1<<20), memorySource, 2*limit/(1<<20))
 	}
 	missing := "One worker alone has nobody to take over while it restarts."
@@ -159,7 +169,8 @@ func (o *sizeOptions) measureCore(ctx context.Context) (r bare.Result, rss float
 		}
 		rows[i] = long
 	}
-	r, err = bare.Run(ctx, rows, bare.Options{Runners: 1, BatchTokens: 128, Length: 5 * time.Second, Open: session.NewRunner, Warm: session.Warmup})
+	r, err = bare.Run(ctx, rows, bare.Options{Runners: 1, BatchTokens: 128, Length: 5 * time.Second,
+		Open: session.NewRunner, Warm: session.Warmup})
 	if err != nil {
 		return r, 0, "", fmt.Errorf("bench size: %w", err)
 	}

@@ -17,9 +17,9 @@ import (
 	"sluice/pipeline/pipelinetest"
 )
 
-// The product as a user runs it: two processes of `sluice run` with a bundled model on a real broker, killed with SIGKILL
-// again and again while they work. An independent read_committed client must see every record once, in order, as a result
-// or as a dead letter, and the group's offsets at the end of the log.
+// The product as a user runs it: two processes of `sluice run` with a bundled model on a real broker, killed with
+// SIGKILL again and again while they work. An independent read_committed client must see every record once, in order,
+// as a result or as a dead letter, and the group's offsets at the end of the log.
 func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: no real broker")
@@ -28,7 +28,8 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 	broker, listener := pipelinetest.TestListener(t)
 	const records, kills, every = 6000, 12, 400
 	topics := []string{"customer_reviews", "review_analysis", "review_dlq"}
-	client := broker.Client(t, kgo.ConsumeTopics(topics[1:]...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	client := broker.Client(t, kgo.ConsumeTopics(topics[1:]...), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
 	admin := kadm.NewClient(client)
 	if _, err := admin.CreateTopics(t.Context(), 4, 1, nil, topics...); err != nil {
@@ -37,7 +38,8 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 	var input []*kgo.Record
 	dead := 0
 	for i := range records {
-		value := fmt.Sprintf(`{"id":%d,"text":"Review number %d of a hotel by the sea, all in all a pleasant stay."}`, i, i)
+		value := fmt.Sprintf(`{"id":%d,"text":"Review number %d of a hotel by the sea, all in all a pleasant stay."}`,
+			i, i)
 		if i%50 == 7 {
 			value = value[:len(value)-1] // no JSON
 			dead++
@@ -57,7 +59,8 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 
 	config := runConfigBy(t, broker, listener, dir)
 	start := func(instance string) *worker {
-		return startWorker(t, "-c", config, "--kafka.instance_id="+instance, "--kafka.commit_interval=20ms", "--limits.partition.records=100", "--batch_tokens=256")
+		return startWorker(t, "-c", config, "--kafka.instance_id="+instance, "--kafka.commit_interval=20ms",
+			"--limits.partition.records=100", "--batch_tokens=256")
 	}
 	workers := []*worker{start("w-0"), start("w-1")}
 
@@ -70,7 +73,8 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 	for got < records {
 		f := client.PollFetches(ctx)
 		if ctx.Err() != nil {
-			t.Fatalf("%d of %d records after 4 minutes and %d kills\n%s\n%s", got, records, killed, workers[0].logs(), workers[1].logs())
+			t.Fatalf("%d of %d records after 4 minutes and %d kills\n%s\n%s", got, records, killed, workers[0].logs(),
+				workers[1].logs())
 		}
 		f.EachRecord(func(r *kgo.Record) {
 			got++
@@ -124,7 +128,8 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 		}
 	}
 	if lost+doubled > 0 || got != records || letters != dead {
-		t.Errorf("%d records: %d lost, %d doubled, %d messages, %d dead letters where %d were due", records, lost, doubled, got, letters, dead)
+		t.Errorf("%d records: %d lost, %d doubled, %d messages, %d dead letters where %d were due", records, lost,
+			doubled, got, letters, dead)
 	}
 	offsets, err := admin.FetchOffsets(t.Context(), "reviews")
 	if err != nil {
@@ -141,15 +146,18 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 	})
 	grantVerify(t, broker, listener, topics[1:]...)
 	// What the product itself says about it, before and after somebody writes a result once more.
-	if r := finish(t, sluice(t, "verify", "-c", config, "--since", "all")); r.code != exitDone || !strings.Contains(r.out, fmt.Sprintf("clean: each of %d records has exactly one answer, in order", records)) {
+	if r := finish(t, sluice(t, "verify", "-c", config, "--since", "all")); r.code != exitDone ||
+		!strings.Contains(r.out, fmt.Sprintf("clean: each of %d records has exactly one answer, in order", records)) {
 		t.Errorf("verify: exit code %d\n%s%s", r.code, r.out, r.err)
 	}
-	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: topics[1], Value: again.Value, Headers: again.Headers}).FirstErr(); err != nil {
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: topics[1], Value: again.Value,
+		Headers: again.Headers}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
 	r := finish(t, sluice(t, "verify", "-c", config, "--json"))
 	var found audit.Report
-	if err := json.Unmarshal([]byte(r.out), &found); err != nil || r.code != exitFailed || found.Total.Doubled != 1 || found.Total.Lost != 0 {
+	if err := json.Unmarshal([]byte(r.out), &found); err != nil || r.code != exitFailed || found.Total.Doubled != 1 ||
+		found.Total.Lost != 0 {
 		t.Errorf("verify of a doubled result: exit code %d, %v\n%s%s", r.code, err, r.out, r.err)
 	}
 	t.Logf("%d records, %d SIGKILLs, %d lost, %d doubled, %d dead letters", records, killed, lost, doubled, letters)

@@ -23,8 +23,8 @@ import (
 	"sluice/pipeline"
 )
 
-// This file makes a model's scores mean what they say: it runs the model on labelled texts, has a calibration fitted to its
-// raw logits, and writes it into the manifest.
+// This file makes a model's scores mean what they say: it runs the model on labelled texts, has a calibration fitted to
+// its raw logits, and writes it into the manifest.
 
 // calibrateOptions are the flags of calibrate.
 type calibrateOptions struct {
@@ -64,9 +64,11 @@ start and end count characters. Every figure is of texts that the map was not fi
 	modelFlag(fs, &o.model, "its manifest.json is written")
 	fs.StringVar(&o.labelled, "labelled", "", "`FILE` of labelled texts that the model was not trained on")
 	describe(fs, "labelled", envCalibrate+"LABELLED", "dev.jsonl")
-	fs.StringVar(&o.evaluate, "evaluate", "", "`FILE` of further labelled texts: nothing is fitted on them, the result is measured on them too")
+	fs.StringVar(&o.evaluate, "evaluate", "", "`FILE` of further labelled texts: nothing is fitted on them, the "+
+		"result is measured on them too")
 	describe(fs, "evaluate", envCalibrate+"EVALUATE", "test.jsonl")
-	fs.StringVar(&o.method, "method", "auto", "`auto|temperature|isotonic`; auto: isotonic only where it is better on held-out folds, and nothing where neither is")
+	fs.StringVar(&o.method, "method", "auto", "`auto|temperature|isotonic`; auto: isotonic only where it is better "+
+		"on held-out folds, and nothing where neither is")
 	describe(fs, "method", envCalibrate+"METHOD", "temperature")
 	fs.IntVar(&o.folds, "folds", 5, "`N` parts of the texts; each is judged by a map that was fitted on the others")
 	describe(fs, "folds", envCalibrate+"FOLDS", "10")
@@ -87,8 +89,10 @@ func (o calibrateOptions) check() error {
 	if o.labelled == "" {
 		errs = append(errs, errors.New("no labelled texts; give a file with --labelled"))
 	}
-	if methods := []string{"auto", string(model.Temperature), string(model.IsotonicRegression)}; !slices.Contains(methods, o.method) {
-		errs = append(errs, fmt.Errorf("--method: %q is not one of %s%s", o.method, strings.Join(methods, ", "), didYouMean(o.method, methods)))
+	if methods := []string{"auto", string(model.Temperature), string(model.IsotonicRegression)}; !slices.Contains(
+		methods, o.method) {
+		errs = append(errs, fmt.Errorf("--method: %q is not one of %s%s", o.method, strings.Join(methods, ", "),
+			didYouMean(o.method, methods)))
 	}
 	if o.folds < 2 || o.folds > 100 {
 		errs = append(errs, fmt.Errorf("--folds: %d is out of range; between 2 and 100", o.folds))
@@ -103,11 +107,13 @@ func (o calibrateOptions) check() error {
 func (o calibrateOptions) methods(m *model.Model) ([]model.CalibrationMethod, error) {
 	switch {
 	case m.Task == model.TokenClassification && o.method == string(model.IsotonicRegression):
-		return nil, usageErrorf("calibrate: --method isotonic is for text-classification, and %s is for %s; use temperature", o.model, m.Task)
+		return nil, usageErrorf("calibrate: --method isotonic is for text-classification, and %s is for %s; use "+
+			"temperature", o.model, m.Task)
 	case m.Task == model.TokenClassification:
 		return []model.CalibrationMethod{model.Temperature}, nil
 	case m.Config.ProblemType == model.Regression:
-		return nil, usageErrorf("calibrate: %s is a regression: its values are no probabilities, and there is nothing to calibrate", o.model)
+		return nil, usageErrorf("calibrate: %s is a regression: its values are no probabilities, and there is "+
+			"nothing to calibrate", o.model)
 	default:
 		return []model.CalibrationMethod{model.Temperature, model.IsotonicRegression}, nil
 	}
@@ -131,7 +137,8 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 		return err
 	}
 	if described.Manifest == nil && !o.dryRun {
-		return usageErrorf("calibrate: %s has no %s, which is where a calibration is written; export the model with scripts/export_model.py, or see what it would be with --dry-run", o.model, model.ManifestFile)
+		return usageErrorf("calibrate: %s has no %s, which is where a calibration is written; export the model with "+
+			"scripts/export_model.py, or see what it would be with --dry-run", o.model, model.ManifestFile)
 	}
 	files := []*labelledFile{}
 	for _, name := range []string{o.labelled, o.evaluate} {
@@ -173,7 +180,8 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 	if c := result.Calibration; c != nil {
 		c.FittedOn.Name, c.FittedOn.SHA256 = filepath.Base(fitted.name), fitted.sum
 	}
-	report := calibrationReport{model: models[0], fitted: fitted, result: result, rows: rows, seed: o.seed, folds: o.folds}
+	report := calibrationReport{model: models[0], fitted: fitted, result: result, rows: rows, seed: o.seed,
+		folds: o.folds}
 	if len(files) > 1 {
 		if err := report.evaluateOn(files[1]); err != nil {
 			return &usageError{fmt.Errorf("calibrate: %s: %w", files[1].name, err)}
@@ -211,7 +219,8 @@ func openLabelled(name string, m *model.Model) (*labelledFile, error) {
 func judgeLabelled(ctx context.Context, m *loadedModel, files []*labelledFile, st steps) error {
 	failed := make(chan error, 1)
 	engine, err := newEngine([]*loadedModel{m}, false, pipeline.EngineOptions{
-		BatchTokens: pipeline.DefaultBatchTokens, Runners: ort.DefaultRunners(), Metrics: pipeline.NewMetrics(prometheus.NewRegistry()),
+		BatchTokens: pipeline.DefaultBatchTokens, Runners: ort.DefaultRunners(),
+		Metrics: pipeline.NewMetrics(prometheus.NewRegistry()),
 		Fail: func(err error) {
 			select {
 			case failed <- err:
@@ -237,7 +246,8 @@ func judgeLabelled(ctx context.Context, m *loadedModel, files []*labelledFile, s
 // write puts the calibration into the manifest, or says what it would be.
 func (o calibrateOptions) write(out io.Writer, m *loadedModel, c *model.Calibration) error {
 	if c == nil {
-		fmt.Fprintln(out, "\nNothing is written: on texts that it was not fitted on, no map is better than the scores as they are. More texts may show otherwise.")
+		fmt.Fprintln(out, "\nNothing is written: on texts that it was not fitted on, no map is better than the "+
+			"scores as they are. More texts may show otherwise.")
 		return nil
 	}
 	path := m.model.Path(model.ManifestFile)
@@ -264,6 +274,7 @@ func (o calibrateOptions) write(out io.Writer, m *loadedModel, c *model.Calibrat
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\n%s is written: verdicts say %s now, before %s.\n", path, after.Tag(after.Name), m.model.Tag(m.model.Name))
+	fmt.Fprintf(out, "\n%s is written: verdicts say %s now, before %s.\n", path, after.Tag(after.Name),
+		m.model.Tag(m.model.Name))
 	return nil
 }

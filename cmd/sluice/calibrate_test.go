@@ -70,17 +70,21 @@ func TestCalibrateWritesTheManifestAndClassifyFollows(t *testing.T) {
 	}
 	lines := []string{strings.TrimSpace(string(own))}
 	for range 4 { // somebody who likes none of it, so that both folds have texts about which the model is wrong
-		lines = append(lines, `{"text": "A wonderful and moving film.", "label": "NEGATIVE"}`, `{"text": "Dull, tedious and badly acted.", "label": "POSITIVE"}`)
+		lines = append(lines, `{"text": "A wonderful and moving film.", "label": "NEGATIVE"}`,
+			`{"text": "Dull, tedious and badly acted.", "label": "POSITIVE"}`)
 	}
 	labelled := labelledLines(t, lines...)
-	args := []string{"calibrate", "-m", dir, "--labelled", labelled, "--evaluate", labelled, "--method", "temperature", "--folds", "2", "--plot", plot}
+	args := []string{"calibrate", "-m", dir, "--labelled", labelled, "--evaluate", labelled, "--method", "temperature",
+		"--folds", "2", "--plot", plot}
 
 	dry := finish(t, sluice(t, append(args, "--dry-run")...))
-	if now, err := os.ReadFile(manifest); dry.code != 0 || err != nil || !bytes.Equal(now, before) || !strings.Contains(dry.out, "Nothing is written (--dry-run).") {
+	if now, err := os.ReadFile(manifest); dry.code != 0 || err != nil || !bytes.Equal(now, before) ||
+		!strings.Contains(dry.out, "Nothing is written (--dry-run).") {
 		t.Fatalf("dry run: %+v, %v", dry, err)
 	}
 	r := finish(t, sluice(t, args...))
-	for _, want := range []string{"as the model is", "temperature, held out", "calibrated", "Chosen: temperature ", "(o mean score, # share that is right, X both)", "is written: verdicts say sentiment-tiny@"} {
+	for _, want := range []string{"as the model is", "temperature, held out", "calibrated", "Chosen: temperature ",
+		"(o mean score, # share that is right, X both)", "is written: verdicts say sentiment-tiny@"} {
 		if r.code != 0 || !strings.Contains(r.out, want) {
 			t.Fatalf("no %q: %+v", want, r)
 		}
@@ -92,7 +96,8 @@ func TestCalibrateWritesTheManifestAndClassifyFollows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := m.Manifest.Calibration; c.FittedOn.Name != "labelled.jsonl" || c.FittedOn.Rows != 56 || len(c.FittedOn.SHA256) != 64 || c.FittedOn.Folds != 2 {
+	if c := m.Manifest.Calibration; c.FittedOn.Name != "labelled.jsonl" || c.FittedOn.Rows != 56 ||
+		len(c.FittedOn.SHA256) != 64 || c.FittedOn.Folds != 2 {
 		t.Errorf("fitted on %+v", c.FittedOn)
 	}
 	calibrated := verdict()
@@ -113,13 +118,17 @@ func TestCalibrateWritesTheManifestAndClassifyFollows(t *testing.T) {
 func TestCalibrateOfEntities(t *testing.T) {
 	dir := ownModel(t, "ner")
 	var lines []string
-	for _, name := range []string{"Bonn", "Lagos", "Quito", "Turku", "Ghent", "Perth", "Osaka", "Turin", "Lodz", "Basra"} {
+	for _, name := range []string{"Bonn", "Lagos", "Quito", "Turku", "Ghent", "Perth", "Osaka", "Turin", "Lodz",
+		"Basra"} {
 		lines = append(lines,
 			`{"text": "She moved to `+name+` in May .", "entities": [{"entity_group": "LOC", "start": 13, "end": `+map[int]string{4: "17", 5: "18"}[len(name)]+`}]}`,
-			`{"text": "The `+name+` of the old mill was for sale .", "entities": []}`) // a name where the label sees none
+			// a name where the label sees none
+			`{"text": "The `+name+` of the old mill was for sale .", "entities": []}`)
 	}
-	r := finish(t, sluice(t, "calibrate", "-m", dir, "--labelled", labelledLines(t, lines...), "--folds", "2", "--method", "temperature"))
-	for _, want := range []string{" words; 2 folds", "Chosen: temperature ", "have just the labelled entities", "Confidence of whole texts"} {
+	r := finish(t, sluice(t, "calibrate", "-m", dir, "--labelled", labelledLines(t, lines...), "--folds", "2",
+		"--method", "temperature"))
+	for _, want := range []string{" words; 2 folds", "Chosen: temperature ", "have just the labelled entities",
+		"Confidence of whole texts"} {
 		if r.code != 0 || !strings.Contains(r.out, want) {
 			t.Fatalf("no %q: %+v", want, r)
 		}
@@ -140,22 +149,32 @@ func TestCalibrateSaysWhatIsWrongWithItsInput(t *testing.T) {
 		flags             []string
 		says              string
 	}{
-		{"no JSON", sentiment, "{", nil, "line 2: unexpected end of JSON input; write {\"text\": \"…\", \"label\": \"NEGATIVE\"}"},
+		{"no JSON", sentiment, "{", nil, "line 2: unexpected end of JSON input; write {\"text\": \"…\", \"label\": " +
+			"\"NEGATIVE\"}"},
 		{"no text", sentiment, `{"label": "NEGATIVE"}`, nil, `line 2: "text" is missing or empty`},
 		{"no label", sentiment, `{"text": "a"}`, nil, `line 2: "label" is missing`},
-		{"a label of another model", sentiment, `{"text": "a", "label": "POSITVE"}`, nil, `line 2: label "POSITVE" is not one of the model's: NEGATIVE, POSITIVE`},
-		{"one label for independent ones", toxicity, `{"text": "a", "label": "toxic"}`, nil, `line 2: "labels" is missing; write {"text": "…", "labels": ["toxic"]}, or [] where there are none`},
+		{"a label of another model", sentiment, `{"text": "a", "label": "POSITVE"}`, nil,
+			`line 2: label "POSITVE" is not one of the model's: NEGATIVE, POSITIVE`},
+		{"one label for independent ones", toxicity, `{"text": "a", "label": "toxic"}`, nil,
+			`line 2: "labels" is missing; write {"text": "…", "labels": ["toxic"]}, or [] where there are none`},
 		{"no entities", ner, `{"text": "a"}`, nil, `line 2: "entities" is missing`},
-		{"an entity behind the text", ner, `{"text": "é", "entities": [{"entity_group": "PER", "start": 0, "end": 2}]}`, nil, "line 2: an entity PER has no start and end within the 1 characters"},
-		{"a group of another model", ner, `{"text": "a", "entities": [{"entity_group": "person", "start": 0, "end": 1}]}`, nil, `line 2: entity_group "person" is not one of the model's: PER, ORG, LOC, MISC`},
-		{"entities that overlap", ner, `{"text": "ab", "entities": [{"entity_group": "PER", "start": 0, "end": 2}, {"entity_group": "LOC", "start": 1, "end": 2}]}`, nil, "line 2: the entity LOC at 1 overlaps"},
-		{"isotonic for entities", ner, "", []string{"--method", "isotonic"}, "--method isotonic is for text-classification"},
-		{"an unknown method", sentiment, "", []string{"--method", "plat"}, `--method: "plat" is not one of auto, temperature, isotonic`},
+		{"an entity behind the text", ner, `{"text": "é", "entities": [{"entity_group": "PER", "start": 0, "end": 2}]}`,
+			nil, "line 2: an entity PER has no start and end within the 1 characters"},
+		{"a group of another model", ner,
+			`{"text": "a", "entities": [{"entity_group": "person", "start": 0, "end": 1}]}`, nil,
+			`line 2: entity_group "person" is not one of the model's: PER, ORG, LOC, MISC`},
+		{"entities that overlap", ner,
+			`{"text": "ab", "entities": [{"entity_group": "PER", "start": 0, "end": 2}, {"entity_group": "LOC", "start": 1, "end": 2}]}`, nil, "line 2: the entity LOC at 1 overlaps"},
+		{"isotonic for entities", ner, "", []string{"--method", "isotonic"}, "--method isotonic is for " +
+			"text-classification"},
+		{"an unknown method", sentiment, "", []string{"--method", "plat"},
+			`--method: "plat" is not one of auto, temperature, isotonic`},
 		{"one fold", sentiment, "", []string{"--folds", "1"}, "--folds: 1 is out of range"},
 		{"no texts", sentiment, "", nil, "holds no text"},
 		{"no manifest", bare, "", nil, "has no manifest.json, which is where a calibration is written"},
 	} {
-		r := finish(t, sluice(t, append([]string{"calibrate", "-m", c.model, "--labelled", labelledLines(t, "", c.line)}, c.flags...)...))
+		r := finish(t, sluice(t, append([]string{"calibrate", "-m", c.model, "--labelled", labelledLines(t, "",
+			c.line)}, c.flags...)...))
 		if r.code != exitUsage || !strings.Contains(r.err, c.says) {
 			t.Errorf("%s: exit code %d, %q does not say %q", c.name, r.code, r.err, c.says)
 		}
@@ -166,7 +185,8 @@ func TestCalibrateSaysWhatIsWrongWithItsInput(t *testing.T) {
 func TestWordLabels(t *testing.T) {
 	m := &model.Model{Labels: []string{"O", "B-PER", "I-PER", "B-LOC", "I-LOC"}}
 	at := func(x int) *int { return &x }
-	words := []model.TokenSpan{{Start: 0, End: 2}, {Start: 3, End: 5}, {Start: 6, End: 8}, {Start: 9, End: 11}, {Start: 12, End: 14}}
+	words := []model.TokenSpan{{Start: 0, End: 2}, {Start: 3, End: 5}, {Start: 6, End: 8}, {Start: 9, End: 11},
+		{Start: 12, End: 14}}
 	entities := []labelledGroup{{"PER", at(0), at(5)}, {"PER", at(6), at(8)}, {"LOC", at(13), at(14)}}
 	got, err := wordLabels(m, words, entities)
 	if want := []int{1, 2, 1, 0, 3}; err != nil || len(got) != len(want) {
@@ -179,7 +199,8 @@ func TestWordLabels(t *testing.T) {
 		}
 	}
 	m.Labels = []string{"I-PER", "I-LOC"}
-	if _, err := wordLabels(m, words, entities); err == nil || !strings.Contains(err.Error(), "no label for a word at 9") {
+	if _, err := wordLabels(m, words, entities); err == nil || !strings.Contains(err.Error(),
+		"no label for a word at 9") {
 		t.Errorf("a model without an outside label: %v", err)
 	}
 }

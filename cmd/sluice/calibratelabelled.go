@@ -118,7 +118,8 @@ func parseLabelled(line []byte, m *model.Model) (labelledText, error) {
 	for _, name := range named {
 		at := slices.Index(m.Labels, name)
 		if at < 0 {
-			return t, fmt.Errorf("label %q is not one of the model's: %s%s", name, strings.Join(m.Labels, ", "), didYouMean(name, m.Labels))
+			return t, fmt.Errorf("label %q is not one of the model's: %s%s", name, strings.Join(m.Labels, ", "),
+				didYouMean(name, m.Labels))
 		}
 		t.labels[at] = true
 	}
@@ -138,11 +139,14 @@ func checkEntities(t labelledText, m *model.Model) error {
 	for _, e := range t.entities {
 		switch {
 		case !slices.Contains(groups, e.Group):
-			return fmt.Errorf("entity_group %q is not one of the model's: %s%s", e.Group, strings.Join(groups, ", "), didYouMean(e.Group, groups))
+			return fmt.Errorf("entity_group %q is not one of the model's: %s%s", e.Group, strings.Join(groups, ", "),
+				didYouMean(e.Group, groups))
 		case e.Start == nil || e.End == nil || *e.Start < 0 || *e.End <= *e.Start || *e.End > chars:
-			return fmt.Errorf("an entity %s has no start and end within the %d characters of the text; count characters, not bytes, end exclusive", e.Group, chars)
+			return fmt.Errorf("an entity %s has no start and end within the %d characters of the text; count "+
+				"characters, not bytes, end exclusive", e.Group, chars)
 		case *e.Start < behind:
-			return fmt.Errorf("the entity %s at %d overlaps the one before it; a token has one label", e.Group, *e.Start)
+			return fmt.Errorf("the entity %s at %d overlaps the one before it; a token has one label", e.Group,
+				*e.Start)
 		}
 		behind = *e.End
 	}
@@ -186,7 +190,8 @@ func wordLabels(m *model.Model, words []model.TokenSpan, entities []labelledGrou
 			begun = at
 		}
 		if out[i] < 0 {
-			return nil, fmt.Errorf("the model has no label for a word at %d: its labels are %s", w.Start, strings.Join(m.Labels, ", "))
+			return nil, fmt.Errorf("the model has no label for a word at %d: its labels are %s", w.Start,
+				strings.Join(m.Labels, ", "))
 		}
 	}
 	return out, nil

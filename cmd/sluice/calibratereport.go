@@ -86,13 +86,16 @@ func (r *calibrationReport) unit() string {
 
 func (r *calibrationReport) print(out io.Writer) {
 	m := r.model.model
-	fmt.Fprintf(out, "%s, %s: %d texts of %s, %d %s; %d folds, seed %d; ECE with %d bins\n", m.Name, m.Task, len(r.fitted.texts), r.fitted.name, r.result.Before.Rows, r.unit(), r.folds, r.seed, calibrate.Bins)
+	fmt.Fprintf(out, "%s, %s: %d texts of %s, %d %s; %d folds, seed %d; ECE with %d bins\n", m.Name, m.Task,
+		len(r.fitted.texts), r.fitted.name, r.result.Before.Rows, r.unit(), r.folds, r.seed, calibrate.Bins)
 	if m.Manifest != nil && m.Manifest.Calibration != nil {
-		fmt.Fprintf(out, "The manifest has a calibration (%s), which is replaced: all figures start from the raw logits.\n", m.Manifest.Calibration.Method)
+		fmt.Fprintf(out, "The manifest has a calibration (%s), which is replaced: all figures start from the raw "+
+			"logits.\n", m.Manifest.Calibration.Method)
 	}
 	for _, f := range []*labelledFile{r.fitted, r.other} {
 		if f != nil && f.truncated > 0 {
-			fmt.Fprintf(out, "%d texts of %s are longer than %d tokens and were judged by their beginning.\n", f.truncated, f.name, m.MaxTokens)
+			fmt.Fprintf(out, "%d texts of %s are longer than %d tokens and were judged by their beginning.\n",
+				f.truncated, f.name, m.MaxTokens)
 		}
 	}
 	fmt.Fprintln(out)
@@ -124,7 +127,8 @@ func (r *calibrationReport) print(out io.Writer) {
 		printReliability(out, fmt.Sprintf("Reliability of %s, calibrated", where), r.unit(), after)
 	}
 	if r.sentence != nil {
-		fmt.Fprintf(out, "\nWhole texts of %s: %.2f %% have just the labelled entities. Confidence of the verdict against that: ECE %.4f as the model is", r.sentence.name, 100*r.sentenceRight, r.sentenceECE[0])
+		fmt.Fprintf(out, "\nWhole texts of %s: %.2f %% have just the labelled entities. Confidence of the verdict "+
+			"against that: ECE %.4f as the model is", r.sentence.name, 100*r.sentenceRight, r.sentenceECE[0])
 		if r.result.Calibration != nil {
 			fmt.Fprintf(out, ", %.4f calibrated", r.sentenceECE[1])
 		}

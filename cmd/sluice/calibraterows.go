@@ -109,11 +109,13 @@ func (f *labelledFile) rows(m *loadedModel) (*calibrate.Rows, error) {
 	return r, nil
 }
 
-// sentenceConfidence is how sure a model is of each text's entities, and whether they are just those that were labelled.
+// sentenceConfidence is how sure a model is of each text's entities, and whether they are just those that were
+// labelled.
 func (f *labelledFile) sentenceConfidence(m *loadedModel, c *model.Calibration) (p []float64, right []bool, err error) {
 	described := *m.model
 	described.Manifest = &model.Manifest{Calibration: c}
-	judge, err := model.NewJudge(&described, m.tokenizer, model.JudgeOptions{Aggregation: model.Aggregation(m.settings.Aggregation)})
+	judge, err := model.NewJudge(&described, m.tokenizer, model.JudgeOptions{Aggregation: model.Aggregation(
+		m.settings.Aggregation)})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -124,7 +126,8 @@ func (f *labelledFile) sentenceConfidence(m *loadedModel, c *model.Calibration) 
 			return nil, nil, fmt.Errorf("%s, line %d: %w", f.name, f.texts[i].line, err)
 		}
 		p = append(p, v.Confidence)
-		right = append(right, slices.EqualFunc(v.Entities, f.texts[i].entities, func(a model.Entity, b labelledGroup) bool {
+		right = append(right, slices.EqualFunc(v.Entities, f.texts[i].entities, func(a model.Entity,
+			b labelledGroup) bool {
 			return a.Group == b.Group && a.Start == *b.Start && a.End == *b.End
 		}))
 	}

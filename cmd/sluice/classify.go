@@ -19,9 +19,9 @@ import (
 	"sluice/pipeline"
 )
 
-// This file is the worker without Kafka: the same stage, with lines of a file as its source and lines of standard output as
-// its sink. The line number is the offset, so that answers come in the order of the lines, each as soon as it and those
-// before it are done.
+// This file is the worker without Kafka: the same stage, with lines of a file as its source and lines of standard
+// output as its sink. The line number is the offset, so that answers come in the order of the lines, each as soon as it
+// and those before it are done.
 
 // classifyOptions are the flags of classify.
 type classifyOptions struct {
@@ -60,7 +60,8 @@ code 1 at the end.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringArrayVarP(&o.models, "model", "m", nil, "model `[NAME=]DIR`, may be repeated; NAME is the verdict's name in the output, by default the model's own")
+	fs.StringArrayVarP(&o.models, "model", "m", nil, "model `[NAME=]DIR`, may be repeated; NAME is the verdict's "+
+		"name in the output, by default the model's own")
 	describe(fs, "model", envModels, "models/sentiment")
 	fs.StringVar(&o.format, "format", "auto", "what a line is: json, text, or `auto`: JSON where it begins with {")
 	describe(fs, "format", envClassify+"FORMAT", "text")
@@ -72,7 +73,8 @@ code 1 at the end.`,
 	describe(fs, "runners", envClassify+"RUNNERS", "2")
 	fs.StringVar(&o.shape.Device, "device", o.shape.Device, "where models run: `cpu|cuda|openvino`")
 	describe(fs, "device", envClassify+"DEVICE", "cuda")
-	fs.StringVar(&o.shape.Aggregation, "aggregation", o.shape.Aggregation, "how tokens become entities: `none|simple|first|average|max`")
+	fs.StringVar(&o.shape.Aggregation, "aggregation", o.shape.Aggregation, "how tokens become entities: "+
+		"`none|simple|first|average|max`")
 	describe(fs, "aggregation", envClassify+"AGGREGATION", "first")
 	fs.StringVar(&o.shape.LongText, "long-text", o.shape.LongText, "texts longer than the model: `truncate|window`")
 	describe(fs, "long-text", envClassify+"LONG_TEXT", "window")
@@ -99,16 +101,19 @@ func (o classifyOptions) settings() (*Settings, error) {
 	check("long-text", "models[].long_text", o.shape.LongText)
 	check("scores", "models[].scores", o.shape.Scores)
 	if formats := []string{"auto", "json", "text"}; o.format != "auto" && o.format != "json" && o.format != "text" {
-		errs = append(errs, fmt.Errorf("--format: %q is not one of %s%s", o.format, strings.Join(formats, ", "), didYouMean(o.format, formats)))
+		errs = append(errs, fmt.Errorf("--format: %q is not one of %s%s", o.format, strings.Join(formats, ", "),
+			didYouMean(o.format, formats)))
 	}
 	if o.runners < 0 || o.runners > 1024 {
-		errs = append(errs, fmt.Errorf("--runners: %d is out of range; between 1 and 1024, or 0 for the number of CPUs", o.runners))
+		errs = append(errs, fmt.Errorf("--runners: %d is out of range; between 1 and 1024, or 0 for the number of CPUs",
+			o.runners))
 	}
 	if err := pipeline.CheckField(o.field); err != nil {
 		errs = append(errs, fmt.Errorf("--field: %w", err))
 	}
 	if o.field == o.text {
-		errs = append(errs, fmt.Errorf("--field: %q is the text field too (--text); give the verdicts another field", o.field))
+		errs = append(errs, fmt.Errorf("--field: %q is the text field too (--text); give the verdicts another field",
+			o.field))
 	}
 	if len(o.models) == 0 {
 		errs = append(errs, errors.New("no model; give a model directory with -m"))
@@ -146,7 +151,8 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	metrics := pipeline.NewMetrics(prometheus.NewRegistry())
 	var stage *pipeline.Stage // set before the engine gets its first row
 	engine, err := newEngine(models, false, pipeline.EngineOptions{
-		Runners: runnersOf(s.Runners), BatchTokens: pipeline.DefaultBatchTokens, Timeout: s.RunTimeout, Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
+		Runners: runnersOf(s.Runners), BatchTokens: pipeline.DefaultBatchTokens, Timeout: s.RunTimeout,
+		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
 	})
 	if err != nil {
 		return err
@@ -183,12 +189,14 @@ func nameModels(models []*loadedModel) error {
 		}
 		name := m.settings.Name
 		if other, ok := seen[name]; ok {
-			return usageErrorf("classify: the models in %s and %s are both called %q; write -m NAME=DIR for one of them", other, m.settings.Path, name)
+			return usageErrorf("classify: the models in %s and %s are both called %q; write -m NAME=DIR for one of "+
+				"them", other, m.settings.Path, name)
 		}
 		seen[name] = m.settings.Path
 		for _, reserved := range pipeline.ReservedNames {
 			if name == reserved {
-				return usageErrorf("classify: %q is a member that the output field has itself; write -m NAME=DIR with another name for %s", name, m.settings.Path)
+				return usageErrorf("classify: %q is a member that the output field has itself; write -m NAME=DIR "+
+					"with another name for %s", name, m.settings.Path)
 			}
 		}
 		if err := pipeline.CheckField(name); err != nil {
@@ -208,7 +216,8 @@ type lineProcessor struct {
 // Process implements pipeline.Processor.
 func (p *lineProcessor) Process(j *pipeline.Job) {
 	if len(j.Record.Value) > longestLine {
-		j.Done(p.bad.DeadLetter(j.Record, pipeline.Faultf(pipeline.Poison, "decode", "line-too-long", "the line is longer than %s", Bytes(longestLine)), 0))
+		j.Done(p.bad.DeadLetter(j.Record, pipeline.Faultf(pipeline.Poison, "decode", "line-too-long",
+			"the line is longer than %s", Bytes(longestLine)), 0))
 		return
 	}
 	asJSON := p.format == "json"
@@ -236,7 +245,8 @@ var lines = pipeline.TopicPartition{Topic: linesIn}
 const longestLine = 16 << 20
 
 // runLines runs a stage from in to out. *stage is set before anything runs.
-func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Processor, limits pipeline.Limits, m *pipeline.Metrics, errw io.Writer, stage **pipeline.Stage) error {
+func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Processor, limits pipeline.Limits,
+	m *pipeline.Metrics, errw io.Writer, stage **pipeline.Stage) error {
 	src := &lineSource{in: in, written: make(chan int64, 1)}
 	sink := &lineSink{out: bufio.NewWriterSize(out, 1<<16), written: src.written}
 	*stage = pipeline.NewStage(p, sink, pipeline.StageOptions{
@@ -250,7 +260,8 @@ func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Proce
 		return fmt.Errorf("reading line %d: %w", src.next+1, src.err)
 	}
 	if sink.bad > 0 {
-		fmt.Fprintf(errw, "sluice: %d of %d lines could not be judged; see \"error\" in the output\n", sink.bad, sink.total)
+		fmt.Fprintf(errw, "sluice: %d of %d lines could not be judged; see \"error\" in the output\n", sink.bad,
+			sink.total)
 		return &exitError{exitFailed}
 	}
 	return nil

@@ -51,7 +51,8 @@ func TestLinesComeOutInOrderUnderAnyLimit(t *testing.T) {
 	for i := range 5000 {
 		fmt.Fprintf(&in, "line %d\n", i)
 	}
-	small := pipeline.Limits{PartitionRecords: 7, PartitionBytes: 100, PartitionTokens: 10, TotalRecords: 9, TotalBytes: 200, TotalTokens: 20}
+	small := pipeline.Limits{PartitionRecords: 7, PartitionBytes: 100, PartitionTokens: 10, TotalRecords: 9,
+		TotalBytes: 200, TotalTokens: 20}
 	for name, limits := range map[string]pipeline.Limits{"default": pipeline.DefaultLimits, "small": small} {
 		var out bytes.Buffer
 		if _, err := runEcho(t.Context(), strings.NewReader(in.String()), &out, limits); err != nil {
@@ -132,13 +133,15 @@ func TestASignalFinishesTheLinesThatWereRead(t *testing.T) {
 func TestALineOfAnyLengthIsReadOrRefused(t *testing.T) {
 	long := strings.Repeat("x", 200_000)
 	records := make(chan pipeline.Record, 10)
-	err := readLines(t.Context(), strings.NewReader("a\n"+long+"\n"+strings.Repeat("y", longestLine+100_000)+"\nb\n"), records)
+	err := readLines(t.Context(), strings.NewReader("a\n"+long+"\n"+strings.Repeat("y", longestLine+100_000)+"\nb\n"),
+		records)
 	close(records)
 	var sizes []int
 	for r := range records {
 		sizes = append(sizes, len(r.Value))
 	}
-	if err != nil || len(sizes) != 4 || sizes[0] != 1 || sizes[1] != len(long) || sizes[2] <= longestLine || sizes[2] > longestLine+1<<17 || sizes[3] != 1 {
+	if err != nil || len(sizes) != 4 || sizes[0] != 1 || sizes[1] != len(long) || sizes[2] <= longestLine ||
+		sizes[2] > longestLine+1<<17 || sizes[3] != 1 {
 		t.Errorf("%v, %v", sizes, err)
 	}
 }

@@ -34,7 +34,8 @@ import (
 	"sluice/pipeline/pipelinetest"
 )
 
-// These tests run the command line as a process of its own: this test binary, which becomes sluice when asSluice is set.
+// These tests run the command line as a process of its own: this test binary, which becomes sluice when asSluice is
+// set.
 const asSluice = "TEST_BINARY_AS_SLUICE"
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -116,16 +117,20 @@ func TestVerifyingAnArchiveIsAMistake(t *testing.T) {
 	if err := os.WriteFile(archive, []byte("PK\x03\x04"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if r := finish(t, sluice(t, "models", "verify", archive)); r.code != exitFailed || !strings.Contains(r.err, "is an archive") || !strings.Contains(r.err, "unpack it yourself") {
+	if r := finish(t, sluice(t, "models", "verify", archive)); r.code != exitFailed || !strings.Contains(r.err,
+		"is an archive") || !strings.Contains(r.err, "unpack it yourself") {
 		t.Errorf("alone: exit code %d, %s%s", r.code, r.out, r.err)
 	}
-	if r := finish(t, sluice(t, "models", "verify", dir, archive)); r.code != 0 || strings.Contains(r.out, "model.zip") {
+	if r := finish(t, sluice(t, "models", "verify", dir, archive)); r.code != 0 || strings.Contains(r.out,
+		"model.zip") {
 		t.Errorf("beside a directory: exit code %d, %s%s", r.code, r.out, r.err)
 	}
 }
 
 func TestHelpShowsFlagEnvironmentDefaultAndExample(t *testing.T) {
-	for _, name := range []string{"", "run", "demo", "classify", "validate", "acls", "verify", "models", "models verify", "calibrate", "tune", "bench", "bench topics", "bench engine", "bench scale", "bench size", "health", "version"} {
+	for _, name := range []string{"", "run", "demo", "classify", "validate", "acls", "verify", "models",
+		"models verify", "calibrate", "tune", "bench", "bench topics", "bench engine", "bench scale", "bench size",
+		"health", "version"} {
 		t.Run("sluice "+name, func(t *testing.T) {
 			r := finish(t, sluice(t, append(strings.Fields(name), "--help")...))
 			if r.code != 0 || r.err != "" {
@@ -176,12 +181,17 @@ func TestExitCodes(t *testing.T) {
 		{"a flag that is none", []string{"version", "--jsn"}, 2, "unknown flag: --jsn"},
 		{"an argument too many", []string{"version", "now"}, 2, `unknown command "now"`},
 		{"no configuration", []string{"run"}, 2, "give -c FILE (or SLUICE_CONFIG)"},
-		{"a configuration that is not there", []string{"run", "-c", dir + "/none.yaml"}, 2, "none.yaml: cannot read the configuration: no such file or directory"},
-		{"a mistake in the configuration", []string{"validate", "-c", wrong}, 2, "wrong.yaml:9: rotues: unknown key; did you mean routes?"},
-		{"a flag's value", []string{"run", "-c", file, "--runners", "x"}, 2, `--runners: runners: "x" is not a whole number`},
-		{"an address in use", []string{"run", "-c", file, "--server.listen", taken.Addr().String()}, 2, "is in use by another process"},
+		{"a configuration that is not there", []string{"run", "-c", dir + "/none.yaml"}, 2, "none.yaml: cannot read " +
+			"the configuration: no such file or directory"},
+		{"a mistake in the configuration", []string{"validate", "-c", wrong}, 2, "wrong.yaml:9: rotues: unknown key; " +
+			"did you mean routes?"},
+		{"a flag's value", []string{"run", "-c", file, "--runners", "x"}, 2,
+			`--runners: runners: "x" is not a whole number`},
+		{"an address in use", []string{"run", "-c", file, "--server.listen", taken.Addr().String()}, 2,
+			"is in use by another process"},
 		{"no model for classify", []string{"classify"}, 2, "give a model directory with -m"},
-		{"choices of classify", []string{"classify", "-m", "x", "--scores", "al", "--format", "jsn"}, 2, `"al" is not one of top, all; did you mean all?`},
+		{"choices of classify", []string{"classify", "-m", "x", "--scores", "al", "--format", "jsn"}, 2,
+			`"al" is not one of top, all; did you mean all?`},
 		{"an input that is not there", []string{"classify", "-m", "x", dir + "/none"}, 2, "no such file"},
 		{"no directory to verify", []string{"models", "verify"}, 2, "no model directory given"},
 		{"a command of models that is none", []string{"models", "verfy"}, 2, "did you mean verify?"},
@@ -240,7 +250,8 @@ func TestVersionNamesWhatAReportNeeds(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.out), &p); err != nil {
 		t.Fatalf("%v: %s", err, r.out)
 	}
-	if p.Sluice == "" || !strings.HasPrefix(p.Go, "go1.") || !regexp.MustCompile(`^1\.\d+\.\d+$`).MatchString(p.OnnxRuntime.Version) || len(p.OnnxRuntime.Providers) == 0 || p.CPU.Int8 == "" || p.CPUs < 1 {
+	if p.Sluice == "" || !strings.HasPrefix(p.Go, "go1.") || !regexp.MustCompile(`^1\.\d+\.\d+$`).MatchString(
+		p.OnnxRuntime.Version) || len(p.OnnxRuntime.Providers) == 0 || p.CPU.Int8 == "" || p.CPUs < 1 {
 		t.Errorf("%s", r.out)
 	}
 	if r := finish(t, sluice(t, "version")); !strings.Contains(r.out, "onnxruntime   "+p.OnnxRuntime.Version) {
@@ -248,7 +259,8 @@ func TestVersionNamesWhatAReportNeeds(t *testing.T) {
 	}
 	cmd := sluice(t, "version")
 	cmd.Env = append(cmd.Env, envOnnx+"=/no/such/library.so")
-	if r := finish(t, cmd); r.code != 0 || !strings.Contains(r.out, "not usable") || !strings.Contains(r.out, "/no/such/library.so") {
+	if r := finish(t, cmd); r.code != 0 || !strings.Contains(r.out, "not usable") || !strings.Contains(r.out,
+		"/no/such/library.so") {
 		t.Errorf("%+v", r)
 	}
 }
@@ -274,7 +286,8 @@ func TestModelsVerifyTellsAChangedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = finish(t, sluice(t, "models", "verify", dir, changed))
-	if r.code != 1 || !strings.Contains(r.out, "FAILED") || !strings.Contains(r.out, " ok") || !strings.Contains(r.err, "the file was changed") {
+	if r.code != 1 || !strings.Contains(r.out, "FAILED") || !strings.Contains(r.out, " ok") || !strings.Contains(r.err,
+		"the file was changed") {
 		t.Errorf("%+v", r)
 	}
 }
@@ -284,7 +297,8 @@ func TestModelsVerifyTellsAChangedFile(t *testing.T) {
 func TestClassifyAnswersEveryLineInOrder(t *testing.T) {
 	dir := needModel(t, "sentiment-tiny")
 	cmd := sluice(t, "classify", "-m", dir, "-m", "other="+dir)
-	cmd.Stdin = strings.NewReader("What a lovely day\n" + `{"n": 1.50, "text": "I hate this", "z": null}` + "\n{bad\n\n" + `{"text": 5}` + "\r\nthe last line has no end")
+	cmd.Stdin = strings.NewReader("What a lovely day\n" + `{"n": 1.50, "text": "I hate this", "z": null}` +
+		"\n{bad\n\n" + `{"text": 5}` + "\r\nthe last line has no end")
 	r := finish(t, cmd)
 	if r.code != 1 || !strings.Contains(r.err, "2 of 6 lines could not be judged") {
 		t.Errorf("exit code %d, %s", r.code, r.err)
@@ -293,7 +307,8 @@ func TestClassifyAnswersEveryLineInOrder(t *testing.T) {
 	tag := regexp.MustCompile(`@[0-9a-f]{12}`)
 	got := tag.ReplaceAllString(score.ReplaceAllString(r.out, `"score":S`), "@D")
 	verdict := func(label string) string {
-		return `"inference":{"sentiment-tiny":{"label":"` + label + `","score":S,"route":"model","model":"sentiment-tiny@D","revision":1},` +
+		return `"inference":{"sentiment-tiny":{"label":"` + label +
+			`","score":S,"route":"model","model":"sentiment-tiny@D","revision":1},` +
 			`"other":{"label":"` + label + `","score":S,"route":"model","model":"other@D","revision":1}}}`
 	}
 	lines := strings.Split(strings.TrimSuffix(got, "\n"), "\n")
@@ -357,7 +372,8 @@ func TestClassifyKeepsTheOrderOfManyLines(t *testing.T) {
 		t.Fatalf("exit code %d, %d answers, %s", r.code, len(lines), r.err)
 	}
 	for i, line := range lines {
-		if !strings.HasPrefix(line, fmt.Sprintf(`{"id":%d,`, i)) || !strings.Contains(line, `"inference":{"sentiment-tiny":{"label"`) {
+		if !strings.HasPrefix(line, fmt.Sprintf(`{"id":%d,`, i)) || !strings.Contains(line,
+			`"inference":{"sentiment-tiny":{"label"`) {
 			t.Fatalf("answer %d: %.120s", i, line)
 		}
 	}
@@ -394,7 +410,8 @@ func produce(t *testing.T, address string, values ...string) {
 // consume waits for n committed records of topics.
 func consume(t *testing.T, address string, n int, topics ...string) []*kgo.Record {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topics...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topics...),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,7 +432,8 @@ func consume(t *testing.T, address string, n int, topics ...string) []*kgo.Recor
 // runConfig is a configuration for a worker on a broker with one model.
 func runConfig(t *testing.T, address, dir string) string {
 	t.Helper()
-	text := strings.NewReplacer("localhost:9092", address, "models/sentiment", dir, "group: reviews", "group: reviews\n  instance_id: w-0").Replace(minimal)
+	text := strings.NewReplacer("localhost:9092", address, "models/sentiment", dir, "group: reviews",
+		"group: reviews\n  instance_id: w-0").Replace(minimal)
 	file := filepath.Join(t.TempDir(), "reviews.yaml")
 	if err := os.WriteFile(file, []byte(text+"server: {listen: \"127.0.0.1:0\"}\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -423,8 +441,8 @@ func runConfig(t *testing.T, address, dir string) string {
 	return file
 }
 
-// runConfigBy is runConfig for a real broker, by one of its listeners, with parts replaced. The listener's principal is granted what
-// `sluice acls` prints.
+// runConfigBy is runConfig for a real broker, by one of its listeners, with parts replaced. The listener's principal is
+// granted what `sluice acls` prints.
 func runConfigBy(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener, dir string, replace ...string) string {
 	t.Helper()
 	config := runConfig(t, "localhost:9092", dir)
@@ -447,7 +465,8 @@ func grantPrinted(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener
 	b.Grant(t, l.Principal, permissions(acls)...)
 }
 
-// grantVerify grants what `sluice verify` needs beyond that: it reads what a worker only writes, and how long that is kept.
+// grantVerify grants what `sluice verify` needs beyond that: it reads what a worker only writes, and how long that is
+// kept.
 func grantVerify(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener, outputs ...string) {
 	t.Helper()
 	if l.Principal == "" {
@@ -455,7 +474,8 @@ func grantVerify(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener,
 	}
 	for _, topic := range outputs {
 		for _, operation := range []string{"Read", "DescribeConfigs"} {
-			b.Grant(t, l.Principal, pipelinetest.Permission{Operation: operation, Resource: "Topic", Name: topic, Pattern: "literal"})
+			b.Grant(t, l.Principal, pipelinetest.Permission{Operation: operation, Resource: "Topic", Name: topic,
+				Pattern: "literal"})
 		}
 	}
 }
@@ -577,7 +597,8 @@ func TestRunFromTopicToTopic(t *testing.T) {
 	if r.code != 0 || !strings.Contains(r.out, "topics and permissions of group reviews") {
 		t.Fatalf("validate: %+v", r)
 	}
-	produce(t, address, `{"id":1,"text":"What a lovely day"}`, `{"id":2}`, `{"id":3,"text":"secret-payload is terrible"}`, "not json")
+	produce(t, address, `{"id":1,"text":"What a lovely day"}`, `{"id":2}`,
+		`{"id":3,"text":"secret-payload is terrible"}`, "not json")
 	w := startWorker(t, "-c", file, "--log.format=json", "--log.level=debug")
 	w.waitReady(t)
 	results := consume(t, address, 2, "review_analysis")
@@ -596,11 +617,14 @@ func TestRunFromTopicToTopic(t *testing.T) {
 	if code, body := w.get(t, "/healthz"); code != 200 || body != "ok\n" {
 		t.Errorf("/healthz: %d %s", code, body)
 	}
-	if r := finish(t, sluice(t, "health", "--address", strings.TrimPrefix(w.http, "http://"))); r.code != 0 || r.out != "ready\n" {
+	if r := finish(t, sluice(t, "health", "--address", strings.TrimPrefix(w.http, "http://"))); r.code != 0 ||
+		r.out != "ready\n" {
 		t.Errorf("health: %+v", r)
 	}
 	_, body := w.get(t, "/metrics")
-	for _, want := range []string{`sluice_records_total{outcome="result"} 2`, `sluice_records_total{outcome="dead_letter"} 2`, "sluice_model_info{", "go_goroutines", "process_resident_memory_bytes"} {
+	for _, want := range []string{`sluice_records_total{outcome="result"} 2`,
+		`sluice_records_total{outcome="dead_letter"} 2`, "sluice_model_info{", "go_goroutines",
+		"process_resident_memory_bytes"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
@@ -610,7 +634,8 @@ func TestRunFromTopicToTopic(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &page); err != nil {
 		t.Fatal(err)
 	}
-	if !page.Ready || page.Stage == nil || len(page.Stage.Partitions) != 3 || len(page.Models) != 1 || len(page.Models[0].Digest) != 64 || page.Models[0].Provider != "cpu" || page.Guarantee != "exactly-once" {
+	if !page.Ready || page.Stage == nil || len(page.Stage.Partitions) != 3 || len(page.Models) != 1 ||
+		len(page.Models[0].Digest) != 64 || page.Models[0].Provider != "cpu" || page.Guarantee != "exactly-once" {
 		t.Errorf("/status: %s", body)
 	}
 
@@ -646,7 +671,8 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	<-held
 	w.cmd.Process.Signal(syscall.SIGTERM)
 	for deadline := time.Now().Add(30 * time.Second); ; {
-		if code, why := w.get(t, "/readyz"); code == http.StatusServiceUnavailable && strings.Contains(why, "stopping") {
+		if code, why := w.get(t, "/readyz"); code == http.StatusServiceUnavailable && strings.Contains(why,
+			"stopping") {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -694,15 +720,17 @@ func editConfig(t *testing.T, file string, replace ...string) {
 	}
 }
 
-// The engine's options together, as a user sees them: a sure student decides, the full model the rest, the cache repeats,
-// and what is urgent is counted.
+// The engine's options together, as a user sees them: a sure student decides, the full model the rest, the cache
+// repeats, and what is urgent is counted.
 func TestStudentCacheAndUrgentRecords(t *testing.T) {
 	dir := needModel(t, "sentiment")
 	address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")
 	file := runConfig(t, address, dir)
-	editConfig(t, file, "name: sentiment,", "name: sentiment, student: "+needModel(t, "sentiment-tiny")+", student_threshold: 0.9,",
+	editConfig(t, file, "name: sentiment,", "name: sentiment, student: "+needModel(t,
+		"sentiment-tiny")+", student_threshold: 0.9,",
 		"server:", "cache: {max_bytes: 1MiB}\nurgent: {when: 'field(\"vip\") == true'}\nserver:")
-	if r := finish(t, sluice(t, "validate", "-c", file)); r.code != 0 || !strings.Contains(r.out, "ok       model sentiment-student: sentiment-student@") {
+	if r := finish(t, sluice(t, "validate", "-c", file)); r.code != 0 || !strings.Contains(r.out,
+		"ok       model sentiment-student: sentiment-student@") {
 		t.Fatalf("validate: %+v", r)
 	}
 	w := startWorker(t, "-c", file)
@@ -724,20 +752,25 @@ func TestStudentCacheAndUrgentRecords(t *testing.T) {
 		}
 		return out
 	}
-	produce(t, address, `{"id":1,"text":"What a wonderful, charming and moving film!","vip":true}`, `{"id":2,"text":"The film is a film, more or less, somewhat not."}`)
+	produce(t, address, `{"id":1,"text":"What a wonderful, charming and moving film!","vip":true}`,
+		`{"id":2,"text":"The film is a film, more or less, somewhat not."}`)
 	first := routes(2)
 	if first["1"] != "POSITIVE student sentiment-student" || !strings.HasSuffix(first["2"], " model sentiment") {
 		t.Fatalf("a clear and an unclear text went %v", first)
 	}
-	produce(t, address, `{"id":3,"text":"What a wonderful, charming and moving film!"}`, `{"id":4,"text":"The film is a film, more or less, somewhat not."}`)
+	produce(t, address, `{"id":3,"text":"What a wonderful, charming and moving film!"}`,
+		`{"id":4,"text":"The film is a film, more or less, somewhat not."}`)
 	second := routes(4)
-	if second["3"] != "POSITIVE cache sentiment-student" || second["4"] != strings.Replace(first["2"], "model ", "cache ", 1) {
+	if second["3"] != "POSITIVE cache sentiment-student" || second["4"] != strings.Replace(first["2"], "model ",
+		"cache ", 1) {
 		t.Errorf("the same texts again went %v", second)
 	}
 	_, metrics := w.get(t, "/metrics")
 	for _, want := range []string{
-		`sluice_student_verdicts_total{model="sentiment",result="final"} 2`, `sluice_student_verdicts_total{model="sentiment",result="unsure"} 2`,
-		`sluice_cache_hits_total{model="sentiment"} 1`, `sluice_cache_hits_total{model="sentiment-student"} 2`, "sluice_urgent_records_total 1", "sluice_cache_bytes ",
+		`sluice_student_verdicts_total{model="sentiment",result="final"} 2`,
+		`sluice_student_verdicts_total{model="sentiment",result="unsure"} 2`,
+		`sluice_cache_hits_total{model="sentiment"} 1`, `sluice_cache_hits_total{model="sentiment-student"} 2`,
+		"sluice_urgent_records_total 1", "sluice_cache_bytes ",
 	} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("/metrics does not have %s", want)
@@ -767,7 +800,8 @@ func TestAStudentOfEntitiesIsAskedFirst(t *testing.T) {
 	editConfig(t, file, "name: sentiment,", "name: sentiment, student: "+small+", student_threshold: 0.9,")
 	w := startWorker(t, "-c", file)
 	w.waitReady(t)
-	produce(t, address, `{"id":1,"text":"The committee will meet again."}`, `{"id":2,"text":"Fischler Bonn EU Fischer Hendrix Rare"}`)
+	produce(t, address, `{"id":1,"text":"The committee will meet again."}`,
+		`{"id":2,"text":"Fischler Bonn EU Fischer Hendrix Rare"}`)
 	got := map[int]string{}
 	for _, r := range consume(t, address, 2, "review_analysis") {
 		var v struct {
@@ -791,7 +825,8 @@ func TestAStudentOfEntitiesIsAskedFirst(t *testing.T) {
 	if got[1] != "student sentiment-student" || got[2] != "model sentiment" {
 		t.Errorf("a clear and an unclear text went %v", got)
 	}
-	if _, metrics := w.get(t, "/metrics"); !strings.Contains(metrics, `sluice_student_verdicts_total{model="sentiment",result="unsure"} 1`) {
+	if _, metrics := w.get(t, "/metrics"); !strings.Contains(metrics,
+		`sluice_student_verdicts_total{model="sentiment",result="unsure"} 1`) {
 		t.Error("/metrics does not count the unsure text")
 	}
 }
@@ -826,7 +861,8 @@ func TestATwinIsFencedWithCode3(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := runConfig(t, b.Addrs()[0], dir)
-	editConfig(t, file, "customer_reviews", topics[0], "review_analysis", topics[1], "review_dlq", topics[2], "group: reviews", "group: twin")
+	editConfig(t, file, "customer_reviews", topics[0], "review_analysis", topics[1], "review_dlq", topics[2],
+		"group: reviews", "group: twin")
 	first := startWorker(t, "-c", file)
 	first.waitReady(t)
 	second := startWorker(t, "-c", file)
@@ -853,7 +889,8 @@ func TestValidateNamesWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := finish(t, sluice(t, "validate", "-c", file))
-	for _, want := range []string{"ok       model sentiment", file + ":8: models[1] (gone)", "/no/such/model", "review_dlq"} {
+	for _, want := range []string{"ok       model sentiment", file + ":8: models[1] (gone)", "/no/such/model",
+		"review_dlq"} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("validate does not say %q:\n%s%s", want, r.out, r.err)
 		}
@@ -880,10 +917,12 @@ func TestDemoJudgesEveryRecordOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := finish(t, sluice(t, "demo", "--models", models, "--records", "200", "--rate", "0"))
-	if r.code != 0 || !strings.Contains(r.out, "200 records in, 200 results and 0 dead letters out, 0 of them twice") || !strings.Contains(r.out, "every record has exactly one answer") {
+	if r.code != 0 || !strings.Contains(r.out, "200 records in, 200 results and 0 dead letters out, 0 of them twice") ||
+		!strings.Contains(r.out, "every record has exactly one answer") {
 		t.Fatalf("%+v", r)
 	}
-	rows := regexp.MustCompile(`(?m)^[0-2]/\d+  (POSITIVE|NEGATIVE) [01]\.\d{4}  -  model  .+$`).FindAllString(r.out, -1)
+	rows := regexp.MustCompile(`(?m)^[0-2]/\d+  (POSITIVE|NEGATIVE) [01]\.\d{4}  -  model  .+$`).FindAllString(r.out,
+		-1)
 	if len(rows) != 200 {
 		t.Errorf("%d rows:\n%s", len(rows), r.out)
 	}

@@ -126,7 +126,8 @@ func loadConfig(src configSource) (*loaded, error) {
 }
 
 func newLoader(src configSource) *loader {
-	l := &loader{src: src, env: map[string]string{}, entries: map[string]int{}, origins: map[string]origin{}, sections: map[string]origin{}, bad: map[string]bool{}}
+	l := &loader{src: src, env: map[string]string{}, entries: map[string]int{}, origins: map[string]origin{},
+		sections: map[string]origin{}, bad: map[string]bool{}}
 	for _, e := range src.environ {
 		name, value, _ := strings.Cut(e, "=")
 		l.env[name] = value
@@ -214,12 +215,14 @@ var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
 func (l *loader) readFile() ([]byte, error) {
 	f, err := os.Open(l.src.file)
 	if err != nil {
-		return nil, &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", errors.Unwrap(err))}}}
+		return nil, &configError{[]problem{{at: origin{file: l.src.file},
+			text: fmt.Sprintf("cannot read the configuration: %v", errors.Unwrap(err))}}}
 	}
 	defer f.Close()
 	text, err := readAtMost(f, l.src.file, maxConfigBytes)
 	if err != nil {
-		return nil, &configError{[]problem{{at: origin{file: l.src.file}, text: fmt.Sprintf("cannot read the configuration: %v", err)}}}
+		return nil, &configError{[]problem{{at: origin{file: l.src.file},
+			text: fmt.Sprintf("cannot read the configuration: %v", err)}}}
 	}
 	return text, nil
 }
@@ -253,7 +256,8 @@ func (l *loader) mapping(n *yaml.Node, prefix string) {
 	// Anchors can make a section contain itself, or a few lines stand for millions.
 	if l.sectionsRead++; l.sectionsRead > maxSections {
 		if l.sectionsRead == maxSections+1 {
-			l.fail(l.at(n), strings.TrimSuffix(prefix, "."), "anchors and aliases make more than %d sections of this file, or one that contains itself; write them out", maxSections)
+			l.fail(l.at(n), strings.TrimSuffix(prefix, "."), "anchors and aliases make more than %d sections of this "+
+				"file, or one that contains itself; write them out", maxSections)
 		}
 		return
 	}
@@ -327,7 +331,8 @@ func (l *loader) list(name string, n *yaml.Node) {
 		if item = resolve(item); item.Kind == yaml.MappingNode {
 			l.mapping(item, path+".")
 		} else {
-			l.fail(l.at(item), path, "must be a mapping (%s: ...), not %s", strings.Join(childrenOf(path), ": ..., "), nodeWord(item))
+			l.fail(l.at(item), path, "must be a mapping (%s: ...), not %s", strings.Join(childrenOf(path), ": ..., "),
+				nodeWord(item))
 		}
 	}
 }
@@ -363,7 +368,8 @@ func (l *loader) leaf(k key, n *yaml.Node, path string) {
 		return
 	}
 	if k.secret && !strings.Contains(n.Value, "${") {
-		l.fail(at, path, "a secret does not belong in the configuration file; use %s_file, or the environment variable %s", path, envName(path))
+		l.fail(at, path, "a secret does not belong in the configuration file; use %s_file, or the environment "+
+			"variable %s", path, envName(path))
 		return
 	}
 	s, ok := l.expand(n, path)
@@ -384,7 +390,8 @@ func (l *loader) leaf(k key, n *yaml.Node, path string) {
 // leafMap reads a mapping of names to texts.
 func (l *loader) leafMap(n *yaml.Node, path string, k key) {
 	if n.Kind != yaml.MappingNode {
-		l.fail(l.at(n), path, "must be a mapping, not %s; write for example {%s}", nodeWord(n), strings.ReplaceAll(k.example, "=", ": "))
+		l.fail(l.at(n), path, "must be a mapping, not %s; write for example {%s}", nodeWord(n),
+			strings.ReplaceAll(k.example, "=", ": "))
 		return
 	}
 	m := map[string]string{}
@@ -415,7 +422,8 @@ func (l *loader) expand(n *yaml.Node, path string) (string, bool) {
 		}
 		m := referenceName.FindStringSubmatch(ref)
 		if m == nil {
-			l.fail(l.at(n), path, "%s is not a reference to an environment variable; write ${NAME} or ${NAME:-default}, or $${ for a plain ${", ref)
+			l.fail(l.at(n), path, "%s is not a reference to an environment variable; write ${NAME} or "+
+				"${NAME:-default}, or $${ for a plain ${", ref)
 			ok = false
 			return ""
 		}
@@ -455,8 +463,8 @@ func nodeWord(n *yaml.Node) string {
 
 // ---- environment and flags
 
-// serviceEnv are variables under our prefix that are not meant for us: Kubernetes puts SLUICE_SERVICE_HOST, SLUICE_PORT and the like into every pod beside a service
-// named sluice.
+// serviceEnv are variables under our prefix that are not meant for us: Kubernetes puts SLUICE_SERVICE_HOST, SLUICE_PORT
+// and the like into every pod beside a service named sluice.
 var serviceEnv = regexp.MustCompile(`^SLUICE_(SERVICE_(HOST|PORT.*)|PORT(_\d+_.*)?)$`)
 
 var entryEnv = regexp.MustCompile(`^(MODELS|ROUTES)__(\d+)__(.+)$`)
@@ -624,7 +632,8 @@ func (l *loader) merge() (*Settings, error) {
 	}
 	var s Settings
 	// Every value has its type by now, so there are no hooks and no weak typing: a mismatch is a bug in settings.go.
-	err := k.UnmarshalWithConf("", &s, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{ErrorUnused: true, Result: &s, TagName: "koanf"}})
+	err := k.UnmarshalWithConf("", &s, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{
+		ErrorUnused: true, Result: &s, TagName: "koanf"}})
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}

@@ -80,7 +80,8 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		name, yaml string
 		want       []string
 	}{
-		{"misspelt keys at every level", strings.Replace(minimal, "group: reviews", "gruop: reviews", 1) + "modles: []\n", []string{
+		{"misspelt keys at every level", strings.Replace(minimal, "group: reviews", "gruop: reviews", 1) +
+			"modles: []\n", []string{
 			`c.yaml:1: kafka.group: is missing (consumer group; workers of one group share the partitions); write for example reviews`,
 			`c.yaml:3: kafka.gruop: unknown key; did you mean kafka.group?`,
 			`c.yaml:9: modles: unknown key; did you mean models?`,
@@ -88,10 +89,12 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		{"a key in the wrong section", minimal + "guarantee: exactly-once\n", []string{
 			`c.yaml:9: guarantee: unknown key; did you mean kafka.guarantee?`,
 		}},
-		{"a misspelt key of a model", strings.Replace(minimal, "path: models/sentiment", "path: m, devise: cpu", 1), []string{
-			`c.yaml:6: models[0].devise: unknown key; did you mean models[0].device?`,
-		}},
-		{"wrong kinds of values", minimal + "runners: many\nrun_timeout: 30\nlog: {level: loud, format: [json]}\nserver: 9464\nlimits: {total: {bytes: 3 apples}}\n", []string{
+		{"a misspelt key of a model", strings.Replace(minimal, "path: models/sentiment", "path: m, devise: cpu", 1),
+			[]string{
+				`c.yaml:6: models[0].devise: unknown key; did you mean models[0].device?`,
+			}},
+		{"wrong kinds of values", minimal + "runners: many\nrun_timeout: 30\nlog: {level: loud, format: " +
+			"[json]}\nserver: 9464\nlimits: {total: {bytes: 3 apples}}\n", []string{
 			`c.yaml:9: runners: "many" is not a whole number; write for example 4`,
 			`c.yaml:10: run_timeout: 30 has no unit; write for example 30s or 30ms`,
 			`c.yaml:11: log.level: "loud" is not one of debug, info, warn, error`,
@@ -99,12 +102,14 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml:12: server: must hold keys (listen, tls, token_file, insecure, pprof), not the value "9464"`,
 			`c.yaml:13: limits.total.bytes: "3 apples" is not a size; write for example 65536, 64KiB or 1MiB`,
 		}},
-		{"a choice with a slip", strings.Replace(minimal, "group: reviews", "group: reviews\n  guarantee: exactly_once", 1), []string{
+		{"a choice with a slip", strings.Replace(minimal, "group: reviews", "group: reviews\n  guarantee: exactly_once",
+			1), []string{
 			`c.yaml:4: kafka.guarantee: "exactly_once" is not one of exactly-once, at-least-once; did you mean exactly-once?`,
 		}},
-		{"one value where a list belongs", strings.Replace(minimal, `["localhost:9092"]`, "localhost:9092", 1), []string{
-			`c.yaml:2: kafka.brokers: must be a list; write ["localhost:9092"]`,
-		}},
+		{"one value where a list belongs", strings.Replace(minimal, `["localhost:9092"]`, "localhost:9092", 1),
+			[]string{
+				`c.yaml:2: kafka.brokers: must be a list; write ["localhost:9092"]`,
+			}},
 		{"an empty file", "", []string{
 			`c.yaml: kafka.brokers: is missing (addresses (host:port) of brokers to ask first); write for example kafka-1:9092,kafka-2:9092`,
 			`c.yaml: kafka.group: is missing (consumer group; workers of one group share the partitions); write for example reviews`,
@@ -116,16 +121,20 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		{"a model without path", strings.Replace(minimal, ", path: models/sentiment", "", 1), []string{
 			`c.yaml:6: models[0].path: is missing (model directory); write for example models/sentiment`,
 		}},
-		{"models that are no list", strings.Replace(minimal, "  - {name: sentiment, path: models/sentiment}", "  sentiment: models/sentiment", 1), []string{
+		{"models that are no list", strings.Replace(minimal, "  - {name: sentiment, path: models/sentiment}",
+			"  sentiment: models/sentiment", 1), []string{
 			`c.yaml:6: models: must be a list ([{name: sentiment, path: models/sentiment}]), not a mapping`,
 		}},
-		{"routes", minimal + "routes:\n  - {name: urgent, when: 'sentiment.scre > 0.5', topic: alerts}\n  - {name: urgent, when: 'true', topic: review_analysis}\n  - {name: in, when: 'true', topic: customer_reviews}\n  - {topic: x}\n", []string{
+		{"routes", minimal + "routes:\n  - {name: urgent, when: 'sentiment.scre > 0.5', topic: alerts}\n  - {name: " +
+			"urgent, when: 'true', topic: review_analysis}\n  - {name: in, when: 'true', topic: customer_reviews}\n  " +
+			"- {topic: x}\n", []string{
 			"c.yaml:10: routes[0].when: column 11: a verdict has no scre" + ruleWords,
 			`c.yaml:11: routes[1].name: "urgent" is also the name of routes[0]; names must differ`,
 			`c.yaml:11: routes[1].topic: "review_analysis" is also output.topic; give the copies a topic of their own`,
 			`c.yaml:12: routes[2].topic: "customer_reviews" is also an input topic, so the worker would read what it writes, for ever; write to another topic, or remove it from input.topics`,
 			`c.yaml:13: routes[3].name: is missing (name of the route in headers and errors); write for example urgent`,
-			"c.yaml:13: routes[3].when: is missing (rule over the verdicts and the record: results for which it holds are copied); write for example sentiment.label == \"NEGATIVE\" && sentiment.score > 0.95",
+			"c.yaml:13: routes[3].when: is missing (rule over the verdicts and the record: results for which it " +
+				"holds are copied); write for example sentiment.label == \"NEGATIVE\" && sentiment.score > 0.95",
 		}},
 		{"an escalation without anything", minimal + "escalation: {when: 'sentiment.score < 0.8'}\n", []string{
 			`c.yaml:9: escalation.topic: is missing (topic for requests, written and read by the workers themselves); write for example review_escalations`,
@@ -145,7 +154,8 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
   endpoint: {urls: ["ftp://x/v1", "http://me:secret@llama/v1"], model: m, timeout: 10s, deadline: 5s, max_concurrency: 0}
   budget: {money_per_day: 3, calls_per_day: -1}
 `, []string{
-			"c.yaml:10: escalation.when: column 17: invalid operation: < (mismatched types float64 and string)" + ruleWords,
+			"c.yaml:10: escalation.when: column 17: invalid operation: < (mismatched types float64 and string)" +
+				ruleWords,
 			`c.yaml:11: escalation.topic: "review_dlq" is also dead_letter.topic, whose readers do not expect requests; give the requests a topic of their own`,
 			`c.yaml:12: escalation.verdict: there is no verdict "sentimnt"; did you mean sentiment?; known here: sentiment`,
 			`c.yaml:13: escalation.severity: one label has no order; name the labels from harmless to severe`,
@@ -159,12 +169,15 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		{"a key given twice", minimal + "runners: 1\nrunners: 2\n", []string{
 			`c.yaml:10: runners: given twice; line 9 has it already, keep one`,
 		}},
-		{"references to variables", strings.Replace(minimal, "group: reviews", "group: ${NO_SUCH}\n  instance_id: \"${not a name}\"", 1), []string{
+		{"references to variables", strings.Replace(minimal, "group: reviews", "group: ${NO_SUCH}\n  instance_id: "+
+			"\"${not a name}\"", 1), []string{
 			`c.yaml:3: kafka.group: the environment variable NO_SUCH is not set; set it, or write ${NO_SUCH:-default}`,
-			"c.yaml:4: kafka.instance_id: ${not a name} is not a reference to an environment variable; write ${NAME} or ${NAME:-default}, or $${ for a plain ${",
+			"c.yaml:4: kafka.instance_id: ${not a name} is not a reference to an environment variable; write ${NAME} " +
+				"or ${NAME:-default}, or $${ for a plain ${",
 		}},
 		{"syntax", "kafka:\n  group: [\n", []string{`c.yaml:2: not valid YAML: did not find expected node content`}},
-		{"a secret in the file", strings.Replace(minimal, "group: reviews", "group: reviews\n  sasl: {mechanism: PLAIN, username: u, password: hunter2}\n  tls: {enabled: true}", 1), []string{
+		{"a secret in the file", strings.Replace(minimal, "group: reviews", "group: reviews\n  sasl: {mechanism: "+
+			"PLAIN, username: u, password: hunter2}\n  tls: {enabled: true}", 1), []string{
 			`c.yaml:4: kafka.sasl.password: a secret does not belong in the configuration file; use kafka.sasl.password_file, or the environment variable SLUICE_KAFKA__SASL__PASSWORD`,
 		}},
 		{"an output that is an input", strings.Replace(minimal, "review_analysis", "customer_reviews", 1), []string{
@@ -173,7 +186,8 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		{"dead letters among the results", strings.Replace(minimal, "review_dlq", "review_analysis", 1), []string{
 			`c.yaml:8: dead_letter.topic: "review_analysis" is also output.topic, whose readers expect results; give dead letters a topic of their own, or send results to another`,
 		}},
-		{"commits slower than transactions", strings.Replace(minimal, "group: reviews", "group: reviews\n  commit_interval: 1m", 1), []string{
+		{"commits slower than transactions", strings.Replace(minimal, "group: reviews",
+			"group: reviews\n  commit_interval: 1m", 1), []string{
 			`c.yaml:4: kafka.commit_interval: 1m leaves no time to finish a transaction within kafka.transaction_timeout (1m); lower commit_interval, or raise transaction_timeout to more than twice as much`,
 		}},
 		{"one partition allowed more than all", minimal + "limits: {total: {records: 10}}\n", []string{
@@ -182,50 +196,62 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		{"a batch that can never be full", minimal + "batch_tokens: 2000000\n", []string{
 			`c.yaml:9: batch_tokens: 2000000 is more than limits.total.tokens (1000000), so no batch would ever be full; lower batch_tokens, or raise the limit`,
 		}},
-		{"options without effect", strings.Replace(minimal, "path: models/sentiment", "path: m, stride: 3, device_fallback: cpu", 1), []string{
+		{"options without effect", strings.Replace(minimal, "path: models/sentiment",
+			"path: m, stride: 3, device_fallback: cpu", 1), []string{
 			`c.yaml:6: models[0].stride: has no effect with long_text: truncate; set long_text: window, or remove stride`,
 			`c.yaml:6: models[0].device_fallback: has no effect with device: cpu; set device: cuda or openvino, or remove device_fallback`,
 		}},
-		{"an urgent topic that is not read", minimal + "urgent: {topics: [customer_review], header: \"=high\"}\n", []string{
-			`c.yaml:9: urgent.topics: "customer_review" is not among input.topics, so nothing of it is read; did you mean customer_reviews?`,
-			`c.yaml:9: urgent.header: "=high" names no header; write for example priority=high`,
-		}},
+		{"an urgent topic that is not read", minimal + "urgent: {topics: [customer_review], header: \"=high\"}\n",
+			[]string{
+				`c.yaml:9: urgent.topics: "customer_review" is not among input.topics, so nothing of it is read; did you mean customer_reviews?`,
+				`c.yaml:9: urgent.header: "=high" names no header; write for example priority=high`,
+			}},
 		{"a rule with a slip", minimal + "urgent: {when: 'txt contains \"outage\"'}\n", []string{
 			`c.yaml:9: urgent.when: column 1: unknown name txt; a rule may use topic, partition, key, headers["name"], text, bytes, field("path") and number("path"), and must be true or false`,
 		}},
-		{"a threshold without a student", strings.Replace(minimal, "path: models/sentiment", "path: m, student_threshold: 0.9", 1), []string{
+		{"a threshold without a student", strings.Replace(minimal, "path: models/sentiment",
+			"path: m, student_threshold: 0.9", 1), []string{
 			`c.yaml:6: models[0].student_threshold: has no effect without a student; give student, the directory of a smaller model, or remove it`,
 		}},
-		{"a threshold that is no score", strings.Replace(minimal, "path: models/sentiment", "path: m, student: s, student_threshold: 97", 1), []string{
+		{"a threshold that is no score", strings.Replace(minimal, "path: models/sentiment",
+			"path: m, student: s, student_threshold: 97", 1), []string{
 			`c.yaml:6: models[0].student_threshold: 97 is out of range; above 0, at most 1`,
 		}},
 		{"a cache too small to hold anything", minimal + "cache: {max_bytes: 100}\n", []string{
 			`c.yaml:9: cache.max_bytes: 100B is out of range; between 64KiB and 1TiB, or 0 for no cache`,
 		}},
-		{"two models of one name", strings.Replace(minimal, "}\noutput", "}\n  - {name: sentiment, path: other}\noutput", 1), []string{
+		{"two models of one name", strings.Replace(minimal, "}\noutput", "}\n  - {name: sentiment, path: "+
+			"other}\noutput", 1), []string{
 			`c.yaml:7: models[1].name: "sentiment" is also the name of models[0]; names must differ`,
 		}},
-		{"two models in one field", strings.Replace(minimal, "}\noutput", "}\n  - {name: b, path: other, field: sentiment}\noutput", 1), []string{
+		{"two models in one field", strings.Replace(minimal, "}\noutput", "}\n  - {name: b, path: other, field: "+
+			"sentiment}\noutput", 1), []string{
 			`c.yaml:7: models[1].field: "sentiment" is also the verdict field of models[0]; give one of them another field, or another name`,
 		}},
-		{"a model named like a member of the verdict", strings.Replace(minimal, "name: sentiment", "name: flags", 1), []string{
-			`c.yaml:6: models[0].name: "flags" is a member that the output field has itself; give the model another field, or another name`,
-		}},
-		{"a text field in plain text", strings.Replace(minimal, "{topics: [customer_reviews]}", "{topics: [customer_reviews], format: text, text: body}", 1), []string{
+		{"a model named like a member of the verdict", strings.Replace(minimal, "name: sentiment", "name: flags", 1),
+			[]string{
+				`c.yaml:6: models[0].name: "flags" is a member that the output field has itself; give the model another field, or another name`,
+			}},
+		{"a text field in plain text", strings.Replace(minimal, "{topics: [customer_reviews]}",
+			"{topics: [customer_reviews], format: text, text: body}", 1), []string{
 			`c.yaml:4: input.text: has no meaning with input.format: text, where the whole value is the text; remove it, or set format: json`,
 		}},
-		{"verdicts over the text", strings.Replace(minimal, "{topic: review_analysis}", "{topic: review_analysis, field: text}", 1), []string{
+		{"verdicts over the text", strings.Replace(minimal, "{topic: review_analysis}", "{topic: review_analysis, "+
+			"field: text}", 1), []string{
 			`c.yaml:7: output.field: "text" is also the text field (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field`,
 		}},
-		{"bad addresses", strings.Replace(minimal, `["localhost:9092"]`, `["localhost", "a:b"]`, 1) + "server: {listen: somewhere}\n", []string{
+		{"bad addresses", strings.Replace(minimal, `["localhost:9092"]`, `["localhost", "a:b"]`, 1) +
+			"server: {listen: somewhere}\n", []string{
 			`c.yaml:2: kafka.brokers: "localhost" is not host:port; write for example localhost:9092`,
 			`c.yaml:9: server.listen: "somewhere" is not host:port; write for example 127.0.0.1:9464, or off`,
 		}},
-		{"half a client certificate", strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: false, cert_file: c.pem}", 1), []string{
+		{"half a client certificate", strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: "+
+			"false, cert_file: c.pem}", 1), []string{
 			`c.yaml:4: kafka.tls.cert_file: a client certificate needs its key; give kafka.tls.key_file too, or remove cert_file`,
 			`c.yaml:4: kafka.tls.enabled: false contradicts the other keys of kafka.tls; set it to true, or remove them`,
 		}},
-		{"a login without its parts", strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: true}\n  sasl: {mechanism: SCRAM-SHA-512}", 1), []string{
+		{"a login without its parts", strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: "+
+			"true}\n  sasl: {mechanism: SCRAM-SHA-512}", 1), []string{
 			`c.yaml:5: kafka.sasl.mechanism: SCRAM-SHA-512 needs a password; give kafka.sasl.password_file, or set the environment variable SLUICE_KAFKA__SASL__PASSWORD`,
 			`c.yaml:5: kafka.sasl.username: is missing; SCRAM-SHA-512 needs one`,
 		}},
@@ -233,7 +259,8 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml:9: runners: -1 is out of range; between 1 and 1024, or 0 for the number of CPUs`,
 			`c.yaml:10: run_timeout: 1µs is too short for a batch; write for example 30s`,
 		}},
-		{"timeouts that brokers refuse", strings.Replace(minimal, "group: reviews", "group: reviews\n  session_timeout: 1h\n  transaction_timeout: 16m", 1), []string{
+		{"timeouts that brokers refuse", strings.Replace(minimal, "group: reviews",
+			"group: reviews\n  session_timeout: 1h\n  transaction_timeout: 16m", 1), []string{
 			`c.yaml:4: kafka.session_timeout: 1h is out of range; between 500ms and 30m (brokers allow no more: group.max.session.timeout.ms)`,
 			`c.yaml:5: kafka.transaction_timeout: 16m is out of range; between 1s and 15m (brokers allow no more: transaction.max.timeout.ms)`,
 		}},
@@ -272,13 +299,16 @@ func TestMistakesInTheEnvironmentAreNamedToo(t *testing.T) {
 }
 
 func TestFlagsWinOverEnvironmentOverFileOverDefaults(t *testing.T) {
-	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  commit_interval: 1s\n  compression: zstd", 1) + "runners: 3\n"
-	environ := []string{"SLUICE_KAFKA__COMMIT_INTERVAL=2s", "SLUICE_RUNNERS=4", "SLUICE_KAFKA__BROKERS=a:1, b:2", "SLUICE_MODELS__0__DEVICE=cuda", "SLUICE_MODELS__1__NAME=ner", "SLUICE_MODELS__1__PATH=/ner"}
+	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  commit_interval: 1s\n  compression: zstd",
+		1) + "runners: 3\n"
+	environ := []string{"SLUICE_KAFKA__COMMIT_INTERVAL=2s", "SLUICE_RUNNERS=4", "SLUICE_KAFKA__BROKERS=a:1, b:2",
+		"SLUICE_MODELS__0__DEVICE=cuda", "SLUICE_MODELS__1__NAME=ner", "SLUICE_MODELS__1__PATH=/ner"}
 	c, err := load(t, yaml, environ, "--runners=5", "--input.topics=x,y")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Runners != 5 || c.Kafka.CommitInterval != 2*time.Second || c.Kafka.Compression != "zstd" || c.Kafka.Guarantee != "exactly-once" {
+	if c.Runners != 5 || c.Kafka.CommitInterval != 2*time.Second || c.Kafka.Compression != "zstd" ||
+		c.Kafka.Guarantee != "exactly-once" {
 		t.Errorf("precedence: %+v", c.Settings)
 	}
 	if d := cmp.Diff([]string{"a:1", "b:2"}, c.Kafka.Brokers); d != "" {
@@ -287,11 +317,13 @@ func TestFlagsWinOverEnvironmentOverFileOverDefaults(t *testing.T) {
 	if d := cmp.Diff([]string{"x", "y"}, c.Input.Topics); d != "" {
 		t.Error(d)
 	}
-	if len(c.Models) != 2 || c.Models[0].Device != "cuda" || c.Models[0].Name != "sentiment" || c.Models[1].Path != "/ner" || c.Models[1].Device != "cpu" {
+	if len(c.Models) != 2 || c.Models[0].Device != "cuda" || c.Models[0].Name != "sentiment" ||
+		c.Models[1].Path != "/ner" || c.Models[1].Device != "cpu" {
 		t.Errorf("models: %+v", c.Models)
 	}
 	for path, want := range map[string]string{
-		"runners": "--runners", "kafka.commit_interval": "SLUICE_KAFKA__COMMIT_INTERVAL", "kafka.compression": c.file + ":5",
+		"runners": "--runners", "kafka.commit_interval": "SLUICE_KAFKA__COMMIT_INTERVAL", "kafka.compression": c.file +
+			":5",
 		"kafka.guarantee": "default", "models[0].device": "SLUICE_MODELS__0__DEVICE", "models[0].name": c.file + ":8",
 	} {
 		if got := c.origins[path].String(); got != want {
@@ -301,7 +333,8 @@ func TestFlagsWinOverEnvironmentOverFileOverDefaults(t *testing.T) {
 }
 
 func TestReferencesAreExpanded(t *testing.T) {
-	c, err := load(t, strings.Replace(minimal, "group: reviews", `group: "${TEAM}-reviews-${STAGE:-dev}"`+"\n  instance_id: \"$${x}-${HOSTNAME}\"", 1), []string{"TEAM=blue"})
+	c, err := load(t, strings.Replace(minimal, "group: reviews",
+		`group: "${TEAM}-reviews-${STAGE:-dev}"`+"\n  instance_id: \"$${x}-${HOSTNAME}\"", 1), []string{"TEAM=blue"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +344,8 @@ func TestReferencesAreExpanded(t *testing.T) {
 }
 
 func TestAnchorsAndMergesAreFollowed(t *testing.T) {
-	c, err := load(t, strings.Replace(minimal, "  - {name: sentiment, path: models/sentiment}", "  - &m {name: sentiment, path: /m, scores: all}\n  - {<<: *m, name: other}", 1), nil)
+	c, err := load(t, strings.Replace(minimal, "  - {name: sentiment, path: models/sentiment}",
+		"  - &m {name: sentiment, path: /m, scores: all}\n  - {<<: *m, name: other}", 1), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +355,8 @@ func TestAnchorsAndMergesAreFollowed(t *testing.T) {
 }
 
 func TestASecretIsNeverPrinted(t *testing.T) {
-	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: true}\n  sasl: {mechanism: PLAIN, username: u}", 1)
+	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: true}\n  sasl: {mechanism: "+
+		"PLAIN, username: u}", 1)
 	c, err := load(t, yaml, []string{"SLUICE_KAFKA__SASL__PASSWORD=hunter2"})
 	if err != nil {
 		t.Fatal(err)
@@ -340,7 +375,8 @@ func TestASecretIsNeverPrinted(t *testing.T) {
 }
 
 func TestWhatIsPrintedLoadsAgain(t *testing.T) {
-	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  instance_id: \"a: #b\"\n  session_timeout: 90s", 1)
+	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  instance_id: \"a: #b\"\n  session_timeout: "+
+		"90s", 1)
 	first, err := load(t, yaml, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -368,7 +404,8 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 }
 
 func TestSizes(t *testing.T) {
-	for s, want := range map[string]Bytes{"0": 0, "65536": 65536, "64KiB": 65536, "1MiB": 1 << 20, "2 GiB": 2 << 30, "1kB": 1000, "3MB": 3e6, "7B": 7} {
+	for s, want := range map[string]Bytes{"0": 0, "65536": 65536, "64KiB": 65536, "1MiB": 1 << 20, "2 GiB": 2 << 30,
+		"1kB": 1000, "3MB": 3e6, "7B": 7} {
 		if got, err := parseBytes(s); err != nil || got != want {
 			t.Errorf("%q: %d, %v", s, got, err)
 		}
@@ -383,7 +420,8 @@ func TestSizes(t *testing.T) {
 func TestSectionsThatContainThemselvesAreNamed(t *testing.T) {
 	for name, yaml := range map[string]string{
 		"in itself": "kafka: &k {<<: *k}\n",
-		"ever more": "a: &a {group: x}\nb: &b {<<: [*a, *a, *a, *a, *a, *a, *a, *a, *a]}\nc: &c {<<: [*b, *b, *b, *b, *b, *b, *b, *b, *b]}\nd: &d {<<: [*c, *c, *c, *c, *c, *c, *c, *c]}\n" +
+		"ever more": "a: &a {group: x}\nb: &b {<<: [*a, *a, *a, *a, *a, *a, *a, *a, *a]}\nc: &c {<<: [*b, *b, *b, " +
+			"*b, *b, *b, *b, *b, *b]}\nd: &d {<<: [*c, *c, *c, *c, *c, *c, *c, *c]}\n" +
 			"kafka: {<<: [*d, *d, *d, *d, *d, *d, *d, *d, *d]}\n",
 	} {
 		_, err := load(t, yaml, nil)
@@ -400,7 +438,8 @@ func TestAConfigurationHasASizeLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		if size <= maxConfigBytes { // a comment to the end
-			if err := os.WriteFile(file, []byte(minimal+"#"+strings.Repeat("x", int(size)-len(minimal)-1)), 0o600); err != nil {
+			if err := os.WriteFile(file, []byte(minimal+"#"+strings.Repeat("x", int(size)-len(minimal)-1)),
+				0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -446,7 +485,8 @@ func TestNestingOfAConfigurationIsBounded(t *testing.T) {
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(minimal), "SLUICE_LOG__LEVEL=debug")
 	f.Add([]byte("kafka: &k {group: ${G:-x}, <<: *k}\nmodels: [{name: a, path: b}, *k]\n"), "SLUICE_MODELS__0__PATH=x")
-	f.Add([]byte("routes: [{name: r, when: 'true', topic: t}]\nescalation: {when: 'true', budget: {calls_per_day: 9223372036854775808}}\n"), "SLUICE_KAFKA__SASL__PASSWORD=x")
+	f.Add([]byte("routes: [{name: r, when: 'true', topic: t}]\nescalation: {when: 'true', budget: {calls_per_day: "+
+		"9223372036854775808}}\n"), "SLUICE_KAFKA__SASL__PASSWORD=x")
 	examples, err := filepath.Glob("../../examples/*.yaml")
 	if err != nil || len(examples) == 0 {
 		f.Fatal("no examples", err)

@@ -18,7 +18,8 @@ import (
 // maxCertificateBytes bounds a PEM file; the system's own bundle has about 250 KiB.
 const maxCertificateBytes = 4 << 20
 
-// kafkaSecurity fills in c.TLS and c.SASL. Every file is read once, so that a mistake shows at the start; the error joins all mistakes.
+// kafkaSecurity fills in c.TLS and c.SASL. Every file is read once, so that a mistake shows at the start; the error
+// joins all mistakes.
 func kafkaSecurity(c *kafka.Config, k *KafkaSettings) error {
 	var errs []error
 	if k.TLS.On() {

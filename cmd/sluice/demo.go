@@ -99,11 +99,13 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 	ports := kfake.Ports(o.port)
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), ports)
 	if err != nil {
-		return pipeline.Faultf(pipeline.Config, "start", "broker", "demo: the embedded broker cannot listen on 127.0.0.1:%d (%w); give another --port, or 0", o.port, err)
+		return pipeline.Faultf(pipeline.Config, "start", "broker", "demo: the embedded broker cannot listen on "+
+			"127.0.0.1:%d (%w); give another --port, or 0", o.port, err)
 	}
 	defer cluster.Close()
 	for _, topic := range []string{demoInput, demoOutput, demoDeadLetter, demoEscalations} {
-		if err := cluster.CreateTopic(topic, demoPartitions, map[string]string{"retention.ms": strconv.FormatInt(demoRetention.Milliseconds(), 10)}); err != nil {
+		if err := cluster.CreateTopic(topic, demoPartitions, map[string]string{"retention.ms": strconv.FormatInt(
+			demoRetention.Milliseconds(), 10)}); err != nil {
 			return fmt.Errorf("demo: creating topic %s: %w", topic, err)
 		}
 	}
@@ -124,7 +126,8 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 	view.say("broker     %s (this process; connect with any Kafka client while the demo runs)", broker)
 	view.say("topics     %s -> %s, %s", demoInput, demoOutput, demoDeadLetter)
 	if o.escalate {
-		view.say("endpoint   %s (a stand-in in this process that counts words), asked where %s", s.Escalation.Endpoint.URLs[0], s.Escalation.When)
+		view.say("endpoint   %s (a stand-in in this process that counts words), asked where %s",
+			s.Escalation.Endpoint.URLs[0], s.Escalation.When)
 	}
 
 	ctx, stop := context.WithCancelCause(ctx)
@@ -164,7 +167,10 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 		return err
 	})
 	start("the producer", func() error { return demoProduce(ctx, broker, texts, o, live) })
-	start("the consumer", func() error { return demoConsume(consuming, broker, live, view, o.records, func() { stop(nil) }) })
+	start("the consumer", func() error {
+		return demoConsume(consuming, broker, live, view, o.records,
+			func() { stop(nil) })
+	})
 	start("retention", func() error {
 		for tick := time.NewTicker(time.Minute); ; {
 			select {
@@ -227,7 +233,8 @@ func demoModels(dir string) ([]ModelSettings, error) {
 		}
 	}
 	if list == nil {
-		return nil, pipeline.Faultf(pipeline.Config, "start", "models", "demo: there is no model directory in %s; give the directory that holds them with --models", dir)
+		return nil, pipeline.Faultf(pipeline.Config, "start", "models", "demo: there is no model directory in %s; "+
+			"give the directory that holds them with --models", dir)
 	}
 	return list, nil
 }
@@ -301,10 +308,11 @@ func demoProduce(ctx context.Context, broker string, texts [][]byte, o demoOptio
 	return nil
 }
 
-// demoConsume reads what is committed, as any downstream service would, and shows it, until ctx ends. done is called when
-// all records have an answer.
+// demoConsume reads what is committed, as any downstream service would, and shows it, until ctx ends. done is called
+// when all records have an answer.
 func demoConsume(ctx context.Context, broker string, live *demoState, view *demoView, records int, done func()) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics(demoOutput, demoDeadLetter), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics(demoOutput, demoDeadLetter),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(250*time.Millisecond))
 	if err != nil {
 		return fmt.Errorf("demo consumer: %w", err)
@@ -415,7 +423,8 @@ func newDemoRow(r *kgo.Record, now time.Time) demoRow {
 		if json.Unmarshal(raw, &v) != nil {
 			continue // "reason", "flags"
 		}
-		if row.route == "" || v.Provisional || v.Amends != "" { // where verdicts differ, the route of the one that was in question
+		// where verdicts differ, the route of the one that was in question
+		if row.route == "" || v.Provisional || v.Amends != "" {
 			row.route = v.Route
 		}
 		if v.Provisional {

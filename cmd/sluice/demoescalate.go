@@ -12,8 +12,9 @@ import (
 	"sluice/pipeline/pipelinetest/llmstub"
 )
 
-// This file gives the demo an endpoint to escalate to: a stand-in in this process, on an address of this machine, with the
-// latency of a small Llama on a GPU. It speaks the protocol strictly; what it "thinks" is a count of words, no model.
+// This file gives the demo an endpoint to escalate to: a stand-in in this process, on an address of this machine, with
+// the latency of a small Llama on a GPU. It speaks the protocol strictly; what it "thinks" is a count of words, no
+// model.
 
 const (
 	demoEscalations = "review_escalations"
@@ -55,13 +56,15 @@ func demoEscalate(s *Settings) (end func(), err error) {
 		}
 	}
 	if s.Escalation.Verdict == "" {
-		return nil, usageErrorf("demo: --escalate asks about the verdict of a model named sentiment, and there is none in the directory of --models")
+		return nil, usageErrorf("demo: --escalate asks about the verdict of a model named sentiment, and there is " +
+			"none in the directory of --models")
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("demo: the stand-in of the endpoint: %w", err)
 	}
-	stub := llmstub.New(llmstub.Options{Model: demoEndpoint, Labels: []string{"NEGATIVE", "POSITIVE"}, Oracle: demoOracle, Confidence: 0.8,
+	stub := llmstub.New(llmstub.Options{Model: demoEndpoint, Labels: []string{"NEGATIVE", "POSITIVE"},
+		Oracle: demoOracle, Confidence: 0.8,
 		Latency: llmstub.LogNormal(350*time.Millisecond, 0.4), Seed: 1})
 	server := &http.Server{Handler: stub, ReadHeaderTimeout: 5 * time.Second}
 	ended := make(chan error, 1)

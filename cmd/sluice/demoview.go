@@ -15,8 +15,8 @@ import (
 	"github.com/mattn/go-runewidth"
 )
 
-// This file is what the demo shows: a state that producer, consumer and worker write to, and a view of it, as a table that
-// is drawn again ten times a second or as plain lines.
+// This file is what the demo shows: a state that producer, consumer and worker write to, and a view of it, as a table
+// that is drawn again ten times a second or as plain lines.
 
 // demoState is what has happened so far.
 type demoState struct {
@@ -57,7 +57,8 @@ const (
 )
 
 func newDemoState(began time.Time, broker string, s *Settings) *demoState {
-	return &demoState{began: began, broker: broker, settings: s, attached: make(chan struct{}), last: map[string]int64{},
+	return &demoState{began: began, broker: broker, settings: s, attached: make(chan struct{}),
+		last:   map[string]int64{},
 		labels: map[string]int{}, entities: map[string]int{}, open: map[string]bool{}, answer: make(chan struct{}, 1)}
 }
 
@@ -227,7 +228,8 @@ type demoFigures struct {
 
 func (d *demoState) figures(now time.Time) demoFigures {
 	d.mu.Lock()
-	f := demoFigures{sent: d.sent, results: d.results, dead: d.dead, asked: d.settings.Escalation.On(), amended: d.amended, fellBack: d.fellBack, changed: d.changed, open: len(d.open)}
+	f := demoFigures{sent: d.sent, results: d.results, dead: d.dead, asked: d.settings.Escalation.On(),
+		amended: d.amended, fellBack: d.fellBack, changed: d.changed, open: len(d.open)}
 	f.wait, _ = percentiles(d.waits)
 	const window = 5 * time.Second
 	recent := 0
@@ -273,9 +275,11 @@ func (d *demoState) summary(w io.Writer, records int) {
 	}
 	took := d.lastAt.Sub(d.firstAt)
 	p50, p99 := percentiles(d.latencies)
-	fmt.Fprintf(w, "\n%d records in, %d results and %d dead letters out, %d of them twice\n", d.sent, d.results, d.dead, d.repeated)
+	fmt.Fprintf(w, "\n%d records in, %d results and %d dead letters out, %d of them twice\n", d.sent, d.results, d.dead,
+		d.repeated)
 	if took > 0 && d.results > 1 {
-		fmt.Fprintf(w, "%.1f verdicts/s over %.1f s; latency from produced to read committed: p50 %s, p99 %s\n", float64(d.results-1)/took.Seconds(), took.Seconds(), milliseconds(p50), milliseconds(p99))
+		fmt.Fprintf(w, "%.1f verdicts/s over %.1f s; latency from produced to read committed: p50 %s, p99 %s\n",
+			float64(d.results-1)/took.Seconds(), took.Seconds(), milliseconds(p50), milliseconds(p99))
 	}
 	fmt.Fprintf(w, "first verdict %.1f s after the start\n", d.first.Seconds())
 	if len(d.labels) > 0 {
@@ -286,8 +290,10 @@ func (d *demoState) summary(w io.Writer, records int) {
 	}
 	if d.settings.Escalation.On() {
 		wait, most := percentiles(d.waits)
-		fmt.Fprintf(w, "endpoint  %d of %d records were asked about: %d amended (%d with another label), %d fell back, %d open; p50 %s, p99 %s from produced to final\n",
-			d.amended+d.fellBack+len(d.open), d.results, d.amended, d.changed, d.fellBack, len(d.open), milliseconds(wait), milliseconds(most))
+		fmt.Fprintf(w, "endpoint  %d of %d records were asked about: %d amended (%d with another label), %d fell "+
+			"back, %d open; p50 %s, p99 %s from produced to final\n",
+			d.amended+d.fellBack+len(d.open), d.results, d.amended, d.changed, d.fellBack, len(d.open),
+			milliseconds(wait), milliseconds(most))
 	}
 	if records > 0 && d.results+d.dead == records && d.repeated == 0 && len(d.open) == 0 {
 		fmt.Fprintln(w, "every record has exactly one answer")
@@ -334,7 +340,8 @@ type demoView struct {
 
 func newDemoView(out io.Writer, state *demoState, plain bool) *demoView {
 	_, _, terminal := isTerminal(out)
-	return &demoView{out: out, state: state, table: terminal && !plain, stop: make(chan struct{}), done: make(chan struct{})}
+	return &demoView{out: out, state: state, table: terminal && !plain, stop: make(chan struct{}),
+		done: make(chan struct{})}
 }
 
 // say prints a line, unless the table has the screen.
@@ -445,7 +452,8 @@ func (f demoFigures) String() string {
 	s := fmt.Sprintf("%d in, %d verdicts, %.0f/s, %d dead letters | latency p50 %s, p99 %s | lag %d, in flight %d",
 		f.sent, f.results, f.rate, f.dead, milliseconds(f.p50), milliseconds(f.p99), f.lag, f.inFlight)
 	if f.asked {
-		s += fmt.Sprintf(" | endpoint: %d amended (%d changed), %d fell back, %d open, p50 %s", f.amended, f.changed, f.fellBack, f.open, milliseconds(f.wait))
+		s += fmt.Sprintf(" | endpoint: %d amended (%d changed), %d fell back, %d open, p50 %s", f.amended, f.changed,
+			f.fellBack, f.open, milliseconds(f.wait))
 	}
 	return s
 }
@@ -624,8 +632,8 @@ func cell(text string, width int, last bool) string {
 	return runewidth.FillRight(text, width) + " "
 }
 
-// printable makes a text safe for a terminal and keeps it on one line: no control character, no change of direction and no
-// invalid byte gets through.
+// printable makes a text safe for a terminal and keeps it on one line: no control character, no change of direction and
+// no invalid byte gets through.
 func printable(s string) string {
 	var b strings.Builder
 	for _, r := range s {

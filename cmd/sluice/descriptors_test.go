@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// With no file descriptor left a worker opens nothing new; it neither ends nor loses anything, and goes on when there are
-// some again.
+// With no file descriptor left a worker opens nothing new; it neither ends nor loses anything, and goes on when there
+// are some again.
 func TestAWorkerOutlivesALackOfFileDescriptors(t *testing.T) {
 	dir := needModel(t, "sentiment-tiny")
 	address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")

@@ -27,11 +27,12 @@ type escalationPlan struct {
 	policy   escalate.Policy
 }
 
-// planEscalation checks the settings against the models' directories, which are only opened, not loaded: a worker of the
-// escalate stage runs no model. The error is a configuration fault that joins all mistakes.
+// planEscalation checks the settings against the models' directories, which are only opened, not loaded: a worker of
+// the escalate stage runs no model. The error is a configuration fault that joins all mistakes.
 func planEscalation(s *Settings) (*escalationPlan, error) {
 	e := &s.Escalation
-	p := &escalationPlan{verdict: e.Verdict, policy: escalate.Policy{Severity: e.Severity, Floor: e.SeverityFloor, Confident: e.Confident}}
+	p := &escalationPlan{verdict: e.Verdict, policy: escalate.Policy{Severity: e.Severity, Floor: e.SeverityFloor,
+		Confident: e.Confident}}
 	var errs []error
 	var asked *model.Model
 	var groups []string
@@ -59,15 +60,20 @@ func planEscalation(s *Settings) (*escalationPlan, error) {
 	case asked == nil:
 		errs = append(errs, fmt.Errorf("escalation.verdict: there is no verdict %q", e.Verdict))
 	case asked.Task != model.TextClassification:
-		errs = append(errs, fmt.Errorf("escalation.verdict: %s is a model for %s; the endpoint can be asked about the label of a text only (text-classification)", p.verdict, asked.Task))
-	case asked.Config.ProblemType == model.MultiLabel || asked.Config.ProblemType == model.Regression || len(asked.Labels) < 2:
-		errs = append(errs, fmt.Errorf("escalation.verdict: %s has not one label a text (problem_type %q, %d labels); the endpoint can be asked to choose one of several labels only", p.verdict, asked.Config.ProblemType, len(asked.Labels)))
+		errs = append(errs, fmt.Errorf("escalation.verdict: %s is a model for %s; the endpoint can be asked about "+
+			"the label of a text only (text-classification)", p.verdict, asked.Task))
+	case asked.Config.ProblemType == model.MultiLabel || asked.Config.ProblemType == model.Regression ||
+		len(asked.Labels) < 2:
+		errs = append(errs, fmt.Errorf("escalation.verdict: %s has not one label a text (problem_type %q, %d "+
+			"labels); the endpoint can be asked to choose one of several labels only", p.verdict,
+			asked.Config.ProblemType, len(asked.Labels)))
 	default:
 		if err := p.policy.Check(asked.Labels); err != nil {
 			errs = append(errs, fmt.Errorf("escalation.severity: %w", err))
 		}
 		var err error
-		p.prompt, err = escalate.NewPrompt(escalate.PromptOptions{Labels: asked.Labels, Descriptions: e.Prompt.Labels, Aliases: e.Prompt.Aliases, Instruction: e.Prompt.Instruction, Explain: e.Prompt.Explain})
+		p.prompt, err = escalate.NewPrompt(escalate.PromptOptions{Labels: asked.Labels, Descriptions: e.Prompt.Labels,
+			Aliases: e.Prompt.Aliases, Instruction: e.Prompt.Instruction, Explain: e.Prompt.Explain})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("escalation.prompt: %w", err))
 		}
@@ -79,7 +85,9 @@ func planEscalation(s *Settings) (*escalationPlan, error) {
 		} else {
 			for _, g := range r.Groups() {
 				if !slices.Contains(groups, g) {
-					errs = append(errs, fmt.Errorf("escalation.redact: no model of this configuration finds entities of the group %q%s; add a token-classification model that does, or remove it", g, didYouMean(g, append(groups, "email", "phone", "number"))))
+					errs = append(errs, fmt.Errorf("escalation.redact: no model of this configuration finds entities "+
+						"of the group %q%s; add a token-classification model that does, or remove it", g,
+						didYouMean(g, append(groups, "email", "phone", "number"))))
 				}
 			}
 			p.redactor = r
@@ -124,8 +132,10 @@ func resultTopics(s *Settings) []string {
 }
 
 // newWriter makes the writer of a stage. plan is nil without escalation.
-func newWriter(s *Settings, plan *escalationPlan, maxBytes func(string) int, ruleFailed func(string)) (*pipeline.Writer, error) {
-	w := &pipeline.Writer{Format: pipeline.Format(s.Input.Format), Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, Field: s.Output.Field, MaxBytes: maxBytes, RuleFailed: ruleFailed}
+func newWriter(s *Settings, plan *escalationPlan, maxBytes func(string) int, ruleFailed func(string)) (*pipeline.Writer,
+	error) {
+	w := &pipeline.Writer{Format: pipeline.Format(s.Input.Format), Output: s.Output.Topic,
+		DeadLetters: s.DeadLetter.Topic, Field: s.Output.Field, MaxBytes: maxBytes, RuleFailed: ruleFailed}
 	var errs []error
 	names := verdictNames(s)
 	rule := func(path, source string) *pipeline.VerdictRule {
@@ -136,10 +146,12 @@ func newWriter(s *Settings, plan *escalationPlan, maxBytes func(string) int, rul
 		return r
 	}
 	for i, r := range s.Routes {
-		w.Routes = append(w.Routes, pipeline.TopicRoute{Name: r.Name, When: rule(fmt.Sprintf("routes[%d].when", i), r.When), Topic: r.Topic})
+		w.Routes = append(w.Routes, pipeline.TopicRoute{Name: r.Name, When: rule(fmt.Sprintf("routes[%d].when", i),
+			r.When), Topic: r.Topic})
 	}
 	if plan != nil {
-		w.Escalation = &pipeline.Escalation{When: rule("escalation.when", s.Escalation.When), Verdict: plan.verdict, Topic: s.Escalation.Topic, Mode: pipeline.Mode(s.Escalation.Mode)}
+		w.Escalation = &pipeline.Escalation{When: rule("escalation.when", s.Escalation.When), Verdict: plan.verdict,
+			Topic: s.Escalation.Topic, Mode: pipeline.Mode(s.Escalation.Mode)}
 	}
 	if len(errs) > 0 {
 		return nil, configFaultOf(errs)
@@ -148,16 +160,19 @@ func newWriter(s *Settings, plan *escalationPlan, maxBytes func(string) int, rul
 }
 
 func decoderOf(s *Settings) pipeline.Decoder {
-	return pipeline.Decoder{Format: pipeline.Format(s.Input.Format), Path: pipeline.ParsePath(s.Input.Text), Field: s.Output.Field, MaxDepth: s.Input.MaxDepth}
+	return pipeline.Decoder{Format: pipeline.Format(s.Input.Format), Path: pipeline.ParsePath(s.Input.Text),
+		Field: s.Output.Field, MaxDepth: s.Input.MaxDepth}
 }
 
 // newPool makes the pool of endpoints.
 func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool, error) {
 	e := &s.Escalation.Endpoint
 	po := escalate.PoolOptions{
-		URLs: e.URLs, Model: e.Model, Timeout: e.Timeout, MaxAttempts: e.MaxAttempts, MaxConcurrency: e.MaxConcurrency, MaxTokens: e.MaxTokens,
-		MaxResponseBytes: int64(e.MaxResponseBytes), Structured: e.Structured, BreakerFailures: e.BreakerFailures, BreakerOpen: e.BreakerPause,
-		Proxy: e.Proxy, Logger: log, Observer: o,
+		URLs: e.URLs, Model: e.Model, Timeout: e.Timeout, MaxAttempts: e.MaxAttempts, MaxConcurrency: e.MaxConcurrency,
+		MaxTokens:        e.MaxTokens,
+		MaxResponseBytes: int64(e.MaxResponseBytes), Structured: e.Structured, BreakerFailures: e.BreakerFailures,
+		BreakerOpen: e.BreakerPause,
+		Proxy:       e.Proxy, Logger: log, Observer: o,
 	}
 	var errs []error
 	switch {
@@ -201,7 +216,8 @@ type escalationPage struct {
 }
 
 // newEscalateStage makes the stage that reads requests, asks the endpoint and publishes final verdicts.
-func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer, o workerOptions) (*workerStage, error) {
+func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer, o workerOptions) (
+	*workerStage, error) {
 	e := &s.Escalation
 	metrics, stageMetrics := escalate.NewMetrics(reg), pipeline.NewStageMetrics(reg, "escalation_")
 	log := o.log.With("stage", "escalate")
@@ -225,7 +241,8 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 		return nil, err
 	}
 	b := &e.Budget
-	limits := escalate.Limits{CallsPerSecond: b.CallsPerSecond, CallsPerDay: int64(b.CallsPerDay), TokensPerDay: int64(b.TokensPerDay), MoneyPerDay: b.MoneyPerDay,
+	limits := escalate.Limits{CallsPerSecond: b.CallsPerSecond, CallsPerDay: int64(b.CallsPerDay),
+		TokensPerDay: int64(b.TokensPerDay), MoneyPerDay: b.MoneyPerDay,
 		InputPerMillion: b.PriceInputPerMillion, OutputPerMillion: b.PriceOutputPerMillion}
 	if err := limits.Check(); err != nil {
 		pool.Close()
@@ -235,13 +252,16 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	budget := escalate.NewBudget(limits, time.Now)
 	concurrency := min(e.Endpoint.MaxConcurrency*len(e.Endpoint.URLs), 1024)
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
-		Decoder: decoderOf(s), MaxTextBytes: int(s.Input.MaxTextBytes), Writer: writer, Prompt: plan.prompt, Redactor: plan.redactor, Policy: plan.policy,
-		Pool: pool, Budget: budget, Model: e.Endpoint.Model, Deadline: e.Endpoint.Deadline, MaxAge: e.MaxAge, Concurrency: concurrency, CacheBytes: int(e.Cache),
+		Decoder: decoderOf(s), MaxTextBytes: int(s.Input.MaxTextBytes), Writer: writer, Prompt: plan.prompt,
+		Redactor: plan.redactor, Policy: plan.policy,
+		Pool: pool, Budget: budget, Model: e.Endpoint.Model, Deadline: e.Endpoint.Deadline, MaxAge: e.MaxAge,
+		Concurrency: concurrency, CacheBytes: int(e.Cache),
 		Metrics: metrics, Logger: log,
 	})
 	limit := limitsOf(s.Limits)
 	// Calls are slow: what is fetched beyond a few rounds of them would only wait here instead of in the topic.
-	limit.PartitionRecords, limit.TotalRecords = min(limit.PartitionRecords, 4*concurrency), min(limit.TotalRecords, 8*concurrency)
+	limit.PartitionRecords, limit.TotalRecords = min(limit.PartitionRecords, 4*concurrency), min(limit.TotalRecords,
+		8*concurrency)
 	stage := pipeline.NewStage(processor, client, pipeline.StageOptions{
 		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
 		Panicked: writer.Panicked,
@@ -262,10 +282,13 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 		Metadata: budget.Metadata,
 	})
 	page := func() *escalationPage {
-		return &escalationPage{Group: kc.Group, Topic: e.Topic, Mode: e.Mode, Verdict: plan.verdict, Model: e.Endpoint.Model, Prompt: plan.prompt.Version(),
+		return &escalationPage{Group: kc.Group, Topic: e.Topic, Mode: e.Mode, Verdict: plan.verdict,
+			Model: e.Endpoint.Model, Prompt: plan.prompt.Version(),
 			Budget: budget.Left(), Endpoints: pool.Status(), Stage: stage.Status()}
 	}
-	log.Info("escalation", "topic", e.Topic, "group", kc.Group, "mode", e.Mode, "verdict", plan.verdict, "model", e.Endpoint.Model, "endpoints", len(e.Endpoint.URLs), "prompt", plan.prompt.Version(), "concurrency", concurrency)
+	log.Info("escalation", "topic", e.Topic, "group", kc.Group, "mode", e.Mode, "verdict", plan.verdict, "model",
+		e.Endpoint.Model, "endpoints", len(e.Endpoint.URLs), "prompt", plan.prompt.Version(), "concurrency",
+		concurrency)
 	return &workerStage{name: "escalate", stage: stage, source: client, escalation: page, close: func() {
 		processor.Close()
 		pool.Close()

@@ -25,9 +25,9 @@ import (
 	"sluice/pipeline/pipelinetest/llmstub"
 )
 
-// This file owns the escalation as a user runs it: processes of `sluice run` in all three stages, killed while they work, on a
-// real broker with a strict endpoint. Built with -tags failpoint (make test-broker), workers also die at the failpoints
-// before and after a call.
+// This file owns the escalation as a user runs it: processes of `sluice run` in all three stages, killed while they
+// work, on a real broker with a strict endpoint. Built with -tags failpoint (make test-broker), workers also die at the
+// failpoints before and after a call.
 
 // envSoak is the number of records of the soak; the default is short.
 const envSoak = "ESCALATION_SOAK_RECORDS"
@@ -48,10 +48,13 @@ func newCascade(t *testing.T, name string, partitions int32, stub llmstub.Option
 	t.Helper()
 	dir := needModel(t, "sentiment-tiny")
 	broker, listener := pipelinetest.TestListener(t)
-	c := &cascade{t: t, group: name, input: name + "-in", output: name + "-out", letters: name + "-dlq", requests: name + "-asks", random: rand.New(rand.NewPCG(7, uint64(len(name))))}
-	c.client = broker.Client(t, kgo.ConsumeTopics(c.output, c.letters), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	c := &cascade{t: t, group: name, input: name + "-in", output: name + "-out", letters: name + "-dlq",
+		requests: name + "-asks", random: rand.New(rand.NewPCG(7, uint64(len(name))))}
+	c.client = broker.Client(t, kgo.ConsumeTopics(c.output, c.letters), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	c.admin = kadm.NewClient(c.client)
-	if _, err := c.admin.CreateTopics(t.Context(), partitions, 1, nil, c.input, c.output, c.letters, c.requests); err != nil {
+	if _, err := c.admin.CreateTopics(t.Context(), partitions, 1, nil, c.input, c.output, c.letters,
+		c.requests); err != nil {
 		t.Fatal(err)
 	}
 	stub.Labels = []string{"NEGATIVE", "POSITIVE"}
@@ -102,7 +105,8 @@ func (c *cascade) produce(texts []string, n, m, partitions int) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		rs = append(rs, &kgo.Record{Topic: c.input, Partition: int32(i % partitions), Key: []byte(strconv.Itoa(i)), Value: value})
+		rs = append(rs, &kgo.Record{Topic: c.input, Partition: int32(i % partitions), Key: []byte(strconv.Itoa(i)),
+			Value: value})
 	}
 	if err := c.client.ProduceSync(c.t.Context(), rs...).FirstErr(); err != nil {
 		c.t.Fatal(err)
@@ -170,7 +174,8 @@ func (c *cascade) read(ctx context.Context, each func(*seen)) {
 func (c *cascade) rest(ctx context.Context, partitions int, each func(*seen)) {
 	c.t.Helper()
 	for p := range partitions {
-		if err := c.client.ProduceSync(ctx, &kgo.Record{Topic: c.output, Partition: int32(p), Key: []byte("end"), Value: []byte("{}")}).FirstErr(); err != nil {
+		if err := c.client.ProduceSync(ctx, &kgo.Record{Topic: c.output, Partition: int32(p), Key: []byte("end"),
+			Value: []byte("{}")}).FirstErr(); err != nil {
 			c.t.Fatal(err)
 		}
 	}
@@ -224,7 +229,8 @@ func TestKilledWorkersGiveEveryEscalatedRecordOneFinalVerdictOnARealBroker(t *te
 
 func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 	const partitions, every, threshold = 3, 100, 0.75
-	c := newCascade(t, "soak-"+string(mode), partitions, llmstub.Options{Latency: llmstub.Exponential(5 * time.Millisecond), FailureShare: 0.05, Seed: 1},
+	c := newCascade(t, "soak-"+string(mode), partitions, llmstub.Options{Latency: llmstub.Exponential(
+		5 * time.Millisecond), FailureShare: 0.05, Seed: 1},
 		fmt.Sprintf("  when: sentiment.score < %v\n  mode: %s\n", threshold, mode))
 	texts := streamTexts(t)
 	produced := 0
@@ -235,12 +241,14 @@ func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 	}
 	produce(4 * every)
 
-	crew := []struct{ instance, stage string }{{"all", stageAll}, {"classify", stageClassify}, {"escalate", stageEscalate}}
+	crew := []struct{ instance, stage string }{{"all", stageAll}, {"classify", stageClassify},
+		{"escalate", stageEscalate}}
 	starts := 0
 	start := func(i int) *worker {
 		at := ""
 		if crew[i].stage != stageClassify {
-			at = fmt.Sprintf("%s:%d:kill", []string{failpoint.EscalateBeforeCall, failpoint.EscalateAfterCall}[starts%2], 5+c.random.IntN(40))
+			at = fmt.Sprintf("%s:%d:kill", []string{failpoint.EscalateBeforeCall,
+				failpoint.EscalateAfterCall}[starts%2], 5+c.random.IntN(40))
 			starts++
 		}
 		return c.start(crew[i].instance, crew[i].stage, at)
@@ -250,9 +258,11 @@ func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 	escalated, doubled, blamed, kills, own := 0, 0, 0, 0, map[string]int{}
 	take := func(s *seen) {
 		if s.dead != "" {
-			// Records that ran alone when their worker was killed, twice: the worker has to think that they are to blame.
+			// Records that ran alone when their worker was killed, twice: the worker has to think that they are to
+			// blame.
 			if s.dead != "killed-the-worker" || first[s.key] != nil || final[s.key] != nil {
-				t.Errorf("record %s is a dead letter (%s), beside %+v and %+v", s.key, s.dead, first[s.key], final[s.key])
+				t.Errorf("record %s is a dead letter (%s), beside %+v and %+v", s.key, s.dead, first[s.key],
+					final[s.key])
 			}
 			blamed++
 			first[s.key] = s
@@ -274,12 +284,14 @@ func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 			t.Errorf("record %s: a fallback without a reason: %+v", s.key, v)
 		case answered && mode == pipeline.Amend:
 			f := first[s.key]
-			if f == nil || v.Revision != 2 || s.amends != f.id || v.Amends != f.id || s.partition != f.partition || s.offset <= f.offset || !f.verdict.Provisional {
+			if f == nil || v.Revision != 2 || s.amends != f.id || v.Amends != f.id || s.partition != f.partition ||
+				s.offset <= f.offset || !f.verdict.Provisional {
 				t.Errorf("record %s: %+v amends %+v", s.key, s, f)
 			}
 		case answered && (v.Revision != 1 || s.amends != "" || first[s.key] != nil):
 			t.Errorf("record %s: a deferred verdict %+v", s.key, s)
-		case !answered && (v.Revision != 1 || v.Provisional != (mode == pipeline.Amend && v.Score < threshold) || mode == pipeline.Defer && v.Score < threshold):
+		case !answered && (v.Revision != 1 || v.Provisional != (mode == pipeline.Amend && v.Score < threshold) ||
+			mode == pipeline.Defer && v.Score < threshold):
 			t.Errorf("record %s: %+v", s.key, v)
 		}
 		if v.Provisional || answered && mode == pipeline.Defer {
@@ -296,7 +308,8 @@ func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 	defer cancel()
 	for !done() {
 		if ctx.Err() != nil {
-			t.Fatalf("%d of %d records are there, %d of %d escalated ones, after %d kills\n%s\n%s\n%s", len(first), records, len(final), escalated, kills, workers[0].logs(), workers[1].logs(), workers[2].logs())
+			t.Fatalf("%d of %d records are there, %d of %d escalated ones, after %d kills\n%s\n%s\n%s", len(first),
+				records, len(final), escalated, kills, workers[0].logs(), workers[1].logs(), workers[2].logs())
 		}
 		poll, stop := context.WithTimeout(ctx, 200*time.Millisecond)
 		c.read(poll, take)
@@ -365,7 +378,9 @@ func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 	if failpoint.On && len(own) < 2 {
 		t.Errorf("deaths at failpoints: %v; both were to be met", own)
 	}
-	t.Logf("%s: %d records, %d escalated, %d calls, final: %v; %d SIGKILLs at random, at failpoints %v; %d lost, %d doubled, %d dead letters", mode, records, escalated, c.stub.Stats().Requests, reasons, kills, own, lost, doubled, blamed)
+	t.Logf("%s: %d records, %d escalated, %d calls, final: %v; %d SIGKILLs at random, at failpoints %v; %d lost, %d "+
+		"doubled, %d dead letters", mode, records, escalated, c.stub.Stats().Requests, reasons, kills, own, lost,
+		doubled, blamed)
 }
 
 func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
@@ -377,7 +392,8 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 	// (8 rounds of its concurrency, see newEscalateStage), a call each.
 	const lostByKill = 8 * 4
 	today := time.Now().UTC().YearDay()
-	c := newCascade(t, "budget", partitions, llmstub.Options{Latency: llmstub.Exponential(10 * time.Millisecond), Seed: 2},
+	c := newCascade(t, "budget", partitions, llmstub.Options{Latency: llmstub.Exponential(10 * time.Millisecond),
+		Seed: 2},
 		fmt.Sprintf("  when: 'true'\n  mode: amend\n  cache: 0\n  budget: {calls_per_day: %d}\n", calls))
 	texts := streamTexts(t)
 	c.produce(texts, 0, records, partitions)
@@ -390,7 +406,8 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 		t.Helper()
 		for len(final) < n {
 			if ctx.Err() != nil {
-				t.Fatalf("%d of %d final verdicts after %d calls\n%s", len(final), n, c.stub.Stats().Requests, workers[0].logs())
+				t.Fatalf("%d of %d final verdicts after %d calls\n%s", len(final), n, c.stub.Stats().Requests,
+					workers[0].logs())
 			}
 			c.read(ctx, func(s *seen) {
 				if s.verdict.Revision == 2 {
@@ -423,8 +440,10 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 	for _, how := range final {
 		count[how]++
 	}
-	if spent > calls+kills*lostByKill || count["fallback budget"] == 0 || count["llm "]+count["fallback budget"] != records {
-		t.Errorf("%d calls for a budget of %d and %d kills (at most %d calls lost by each); final: %v", spent, calls, kills, lostByKill, count)
+	if spent > calls+kills*lostByKill || count["fallback budget"] == 0 ||
+		count["llm "]+count["fallback budget"] != records {
+		t.Errorf("%d calls for a budget of %d and %d kills (at most %d calls lost by each); final: %v", spent, calls,
+			kills, lostByKill, count)
 	}
 	// Charges that died with a worker may leave up to as many calls unused.
 	if spent < calls-kills*lostByKill || count["llm "] < calls/2 {
@@ -469,5 +488,6 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 		t.Errorf("the wallets say that %d of %d calls are spent", charged, calls)
 	}
 	classify.cmd.Process.Signal(syscall.SIGTERM)
-	t.Logf("%d records, budget of %d calls, %d SIGKILLs: %d calls; final %v; wallets %d", records+60, calls, kills, spent, count, charged)
+	t.Logf("%d records, budget of %d calls, %d SIGKILLs: %d calls; final %v; wallets %d", records+60, calls, kills,
+		spent, count, charged)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Every flag can be given by an environment variable too. Those that stand for configuration keys are in config.go; these
-// are the others.
+// Every flag can be given by an environment variable too. Those that stand for configuration keys are in config.go;
+// these are the others.
 const (
 	envConfig     = "SLUICE_CONFIG"
 	envGrace      = "SLUICE_GRACE"
@@ -32,25 +32,39 @@ const (
 // commandEnv are the variables under our prefix that are no configuration keys.
 var commandEnv = map[string]bool{
 	envConfig: true, envGrace: true, envStage: true, envModels: true, envOnnx: true,
-	envDemo + "ESCALATE": true, envDemo + "RATE": true, envDemo + "RECORDS": true, envDemo + "MODELS": true, envDemo + "PORT": true, envDemo + "PLAIN": true,
-	envClassify + "FORMAT": true, envClassify + "TEXT": true, envClassify + "FIELD": true, envClassify + "RUNNERS": true,
-	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify + "SCORES": true,
+	envDemo + "ESCALATE": true, envDemo + "RATE": true, envDemo + "RECORDS": true, envDemo + "MODELS": true, envDemo +
+		"PORT": true, envDemo + "PLAIN": true,
+	envClassify + "FORMAT": true, envClassify + "TEXT": true, envClassify + "FIELD": true, envClassify +
+		"RUNNERS": true,
+	envClassify + "LONG_TEXT": true, envClassify + "STRIDE": true, envClassify + "AGGREGATION": true, envClassify +
+		"SCORES": true,
 	envClassify + "DEVICE": true,
 	envVerify + "SINCE":    true, envVerify + "UNTIL": true, envVerify + "PATIENCE": true, envVerify + "JSON": true,
-	envCalibrate + "LABELLED": true, envCalibrate + "EVALUATE": true, envCalibrate + "METHOD": true, envCalibrate + "FOLDS": true,
+	envCalibrate + "LABELLED": true, envCalibrate + "EVALUATE": true, envCalibrate + "METHOD": true, envCalibrate +
+		"FOLDS": true,
 	envCalibrate + "SEED": true, envCalibrate + "PLOT": true, envCalibrate + "DRY_RUN": true,
 	envACLs + "PRINCIPAL": true, envACLs + "STAGE": true, envACLs + "COMMAND_CONFIG": true, envACLs + "JSON": true,
-	envBench + "PROFILE": true, envBench + "TEXTS": true, envBench + "DUPLICATES": true, envBench + "POISON": true, envBench + "ARRIVALS": true,
-	envBench + "SEED": true, envBench + "RATE": true, envBench + "START": true, envBench + "STEPS": true, envBench + "SECONDS": true,
-	envBench + "SEARCH_SECONDS": true, envBench + "WARMUP": true, envBench + "PATIENCE": true, envBench + "JSON": true, envBench + "HTML": true,
-	envBench + "PARTITIONS": true, envBench + "GUARANTEE": true, envBench + "BROKERS": true, envBench + "INPUT": true, envBench + "OUTPUT": true,
-	envBench + "DEAD_LETTER": true, envBench + "FORMAT": true, envBench + "TEXT_FIELD": true, envBench + "PID": true, envBench + "METRICS": true,
-	envBench + "SYSTEM": true, envBench + "FIND": true, envBench + "RUNNERS": true, envBench + "BATCH_TOKENS": true, envBench + "WINDOW": true,
-	envBench + "ROUNDS": true, envBench + "WORKERS": true, envBench + "TOKENS": true, envBench + "PER_CORE": true, envBench + "EFFICIENCY": true,
+	envBench + "PROFILE": true, envBench + "TEXTS": true, envBench + "DUPLICATES": true, envBench + "POISON": true,
+	envBench + "ARRIVALS": true,
+	envBench + "SEED":     true, envBench + "RATE": true, envBench + "START": true, envBench + "STEPS": true, envBench +
+		"SECONDS": true,
+	envBench + "SEARCH_SECONDS": true, envBench + "WARMUP": true, envBench + "PATIENCE": true, envBench + "JSON": true,
+	envBench + "HTML":       true,
+	envBench + "PARTITIONS": true, envBench + "GUARANTEE": true, envBench + "BROKERS": true, envBench + "INPUT": true,
+	envBench + "OUTPUT":      true,
+	envBench + "DEAD_LETTER": true, envBench + "FORMAT": true, envBench + "TEXT_FIELD": true, envBench + "PID": true,
+	envBench + "METRICS": true,
+	envBench + "SYSTEM":  true, envBench + "FIND": true, envBench + "RUNNERS": true, envBench + "BATCH_TOKENS": true,
+	envBench + "WINDOW": true,
+	envBench + "ROUNDS": true, envBench + "WORKERS": true, envBench + "TOKENS": true, envBench + "PER_CORE": true,
+	envBench + "EFFICIENCY":  true,
 	envBench + "UTILIZATION": true, envBench + "CORES_PER_WORKER": true, envBench + "WORKER_ARGS": true,
-	envTune + "LABELLED": true, envTune + "VERDICT": true, envTune + "TARGET_ACCURACY": true, envTune + "MAX_LLM_RATE": true, envTune + "LLM_ACCURACY": true,
-	envTune + "STUDENT_LOSS": true, envTune + "CONFIDENCE": true, envTune + "HOLDOUT": true, envTune + "SEED": true, envTune + "SPLITS": true, envTune + "PROMPT_TOKENS": true,
-	envTune + "ANSWER_TOKENS": true, envTune + "INPUT_PRICE": true, envTune + "OUTPUT_PRICE": true, envTune + "SECONDS": true, envTune + "JSON": true,
+	envTune + "LABELLED": true, envTune + "VERDICT": true, envTune + "TARGET_ACCURACY": true, envTune +
+		"MAX_LLM_RATE": true, envTune + "LLM_ACCURACY": true,
+	envTune + "STUDENT_LOSS": true, envTune + "CONFIDENCE": true, envTune + "HOLDOUT": true, envTune + "SEED": true,
+	envTune + "SPLITS": true, envTune + "PROMPT_TOKENS": true,
+	envTune + "ANSWER_TOKENS": true, envTune + "INPUT_PRICE": true, envTune + "OUTPUT_PRICE": true, envTune +
+		"SECONDS": true, envTune + "JSON": true,
 	envTune + "PLOT": true,
 }
 
@@ -80,8 +94,8 @@ func applyEnv(fs *pflag.FlagSet) error {
 	return err
 }
 
-// writeHelp prints a command's help: what it does, how it is called, and of every flag its environment variable, default
-// and an example.
+// writeHelp prints a command's help: what it does, how it is called, and of every flag its environment variable,
+// default and an example.
 func writeHelp(w io.Writer, cmd *cobra.Command) {
 	if text := cmd.Long; text != "" {
 		fmt.Fprintf(w, "%s\n\n", strings.TrimSpace(text))
@@ -132,7 +146,8 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 		}
 	}
 	if !cmd.HasParent() {
-		fmt.Fprint(w, "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 fenced by a twin.\n")
+		fmt.Fprint(w, "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 fenced by a "+
+			"twin.\n")
 	}
 }
 

@@ -1,7 +1,7 @@
 package main
 
-// This file guards the HTTP endpoints: who may ask (TLS, token, client certificate), and how much one client can hold of
-// time, memory and connections.
+// This file guards the HTTP endpoints: who may ask (TLS, token, client certificate), and how much one client can hold
+// of time, memory and connections.
 
 import (
 	"context"
@@ -34,7 +34,8 @@ func newHTTPServer(h http.Handler) (*http.Server, *turnstile) {
 	gate := &turnstile{most: serverConnections, inside: map[net.Conn]*visitor{}}
 	s := &http.Server{
 		Handler:           gate.wrap(bodiless(h)),
-		ReadHeaderTimeout: serverHeaderTimeout, ReadTimeout: serverReadTimeout, WriteTimeout: serverWriteTimeout, IdleTimeout: serverIdleTimeout,
+		ReadHeaderTimeout: serverHeaderTimeout, ReadTimeout: serverReadTimeout, WriteTimeout: serverWriteTimeout,
+		IdleTimeout:    serverIdleTimeout,
 		MaxHeaderBytes: serverHeaderBytes,
 		ConnState:      gate.connState,
 		ConnContext:    gate.connContext,
@@ -58,8 +59,9 @@ func bodiless(h http.Handler) http.Handler {
 	})
 }
 
-// turnstile bounds the connections. When there are too many, the one that has been silent for longest makes room: a client that
-// opens connections and says nothing, or says it slowly, pushes out its own, and never one whose request is being answered.
+// turnstile bounds the connections. When there are too many, the one that has been silent for longest makes room: a
+// client that opens connections and says nothing, or says it slowly, pushes out its own, and never one whose request is
+// being answered.
 type turnstile struct {
 	mu     sync.Mutex
 	most   int
@@ -155,7 +157,8 @@ func (g guard) protect(h http.Handler) http.Handler {
 			scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 			if !strings.EqualFold(scheme, "Bearer") || !sameSecret(want.Reveal(), strings.TrimSpace(given)) {
 				w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
-				http.Error(w, "the token of server.token_file is needed (Authorization: Bearer ...)", http.StatusUnauthorized)
+				http.Error(w, "the token of server.token_file is needed (Authorization: Bearer ...)",
+					http.StatusUnauthorized)
 				return
 			}
 		}
@@ -169,8 +172,8 @@ func sameSecret(a, b string) bool {
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
 }
 
-// serverTLS is nil without TLS. Files are read again at most once a second, so a renewed certificate is taken up, and a flood of
-// handshakes reads nothing.
+// serverTLS is nil without TLS. Files are read again at most once a second, so a renewed certificate is taken up, and a
+// flood of handshakes reads nothing.
 func serverTLS(t ServerTLSSettings) (*tls.Config, error) {
 	if t.CertFile == "" {
 		return nil, nil
@@ -180,7 +183,8 @@ func serverTLS(t ServerTLSSettings) (*tls.Config, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}
+		c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
+			NextProtos: []string{"http/1.1"}}
 		if t.ClientCAFile != "" {
 			// Probes (/healthz, /readyz) cannot show a certificate, so it is asked for here and wanted by the guard.
 			c.ClientAuth = tls.VerifyClientCertIfGiven
@@ -197,23 +201,24 @@ func serverTLS(t ServerTLSSettings) (*tls.Config, error) {
 	var mu sync.Mutex
 	var told string
 	at := time.Now()
-	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if time.Since(at) < time.Second {
+	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if time.Since(at) < time.Second {
+				return current, nil
+			}
+			at = time.Now()
+			next, err := read()
+			switch {
+			case err == nil:
+				current, told = next, ""
+			case told != err.Error(): // half-written files: the old pair serves on until they are whole
+				told = err.Error()
+				slog.Warn("the server's renewed certificate cannot be used; the former one serves on", "error", err)
+			}
 			return current, nil
-		}
-		at = time.Now()
-		next, err := read()
-		switch {
-		case err == nil:
-			current, told = next, ""
-		case told != err.Error(): // half-written files: the old pair serves on until they are whole
-			told = err.Error()
-			slog.Warn("the server's renewed certificate cannot be used; the former one serves on", "error", err)
-		}
-		return current, nil
-	}}, nil
+		}}, nil
 }
 
 // listenTLS opens the server's address, with TLS if it is set.

@@ -63,12 +63,16 @@ func TestOnlyWhoKnowsTheTokenReadsMoreThanTheProbes(t *testing.T) {
 		}
 		return code
 	}
-	for path, open := range map[string]int{"/healthz": 200, "/readyz": 503, "/": 200, "/metrics": 401, "/status": 401, "/debug/pprof/": 401, "/debug/pprof/heap": 401, "/debug/pprof/profile?seconds=1": 401, "/debug/pprof/cmdline": 401} {
+	for path, open := range map[string]int{"/healthz": 200, "/readyz": 503, "/": 200, "/metrics": 401, "/status": 401,
+		"/debug/pprof/": 401, "/debug/pprof/heap": 401, "/debug/pprof/profile?seconds=1": 401,
+		"/debug/pprof/cmdline": 401} {
 		if code := get(path, ""); code != open {
 			t.Errorf("%s without a token: %d", path, code)
 		}
 	}
-	for token, want := range map[string]int{"Bearer first-token": 200, "bearer  first-token": 200, "Bearer first-toke": 401, "Bearer first-tokens": 401, "Bearer ": 401, "Basic first-token": 401, "first-token": 401} {
+	for token, want := range map[string]int{"Bearer first-token": 200, "bearer  first-token": 200,
+		"Bearer first-toke": 401, "Bearer first-tokens": 401, "Bearer ": 401, "Basic first-token": 401,
+		"first-token": 401} {
 		if code := get("/metrics", token); code != want {
 			t.Errorf("%q: %d, want %d", token, code, want)
 		}
@@ -97,13 +101,15 @@ func TestTheServerOnlyAnswersReadsOfModestSize(t *testing.T) {
 			t.Errorf("%s: %d", method, code)
 		}
 	}
-	if code, _, r := fetch(t, http.DefaultClient, "HEAD", url+"/metrics", "", nil); code != 200 || r.ContentLength == 0 {
+	if code, _, r := fetch(t, http.DefaultClient, "HEAD", url+"/metrics", "", nil); code != 200 ||
+		r.ContentLength == 0 {
 		t.Errorf("HEAD: %d", code)
 	}
 	if code, _, _ := fetch(t, http.DefaultClient, "GET", url+"/status", "", strings.NewReader("body")); code != 413 {
 		t.Errorf("a body: %d", code)
 	}
-	if code, _, _ := fetch(t, http.DefaultClient, "GET", url+"/status", "Bearer "+strings.Repeat("x", 2*serverHeaderBytes), nil); code != 431 {
+	if code, _, _ := fetch(t, http.DefaultClient, "GET", url+"/status", "Bearer "+strings.Repeat("x",
+		2*serverHeaderBytes), nil); code != 431 {
 		t.Errorf("a header of 32 KiB: %d", code)
 	}
 	if code, _, _ := fetch(t, http.DefaultClient, "GET", url+"/debug/pprof/", "", nil); code != 404 {
@@ -137,7 +143,8 @@ func TestSlowConnectionsKeepNobodyOut(t *testing.T) {
 			s.gate.mu.Unlock()
 		}
 	}
-	// The first ones were pushed out; the others end at the timeout of a header. None gets an answer as if it had asked.
+	// The first ones were pushed out; the others end at the timeout of a header. None gets an answer as if it had
+	// asked.
 	for i, c := range slow {
 		if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			t.Fatal(err)
@@ -152,7 +159,8 @@ func TestSlowConnectionsKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// A connection with a request in progress is never pushed out, and beyond the bound a request is refused rather than queued.
+// A connection with a request in progress is never pushed out, and beyond the bound a request is refused rather than
+// queued.
 func TestABusyServerRefusesAndAnswersWhatItBegan(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	h, gate := newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -196,9 +204,11 @@ func TestABusyServerRefusesAndAnswersWhatItBegan(t *testing.T) {
 }
 
 func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
-	ca, clients, strangers := pipelinetest.NewAuthority(t, "server CA"), pipelinetest.NewAuthority(t, "client CA"), pipelinetest.NewAuthority(t, "another CA")
+	ca, clients, strangers := pipelinetest.NewAuthority(t, "server CA"), pipelinetest.NewAuthority(t, "client CA"),
+		pipelinetest.NewAuthority(t, "another CA")
 	dir := t.TempDir()
-	o := ServerSettings{TLS: ServerTLSSettings{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), ClientCAFile: filepath.Join(dir, "clients.pem")}}
+	o := ServerSettings{TLS: ServerTLSSettings{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir,
+		"tls.key"), ClientCAFile: filepath.Join(dir, "clients.pem")}}
 	issue := func(name string) {
 		cert, key := ca.Issue(t, time.Hour, name, "127.0.0.1")
 		putFile(t, o.TLS.CertFile, string(cert))
@@ -209,7 +219,8 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 	s := serving(t, o)
 	url := "https://" + s.address()
 	client := func(certificates ...tls.Certificate) *http.Client {
-		return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: ca.Pool, Certificates: certificates}}}
+		return &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+			TLSClientConfig: &tls.Config{RootCAs: ca.Pool, Certificates: certificates}}}
 	}
 	known := client(clients.Certificate(t, time.Hour, "prometheus"))
 	if code, _, _ := fetch(t, client(), "GET", url+"/healthz", "", nil); code != 200 {
@@ -222,9 +233,13 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 	if code != 200 || res.TLS.PeerCertificates[0].Subject.CommonName != "first.example" {
 		t.Errorf("/metrics with a certificate: %d", code)
 	}
-	for name, c := range map[string]tls.Certificate{"of another CA": strangers.Certificate(t, time.Hour, "x"), "that has expired": clients.Certificate(t, -time.Minute, "x")} {
+	for name, c := range map[string]tls.Certificate{"of another CA": strangers.Certificate(t, time.Hour, "x"),
+		"that has expired": clients.Certificate(t, -time.Minute, "x")} {
 		// Go's client sends no certificate of a CA that the server does not name, so it is forced to.
-		force := &tls.Config{RootCAs: ca.Pool, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c, nil }}
+		force := &tls.Config{RootCAs: ca.Pool, GetClientCertificate: func(*tls.CertificateRequestInfo) (
+			*tls.Certificate, error) {
+			return &c, nil
+		}}
 		conn, err := tls.Dial("tcp", s.address(), force)
 		if err == nil {
 			conn.SetDeadline(time.Now().Add(20 * time.Second))
@@ -255,7 +270,9 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 	if code, _, _ := fetch(t, known, "GET", url+"/metrics", "", nil); code != 200 {
 		t.Errorf("while the files are half-written: %d", code)
 	}
-	if _, err := startServer(ServerSettings{Listen: "127.0.0.1:0", TLS: o.TLS}, prometheus.NewRegistry(), problems, statusPage{}); err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), "server.tls.cert_file and key_file") {
+	if _, err := startServer(ServerSettings{Listen: "127.0.0.1:0", TLS: o.TLS}, prometheus.NewRegistry(), problems,
+		statusPage{}); err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(),
+		"server.tls.cert_file and key_file") {
 		t.Errorf("starting with broken files: %v", err)
 	}
 }
@@ -284,7 +301,8 @@ func TestListeningElsewhereWantsProof(t *testing.T) {
 		{`tls: {client_ca_file: c}`, "client certificates are asked for over TLS only"},
 	} {
 		_, err := load(t, minimal+"server: {"+tc.server+"}\n", nil)
-		if tc.says == "" && err != nil || tc.says != "" && (err == nil || len(mistakes(t, err)) != 1 || !strings.Contains(err.Error(), tc.says)) {
+		if tc.says == "" && err != nil || tc.says != "" && (err == nil || len(mistakes(t, err)) != 1 ||
+			!strings.Contains(err.Error(), tc.says)) {
 			t.Errorf("%s: %v", tc.server, err)
 		}
 	}

@@ -132,7 +132,8 @@ func genericPath(path string) string {
 	return path[:open+1] + path[end:]
 }
 
-// parse reads one value as the environment and flags give it; a list is separated by commas, a mapping is a list of name=value.
+// parse reads one value as the environment and flags give it; a list is separated by commas, a mapping is a list of
+// name=value.
 func (k key) parse(s string) (any, error) {
 	if k.kind == kindStrings {
 		list := []string{}
@@ -233,7 +234,8 @@ func (k key) show(v any) string {
 func yamlScalar(s string) string {
 	plain := s != ""
 	for i, r := range s {
-		ok := r == '_' || r == '/' || r == '.' || r == '-' && i > 0 || r >= '0' && r <= '9' && i > 0 || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		ok := r == '_' || r == '/' || r == '.' || r == '-' && i > 0 || r >= '0' && r <= '9' && i > 0 || r >= 'a' &&
+			r <= 'z' || r >= 'A' && r <= 'Z'
 		plain = plain && ok
 	}
 	switch strings.ToLower(s) {

@@ -69,7 +69,8 @@ func TestNothingLeaksPerText(t *testing.T) {
 		}
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
-		samples = append(samples, leak.Sample{Texts: n, At: time.Since(began), Resident: residentBytes(t), Heap: float64(m.HeapAlloc), Goroutines: runtime.NumGoroutine()})
+		samples = append(samples, leak.Sample{Texts: n, At: time.Since(began), Resident: residentBytes(t),
+			Heap: float64(m.HeapAlloc), Goroutines: runtime.NumGoroutine()})
 	}
 	if c := <-code; c != exitDone || n != total {
 		t.Fatalf("exit code %d, %d of %d answers\n%s", c, n, total, errs.String())
@@ -88,15 +89,20 @@ func writeLeakReport(t *testing.T, file string, short, long int, samples []leak.
 	t.Helper()
 	var b strings.Builder
 	m := benchMachine()
-	fmt.Fprintf(&b, "# Nothing leaks per text\n\n`make soak-leak`, %s, %s (%d cores), ONNX Runtime %s. `models/sentiment-tiny`, %d short texts (4 to 28 words, no two equal) and %d long ones (1,500 to 2,500 words) "+
+	fmt.Fprintf(&b, "# Nothing leaks per text\n\n`make soak-leak`, %s, %s (%d cores), ONNX Runtime %s. "+
+		"`models/sentiment-tiny`, %d short texts (4 to 28 words, no two equal) and %d long ones (1,500 to 2,500 "+
+		"words) "+
 		"through decoding, tokenizer, batcher, runners, post-processing and writer in one process, in %s.\n\n",
-		time.Now().UTC().Format(time.DateOnly), m.CPU, m.Cores, m.Runtime, short, long, samples[len(samples)-1].At.Round(time.Second))
-	fmt.Fprintf(&b, "Resident memory after the first quarter: slope %+.0f bytes per 1,000 texts; median %.1f MiB in the first fifth of what counts, %.1f MiB in the last. Goroutines: %d to %d.\n\n",
+		time.Now().UTC().Format(time.DateOnly), m.CPU, m.Cores, m.Runtime, short, long,
+		samples[len(samples)-1].At.Round(time.Second))
+	fmt.Fprintf(&b, "Resident memory after the first quarter: slope %+.0f bytes per 1,000 texts; median %.1f MiB in "+
+		"the first fifth of what counts, %.1f MiB in the last. Goroutines: %d to %d.\n\n",
 		v.PerThousand, v.First/(1<<20), v.Last/(1<<20), v.Least, v.Most)
 	b.WriteString("| texts | seconds | RSS, MiB | Go heap, MiB | goroutines |\n| ---: | ---: | ---: | ---: | ---: |\n")
 	for i := 9; i < len(samples); i += 10 {
 		s := samples[i]
-		fmt.Fprintf(&b, "| %d | %.0f | %.1f | %.1f | %d |\n", s.Texts, s.At.Seconds(), s.Resident/(1<<20), s.Heap/(1<<20), s.Goroutines)
+		fmt.Fprintf(&b, "| %d | %.0f | %.1f | %.1f | %d |\n", s.Texts, s.At.Seconds(), s.Resident/(1<<20),
+			s.Heap/(1<<20), s.Goroutines)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)

@@ -20,10 +20,12 @@ import (
 	"sluice/pipeline/pipelinetest"
 )
 
-// This file owns secured listeners of a real broker as a user meets them: tokens that are renewed under `sluice run`, and
-// brokers with a wrong certificate. The other tests of real brokers run on these listeners, too: `make test-secured`.
+// This file owns secured listeners of a real broker as a user meets them: tokens that are renewed under `sluice run`,
+// and brokers with a wrong certificate. The other tests of real brokers run on these listeners, too: `make
+// test-secured`.
 
-// onListener is a worker's configuration by a listener of a real broker, with the permissions that `sluice acls` prints.
+// onListener is a worker's configuration by a listener of a real broker, with the permissions that `sluice acls`
+// prints.
 type onListener struct {
 	broker *pipelinetest.Broker
 	client *kgo.Client
@@ -35,11 +37,14 @@ func newOnListener(t *testing.T, name string, l *pipelinetest.Listener, b *pipel
 	t.Helper()
 	dir := needModel(t, "sentiment-tiny")
 	o := &onListener{broker: b, name: name}
-	o.client = b.Client(t, kgo.ConsumeTopics(name+"-out"), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if r, err := kadm.NewClient(o.client).CreateTopics(t.Context(), 1, 1, nil, name+"-in", name+"-out", name+"-dlq"); err != nil || r.Error() != nil {
+	o.client = b.Client(t, kgo.ConsumeTopics(name+"-out"), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if r, err := kadm.NewClient(o.client).CreateTopics(t.Context(), 1, 1, nil, name+"-in", name+"-out",
+		name+"-dlq"); err != nil || r.Error() != nil {
 		t.Fatal(err, r.Error())
 	}
-	o.config = runConfigBy(t, b, l, dir, "customer_reviews", name+"-in", "review_analysis", name+"-out", "review_dlq", name+"-dlq",
+	o.config = runConfigBy(t, b, l, dir, "customer_reviews", name+"-in", "review_analysis", name+"-out", "review_dlq",
+		name+"-dlq",
 		"group: reviews", "group: "+name+"\n  commit_interval: 20ms", "output:", "log: {level: debug}\noutput:")
 	return o
 }
@@ -47,7 +52,8 @@ func newOnListener(t *testing.T, name string, l *pipelinetest.Listener, b *pipel
 // round sends a record and waits for its result.
 func (o *onListener) round(t *testing.T, w *worker, text string) {
 	t.Helper()
-	if err := o.client.ProduceSync(t.Context(), &kgo.Record{Topic: o.name + "-in", Value: fmt.Appendf(nil, `{"text":%q}`, text)}).FirstErr(); err != nil {
+	if err := o.client.ProduceSync(t.Context(), &kgo.Record{Topic: o.name + "-in", Value: fmt.Appendf(nil,
+		`{"text":%q}`, text)}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
 	found := make(chan []byte, 1)
@@ -133,7 +139,8 @@ func TestTokensAreRenewedUnderARunningWorkerOnARealBroker(t *testing.T) {
 	t.Run("OIDC provider", func(t *testing.T) {
 		p := pipelinetest.NewProvider(t, func() string { return sign.Token(life, nil) }, life)
 		l := *b.Listener(t, "oidc")
-		l.TokenURL, l.TokenCAFile = p.URL, tempFile(t, "provider.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Certificate().Raw})))
+		l.TokenURL, l.TokenCAFile = p.URL, tempFile(t, "provider.pem",
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Certificate().Raw})))
 		o := newOnListener(t, "renewed-oidc", &l, b)
 		stays(t, o, time.Now(), func() {})
 		if n := p.Given.Load(); n < 2 {
@@ -143,7 +150,8 @@ func TestTokensAreRenewedUnderARunningWorkerOnARealBroker(t *testing.T) {
 }
 
 // A real broker shows a certificate that has expired, is for another host or of an unknown CA: `sluice validate` and
-// `sluice run` end, say which of the three it is and what to set; with the right certificate the same configuration works.
+// `sluice run` end, say which of the three it is and what to set; with the right certificate the same configuration
+// works.
 func TestWrongCertificatesOfARealBrokerAreNamed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: no real broker")
@@ -161,7 +169,9 @@ func TestWrongCertificatesOfARealBrokerAreNamed(t *testing.T) {
 		}
 	}
 	shown := func() []byte {
-		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", l.Brokers[0], &tls.Config{InsecureSkipVerify: true}) // to look at it
+		// to look at it
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", l.Brokers[0],
+			&tls.Config{InsecureSkipVerify: true})
 		if err != nil {
 			return nil
 		}
@@ -169,7 +179,8 @@ func TestWrongCertificatesOfARealBrokerAreNamed(t *testing.T) {
 		return c.ConnectionState().PeerCertificates[0].Raw
 	}
 	usual := shown()
-	await := func(cert []byte) { // each of the broker's threads takes a certificate up by itself, and connections go round
+	// each of the broker's threads takes a certificate up by itself, and connections go round
+	await := func(cert []byte) {
 		t.Helper()
 		deadline := time.Now().Add(30 * time.Second)
 		for inARow := 0; inARow < 10; inARow++ {
@@ -182,7 +193,8 @@ func TestWrongCertificatesOfARealBrokerAreNamed(t *testing.T) {
 		}
 	}
 	restore := func() {
-		alter(kadm.AlterConfig{Op: kadm.DeleteConfig, Name: keystore + "location"}, kadm.AlterConfig{Op: kadm.DeleteConfig, Name: keystore + "type"})
+		alter(kadm.AlterConfig{Op: kadm.DeleteConfig, Name: keystore + "location"},
+			kadm.AlterConfig{Op: kadm.DeleteConfig, Name: keystore + "type"})
 		await(usual)
 	}
 	for _, c := range []struct {
@@ -190,15 +202,19 @@ func TestWrongCertificatesOfARealBrokerAreNamed(t *testing.T) {
 		issue      func() (cert, key []byte)
 		says, sets string
 	}{
-		{"expired", func() ([]byte, []byte) { return b.Issue(t, -time.Hour, "broker", "127.0.0.1", "localhost") }, "certificate has expired", "have it renewed, or put this machine's clock right"},
-		{"wrong host", func() ([]byte, []byte) { return b.Issue(t, time.Hour, "kafka.example") }, "is for other names", "set tls.server_name"},
-		{"unknown CA", func() ([]byte, []byte) { return strangers.Issue(t, time.Hour, "broker", "127.0.0.1") }, "signed by unknown authority", "set tls.ca_file"},
+		{"expired", func() ([]byte, []byte) { return b.Issue(t, -time.Hour, "broker", "127.0.0.1", "localhost") },
+			"certificate has expired", "have it renewed, or put this machine's clock right"},
+		{"wrong host", func() ([]byte, []byte) { return b.Issue(t, time.Hour, "kafka.example") }, "is for other names",
+			"set tls.server_name"},
+		{"unknown CA", func() ([]byte, []byte) { return strangers.Issue(t, time.Hour, "broker", "127.0.0.1") },
+			"signed by unknown authority", "set tls.ca_file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cert, key := c.issue()
 			file := tempFile(t, "keystore.pem", string(key)+string(cert))
 			path, kind := file, "PEM"
-			alter(kadm.AlterConfig{Op: kadm.SetConfig, Name: keystore + "location", Value: &path}, kadm.AlterConfig{Op: kadm.SetConfig, Name: keystore + "type", Value: &kind})
+			alter(kadm.AlterConfig{Op: kadm.SetConfig, Name: keystore + "location", Value: &path},
+				kadm.AlterConfig{Op: kadm.SetConfig, Name: keystore + "type", Value: &kind})
 			block, _ := pem.Decode(cert)
 			await(block.Bytes)
 			for _, verb := range []string{"validate", "run"} {
@@ -206,8 +222,10 @@ func TestWrongCertificatesOfARealBrokerAreNamed(t *testing.T) {
 				stop := time.AfterFunc(time.Minute, func() { cmd.Process.Signal(os.Kill) })
 				r := finish(t, cmd)
 				stop.Stop()
-				if said := r.out + r.err; r.code != exitUsage || !strings.Contains(said, c.says) || !strings.Contains(said, c.sets) || !strings.Contains(said, l.Brokers[0]) {
-					t.Errorf("%s: exit code %d, want %d and %q, %q in\n%s", verb, r.code, exitUsage, c.says, c.sets, said)
+				if said := r.out + r.err; r.code != exitUsage || !strings.Contains(said, c.says) ||
+					!strings.Contains(said, c.sets) || !strings.Contains(said, l.Brokers[0]) {
+					t.Errorf("%s: exit code %d, want %d and %q, %q in\n%s", verb, r.code, exitUsage, c.says, c.sets,
+						said)
 				}
 				if strings.Contains(r.out+r.err, l.Password) {
 					t.Errorf("%s tells the password", verb)

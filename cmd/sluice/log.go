@@ -17,7 +17,8 @@ func newLogger(w io.Writer, s LogSettings) (*slog.Logger, *problemLog) {
 	}
 	var h slog.Handler
 	if s.Format == "json" {
-		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string,
+			a slog.Attr) slog.Attr {
 			if a.Value.Kind() == slog.KindDuration { // "1.5s", as in text, not nanoseconds
 				a.Value = slog.StringValue(a.Value.Duration().String())
 			}

@@ -1,5 +1,5 @@
-// Command sluice reads text from Kafka topics, runs exported transformer models on it inside its own process, and writes
-// verdicts back to Kafka. See `sluice --help`.
+// Command sluice reads text from Kafka topics, runs exported transformer models on it inside its own process, and
+// writes verdicts back to Kafka. See `sluice --help`.
 package main
 
 import (
@@ -141,6 +141,7 @@ func newRoot() (root *cobra.Command, started *bool) {
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { writeHelp(cmd.OutOrStdout(), cmd) })
 	root.SetUsageFunc(func(cmd *cobra.Command) error { writeHelp(cmd.ErrOrStderr(), cmd); return nil })
 	cobra.EnableCommandSorting = false
-	root.AddCommand(runCommand(), demoCommand(), classifyCommand(), validateCommand(), aclsCommand(), verifyCommand(), modelsCommand(), calibrateCommand(), tuneCommand(), benchCommand(), healthCommand(), versionCommand())
+	root.AddCommand(runCommand(), demoCommand(), classifyCommand(), validateCommand(), aclsCommand(), verifyCommand(),
+		modelsCommand(), calibrateCommand(), tuneCommand(), benchCommand(), healthCommand(), versionCommand())
 	return root, started
 }

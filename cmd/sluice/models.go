@@ -20,7 +20,8 @@ func modelsCommand() *cobra.Command {
 		Short: "Look at model directories",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageErrorf("sluice models: there is no command %q%s", args[0], didYouMean(args[0], []string{"verify"}))
+				return usageErrorf("sluice models: there is no command %q%s", args[0], didYouMean(args[0],
+					[]string{"verify"}))
 			}
 			return cmd.Help()
 		},
@@ -80,7 +81,8 @@ func verifyModels(ctx context.Context, out, errw io.Writer, dirs []string) error
 		if models[0].model.Manifest == nil {
 			result = "loads; no manifest, nothing to compare with"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", dir, models[0].model.Tag(models[0].model.Name), p.Task, p.Layout, p.Precision, len(p.Labels), took, result)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", dir, models[0].model.Tag(models[0].model.Name), p.Task,
+			p.Layout, p.Precision, len(p.Labels), took, result)
 		for _, w := range p.Warnings {
 			notes = append(notes, dir+": "+w)
 		}

@@ -59,7 +59,8 @@ func printSection(lines *[]printLine, c *loaded, indent, prefix string, v reflec
 			continue
 		}
 		k, _ := findKey(path)
-		if c.origins[path].isDefault() && field.IsZero() && (k.kind == kindString || k.kind == kindStrings || k.kind == kindMap) {
+		if c.origins[path].isDefault() && field.IsZero() && (k.kind == kindString || k.kind == kindStrings ||
+			k.kind == kindMap) {
 			continue // not given, and nothing by default
 		}
 		if c.origins[path].isDefault() && c.idle(path) {
@@ -71,7 +72,8 @@ func printSection(lines *[]printLine, c *loaded, indent, prefix string, v reflec
 				value = abs
 			}
 		}
-		*lines = append(*lines, printLine{fmt.Sprintf("%s%s: %s", indent, name, k.show(value)), c.origins[path].String()})
+		*lines = append(*lines, printLine{fmt.Sprintf("%s%s: %s", indent, name, k.show(value)),
+			c.origins[path].String()})
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 	"sluice/pipeline/pipelinetest"
 )
 
-// deadlyText in a record ends the process that begins to process it, as a crash in native code or the kernel's OOM killer
-// would. Only processes with deadlyEnv set.
+// deadlyText in a record ends the process that begins to process it, as a crash in native code or the kernel's OOM
+// killer would. Only processes with deadlyEnv set.
 const (
 	deadlyText = "this text ends the process"
 	deadlyEnv  = "TEST_DEADLY_TEXTS"
@@ -39,8 +39,8 @@ func init() {
 	}
 }
 
-// A supervisor that starts the worker again is all that is needed: after four deaths the record is in the dead letters, all
-// others have their results, and nothing tells of it on a disk.
+// A supervisor that starts the worker again is all that is needed: after four deaths the record is in the dead letters,
+// all others have their results, and nothing tells of it on a disk.
 func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: no real broker")
@@ -65,7 +65,8 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 	if err := client.ProduceSync(t.Context(), input...).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	config := runConfigBy(t, broker, listener, dir, "customer_reviews", topics[0], "review_analysis", topics[1], "review_dlq", topics[2], "group: reviews", "group: deadly")
+	config := runConfigBy(t, broker, listener, dir, "customer_reviews", topics[0], "review_analysis", topics[1],
+		"review_dlq", topics[2], "group: reviews", "group: deadly")
 
 	t.Setenv(deadlyEnv, "1")
 	var got []*kgo.Record
@@ -87,7 +88,8 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 		t.Fatalf("%d of %d records, %d deaths\n%s", len(got), records, deaths, last.logs())
 	}
 	for _, r := range got {
-		if (r.Topic == topics[2]) != bytes.Contains(r.Value, []byte(deadlyText)) || r.Topic == topics[2] && !strings.Contains(fmt.Sprintf("%s", r.Headers), "killed-the-worker") {
+		if (r.Topic == topics[2]) != bytes.Contains(r.Value, []byte(deadlyText)) || r.Topic == topics[2] &&
+			!strings.Contains(fmt.Sprintf("%s", r.Headers), "killed-the-worker") {
 			t.Errorf("%s is in %s: %s", r.Value, r.Topic, r.Headers)
 		}
 	}
@@ -117,10 +119,12 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 	}
 }
 
-// follow appends what is visible in topics to got until there are n records. What it returns is closed then, or after two minutes.
+// follow appends what is visible in topics to got until there are n records. What it returns is closed then, or after
+// two minutes.
 func follow(t *testing.T, address string, n int, got *[]*kgo.Record, topics ...string) <-chan struct{} {
 	t.Helper()
-	reader, err := kgo.NewClient(append(pipelinetest.Administrator([]string{address}), kgo.ConsumeTopics(topics...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	reader, err := kgo.NewClient(append(pipelinetest.Administrator([]string{address}), kgo.ConsumeTopics(topics...),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	if err != nil {
 		t.Fatal(err)
 	}

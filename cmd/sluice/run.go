@@ -32,29 +32,34 @@ rebalance.
 
 With escalation in the configuration the worker also reads the escalation topic, asks the endpoint and writes final verdicts.
 --stage splits the two, so that each can be scaled by itself; the configuration stays the same.`,
-		Example: "  sluice run -c reviews.yaml\n  SLUICE_KAFKA__GROUP=reviews-test sluice run -c reviews.yaml --input.start=latest",
-		Args:    cobra.NoArgs,
+		Example: "  sluice run -c reviews.yaml\n  SLUICE_KAFKA__GROUP=reviews-test sluice run -c reviews.yaml " +
+			"--input.start=latest",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := commandConfig(cmd, file)
 			if err != nil {
 				return err
 			}
 			if !slices.Contains([]string{stageAll, stageClassify, stageEscalate}, stages) {
-				return usageErrorf("--stage %s: it is one of %s, %s and %s", stages, stageAll, stageClassify, stageEscalate)
+				return usageErrorf("--stage %s: it is one of %s, %s and %s", stages, stageAll, stageClassify,
+					stageEscalate)
 			}
 			log, problems := newLogger(cmd.ErrOrStderr(), c.Log)
 			for _, w := range c.warnings {
 				log.Warn("configuration: " + w.String())
 			}
 			return runWorker(cmd.Context(), &c.Settings, workerOptions{
-				stages: stages, grace: grace, log: log, problems: problems, steps: steps{func(format string, args ...any) { log.Info(fmt.Sprintf(format, args...)) }},
+				stages: stages, grace: grace, log: log, problems: problems,
+				steps: steps{func(format string, args ...any) { log.Info(fmt.Sprintf(format, args...)) }},
 			})
 		},
 	}
 	addConfigFlag(cmd, &file)
-	cmd.Flags().DurationVar(&grace, "grace", 30*time.Second, "`DURATION` for which a stopping worker goes on finishing what is in flight")
+	cmd.Flags().DurationVar(&grace, "grace", 30*time.Second, "`DURATION` for which a stopping worker goes on "+
+		"finishing what is in flight")
 	describe(cmd.Flags(), "grace", envGrace, "10s")
-	cmd.Flags().StringVar(&stages, "stage", stageAll, "`STAGE` to run: all, classify (models only), or escalate (the endpoint only, no models are loaded)")
+	cmd.Flags().StringVar(&stages, "stage", stageAll, "`STAGE` to run: all, classify (models only), or escalate (the "+
+		"endpoint only, no models are loaded)")
 	describe(cmd.Flags(), "stage", envStage, "escalate")
 	addKeyFlags(cmd.Flags())
 	return cmd
@@ -119,15 +124,19 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 	began := time.Now()
 	classify, asks := o.stages != stageEscalate, o.stages != stageClassify && s.Escalation.On()
 	if o.stages == stageEscalate && !asks {
-		return pipeline.Faultf(pipeline.Config, "start", "escalation", "--stage escalate: escalation.when is not set, so there are no requests to read; set it as the workers of the classify stage have it")
+		return pipeline.Faultf(pipeline.Config, "start", "escalation", "--stage escalate: escalation.when is not "+
+			"set, so there are no requests to read; set it as the workers of the classify stage have it")
 	}
-	o.log.Info("starting", "version", ownVersion(), "group", s.Kafka.Group, "instance", s.Kafka.InstanceID, "guarantee", s.Kafka.Guarantee, "start", s.Input.Start, "stage", o.stages)
+	o.log.Info("starting", "version", ownVersion(), "group", s.Kafka.Group, "instance", s.Kafka.InstanceID, "guarantee",
+		s.Kafka.Guarantee, "start", s.Input.Start, "stage", o.stages)
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewBuildInfoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
+	reg.MustRegister(collectors.NewBuildInfoCollector(), collectors.NewProcessCollector(
+		collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
 	runners := runnersOf(s.Runners)
 	srv, err := startServer(s.Server, reg, o.problems, statusPage{
-		Version: ownVersion(), Started: began, Group: s.Kafka.Group, InstanceID: s.Kafka.InstanceID, Guarantee: s.Kafka.Guarantee,
-		Inputs: s.Input.Topics, Output: s.Output.Topic, DeadLetter: s.DeadLetter.Topic, Runners: runners,
+		Version: ownVersion(), Started: began, Group: s.Kafka.Group, InstanceID: s.Kafka.InstanceID,
+		Guarantee: s.Kafka.Guarantee,
+		Inputs:    s.Input.Topics, Output: s.Output.Topic, DeadLetter: s.DeadLetter.Topic, Runners: runners,
 	})
 	if err != nil {
 		return err
@@ -196,8 +205,8 @@ func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
 	return nil
 }
 
-// runStages runs stages until ctx ends, or one of them ends with a fault: then the others finish what is in flight, too,
-// and the first fault is returned.
+// runStages runs stages until ctx ends, or one of them ends with a fault: then the others finish what is in flight,
+// too, and the first fault is returned.
 func runStages(ctx context.Context, stages []*workerStage) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -217,7 +226,8 @@ func runStages(ctx context.Context, stages []*workerStage) error {
 }
 
 // newClassifyStage loads the models and makes the stage that runs them.
-func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *escalationPlan, reg *prometheus.Registry, srv *server, o workerOptions) (_ *workerStage, pages []modelPage, err error) {
+func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *escalationPlan, reg *prometheus.Registry,
+	srv *server, o workerOptions) (_ *workerStage, pages []modelPage, err error) {
 	metrics := pipeline.NewMetrics(reg)
 	runners := runnersOf(s.Runners)
 	var closers []func()
@@ -239,7 +249,8 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 	closers = append(closers, func() { closeModels(models) })
 	for i, m := range withStudents(models) {
 		pages = append(pages, m.page())
-		o.log.Info("model loaded", "name", m.settings.Name, "model", m.tag(), "task", m.model.Task, "provider", m.session.Provider(), "layout", m.model.Layout)
+		o.log.Info("model loaded", "name", m.settings.Name, "model", m.tag(), "task", m.model.Task, "provider",
+			m.session.Provider(), "layout", m.model.Layout)
 		for _, w := range pages[i].Warnings {
 			o.log.Warn("model "+m.settings.Name, "warning", w)
 		}
@@ -249,9 +260,13 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 	var stage *pipeline.Stage // set before the engine gets its first row
 	end := o.steps.begin("warming up")
 	engine, err := newEngine(models, true, pipeline.EngineOptions{
-		Runners: runners, BatchTokens: s.BatchTokens, Deadline: s.Deadline, CacheBytes: int(s.Cache.MaxBytes), Timeout: s.RunTimeout,
+		Runners: runners, BatchTokens: s.BatchTokens, Deadline: s.Deadline, CacheBytes: int(s.Cache.MaxBytes),
+		Timeout: s.RunTimeout,
 		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
-		Wedged: func(err error) { o.log.Error("ending the process: something hangs that cannot be ended", "error", err) },
+		Wedged: func(err error) {
+			o.log.Error("ending the process: something hangs that cannot be ended", "error",
+				err)
+		},
 	})
 	end()
 	if err != nil {
@@ -284,7 +299,8 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 	}
 	closers = append(closers, classifier.Close)
 	stage = pipeline.NewStage(wrapProcessor(classifier), client, pipeline.StageOptions{
-		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Replace: writer.Replace, Panicked: writer.Panicked, Quarantine: writer.Quarantine,
+		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval,
+		Grace: o.grace, Replace: writer.Replace, Panicked: writer.Panicked, Quarantine: writer.Quarantine,
 		Metrics: metrics.StageMetrics, Logger: o.log,
 	})
 	return &workerStage{name: "classify", stage: stage, source: client, close: closeAll}, pages, nil

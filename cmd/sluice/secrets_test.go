@@ -76,14 +76,15 @@ func (s *sightings) check(t *testing.T, keyPEM string) {
 	}
 }
 
-// The real program with secrets in files and variables, working, refused, misconfigured and crashing: nothing that it writes
-// or serves shows any of them.
+// The real program with secrets in files and variables, working, refused, misconfigured and crashing: nothing that it
+// writes or serves shows any of them.
 func TestNoSecretIsEverSeen(t *testing.T) {
 	dir := needModel(t, "sentiment-tiny")
 	ca := pipelinetest.NewAuthority(t, "CA")
 	certPEM, keyPEM := ca.Issue(t, time.Hour, "worker")
 	brokerTLS := &tls.Config{Certificates: []tls.Certificate{ca.Certificate(t, time.Hour, "127.0.0.1")}}
-	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "customer_reviews", "review_analysis", "review_dlq", "review_escalations"),
+	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "customer_reviews", "review_analysis",
+		"review_dlq", "review_escalations"),
 		kfake.EnableSASL(), kfake.Superuser("SCRAM-SHA-256", "worker", canaryPassword), kfake.TLS(brokerTLS))
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +97,8 @@ func TestNoSecretIsEverSeen(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusUnauthorized)
-		fmt.Fprintf(w, `{"error":%q,"error_description":%q}`, "who sends "+r.Header.Get("Authorization"), fmt.Sprint(r.Header, string(body)))
+		fmt.Fprintf(w, `{"error":%q,"error_description":%q}`, "who sends "+r.Header.Get("Authorization"),
+			fmt.Sprint(r.Header, string(body)))
 	}
 	asked := make(chan struct{}, 100)
 	llm := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -113,22 +115,29 @@ func TestNoSecretIsEverSeen(t *testing.T) {
 	file := func(name, text string) string { return tempFile(t, name, text) }
 	base := strings.NewReplacer("localhost:9092", address, "models/sentiment", dir).Replace(minimal)
 	caFile := file("ca.pem", string(ca.PEM))
-	scramSettings := fmt.Sprintf("group: reviews\n  instance_id: w-0\n  tls: {ca_file: %s, cert_file: %s, key_file: %s}\n  sasl: {mechanism: SCRAM-SHA-256, username: worker}",
+	scramSettings := fmt.Sprintf("group: reviews\n  instance_id: w-0\n  tls: {ca_file: %s, cert_file: %s, key_file: "+
+		"%s}\n  sasl: {mechanism: SCRAM-SHA-256, username: worker}",
 		caFile, file("cert.pem", string(certPEM)), file("key.pem", string(keyPEM)))
 	config := file("c.yaml", strings.Replace(base, "group: reviews", scramSettings, 1)+fmt.Sprintf(`
 server: {listen: "127.0.0.1:0", pprof: true, token_file: %s}
 escalation: {when: "sentiment.score < 2", topic: review_escalations, endpoint: {urls: [%q], model: m}}
 log: {level: debug}
 `, file("server-token", canaryServer+"\n"), llm.URL+"/v1"))
-	oidcSettings := fmt.Sprintf("group: reviews\n  tls: {ca_file: %s}\n  sasl: {mechanism: OAUTHBEARER, oidc: {token_url: %q, client_id: sluice, client_secret_file: %s}}", caFile, provider.URL, file("client", canaryClient+"\n"))
+	oidcSettings := fmt.Sprintf("group: reviews\n  tls: {ca_file: %s}\n  sasl: {mechanism: OAUTHBEARER, oidc: "+
+		"{token_url: %q, client_id: sluice, client_secret_file: %s}}", caFile, provider.URL,
+		file("client", canaryClient+"\n"))
 	oidc := file("oidc.yaml", strings.Replace(base, "group: reviews", oidcSettings, 1))
-	tokenSettings := fmt.Sprintf("group: reviews\n  tls: {ca_file: %s}\n  sasl: {mechanism: OAUTHBEARER, token_file: %s}", caFile, file("token", canaryToken+"\n"))
+	tokenSettings := fmt.Sprintf("group: reviews\n  tls: {ca_file: %s}\n  sasl: {mechanism: OAUTHBEARER, token_file: "+
+		"%s}", caFile, file("token", canaryToken+"\n"))
 	tokens := file("tokens.yaml", strings.Replace(base, "group: reviews", tokenSettings, 1))
 	mistaken := file("mistaken.yaml", strings.Replace(base, "group: reviews", fmt.Sprintf(
-		"group: reviews\n  sasl: {mechanism: PLAIN, password: %s, oidc: {token_url: \"https://u:%s@idp.example\", client_secret: %s}}", canaryPassword, canaryClient, canaryClient), 1)+
-		fmt.Sprintf("escalation: {when: 'true', topic: x, endpoint: {urls: [\"htp://u:%s@x\", \"http://x/v1?key=%s\"], model: m, api_key: %s}}\n", canaryAPIKey, canaryAPIKey, canaryAPIKey))
+		"group: reviews\n  sasl: {mechanism: PLAIN, password: %s, oidc: {token_url: \"https://u:%s@idp.example\", "+
+			"client_secret: %s}}", canaryPassword, canaryClient, canaryClient), 1)+
+		fmt.Sprintf("escalation: {when: 'true', topic: x, endpoint: {urls: [\"htp://u:%s@x\", "+
+			"\"http://x/v1?key=%s\"], model: m, api_key: %s}}\n", canaryAPIKey, canaryAPIKey, canaryAPIKey))
 
-	env := []string{"SLUICE_KAFKA__SASL__PASSWORD=" + canaryPassword, "SLUICE_ESCALATION__ENDPOINT__API_KEY=" + canaryAPIKey, "GOTRACEBACK=all"}
+	env := []string{"SLUICE_KAFKA__SASL__PASSWORD=" + canaryPassword, "SLUICE_ESCALATION__ENDPOINT__API_KEY=" +
+		canaryAPIKey, "GOTRACEBACK=all"}
 	command := func(env []string, args ...string) *exec.Cmd {
 		cmd := sluice(t, args...)
 		cmd.Env = append(cmd.Env, env...)
@@ -144,16 +153,20 @@ log: {level: debug}
 		}
 	}
 	ends("validate --print", 0, `password: "***"`, command(env, "validate", "-c", config, "--print"))
-	ends("validate with a wrong password", 2, "wrong user, password or token", command([]string{"SLUICE_KAFKA__SASL__PASSWORD=" + canaryToken, env[1]}, "validate", "-c", config))
+	ends("validate with a wrong password", 2, "wrong user, password or token",
+		command([]string{"SLUICE_KAFKA__SASL__PASSWORD=" + canaryToken, env[1]}, "validate", "-c", config))
 	ends("validate with a provider that refuses", 2, "refuses client", command(nil, "validate", "-c", oidc))
 	ends("validate with a token that is refused", 2, "OAUTHBEARER", command(nil, "validate", "-c", tokens))
-	ends("validate with secrets in the file and in addresses", 2, "a secret does not belong in the configuration file", command(nil, "validate", "-c", mistaken))
+	ends("validate with secrets in the file and in addresses", 2, "a secret does not belong in the configuration file",
+		command(nil, "validate", "-c", mistaken))
 	ends("a secret as a flag", 2, "unknown flag", command(nil, "run", "-c", config, "--kafka.sasl.password"))
 	ends("acls", 0, "kafka-acls.sh", command(env, "acls", "-c", config))
 
 	// kafka's stand-in closes the connection of a login that it refuses, so the worker goes on trying.
-	locked := startCommand(t, command([]string{"SLUICE_KAFKA__SASL__PASSWORD=" + canaryToken, env[1]}, "run", "-c", config))
-	for deadline := time.Now().Add(60 * time.Second); !strings.Contains(locked.logs(), "wrong user, password or token"); {
+	locked := startCommand(t, command([]string{"SLUICE_KAFKA__SASL__PASSWORD=" + canaryToken, env[1]}, "run", "-c",
+		config))
+	for deadline := time.Now().Add(60 * time.Second); !strings.Contains(locked.logs(), "wrong user, password or "+
+		"token"); {
 		if time.Now().After(deadline) {
 			t.Fatalf("nothing is said about the wrong password\n%s", locked.logs())
 		}
@@ -168,14 +181,17 @@ log: {level: debug}
 
 	w := startCommand(t, command(env, "run", "-c", config))
 	w.waitReady(t)
-	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.DefaultProduceTopic("customer_reviews"), kgo.DialTLSConfig(&tls.Config{RootCAs: ca.Pool}),
+	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.DefaultProduceTopic("customer_reviews"),
+		kgo.DialTLSConfig(&tls.Config{RootCAs: ca.Pool}),
 		kgo.SASL(scram.Auth{User: "worker", Pass: canaryPassword}.AsSha256Mechanism()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	for _, v := range []string{`{"text":"` + canaryPayload + `"}`, canaryPayload, `{"text":"` + canaryPayload, `{"text":{"a":"` + canaryPayload + `"}}`} {
-		if err := client.ProduceSync(t.Context(), &kgo.Record{Key: []byte(canaryPayload), Value: []byte(v), Headers: []kgo.RecordHeader{{Key: "h", Value: []byte(canaryPayload)}}}).FirstErr(); err != nil {
+	for _, v := range []string{`{"text":"` + canaryPayload + `"}`, canaryPayload, `{"text":"` + canaryPayload,
+		`{"text":{"a":"` + canaryPayload + `"}}`} {
+		if err := client.ProduceSync(t.Context(), &kgo.Record{Key: []byte(canaryPayload), Value: []byte(v),
+			Headers: []kgo.RecordHeader{{Key: "h", Value: []byte(canaryPayload)}}}).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -184,7 +200,8 @@ log: {level: debug}
 	case <-time.After(60 * time.Second):
 		t.Fatalf("the endpoint was not asked\n%s", w.logs())
 	}
-	for _, path := range []string{"/metrics", "/status", "/debug/pprof/", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1"} {
+	for _, path := range []string{"/metrics", "/status", "/debug/pprof/", "/debug/pprof/goroutine?debug=2",
+		"/debug/pprof/heap?debug=1"} {
 		for _, token := range []string{"", "Bearer " + canaryServer} {
 			code, body, _ := fetch(t, http.DefaultClient, "GET", w.http+path, token, nil)
 			if token != "" && code != 200 {

@@ -19,7 +19,8 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns the HTTP endpoints. They answer from the moment the worker starts, so that a slow start can be watched:
+// This file owns the HTTP endpoints. They answer from the moment the worker starts, so that a slow start can be
+// watched:
 //
 //	/metrics  Prometheus
 //	/healthz  200 while the process works
@@ -96,7 +97,8 @@ func startServer(o ServerSettings, reg *prometheus.Registry, problems *problemLo
 	mux := http.NewServeMux()
 	protect := func(pattern string, h http.Handler) { mux.Handle(pattern, who.protect(h)) }
 	protect("GET /metrics", promhttp.InstrumentMetricHandler(reg, promhttp.HandlerFor(reg, promhttp.HandlerOpts{
-		Registry: reg, EnableOpenMetrics: true, MaxRequestsInFlight: 3, Timeout: 10 * time.Second, ProcessStartTime: page.Started,
+		Registry: reg, EnableOpenMetrics: true, MaxRequestsInFlight: 3, Timeout: 10 * time.Second,
+		ProcessStartTime: page.Started,
 	})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -138,9 +140,11 @@ func listenFault(address string, err error) error {
 	advice := "give another address with --server.listen, or \"off\""
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return pipeline.Faultf(pipeline.Config, "server", "address-in-use", "server.listen: %s is in use by another process, perhaps another worker; %s", address, advice)
+		return pipeline.Faultf(pipeline.Config, "server", "address-in-use", "server.listen: %s is in use by another "+
+			"process, perhaps another worker; %s", address, advice)
 	case errors.Is(err, syscall.EACCES):
-		return pipeline.Faultf(pipeline.Config, "server", "address-denied", "server.listen: %s may not be listened on by this user (ports below 1024 are for root); %s", address, advice)
+		return pipeline.Faultf(pipeline.Config, "server", "address-denied", "server.listen: %s may not be listened "+
+			"on by this user (ports below 1024 are for root); %s", address, advice)
 	}
 	return pipeline.Faultf(pipeline.Config, "server", "address", "server.listen: %s: %v; %s", address, err, advice)
 }

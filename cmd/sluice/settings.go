@@ -10,8 +10,8 @@ import (
 	"sluice/pipeline"
 )
 
-// Settings is the whole configuration of a worker. The struct tags are its documentation and its schema: the file reader,
-// the environment, the flags, the help text and `validate --print` are all made from them (see keys.go).
+// Settings is the whole configuration of a worker. The struct tags are its documentation and its schema: the file
+// reader, the environment, the flags, the help text and `validate --print` are all made from them (see keys.go).
 //
 //	doc      one line for a person
 //	example  a value worth copying
@@ -74,7 +74,8 @@ func (t TLSSettings) On() bool {
 	return t.Enabled || t.CAFile != "" || t.CertFile != "" || t.KeyFile != "" || t.ServerName != ""
 }
 
-// SASLSettings log in to the brokers. Passwords and tokens come from files, from the environment or from an identity provider.
+// SASLSettings log in to the brokers. Passwords and tokens come from files, from the environment or from an identity
+// provider.
 type SASLSettings struct {
 	Mechanism    string          `koanf:"mechanism" oneof:"PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER" doc:"how to log in; empty: no login" example:"SCRAM-SHA-512"`
 	Username     string          `koanf:"username" doc:"user to log in as (PLAIN, SCRAM)" example:"sluice"`
@@ -271,13 +272,15 @@ func defaultSettings() Settings {
 		Input:  InputSettings{Format: "json", Text: "text", Start: "earliest", MaxTextBytes: 256 << 10, MaxDepth: 512},
 		Output: OutputSettings{Field: "inference"},
 		Limits: LimitSettings{
-			Partition: Limit{Records: lim.PartitionRecords, Bytes: Bytes(lim.PartitionBytes), Tokens: lim.PartitionTokens},
-			Total:     Limit{Records: lim.TotalRecords, Bytes: Bytes(lim.TotalBytes), Tokens: lim.TotalTokens},
+			Partition: Limit{Records: lim.PartitionRecords, Bytes: Bytes(lim.PartitionBytes),
+				Tokens: lim.PartitionTokens},
+			Total: Limit{Records: lim.TotalRecords, Bytes: Bytes(lim.TotalBytes), Tokens: lim.TotalTokens},
 		},
 		RunTimeout: 30 * time.Second,
 		Escalation: EscalationSettings{
 			Mode: "amend", SeverityFloor: 0.7, Confident: 0.9, Cache: 8 << 20,
-			Endpoint: EndpointSettings{Timeout: 10 * time.Second, Deadline: 30 * time.Second, MaxConcurrency: 16, MaxAttempts: 4, Structured: "auto",
+			Endpoint: EndpointSettings{Timeout: 10 * time.Second, Deadline: 30 * time.Second, MaxConcurrency: 16,
+				MaxAttempts: 4, Structured: "auto",
 				MaxTokens: 200, MaxResponseBytes: 256 << 10, BreakerFailures: 10, BreakerPause: 15 * time.Second},
 		},
 		Server: ServerSettings{Listen: "127.0.0.1:9464"},
@@ -288,7 +291,8 @@ func defaultSettings() Settings {
 // defaultModel is what holds for every entry of models.
 func defaultModel() ModelSettings {
 	return ModelSettings{
-		Device: "cpu", DeviceFallback: "fail", Aggregation: "simple", LongText: "truncate", Stride: 64, WindowMerge: "mean", Scores: "top", StudentThreshold: 0.95,
+		Device: "cpu", DeviceFallback: "fail", Aggregation: "simple", LongText: "truncate", Stride: 64,
+		WindowMerge: "mean", Scores: "top", StudentThreshold: 0.95,
 	}
 }
 
@@ -299,7 +303,8 @@ var byteUnits = []struct {
 	suffix string
 	size   int64
 }{ // longest suffix first
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1000}, {"KB", 1000}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1},
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1000}, {"KB", 1000}, {"MB", 1e6}, {"GB", 1e9},
+	{"B", 1},
 }
 
 // parseBytes reads a size. The error says how to write one.

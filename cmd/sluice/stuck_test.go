@@ -14,8 +14,8 @@ import (
 	"sluice/tokenize"
 )
 
-// stuckText in a record is a text that the tokenizer never comes back from, as one with a loop without an end would. Only in
-// processes with stuckEnv set, which do not wait long.
+// stuckText in a record is a text that the tokenizer never comes back from, as one with a loop without an end would.
+// Only in processes with stuckEnv set, which do not wait long.
 const (
 	stuckText = "this text has no end"
 	stuckEnv  = "TEST_STUCK_TEXTS"
@@ -39,8 +39,8 @@ func init() {
 	}
 }
 
-// A tokenizer that hangs is left with its process, which says why; a supervisor that starts the worker again is all that is
-// needed to find the record.
+// A tokenizer that hangs is left with its process, which says why; a supervisor that starts the worker again is all
+// that is needed to find the record.
 func TestATextThatTheTokenizerHangsOnIsQuarantinedAcrossRestarts(t *testing.T) {
 	dir := needModel(t, "sentiment-tiny")
 	address, _ := cluster(t, "customer_reviews", "review_analysis", "review_dlq")
@@ -67,7 +67,9 @@ func TestATextThatTheTokenizerHangsOnIsQuarantinedAcrossRestarts(t *testing.T) {
 				t.Fatalf("%d deaths\n%s", deaths, last.logs())
 			}
 			log := last.logs()
-			if code := last.cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(log, "been tokenized for") || !strings.Contains(log, "will be processed again after a restart") {
+			if code := last.cmd.ProcessState.ExitCode(); code != exitFailed ||
+				!strings.Contains(log, "been tokenized for") || !strings.Contains(log, "will be processed again "+
+				"after a restart") {
 				t.Errorf("exit code %d; the log does not say why:\n%s", code, log)
 			}
 		case <-done:
@@ -78,7 +80,8 @@ func TestATextThatTheTokenizerHangsOnIsQuarantinedAcrossRestarts(t *testing.T) {
 		t.Fatalf("%d of %d records, %d deaths\n%s", len(got), len(values), deaths, last.logs())
 	}
 	for _, r := range got {
-		if (r.Topic == "review_dlq") != bytes.Contains(r.Value, []byte(stuckText)) || r.Topic == "review_dlq" && !strings.Contains(fmt.Sprintf("%s", r.Headers), "killed-the-worker") {
+		if (r.Topic == "review_dlq") != bytes.Contains(r.Value, []byte(stuckText)) || r.Topic == "review_dlq" &&
+			!strings.Contains(fmt.Sprintf("%s", r.Headers), "killed-the-worker") {
 			t.Errorf("%s is in %s: %s", r.Value, r.Topic, r.Headers)
 		}
 	}

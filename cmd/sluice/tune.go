@@ -20,8 +20,8 @@ import (
 	"sluice/tune"
 )
 
-// This file is the command that chooses thresholds: its flags, and what becomes of them. The models are run by tunemodels.go,
-// the configuration is changed by tunewrite.go; curves and choice are package tune's.
+// This file is the command that chooses thresholds: its flags, and what becomes of them. The models are run by
+// tunemodels.go, the configuration is changed by tunewrite.go; curves and choice are package tune's.
 
 // tuneOptions are the flags of tune.
 type tuneOptions struct {
@@ -50,8 +50,8 @@ type tuneEndpoint struct {
 // bytesOfToken is how many bytes of an English prompt make about one token, for the tokenizers of today's models.
 const bytesOfToken = 4
 
-// of fills in what was not given: prices from the configuration, and the tokens of the prompt, estimated from the one that a
-// worker would send. asked: the escalation of the configuration is about this model.
+// of fills in what was not given: prices from the configuration, and the tokens of the prompt, estimated from the one
+// that a worker would send. asked: the escalation of the configuration is about this model.
 func (e tuneEndpoint) of(c *loaded, m *model.Model, asked bool) (tuneEndpoint, error) {
 	if m.Task != model.TextClassification {
 		return e, nil
@@ -64,7 +64,8 @@ func (e tuneEndpoint) of(c *loaded, m *model.Model, asked bool) (tuneEndpoint, e
 		}
 		prompt = plan.prompt
 		if e.inputPrice == 0 && e.outputPrice == 0 {
-			e.inputPrice, e.outputPrice = c.Escalation.Budget.PriceInputPerMillion, c.Escalation.Budget.PriceOutputPerMillion
+			e.inputPrice, e.outputPrice = c.Escalation.Budget.PriceInputPerMillion,
+				c.Escalation.Budget.PriceOutputPerMillion
 		}
 	} else {
 		var err error
@@ -84,7 +85,8 @@ func (e tuneEndpoint) of(c *loaded, m *model.Model, asked bool) (tuneEndpoint, e
 
 // escalates says whether the escalation of the configuration is about the at-th model.
 func escalates(c *loaded, at int) bool {
-	return c.Escalation.On() && (c.Escalation.Verdict == c.Models[at].VerdictField() || c.Escalation.Verdict == "" && len(c.Models) == 1)
+	return c.Escalation.On() && (c.Escalation.Verdict == c.Models[at].VerdictField() || c.Escalation.Verdict == "" &&
+		len(c.Models) == 1)
 }
 
 // shareValue is a flag for a number between 0 and 1 that may be left out.
@@ -141,31 +143,40 @@ not reached; then nothing is written.`,
 	addConfigFlag(cmd, &o.config)
 	fs.StringVar(&o.labelled, "labelled", "", "`FILE` of labelled texts, one JSON object a line")
 	describe(fs, "labelled", envTune+"LABELLED", "labelled.jsonl")
-	fs.StringVar(&o.verdict, "verdict", "", "`NAME` of the model that the labels are for; default: the only one that has such labels")
+	fs.StringVar(&o.verdict, "verdict", "", "`NAME` of the model that the labels are for; default: the only one that "+
+		"has such labels")
 	describe(fs, "verdict", envTune+"VERDICT", "sentiment")
-	fs.StringVar(&o.target, "target-accuracy", "", "least `ACCURACY`: a number between 0 and 1, or model-POINTS for so many points below the full model alone")
+	fs.StringVar(&o.target, "target-accuracy", "", "least `ACCURACY`: a number between 0 and 1, or model-POINTS for "+
+		"so many points below the full model alone")
 	describe(fs, "target-accuracy", envTune+"TARGET_ACCURACY", "model-0.3")
 	fs.Var((*shareValue)(&o.mostCalls), "max-llm-rate", "most `SHARE` of texts that the endpoint is asked about")
 	describe(fs, "max-llm-rate", envTune+"MAX_LLM_RATE", "0.05")
-	fs.Var((*shareValue)(&o.llmAccuracy), "llm-accuracy", "assumed `SHARE` of right answers of the endpoint, for texts without \"llm\"; 0: unknown")
+	fs.Var((*shareValue)(&o.llmAccuracy), "llm-accuracy", "assumed `SHARE` of right answers of the endpoint, for "+
+		"texts without \"llm\"; 0: unknown")
 	describe(fs, "llm-accuracy", envTune+"LLM_ACCURACY", "0.95")
-	fs.Float64Var(&o.studentLoss, "student-loss", 0.3, "`POINTS` of accuracy that the student may cost where --target-accuracy does not say")
+	fs.Float64Var(&o.studentLoss, "student-loss", 0.3, "`POINTS` of accuracy that the student may cost where "+
+		"--target-accuracy does not say")
 	describe(fs, "student-loss", envTune+"STUDENT_LOSS", "0.5")
 	fs.Float64Var(&o.confidence, "confidence", 0.95, "`SHARE`: how sure the choice must be, one-sided")
 	describe(fs, "confidence", envTune+"CONFIDENCE", "0.9")
-	fs.Float64Var(&o.holdout, "holdout", 0.5, "`SHARE` of the texts, of each label, that does not choose and is reported on; 0: all choose")
+	fs.Float64Var(&o.holdout, "holdout", 0.5, "`SHARE` of the texts, of each label, that does not choose and is "+
+		"reported on; 0: all choose")
 	describe(fs, "holdout", envTune+"HOLDOUT", "0.3")
 	fs.Uint64Var(&o.seed, "seed", 1, "`N` that fixes which texts are held out")
 	describe(fs, "seed", envTune+"SEED", "7")
-	fs.IntVar(&o.splits, "splits", 100, "`N` other splits on which the student's threshold is chosen and measured again, to see what is chance")
+	fs.IntVar(&o.splits, "splits", 100, "`N` other splits on which the student's threshold is chosen and measured "+
+		"again, to see what is chance")
 	describe(fs, "splits", envTune+"SPLITS", "1000")
-	fs.IntVar(&o.endpoint.promptTokens, "prompt-tokens", 0, "`N` tokens of a prompt beside the text, whose own are counted by the model's tokenizer; 0: estimated from the prompt")
+	fs.IntVar(&o.endpoint.promptTokens, "prompt-tokens", 0, "`N` tokens of a prompt beside the text, whose own are "+
+		"counted by the model's tokenizer; 0: estimated from the prompt")
 	describe(fs, "prompt-tokens", envTune+"PROMPT_TOKENS", "350")
 	fs.IntVar(&o.endpoint.answerTokens, "answer-tokens", 20, "`N` tokens of an answer")
 	describe(fs, "answer-tokens", envTune+"ANSWER_TOKENS", "40")
-	fs.Float64Var(&o.endpoint.inputPrice, "input-price", 0, "`PRICE` of a million prompt tokens; 0: that of escalation.budget")
+	fs.Float64Var(&o.endpoint.inputPrice, "input-price", 0, "`PRICE` of a million prompt tokens; 0: that of "+
+		"escalation.budget")
 	describe(fs, "input-price", envTune+"INPUT_PRICE", "0.2")
-	fs.Float64Var(&o.endpoint.outputPrice, "output-price", 0, "`PRICE` of a million answer tokens; 0: that of escalation.budget")
+	fs.Float64Var(&o.endpoint.outputPrice, "output-price", 0, "`PRICE` of a million answer tokens; 0: that of "+
+		"escalation.budget")
 	describe(fs, "output-price", envTune+"OUTPUT_PRICE", "0.6")
 	secondsFlag(fs, &o.length, "seconds", 3*time.Second, "`SECONDS` to measure the speed of each model; 0: do not")
 	describe(fs, "seconds", envTune+"SECONDS", "10")
@@ -180,7 +191,8 @@ not reached; then nothing is written.`,
 
 // goal checks the flags and says what is to be reached. Every mistake is named.
 func (o *tuneOptions) goal() (tune.Goal, error) {
-	g := tune.Goal{Within: math.NaN(), MostCalls: o.mostCalls, StudentLoss: o.studentLoss / 100, Confidence: o.confidence}
+	g := tune.Goal{Within: math.NaN(), MostCalls: o.mostCalls, StudentLoss: o.studentLoss / 100,
+		Confidence: o.confidence}
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if o.labelled == "" {
@@ -189,13 +201,15 @@ func (o *tuneOptions) goal() (tune.Goal, error) {
 	if points, ok := strings.CutPrefix(o.target, "model-"); ok {
 		x, err := strconv.ParseFloat(points, 64)
 		if err != nil || !(x > 0 && x < 100) {
-			wrong("--target-accuracy: %q names no points; write for example model-0.3, for 0.3 points below the full model", o.target)
+			wrong("--target-accuracy: %q names no points; write for example model-0.3, for 0.3 points below the full "+
+				"model", o.target)
 		}
 		g.Within = x / 100
 	} else if o.target != "" {
 		x, err := strconv.ParseFloat(o.target, 64)
 		if err != nil || !(x > 0 && x < 1) {
-			wrong("--target-accuracy: %q is neither a number above 0 and below 1 nor model-POINTS; write for example 0.92, or model-0.3", o.target)
+			wrong("--target-accuracy: %q is neither a number above 0 and below 1 nor model-POINTS; write for example "+
+				"0.92, or model-0.3", o.target)
 		}
 		g.Accuracy = x
 	}
@@ -242,23 +256,28 @@ func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *loaded, 
 		return usageErrorf("tune: %s: %w", o.labelled, err)
 	}
 	if m.Task == model.TokenClassification && (!math.IsNaN(o.mostCalls) || o.llmAccuracy > 0) {
-		return usageErrorf("tune: --max-llm-rate and --llm-accuracy have no meaning for %s: the endpoint is not asked about entities; remove them", c.Models[at].VerdictField())
+		return usageErrorf("tune: --max-llm-rate and --llm-accuracy have no meaning for %s: the endpoint is not "+
+			"asked about entities; remove them", c.Models[at].VerdictField())
 	}
 	call, err := o.endpoint.of(c, m, escalates(c, at))
 	if err != nil {
 		return fmt.Errorf("tune: %w", err)
 	}
-	ran, err := runModels(ctx, c, at, texts, call.promptTokens, o.length, steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }})
+	ran, err := runModels(ctx, c, at, texts, call.promptTokens, o.length,
+		steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }})
 	if err != nil {
 		return err
 	}
 	cascade := &tune.Cascade{
-		HasStudent: ran.student != "", Entities: m.Task == model.TokenClassification, Labels: m.Labels, LLMAccuracy: o.llmAccuracy, Speed: ran.speed,
-		Prices: tune.Prices{InputPerMillion: call.inputPrice, OutputPerMillion: call.outputPrice, PromptTokens: call.promptTokens, AnswerTokens: call.answerTokens},
+		HasStudent: ran.student != "", Entities: m.Task == model.TokenClassification, Labels: m.Labels,
+		LLMAccuracy: o.llmAccuracy, Speed: ran.speed,
+		Prices: tune.Prices{InputPerMillion: call.inputPrice, OutputPerMillion: call.outputPrice,
+			PromptTokens: call.promptTokens, AnswerTokens: call.answerTokens},
 	}
 	settings := c.Models[at]
 	r := tune.Report{
-		Date: time.Now().UTC().Format(time.DateOnly), Machine: ran.machine, File: filepath.Base(o.labelled), Name: settings.VerdictField(), Model: ran.model, Student: ran.student,
+		Date: time.Now().UTC().Format(time.DateOnly), Machine: ran.machine, File: filepath.Base(o.labelled),
+		Name: settings.VerdictField(), Model: ran.model, Student: ran.student,
 		Seed: o.seed, LLM: llmSource(texts, o.llmAccuracy), SpeedHow: ran.how, Now: tune.Setting{Student: tune.Never},
 	}
 	if cascade.Entities {
@@ -312,9 +331,11 @@ func llmSource(texts []tune.Text, assumed float64) string {
 	case answered == len(texts):
 		return "its answers are in the labelled file"
 	case answered > 0 && assumed > 0:
-		return fmt.Sprintf("its answers to %d of %d texts are in the labelled file; for the others %.4g %% right answers are assumed, whatever the text", answered, len(texts), 100*assumed)
+		return fmt.Sprintf("its answers to %d of %d texts are in the labelled file; for the others %.4g %% right "+
+			"answers are assumed, whatever the text", answered, len(texts), 100*assumed)
 	case answered > 0:
-		return fmt.Sprintf("its answers to %d of %d texts are in the labelled file; steps that ask about others show shares and cost only", answered, len(texts))
+		return fmt.Sprintf("its answers to %d of %d texts are in the labelled file; steps that ask about others show "+
+			"shares and cost only", answered, len(texts))
 	case assumed > 0:
 		return fmt.Sprintf("%.4g %% right answers are assumed, whatever the text", 100*assumed)
 	}

@@ -33,7 +33,8 @@ models:
 
 func pair(t *testing.T) string {
 	full, student := needModel(t, "sentiment"), needModel(t, "sentiment-tiny")
-	return fmt.Sprintf("  - name: sentiment\n    path: %s\n    student: %s   # asked first\n    scores: all\n", full, student)
+	return fmt.Sprintf("  - name: sentiment\n    path: %s\n    student: %s   # asked first\n    scores: all\n", full,
+		student)
 }
 
 func TestTuneShowsWhatItWouldWriteAndWritesIt(t *testing.T) {
@@ -43,7 +44,8 @@ func TestTuneShowsWhatItWouldWriteAndWritesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	plot, figures := filepath.Join(t.TempDir(), "p.svg"), filepath.Join(t.TempDir(), "t.json")
-	args := []string{"tune", "-c", config, "--labelled", labelled, "--target-accuracy", "model-20", "--max-llm-rate", "0.5", "--llm-accuracy", "0.95", "--seconds", "0.05", "--plot", plot, "--json", figures}
+	args := []string{"tune", "-c", config, "--labelled", labelled, "--target-accuracy", "model-20", "--max-llm-rate",
+		"0.5", "--llm-accuracy", "0.95", "--seconds", "0.05", "--plot", plot, "--json", figures}
 	r := finish(t, sluice(t, args...))
 	if r.code != 0 {
 		t.Fatalf("exit code %d\n%s\n%s", r.code, r.out, r.err)
@@ -57,13 +59,15 @@ func TestTuneShowsWhatItWouldWriteAndWritesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := "    student_threshold: " + tune.Threshold(rep.Choice.Student)
-	for _, want := range []string{"24 choose, 24 are held out", "## Student", "## Escalation", "## Result, on texts that were held out", "+" + line, "--- " + config,
+	for _, want := range []string{"24 choose, 24 are held out", "## Student", "## Escalation",
+		"## Result, on texts that were held out", "+" + line, "--- " + config,
 		"when: 'sentiment.score < " + tune.Threshold(rep.Choice.Escalate), "Nothing was written; --write writes it."} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("no %q in\n%s", want, r.out)
 		}
 	}
-	if rep.Speed.Model <= 0 || rep.Speed.Student <= 0 || rep.Speed.Tokenize <= 0 || rep.Choice.Student > 1 || rep.Result[0].Point.Accuracy < 0.8 {
+	if rep.Speed.Model <= 0 || rep.Speed.Student <= 0 || rep.Speed.Tokenize <= 0 || rep.Choice.Student > 1 ||
+		rep.Result[0].Point.Accuracy < 0.8 {
 		t.Errorf("%+v\n%+v", rep.Speed, rep.Result)
 	}
 	if b, err := os.ReadFile(plot); err != nil || !strings.Contains(string(b), "</svg>") {
@@ -83,7 +87,8 @@ func TestTuneShowsWhatItWouldWriteAndWritesIt(t *testing.T) {
 		t.Fatalf("exit code %d\n%s\n%s", r.code, r.out, r.err)
 	}
 	now, err := os.ReadFile(config)
-	if want := strings.Replace(string(before), "# asked first\n", "# asked first\n"+line+"\n", 1); err != nil || string(now) != want {
+	if want := strings.Replace(string(before), "# asked first\n", "# asked first\n"+line+"\n", 1); err != nil ||
+		string(now) != want {
 		t.Errorf("%v\n%s", err, now)
 	}
 	if st, err := os.Lstat(link); err != nil || st.Mode()&os.ModeSymlink == 0 {
@@ -92,19 +97,22 @@ func TestTuneShowsWhatItWouldWriteAndWritesIt(t *testing.T) {
 	if st, err := os.Stat(config); err != nil || st.Mode().Perm() != 0o640 {
 		t.Errorf("permissions: %v, %v", st.Mode(), err)
 	}
-	if r = finish(t, sluice(t, args...)); r.code != 0 || !strings.Contains(r.out, "Nothing to change in the configuration file.") {
+	if r = finish(t, sluice(t, args...)); r.code != 0 || !strings.Contains(r.out, "Nothing to change in the "+
+		"configuration file.") {
 		t.Errorf("a second time: exit code %d\n%s\n%s", r.code, r.out, r.err)
 	}
 	cmd := sluice(t, args...)
 	cmd.Env = append(cmd.Env, "SLUICE_MODELS__0__STUDENT_THRESHOLD=0.99")
-	if r = finish(t, cmd); r.code != 1 || !strings.Contains(r.err, "is given by SLUICE_MODELS__0__STUDENT_THRESHOLD, which wins over the file") {
+	if r = finish(t, cmd); r.code != 1 || !strings.Contains(r.err, "is given by SLUICE_MODELS__0__STUDENT_THRESHOLD, "+
+		"which wins over the file") {
 		t.Errorf("with the environment against it: exit code %d\n%s\n%s", r.code, r.out, r.err)
 	}
 }
 
 func TestTuneSaysWhatFewTextsCannotShow(t *testing.T) {
 	config, labelled := tuneFiles(t, pair(t))
-	r := finish(t, sluice(t, "tune", "-c", config, "--labelled", labelled, "--target-accuracy", "model-0.3", "--seconds", "0", "--json", "-", "--write"))
+	r := finish(t, sluice(t, "tune", "-c", config, "--labelled", labelled, "--target-accuracy", "model-0.3",
+		"--seconds", "0", "--json", "-", "--write"))
 	var rep tune.Report
 	if err := json.Unmarshal([]byte(r.out), &rep); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, r.out, r.err)
@@ -125,17 +133,20 @@ func TestTuneWritesTheRuleOfTheEscalation(t *testing.T) {
   budget: {price_input_per_million: 2, price_output_per_million: 10}
 `
 	config, labelled := tuneFiles(t, pair(t)+escalation)
-	args := []string{"tune", "-c", config, "--labelled", labelled, "--target-accuracy", "model-20", "--max-llm-rate", "0.5", "--seconds", "0", "--json", "-", "--write"}
+	args := []string{"tune", "-c", config, "--labelled", labelled, "--target-accuracy", "model-20", "--max-llm-rate",
+		"0.5", "--seconds", "0", "--json", "-", "--write"}
 	r := finish(t, sluice(t, args...))
 	var rep tune.Report
 	if err := json.Unmarshal([]byte(r.out), &rep); err != nil || r.code != 0 {
 		t.Fatalf("exit code %d, %v\n%s\n%s", r.code, err, r.out, r.err)
 	}
-	if rep.Now.Escalate != 0.9 || rep.Prices.InputPerMillion != 2 || rep.Prices.OutputPerMillion != 10 || rep.Prices.PromptTokens < 50 || rep.Result[3].Point.Cost <= 0 {
+	if rep.Now.Escalate != 0.9 || rep.Prices.InputPerMillion != 2 || rep.Prices.OutputPerMillion != 10 ||
+		rep.Prices.PromptTokens < 50 || rep.Result[3].Point.Cost <= 0 {
 		t.Errorf("%+v %+v %+v", rep.Now, rep.Prices, rep.Result[3])
 	}
 	b, err := os.ReadFile(config)
-	if want := fmt.Sprintf("  when: 'sentiment.score < %s'   # unsure\n", tune.Threshold(rep.Choice.Escalate)); err != nil || !strings.Contains(string(b), want) {
+	if want := fmt.Sprintf("  when: 'sentiment.score < %s'   # unsure\n",
+		tune.Threshold(rep.Choice.Escalate)); err != nil || !strings.Contains(string(b), want) {
 		t.Errorf("no %q in %v\n%s", want, err, b)
 	}
 	if r := finish(t, sluice(t, "validate", "--offline", "-c", config)); r.code != 0 {
@@ -145,7 +156,8 @@ func TestTuneWritesTheRuleOfTheEscalation(t *testing.T) {
 	config, _ = tuneFiles(t, pair(t)+strings.Replace(escalation, "sentiment.score < 0.9", "sentiment.margin < 0.5", 1))
 	args[2] = config
 	r = finish(t, sluice(t, args...))
-	if want := "For the escalation write:\n\n  escalation:\n    when: 'sentiment.score < " + tune.Threshold(rep.Choice.Escalate); r.code != 0 || !strings.Contains(r.err, want) {
+	if want := "For the escalation write:\n\n  escalation:\n    when: 'sentiment.score < " +
+		tune.Threshold(rep.Choice.Escalate); r.code != 0 || !strings.Contains(r.err, want) {
 		t.Errorf("exit code %d, no %q in\n%s", r.code, want, r.err)
 	}
 	if b, err := os.ReadFile(config); err != nil || !strings.Contains(string(b), "sentiment.margin < 0.5") {
@@ -163,7 +175,8 @@ func TestTuneComparesEntities(t *testing.T) {
 	if err := os.WriteFile(labelled, []byte(lines), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := finish(t, sluice(t, "tune", "-c", config, "--labelled", labelled, "--seconds", "0", "--holdout", "0", "--json", "-"))
+	r := finish(t, sluice(t, "tune", "-c", config, "--labelled", labelled, "--seconds", "0", "--holdout", "0", "--json",
+		"-"))
 	var rep tune.Report
 	if err := json.Unmarshal([]byte(r.out), &rep); err != nil || r.code != 0 {
 		t.Fatalf("exit code %d, %v\n%s\n%s", r.code, err, r.out, r.err)
@@ -180,13 +193,18 @@ func TestTuneComparesEntities(t *testing.T) {
 
 func TestTuneNamesMistakes(t *testing.T) {
 	config, labelled := tuneFiles(t, pair(t))
-	both, _ := tuneFiles(t, pair(t)+fmt.Sprintf("  - {name: toxicity, path: %s}\n  - {name: ner, path: %s}\n  - {name: again, path: %s}\n", needModel(t, "toxicity"), needModel(t, "ner"), needModel(t, "sentiment")))
+	both, _ := tuneFiles(t, pair(t)+fmt.Sprintf("  - {name: toxicity, path: %s}\n  - {name: ner, path: %s}\n  - "+
+		"{name: again, path: %s}\n", needModel(t, "toxicity"), needModel(t, "ner"), needModel(t, "sentiment")))
 	bad := filepath.Join(t.TempDir(), "bad.jsonl")
-	if err := os.WriteFile(bad, []byte("{\"text\":\"a\",\"label\":\"POSITIVE\"}\n{\"text\":\"b\",\"label\":\"positive\"}\n{\"txt\":\"c\"}\n"), 0o600); err != nil {
+	if err := os.WriteFile(bad,
+		[]byte("{\"text\":\"a\",\"label\":\"POSITIVE\"}\n{\"text\":\"b\",\"label\":\"positive\"}\n{\"txt\":\"c\"}\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	wrongLabel := filepath.Join(t.TempDir(), "label.jsonl")
-	if err := os.WriteFile(wrongLabel, []byte("{\"text\":\"a\",\"label\":\"POSITIVE\"}\n{\"text\":\"b\",\"label\":\"positive\"}\n"), 0o600); err != nil {
+	if err := os.WriteFile(wrongLabel,
+		[]byte("{\"text\":\"a\",\"label\":\"POSITIVE\"}\n{\"text\":\"b\",\"label\":\"positive\"}\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
@@ -196,17 +214,24 @@ func TestTuneNamesMistakes(t *testing.T) {
 		{"no labelled file", "give --labelled FILE", []string{"-c", config}},
 		{"a file that is not there", "no such file", []string{"-c", config, "--labelled", bad + "x"}},
 		{"a line", `bad.jsonl: line 3: has no "text"`, []string{"-c", config, "--labelled", bad}},
-		{"a label", `label.jsonl: line 2: "positive" is none of the model's labels (NEGATIVE, POSITIVE)`, []string{"-c", config, "--labelled", wrongLabel}},
-		{"a goal", "write for example 0.92, or model-0.3", []string{"-c", config, "--labelled", labelled, "--target-accuracy", "92"}},
+		{"a label", `label.jsonl: line 2: "positive" is none of the model's labels (NEGATIVE, POSITIVE)`,
+			[]string{"-c", config, "--labelled", wrongLabel}},
+		{"a goal", "write for example 0.92, or model-0.3", []string{"-c", config, "--labelled", labelled,
+			"--target-accuracy", "92"}},
 		{"points", "names no points", []string{"-c", config, "--labelled", labelled, "--target-accuracy", "model-x"}},
 		{"a share", "is not a share", []string{"-c", config, "--labelled", labelled, "--max-llm-rate", "5"}},
 		{"a confidence", "above 0.5 and below 1", []string{"-c", config, "--labelled", labelled, "--confidence", "95"}},
-		{"write and not", "contradict each other", []string{"-c", config, "--labelled", labelled, "--write", "--dry-run"}},
+		{"write and not", "contradict each other", []string{"-c", config, "--labelled", labelled, "--write",
+			"--dry-run"}},
 		{"all held out", "too few to hold out", []string{"-c", config, "--labelled", labelled, "--holdout", "0.999"}},
-		{"two models with these labels", "those of several models (sentiment, again); name one with --verdict", []string{"-c", both, "--labelled", labelled}},
-		{"a model that is none", `no model "sentimnt"; did you mean sentiment?`, []string{"-c", both, "--labelled", labelled, "--verdict", "sentimnt"}},
-		{"a model with several labels a text", "gives every label a score of its own", []string{"-c", both, "--labelled", labelled, "--verdict", "toxicity"}},
-		{"a model for entities", `the model ner finds entities, and the file has labels`, []string{"-c", both, "--labelled", labelled, "--verdict", "ner"}},
+		{"two models with these labels", "those of several models (sentiment, again); name one with --verdict",
+			[]string{"-c", both, "--labelled", labelled}},
+		{"a model that is none", `no model "sentimnt"; did you mean sentiment?`, []string{"-c", both, "--labelled",
+			labelled, "--verdict", "sentimnt"}},
+		{"a model with several labels a text", "gives every label a score of its own", []string{"-c", both,
+			"--labelled", labelled, "--verdict", "toxicity"}},
+		{"a model for entities", `the model ner finds entities, and the file has labels`, []string{"-c", both,
+			"--labelled", labelled, "--verdict", "ner"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := finish(t, sluice(t, append([]string{"tune", "--seconds", "0"}, tc.args...)...))

@@ -39,32 +39,41 @@ func tunedModel(settings []ModelSettings, name string, texts []tune.Text) (at in
 			at, m = i, candidate
 			break
 		}
-		if (candidate.Task == model.TokenClassification) == (texts[0].Entities != nil) && tune.CheckLabels(texts, labelsOf(candidate)) == nil {
+		if (candidate.Task == model.TokenClassification) == (texts[0].Entities != nil) && tune.CheckLabels(texts,
+			labelsOf(candidate)) == nil {
 			fitting = append(fitting, s.VerdictField())
 			at, m = i, candidate
 		}
 	}
 	switch {
 	case name != "" && at < 0:
-		return 0, nil, fmt.Errorf("the configuration has no model %q%s; it has %s", name, didYouMean(name, names), strings.Join(names, ", "))
+		return 0, nil, fmt.Errorf("the configuration has no model %q%s; it has %s", name, didYouMean(name, names),
+			strings.Join(names, ", "))
 	case at < 0:
-		return 0, nil, fmt.Errorf("no model of the configuration (%s) has all labels of the file; correct them, or name the model with --verdict to see which line is wrong", strings.Join(names, ", "))
+		return 0, nil, fmt.Errorf("no model of the configuration (%s) has all labels of the file; correct them, or "+
+			"name the model with --verdict to see which line is wrong", strings.Join(names, ", "))
 	case len(fitting) > 1:
-		return 0, nil, fmt.Errorf("the labels are those of several models (%s); name one with --verdict", strings.Join(fitting, ", "))
+		return 0, nil, fmt.Errorf("the labels are those of several models (%s); name one with --verdict",
+			strings.Join(fitting, ", "))
 	}
 	switch {
 	case m.Task == model.TokenClassification && texts[0].Entities == nil:
-		err = fmt.Errorf("the model %s finds entities, and the file has labels; write \"entities\" in place of \"label\", or name another model with --verdict", names[at])
+		err = fmt.Errorf("the model %s finds entities, and the file has labels; write \"entities\" in place of "+
+			"\"label\", or name another model with --verdict", names[at])
 	case m.Task == model.TextClassification && texts[0].Entities != nil:
-		err = fmt.Errorf("the model %s gives labels, and the file has entities; write \"label\" in place of \"entities\", or name another model with --verdict", names[at])
+		err = fmt.Errorf("the model %s gives labels, and the file has entities; write \"label\" in place of "+
+			"\"entities\", or name another model with --verdict", names[at])
 	case m.Task == model.TokenClassification && settings[at].Aggregation == string(model.AggregationNone):
-		err = fmt.Errorf("the model %s gives single tokens (aggregation: none), which are no entities; set another aggregation", names[at])
+		err = fmt.Errorf("the model %s gives single tokens (aggregation: none), which are no entities; set another "+
+			"aggregation", names[at])
 	case m.Task == model.TokenClassification:
 		err = tune.CheckLabels(texts, labelsOf(m))
 	case m.Config.ProblemType == model.MultiLabel:
-		err = fmt.Errorf("the model %s gives every label a score of its own, so no single score says how sure it is; thresholds are tuned for models with one label a text", names[at])
+		err = fmt.Errorf("the model %s gives every label a score of its own, so no single score says how sure it is; "+
+			"thresholds are tuned for models with one label a text", names[at])
 	case m.Config.ProblemType == model.Regression || len(m.Labels) < 2:
-		err = fmt.Errorf("the model %s gives a number and no label; thresholds are tuned for models with labels", names[at])
+		err = fmt.Errorf("the model %s gives a number and no label; thresholds are tuned for models with labels",
+			names[at])
 	default:
 		err = tune.CheckLabels(texts, m.Labels)
 	}
@@ -107,7 +116,8 @@ func (s *said) tokens(i int) (n int) {
 }
 
 // runModels judges every text with the at-th model of the configuration and with its student.
-func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, promptTokens int, length time.Duration, st steps) (*tuneRun, error) {
+func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, promptTokens int, length time.Duration,
+	st steps) (*tuneRun, error) {
 	runners := runnersOf(c.Runners)
 	models, err := openModels(ctx, c.Models[at:at+1], runners, c.RunTimeout, st)
 	if err != nil {
@@ -118,7 +128,8 @@ func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, prompt
 	ctx, broken := context.WithCancelCause(ctx)
 	defer broken(nil)
 	engine, err := newEngine(models, length > 0, pipeline.EngineOptions{
-		Runners: runners, BatchTokens: c.BatchTokens, Timeout: c.RunTimeout, Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Fail: func(err error) { broken(err) },
+		Runners: runners, BatchTokens: c.BatchTokens, Timeout: c.RunTimeout,
+		Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Fail: func(err error) { broken(err) },
 	})
 	if err != nil {
 		return nil, err
@@ -170,8 +181,10 @@ func verdictOf(v *model.Verdict) tune.Verdict {
 	return tune.Verdict{Label: tune.Canonical(entities), Entities: entities, Score: v.Confidence}
 }
 
-// askAll judges every text with one model, as the classifier does. A text that cannot be judged is an error with its line.
-func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedModel, texts []tune.Text, maxBytes int) (*said, error) {
+// askAll judges every text with one model, as the classifier does. A text that cannot be judged is an error with its
+// line.
+func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedModel, texts []tune.Text, maxBytes int) (
+	*said, error) {
 	clean := make([][]byte, len(texts))
 	for i := range texts {
 		clean[i] = tokenize.Clean([]byte(texts[i].Text), maxBytes).Bytes
@@ -214,7 +227,8 @@ func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedMo
 	var named []error
 	for i, err := range errs {
 		if err != nil && len(named) < 10 {
-			named = append(named, fmt.Errorf("line %d: %s cannot judge the text: %w; remove the line", texts[i].Line, m.settings.Path, unfault(err)))
+			named = append(named, fmt.Errorf("line %d: %s cannot judge the text: %w; remove the line", texts[i].Line,
+				m.settings.Path, unfault(err)))
 		}
 	}
 	if named != nil {
@@ -224,11 +238,15 @@ func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedMo
 }
 
 // measure times tokenizers and models, each alone. all[0] is the full model.
-func (run *tuneRun) measure(ctx context.Context, all []*loadedModel, answers []*said, budgets []pipeline.Budget, texts []tune.Text, runners int, length time.Duration, st steps) error {
+func (run *tuneRun) measure(ctx context.Context, all []*loadedModel, answers []*said, budgets []pipeline.Budget,
+	texts []tune.Text, runners int, length time.Duration, st steps) error {
 	for i, m := range all {
 		end := st.begin("measuring %s for %v", m.settings.Path, length)
 		r, err := bare.Run(ctx, slices.Concat(answers[i].rows...), bare.Options{
-			Runners: runners, BatchTokens: budgets[i].Tokens, Length: length, Open: func(n int) (pipeline.Runner, error) { return m.session.NewRunner(n) }, Warm: m.session.Warmup,
+			Runners: runners, BatchTokens: budgets[i].Tokens, Length: length, Open: func(n int) (pipeline.Runner,
+				error) {
+				return m.session.NewRunner(n)
+			}, Warm: m.session.Warmup,
 		})
 		end()
 		if err != nil {
@@ -242,14 +260,17 @@ func (run *tuneRun) measure(ctx context.Context, all []*loadedModel, answers []*
 	}
 	perText := 0.0
 	for i, m := range all {
-		if i > 0 && m.tokenizer.Digest() == all[0].tokenizer.Digest() && m.tokenizeOptions() == all[0].tokenizeOptions() {
+		if i > 0 && m.tokenizer.Digest() == all[0].tokenizer.Digest() &&
+			m.tokenizeOptions() == all[0].tokenizeOptions() {
 			continue // tokenized once for both
 		}
 		perText += 1 / tokenizeRate(m, texts, runners, length/4)
 	}
 	run.speed.Tokenize = 1 / perText
 	s := run.speed
-	run.how = fmt.Sprintf("composed of tokenizing (%.0f texts/s), %smodel (%.0f tokens/s), each measured alone with %d runners on these texts, their times added up; Kafka and JSON come on top", s.Tokenize, studentSpeed(s), s.Model, runners)
+	run.how = fmt.Sprintf("composed of tokenizing (%.0f texts/s), %smodel (%.0f tokens/s), each measured alone with "+
+		"%d runners on these texts, their times added up; Kafka and JSON come on top", s.Tokenize, studentSpeed(s),
+		s.Model, runners)
 	return nil
 }
 

@@ -23,10 +23,12 @@ func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o
 	var changes []tune.Change
 	settings := c.Models[at]
 	if settings.Student != "" && choice.Student != tune.Never && choice.Student != settings.StudentThreshold {
-		changes = append(changes, tune.Change{Section: []any{"models", at}, Key: "student_threshold", After: "student", Value: tune.Threshold(choice.Student)})
+		changes = append(changes, tune.Change{Section: []any{"models", at}, Key: "student_threshold", After: "student",
+			Value: tune.Threshold(choice.Student)})
 	}
 	if settings.Student != "" && choice.Student == tune.Never {
-		fmt.Fprintf(out, "The student is no help for this goal: remove models[%d].student, or tune for another goal.\n", at)
+		fmt.Fprintf(out, "The student is no help for this goal: remove models[%d].student, or tune for another goal.\n",
+			at)
 	}
 	if name := pipeline.RuleName(settings.VerdictField()); choice.Escalates {
 		now, simple := 0.0, false
@@ -35,9 +37,11 @@ func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o
 		}
 		switch {
 		case !simple: // no escalation yet, or a rule that says more than a threshold
-			fmt.Fprintf(out, "For the escalation write:\n\n  escalation:\n    when: '%s.score < %s'\n\n", name, tune.Threshold(choice.Escalate))
+			fmt.Fprintf(out, "For the escalation write:\n\n  escalation:\n    when: '%s.score < %s'\n\n", name,
+				tune.Threshold(choice.Escalate))
 		case now != choice.Escalate:
-			changes = append(changes, tune.Change{Section: []any{"escalation"}, Key: "when", Value: tune.Threshold(choice.Escalate), Rule: true, Model: name})
+			changes = append(changes, tune.Change{Section: []any{"escalation"}, Key: "when",
+				Value: tune.Threshold(choice.Escalate), Rule: true, Model: name})
 		}
 	}
 	if len(changes) == 0 {
@@ -46,12 +50,14 @@ func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o
 	}
 	for i := range changes {
 		if given := c.origins[changes[i].String()]; given.env != "" || given.flag != "" {
-			return fmt.Errorf("tune: %s is given by %s, which wins over the file; set it there to %s", changes[i].String(), given, changes[i].Written())
+			return fmt.Errorf("tune: %s is given by %s, which wins over the file; set it there to %s",
+				changes[i].String(), given, changes[i].Written())
 		}
 	}
 	if c.file == "" {
 		for _, change := range changes {
-			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n", envName(change.String()), change.Written())
+			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n", envName(change.String()),
+				change.Written())
 		}
 		return nil
 	}
@@ -102,8 +108,8 @@ func atTerminal(r io.Reader) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// replaceFile writes a file anew through another one beside it, so that it is never half of each; links stay links. Nothing
-// is written where the file is not what it was any more.
+// replaceFile writes a file anew through another one beside it, so that it is never half of each; links stay links.
+// Nothing is written where the file is not what it was any more.
 func replaceFile(name string, before, after []byte) error {
 	target, err := filepath.EvalSymlinks(name)
 	if err != nil {

@@ -41,7 +41,8 @@ is wrong.`,
 	}
 	addConfigFlag(cmd, &file)
 	cmd.Flags().BoolVar(&offline, "offline", false, "do not talk to brokers")
-	cmd.Flags().BoolVar(&show, "print", false, "print the configuration that holds, with the origin of every value; secrets are left out")
+	cmd.Flags().BoolVar(&show, "print", false, "print the configuration that holds, with the origin of every value; "+
+		"secrets are left out")
 	addKeyFlags(cmd.Flags())
 	return cmd
 }
@@ -64,14 +65,17 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 		warn("%s", p)
 	}
 	for i, s := range c.Models {
-		models, err := openModels(ctx, []ModelSettings{s}, 1, c.RunTimeout, steps{func(format string, args ...any) { fmt.Fprintf(w, "         "+format+"\n", args...) }})
+		models, err := openModels(ctx, []ModelSettings{s}, 1, c.RunTimeout,
+			steps{func(format string, args ...any) { fmt.Fprintf(w, "         "+format+"\n", args...) }})
 		if err != nil {
-			report("", fmt.Errorf("%s: models[%d] (%s): %w", c.origins[fmt.Sprintf("models[%d].path", i)], i, s.Name, unfault(err)))
+			report("", fmt.Errorf("%s: models[%d] (%s): %w", c.origins[fmt.Sprintf("models[%d].path", i)], i, s.Name,
+				unfault(err)))
 			continue
 		}
 		for _, m := range withStudents(models) {
 			p := m.page()
-			report(fmt.Sprintf("model %s: %s, %s, %s, %s, %d labels, on %s; self-test passed", p.Name, p.Model, p.Task, p.Layout, p.Precision, len(p.Labels), p.Provider), nil)
+			report(fmt.Sprintf("model %s: %s, %s, %s, %s, %d labels, on %s; self-test passed", p.Name, p.Model, p.Task,
+				p.Layout, p.Precision, len(p.Labels), p.Provider), nil)
 			for _, text := range p.Warnings {
 				warn("model %s: %s", p.Name, text)
 			}
@@ -103,7 +107,8 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 	return nil
 }
 
-// validateEscalation checks the section against the models, and that its key and certificates can be read. The endpoint is not asked.
+// validateEscalation checks the section against the models, and that its key and certificates can be read. The endpoint
+// is not asked.
 func validateEscalation(s *Settings) (string, error) {
 	plan, err := planEscalation(s)
 	if err != nil {
@@ -114,7 +119,8 @@ func validateEscalation(s *Settings) (string, error) {
 		return "", unfault(err)
 	}
 	pool.Close()
-	return fmt.Sprintf("escalation: %s where %s, mode %s, to %s at %s (not asked now), prompt %s", plan.verdict, s.Escalation.When, s.Escalation.Mode, s.Escalation.Endpoint.Model,
+	return fmt.Sprintf("escalation: %s where %s, mode %s, to %s at %s (not asked now), prompt %s", plan.verdict,
+		s.Escalation.When, s.Escalation.Mode, s.Escalation.Endpoint.Model,
 		strings.Join(s.Escalation.Endpoint.URLs, ", "), plan.prompt.Version()), nil
 }
 
@@ -132,7 +138,8 @@ func validateBrokers(ctx context.Context, kc kafka.Config, report func(string, e
 		report("", unfault(p))
 	}
 	if len(problems) == 0 {
-		report(fmt.Sprintf("brokers %s: topics and permissions of group %s, as far as they can be seen without writing", strings.Join(kc.Brokers, ", "), kc.Group), nil)
+		report(fmt.Sprintf("brokers %s: topics and permissions of group %s, as far as they can be seen without writing",
+			strings.Join(kc.Brokers, ", "), kc.Group), nil)
 	}
 }
 

@@ -30,8 +30,9 @@ final verdict (unfinished), and with routes copies of records that have no resul
 flight. What retention or compaction has removed is named as unverifiable, not as lost. Nothing is written or committed,
 and no group is joined. Exit code 1 when something is lost, doubled or out of order, or could not be read to the end. With
 guarantee: at-least-once doubled messages are shown and are no fault.`,
-		Example: "  sluice verify -c reviews.yaml --since 1h\n  sluice verify -c reviews.yaml --since 2026-11-24T08:00:00Z --until 10m --json",
-		Args:    cobra.NoArgs,
+		Example: "  sluice verify -c reviews.yaml --since 1h\n  sluice verify -c reviews.yaml --since " +
+			"2026-11-24T08:00:00Z --until 10m --json",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := commandConfig(cmd, file)
 			if err != nil {
@@ -47,11 +48,13 @@ guarantee: at-least-once doubled messages are shown and are no fault.`,
 	}
 	addConfigFlag(cmd, &file)
 	fs := cmd.Flags()
-	fs.StringVar(&since, "since", "1h", "look at records with a timestamp from `TIME` on: a duration before now, a time as RFC 3339, or all")
+	fs.StringVar(&since, "since", "1h", "look at records with a timestamp from `TIME` on: a duration before now, a "+
+		"time as RFC 3339, or all")
 	describe(fs, "since", envVerify+"SINCE", "24h")
 	fs.StringVar(&until, "until", "", "look at records before `TIME`; default: up to what the group has committed")
 	describe(fs, "until", envVerify+"UNTIL", "10m")
-	fs.DurationVar(&patience, "patience", 90*time.Second, "`DURATION` to wait for an open transaction to end; more than kafka.transaction_timeout")
+	fs.DurationVar(&patience, "patience", 90*time.Second, "`DURATION` to wait for an open transaction to end; more "+
+		"than kafka.transaction_timeout")
 	describe(fs, "patience", envVerify+"PATIENCE", "2m")
 	fs.BoolVar(&asJSON, "json", false, "print one JSON object in place of the table")
 	describe(fs, "json", envVerify+"JSON", "true")
@@ -61,7 +64,8 @@ guarantee: at-least-once doubled messages are shown and are no fault.`,
 
 // auditPlan says which records of which topics to look at.
 func auditPlan(s *Settings, since, until string, now time.Time) (audit.Plan, error) {
-	p := audit.Plan{Group: s.Kafka.Group, Inputs: s.Input.Topics, Output: s.Output.Topic, DeadLetter: s.DeadLetter.Topic, AtLeastOnce: s.Kafka.Guarantee == "at-least-once"}
+	p := audit.Plan{Group: s.Kafka.Group, Inputs: s.Input.Topics, Output: s.Output.Topic,
+		DeadLetter: s.DeadLetter.Topic, AtLeastOnce: s.Kafka.Guarantee == "at-least-once"}
 	for _, r := range s.Routes {
 		if r.Topic != p.Output && !slices.Contains(p.Routed, r.Topic) {
 			p.Routed = append(p.Routed, r.Topic)
@@ -187,7 +191,8 @@ func printAudit(w io.Writer, r *audit.Report) {
 		fmt.Fprintf(w, "note: %s\n", n)
 	}
 	for _, topic := range slices.Sorted(maps.Keys(r.Foreign)) {
-		fmt.Fprintf(w, "note: %s: %d messages do not come from records of the input topics; they are not counted\n", topic, r.Foreign[topic])
+		fmt.Fprintf(w, "note: %s: %d messages do not come from records of the input topics; they are not counted\n",
+			topic, r.Foreign[topic])
 	}
 	for i := range r.Partitions {
 		for _, e := range r.Partitions[i].Examples {
@@ -198,11 +203,13 @@ func printAudit(w io.Writer, r *audit.Report) {
 	case r.Incomplete:
 		fmt.Fprintln(w, "NOT COMPLETE: a topic could not be read to its end")
 	case !r.Clean():
-		fmt.Fprintf(w, "NOT CLEAN: %d lost, %d without a final verdict, %d doubled, %d out of order, %d stray copies\n", t.Lost, t.Unfinished, t.Doubled, t.Disordered, t.Stray)
+		fmt.Fprintf(w, "NOT CLEAN: %d lost, %d without a final verdict, %d doubled, %d out of order, %d stray copies\n",
+			t.Lost, t.Unfinished, t.Doubled, t.Disordered, t.Stray)
 	case t.Records == 0:
 		fmt.Fprintln(w, "nothing to count: the group has committed no record of this time")
 	case t.Unverifiable > 0:
-		fmt.Fprintf(w, "clean as far as the logs reach: %d of %d records cannot be verified\n", t.Unverifiable, t.Records)
+		fmt.Fprintf(w, "clean as far as the logs reach: %d of %d records cannot be verified\n", t.Unverifiable,
+			t.Records)
 	case t.Doubled > 0:
 		fmt.Fprintf(w, "clean: every record has an answer; %d repeats, which at-least-once allows\n", t.Doubled)
 	default:

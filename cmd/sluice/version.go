@@ -79,9 +79,10 @@ type cpuPage struct {
 func readVersion() versionPage {
 	p := versionPage{
 		Sluice: ownVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Kafka:      "kafka-go " + moduleVersion("github.com/segmentio/kafka-go"),
-		Tokenizers: "tokenizers " + hf.Version() + " (Rust), daulet/tokenizers " + moduleVersion("github.com/daulet/tokenizers"),
-		CPUs:       ort.DefaultRunners(), CPU: cpuPage{Features: ort.CPUFeatures(), Int8: ort.Int8Speed()},
+		Kafka: "kafka-go " + moduleVersion("github.com/segmentio/kafka-go"),
+		Tokenizers: "tokenizers " + hf.Version() + " (Rust), daulet/tokenizers " +
+			moduleVersion("github.com/daulet/tokenizers"),
+		CPUs: ort.DefaultRunners(), CPU: cpuPage{Features: ort.CPUFeatures(), Int8: ort.Int8Speed()},
 	}
 	if err := initOnnxRuntime(); err != nil {
 		p.OnnxRuntime.Error = err.Error()

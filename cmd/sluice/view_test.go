@@ -16,8 +16,10 @@ import (
 var paint = regexp.MustCompile("\x1b\\[[0-9]*m")
 
 func demoRecord(partition int32, offset int64, topic, value string) *kgo.Record {
-	return &kgo.Record{Topic: topic, Partition: partition, Value: []byte(value), Timestamp: time.Now().Add(-10 * time.Millisecond),
-		Headers: []kgo.RecordHeader{{Key: "sluice.source", Value: fmt.Appendf(nil, "customer_reviews/%d/%d", partition, offset)}}}
+	return &kgo.Record{Topic: topic, Partition: partition, Value: []byte(value),
+		Timestamp: time.Now().Add(-10 * time.Millisecond),
+		Headers: []kgo.RecordHeader{{Key: "sluice.source", Value: fmt.Appendf(nil, "customer_reviews/%d/%d", partition,
+			offset)}}}
 }
 
 const demoResult = `{"text":"Ada 李 was here","inference":{"sentiment":{"label":"POSITIVE","score":0.9731,"route":"model","model":"m@1","revision":1},` +
@@ -32,15 +34,18 @@ func TestARowShowsWhatTheResultSays(t *testing.T) {
 		t.Errorf("latency %v", row.latency)
 	}
 	r := demoRecord(0, 1, demoDeadLetter, "{no json")
-	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "sluice.error.message", Value: []byte("the value is not valid JSON")})
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "sluice.error.message",
+		Value: []byte("the value is not valid JSON")})
 	if got := newDemoRow(r, time.Now()).plain(); got != "0/1  DEAD LETTER the value is not valid JSON  -    {no json" {
 		t.Errorf("%q", got)
 	}
 }
 
 func TestNoRecordCanWriteToTheTerminal(t *testing.T) {
-	nasty := "\x1b[2J\x1b]0;title\x07 \u009b31m \u202egnp \u2066x\u2069 a\nb\tc\rd \x00 \xff \u2028 \ufeff 👩\u200d👩\u200d👧 ok"
-	for _, s := range []string{printable(nasty), demoRow{text: nasty, verdicts: []demoVerdict{{"m", nasty, 1}}, entities: []demoEntity{{nasty, nasty}}}.plain()} {
+	nasty := "\x1b[2J\x1b]0;title\x07 \u009b31m \u202egnp \u2066x\u2069 a\nb\tc\rd \x00 \xff \u2028 \ufeff " +
+		"👩\u200d👩\u200d👧 ok"
+	for _, s := range []string{printable(nasty), demoRow{text: nasty, verdicts: []demoVerdict{{"m", nasty, 1}},
+		entities: []demoEntity{{nasty, nasty}}}.plain()} {
 		if !utf8.ValidString(s) {
 			t.Errorf("not UTF-8: %q", s)
 		}
@@ -57,9 +62,11 @@ func TestNoRecordCanWriteToTheTerminal(t *testing.T) {
 
 func TestTheTableFitsEveryTerminal(t *testing.T) {
 	d := newDemoState(time.Now(), "127.0.0.1:9092", demoSettings("127.0.0.1:9092", nil))
-	texts := []string{"short", strings.Repeat("long text ", 60), strings.Repeat("漢字かな", 40), strings.Repeat("👩‍👩‍👧😀", 30), "שלום עולם مرحبا", "e\u0301\u0327 combining", "\x1b[31mred\x1b[0m", ""}
+	texts := []string{"short", strings.Repeat("long text ", 60), strings.Repeat("漢字かな", 40), strings.Repeat("👩‍👩‍👧😀",
+		30), "שלום עולם مرحبا", "e\u0301\u0327 combining", "\x1b[31mred\x1b[0m", ""}
 	for i := range 100 {
-		value := strings.Replace(demoResult, "Ada 李 was here", strings.NewReplacer("\x1b", `\u001b`).Replace(texts[i%len(texts)]), 1)
+		value := strings.Replace(demoResult, "Ada 李 was here", strings.NewReplacer("\x1b", `\u001b`).Replace(
+			texts[i%len(texts)]), 1)
 		d.answered(newDemoRow(demoRecord(int32(i%3), int64(i/3), demoOutput, value), time.Now()))
 	}
 	for _, width := range []int{1, 5, 20, 40, 59, 60, 80, 89, 90, 132, 300} {

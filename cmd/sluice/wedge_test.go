@@ -48,14 +48,16 @@ func TestAWorkerWithAHangingRunSaysSoAndEnds(t *testing.T) {
 	if code := w.exit(t); code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	if log := w.logs(); !strings.Contains(log, "does not end, although its time was over") || !strings.Contains(log, "will be processed again after a restart") {
+	if log := w.logs(); !strings.Contains(log, "does not end, although its time was over") ||
+		!strings.Contains(log, "will be processed again after a restart") {
 		t.Errorf("the log does not say why:\n%s", log)
 	}
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	startWorker(t, "-c", config)
-	if got := consume(t, address, 2, "review_analysis"); !strings.Contains(string(got[0].Value)+string(got[1].Value), `"id":2`) {
+	if got := consume(t, address, 2, "review_analysis"); !strings.Contains(string(got[0].Value)+string(got[1].Value),
+		`"id":2`) {
 		t.Errorf("results: %s, %s", got[0].Value, got[1].Value)
 	}
 }

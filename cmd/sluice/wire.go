@@ -1,7 +1,7 @@
 package main
 
-// This file joins the rooms: the only place that knows the tokenizer, the model runtime, the Kafka client and the pipeline
-// at once.
+// This file joins the rooms: the only place that knows the tokenizer, the model runtime, the Kafka client and the
+// pipeline at once.
 
 import (
 	"context"
@@ -23,7 +23,8 @@ import (
 
 // ---- ONNX Runtime
 
-// initOnnxRuntime loads ONNX Runtime: the file that SLUICE_ONNXRUNTIME names, else lib/libonnxruntime.so.1 beside the binary.
+// initOnnxRuntime loads ONNX Runtime: the file that SLUICE_ONNXRUNTIME names, else lib/libonnxruntime.so.1 beside the
+// binary.
 func initOnnxRuntime() error { return ort.Init("") }
 
 // executableDir is the directory of the binary, links resolved.
@@ -76,14 +77,16 @@ func openModel(ctx context.Context, s ModelSettings, o ort.Options, st steps) (_
 		return nil, fmt.Errorf("model %s: %w", s.Path, err)
 	}
 	l.judge, err = model.NewJudge(l.model, l.tokenizer, model.JudgeOptions{
-		Aggregation: model.Aggregation(s.Aggregation), LongText: model.LongText(s.WindowMerge), AllScores: s.Scores == "all",
+		Aggregation: model.Aggregation(s.Aggregation), LongText: model.LongText(s.WindowMerge),
+		AllScores: s.Scores == "all",
 	})
 	if err != nil {
 		return nil, err
 	}
 	if s.LongText == "window" {
 		if probe := l.tokenizer.Encode([][]byte{[]byte("a")}, l.tokenizeOptions())[0]; probe.Err != nil {
-			return nil, fmt.Errorf("model %s: stride %d with %d tokens: %w", s.Path, s.Stride, l.model.MaxTokens, probe.Err)
+			return nil, fmt.Errorf("model %s: stride %d with %d tokens: %w", s.Path, s.Stride, l.model.MaxTokens,
+				probe.Err)
 		}
 	}
 	end = st.begin("loading %s", s.Path)
@@ -111,7 +114,8 @@ func (l *loadedModel) close() {
 }
 
 func (l *loadedModel) tokenizeOptions() tokenize.Options {
-	return tokenize.Options{MaxTokens: l.model.MaxTokens, Windows: l.settings.LongText == "window", Stride: l.settings.Stride}
+	return tokenize.Options{MaxTokens: l.model.MaxTokens, Windows: l.settings.LongText == "window",
+		Stride: l.settings.Stride}
 }
 
 // tag names the model in verdicts.
@@ -123,7 +127,8 @@ func (l *loadedModel) page() modelPage {
 		precision = string(l.model.Manifest.Precision)
 	}
 	return modelPage{
-		Name: l.settings.Name, Field: l.settings.VerdictField(), Model: l.tag(), Digest: l.model.Digest, Task: string(l.model.Task),
+		Name: l.settings.Name, Field: l.settings.VerdictField(), Model: l.tag(), Digest: l.model.Digest,
+		Task:   string(l.model.Task),
 		Labels: l.model.Labels, MaxTokens: l.model.MaxTokens, Layout: string(l.model.Layout), Precision: precision,
 		Provider: l.session.Provider(), Directory: l.settings.Path, Warnings: l.warnings(),
 	}
@@ -148,8 +153,10 @@ func (l *loadedModel) probe() pipeline.Row {
 	return l.tokenizer.Encode([][]byte{[]byte("a")}, tokenize.Options{MaxTokens: l.model.MaxTokens})[0].Windows[0].IDs
 }
 
-// openModels opens every model of a configuration, students included, which stand behind the model that they belong to. The error joins those of all models; it is a configuration fault.
-func openModels(ctx context.Context, settings []ModelSettings, runners int, runTimeout time.Duration, st steps) ([]*loadedModel, error) {
+// openModels opens every model of a configuration, students included, which stand behind the model that they belong to.
+// The error joins those of all models; it is a configuration fault.
+func openModels(ctx context.Context, settings []ModelSettings, runners int, runTimeout time.Duration,
+	st steps) ([]*loadedModel, error) {
 	if err := initOnnxRuntime(); err != nil {
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "onnxruntime", Err: err}
 	}
@@ -191,9 +198,12 @@ func openStudent(ctx context.Context, m *loadedModel, o ort.Options, st steps) (
 	}
 	switch {
 	case m.model.Config.ProblemType == model.MultiLabel:
-		err = fmt.Errorf("%s: %s gives every label a score of its own, so no single score says how sure a student is; remove student", s.Path, m.settings.Path)
-	case student.model.Task != m.model.Task || !slices.Equal(slices.Sorted(slices.Values(student.model.Labels)), slices.Sorted(slices.Values(m.model.Labels))):
-		err = fmt.Errorf("%s: its labels are %s, those of %s are %s; a student must have the same", s.Path, strings.Join(student.model.Labels, ", "), m.settings.Path, strings.Join(m.model.Labels, ", "))
+		err = fmt.Errorf("%s: %s gives every label a score of its own, so no single score says how sure a student "+
+			"is; remove student", s.Path, m.settings.Path)
+	case student.model.Task != m.model.Task || !slices.Equal(slices.Sorted(slices.Values(student.model.Labels)),
+		slices.Sorted(slices.Values(m.model.Labels))):
+		err = fmt.Errorf("%s: its labels are %s, those of %s are %s; a student must have the same", s.Path,
+			strings.Join(student.model.Labels, ", "), m.settings.Path, strings.Join(m.model.Labels, ", "))
 	}
 	if err != nil {
 		student.close()
@@ -227,7 +237,8 @@ func closeModels(models []*loadedModel) {
 func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pipeline.Engine, error) {
 	var list []pipeline.EngineModel
 	for _, m := range withStudents(models) {
-		e := pipeline.EngineModel{Name: m.settings.Name, Digest: m.model.Digest, Open: func(n int) (pipeline.Runner, error) {
+		e := pipeline.EngineModel{Name: m.settings.Name, Digest: m.model.Digest, Open: func(n int) (pipeline.Runner,
+			error) {
 			r, err := m.session.NewRunner(n)
 			if err != nil {
 				return nil, err
@@ -249,14 +260,15 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 		} else {
 			fmt.Fprintf(os.Stderr, "sluice: %v\n", err)
 		}
-		// What can be ended in order ends until then; the thread that hangs cannot, and nothing that it uses may be freed.
+		// What can be ended in order ends until then; the thread that hangs cannot, and nothing that it uses may be
+		// freed.
 		time.AfterFunc(wedgedExit, func() { os.Exit(exitFailed) })
 	}
 	return pipeline.NewEngine(list, o)
 }
 
-// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace EngineOptions.Grace; tests are in
-// more of a hurry.
+// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace EngineOptions.Grace; tests
+// are in more of a hurry.
 var (
 	wedgedExit  = 3 * time.Second
 	wedgedGrace = time.Duration(0) // the default
@@ -269,14 +281,16 @@ var (
 )
 
 // newClassifier starts the processor that runs all models on every record.
-func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, w *pipeline.Writer, m *pipeline.Metrics) (*pipeline.Classifier, error) {
+func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, w *pipeline.Writer,
+	m *pipeline.Metrics) (*pipeline.Classifier, error) {
 	urgent, err := urgentOf(s.Urgent)
 	if err != nil {
 		return nil, err
 	}
 	all := withStudents(models)
 	step := func(m *loadedModel) pipeline.Step {
-		return pipeline.Step{Engine: slices.Index(all, m), Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer), Judge: m.judge, Options: m.tokenizeOptions()}
+		return pipeline.Step{Engine: slices.Index(all, m), Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer),
+			Judge: m.judge, Options: m.tokenizeOptions()}
 	}
 	list := make([]pipeline.ClassifierModel, len(models))
 	for i, m := range models {
@@ -312,8 +326,9 @@ func urgentOf(s UrgentSettings) (*pipeline.Urgent, error) {
 
 func limitsOf(l LimitSettings) pipeline.Limits {
 	return pipeline.Limits{
-		PartitionRecords: l.Partition.Records, PartitionBytes: int(l.Partition.Bytes), PartitionTokens: l.Partition.Tokens,
-		TotalRecords: l.Total.Records, TotalBytes: int(l.Total.Bytes), TotalTokens: l.Total.Tokens,
+		PartitionRecords: l.Partition.Records, PartitionBytes: int(l.Partition.Bytes),
+		PartitionTokens: l.Partition.Tokens,
+		TotalRecords:    l.Total.Records, TotalBytes: int(l.Total.Bytes), TotalTokens: l.Total.Tokens,
 	}
 }
 
@@ -327,7 +342,8 @@ func runnersOf(setting int) int {
 
 // ---- Kafka
 
-// kafkaConfig turns the settings into the client's, reading the files of certificates and secrets once. The error joins all mistakes.
+// kafkaConfig turns the settings into the client's, reading the files of certificates and secrets once. The error joins
+// all mistakes.
 func kafkaConfig(s *Settings) (kafka.Config, error) {
 	c := kafkaPlan(s)
 	if err := kafkaSecurity(&c, &s.Kafka); err != nil {
@@ -342,7 +358,8 @@ func kafkaPlan(s *Settings) kafka.Config {
 	k := &s.Kafka
 	c.Brokers, c.Group, c.InstanceID = k.Brokers, k.Group, k.InstanceID
 	c.ClientID = "sluice-" + k.InstanceID
-	c.SessionTimeout, c.RebalanceTimeout, c.TransactionTimeout = k.SessionTimeout, k.RebalanceTimeout, k.TransactionTimeout
+	c.SessionTimeout, c.RebalanceTimeout, c.TransactionTimeout = k.SessionTimeout, k.RebalanceTimeout,
+		k.TransactionTimeout
 	c.Guarantee, c.Start = kafka.Guarantee(k.Guarantee), kafka.Start(s.Input.Start)
 	c.Topics, c.Outputs = s.Input.Topics, resultTopics(s)
 	if s.Escalation.On() {

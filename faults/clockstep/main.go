@@ -1,6 +1,6 @@
-// Command clockstep writes an overlay for `go build -overlay` with which the wall clock of a program can be stepped from
-// outside while its monotonic clock goes on: what a correction by NTP or the resumption of a virtual machine does to a
-// process. libfaketime cannot do it, as Go programs read the clock past the C library.
+// Command clockstep writes an overlay for `go build -overlay` with which the wall clock of a program can be stepped
+// from outside while its monotonic clock goes on: what a correction by NTP or the resumption of a virtual machine does
+// to a process. libfaketime cannot do it, as Go programs read the clock past the C library.
 //
 //	go run ./faults/clockstep -o DIR && go build -overlay DIR/overlay.json -tags failpoint,clockstep ...
 //
@@ -68,10 +68,12 @@ func write(dir string) error {
 			return err
 		}
 		if n := strings.Count(string(text), c.old); n != 1 {
-			return fmt.Errorf("%s holds %q %d times, want once: this version of Go reads its clock in another way; adapt the overlay", from, c.old, n)
+			return fmt.Errorf("%s holds %q %d times, want once: this version of Go reads its clock in another way; "+
+				"adapt the overlay", from, c.old, n)
 		}
 		replace[from] = filepath.Join(dir, c.file)
-		if err := os.WriteFile(replace[from], []byte(strings.Replace(string(text), c.old, c.new, 1)), 0o644); err != nil {
+		if err := os.WriteFile(replace[from], []byte(strings.Replace(string(text), c.old, c.new, 1)),
+			0o644); err != nil {
 			return err
 		}
 	}

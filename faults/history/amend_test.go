@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// amended is a run of n records in which all went well: every fourth result is provisional and has a final verdict behind all
-// results, every third result has an alert, and so has every second final verdict.
+// amended is a run of n records in which all went well: every fourth result is provisional and has a final verdict
+// behind all results, every third result has an alert, and so has every second final verdict.
 func amended(n int) Run {
 	run := good(n)
 	alert := func(o Output) {
@@ -45,7 +45,10 @@ func amended(n int) Run {
 func TestPlantedFaultsBesideResultsAreFound(t *testing.T) {
 	const n = 40
 	final := func(r *Run, i int) *Output { // of record i
-		k := slices.IndexFunc(r.Outputs, func(o Output) bool { return o.Revision == 2 && o.Source == r.Outputs[i].Source })
+		k := slices.IndexFunc(r.Outputs, func(o Output) bool {
+			return o.Revision == 2 &&
+				o.Source == r.Outputs[i].Source
+		})
 		return &r.Outputs[k]
 	}
 	without := func(all []Output, revision int, source string) []Output {
@@ -61,7 +64,8 @@ func TestPlantedFaultsBesideResultsAreFound(t *testing.T) {
 		want  func(*Report) int
 	}{
 		{"a missing alert", func(r *Run) { r.Alerts = r.Alerts[1:] }, silent},
-		{"a missing alert of a final verdict", func(r *Run) { r.Alerts = without(r.Alerts, 2, final(r, 16).Source) }, silent},
+		{"a missing alert of a final verdict", func(r *Run) { r.Alerts = without(r.Alerts, 2, final(r, 16).Source) },
+			silent},
 		{"all alerts missing", func(r *Run) { r.Alerts = nil }, silent},
 		{"a doubled alert", func(r *Run) {
 			a := r.Alerts[1]
@@ -79,25 +83,39 @@ func TestPlantedFaultsBesideResultsAreFound(t *testing.T) {
 			a.Partition.Topic = "alerts"
 			r.Alerts = append(r.Alerts, a)
 		}, alone},
-		{"an alert of a final verdict that is not there", func(r *Run) { r.Outputs = without(r.Outputs, 2, final(r, 16).Source) }, alone},
+		{"an alert of a final verdict that is not there", func(r *Run) {
+			r.Outputs = without(r.Outputs, 2,
+				final(r, 16).Source)
+		}, alone},
 		{"an alert of another revision", func(r *Run) { r.Alerts[0].Revision = 2 }, silent},
-		{"an alert that is no copy", func(r *Run) { r.Alerts[1].Value = []byte("{}") }, func(r *Report) int { return r.Changed }},
+		{"an alert that is no copy", func(r *Run) { r.Alerts[1].Value = []byte("{}") },
+			func(r *Report) int { return r.Changed }},
 		{"a lost final verdict", func(r *Run) { r.Outputs = without(r.Outputs, 2, final(r, 4).Source) }, unsettled},
 		{"a doubled final verdict", func(r *Run) {
 			f := *final(r, 4)
 			f.Offset++
 			r.Outputs = append(r.Outputs, f)
 		}, func(r *Report) int { return r.Doubled }},
-		{"a final verdict of a result that is final", func(r *Run) { r.Outputs[4].Provisional, r.Outputs[4].Asked = false, false }, misplaced},
-		{"a final verdict without its provisional result", func(r *Run) { r.Outputs = without(r.Outputs, 1, r.Outputs[4].Source) }, misplaced},
+		{"a final verdict of a result that is final", func(r *Run) {
+			r.Outputs[4].Provisional,
+				r.Outputs[4].Asked = false, false
+		}, misplaced},
+		{"a final verdict without its provisional result", func(r *Run) {
+			r.Outputs = without(r.Outputs, 1,
+				r.Outputs[4].Source)
+		}, misplaced},
 		{"a final verdict that amends another", func(r *Run) { final(r, 4).Amends = r.Outputs[6].ID }, misplaced},
 		{"a final verdict before its provisional result", func(r *Run) { final(r, 4).Offset = -1 }, misplaced},
 		{"a final verdict in another partition", func(r *Run) { final(r, 4).Partition.Number = 1 }, misplaced},
-		{"a final verdict that says that it is provisional", func(r *Run) { final(r, 4).Provisional = true }, misplaced},
+		{"a final verdict that says that it is provisional", func(r *Run) { final(r, 4).Provisional = true },
+			misplaced},
 		{"a result that should be provisional", func(r *Run) { r.Outputs[5].Asked = true }, misplaced},
-		{"a fallback without a reason", func(r *Run) { final(r, 16).Reason = "" }, func(r *Report) int { return r.Unreasoned }},
-		{"a final verdict with other source bytes", func(r *Run) { final(r, 4).Value = []byte(`{"id":5,"v":1}`) }, func(r *Report) int { return r.Changed }},
-		{"a final verdict of nothing", func(r *Run) { final(r, 4).Source = "in/0/999" }, func(r *Report) int { return r.Foreign }},
+		{"a fallback without a reason", func(r *Run) { final(r, 16).Reason = "" },
+			func(r *Report) int { return r.Unreasoned }},
+		{"a final verdict with other source bytes", func(r *Run) { final(r, 4).Value = []byte(`{"id":5,"v":1}`) },
+			func(r *Report) int { return r.Changed }},
+		{"a final verdict of nothing", func(r *Run) { final(r, 4).Source = "in/0/999" },
+			func(r *Report) int { return r.Foreign }},
 		{"provisional results in disorder", func(r *Run) {
 			r.Outputs[4].Offset, r.Outputs[6].Offset = r.Outputs[6].Offset, r.Outputs[4].Offset
 		}, func(r *Report) int { return r.Disorder }},
@@ -127,8 +145,14 @@ func TestAGoodRunWithAlertsAndFinalVerdictsIsClean(t *testing.T) {
 // In the middle of a run some records are not processed yet: what is visible has to fit all the same.
 func TestAlertsInTheMiddleOfARun(t *testing.T) {
 	run := amended(40)
-	some := slices.DeleteFunc(slices.Clone(run.Outputs), func(o Output) bool { return o.Source == run.Outputs[6].Source })
-	alerts := slices.DeleteFunc(slices.Clone(run.Alerts), func(o Output) bool { return o.Source == run.Outputs[6].Source })
+	some := slices.DeleteFunc(slices.Clone(run.Outputs), func(
+		o Output) bool {
+		return o.Source == run.Outputs[6].Source
+	})
+	alerts := slices.DeleteFunc(slices.Clone(run.Alerts), func(
+		o Output) bool {
+		return o.Source == run.Outputs[6].Source
+	})
 	if r := CheckAlerts(some, alerts); !r.Clean() {
 		t.Errorf("%v %v", r, r.Examples)
 	}

@@ -68,7 +68,9 @@ type Run struct {
 	Alerts  []Output // messages of a route's topic; its rule holds for outputs that are Due
 	Samples []Sample // in the order in which they were taken
 	Group   Group
-	Remade  bool // an input topic was deleted and made again: records are known by their keys, as offsets, and order with them, began anew
+	// an input topic was deleted and made again: records are known by their keys, as offsets, and order with them,
+	// began anew
+	Remade bool
 }
 
 // Report counts what broke a promise. All but those of the first two lines ought to be 0.
@@ -76,11 +78,13 @@ type Report struct {
 	Inputs, Results, DeadLetters int // final verdicts of provisional results are not counted as results
 	Finals, Alerts               int
 
-	Lost       int   // P1: no result and no dead letter
-	Doubled    int   // P1: more than one, or more than one final verdict
-	Foreign    int   // P1: an output of no input
-	Unsettled  int   // P1: a provisional result without a final verdict
-	Misplaced  int   // P1: a final verdict that amends no provisional result, or one provisional that should not be, or the other way round
+	Lost      int // P1: no result and no dead letter
+	Doubled   int // P1: more than one, or more than one final verdict
+	Foreign   int // P1: an output of no input
+	Unsettled int // P1: a provisional result without a final verdict
+	// P1: a final verdict that amends no provisional result, or one provisional that should not be, or the other way
+	// round
+	Misplaced  int
 	Unreasoned int   // a final verdict that fell back without a reason
 	Disorder   int   // P2
 	Silent     int   // P3: a result without the alert that is due
@@ -98,7 +102,9 @@ type Report struct {
 
 // Clean says that every promise was kept.
 func (r *Report) Clean() bool {
-	return r.Lost == 0 && r.Doubled == 0 && r.Foreign == 0 && r.Unsettled == 0 && r.Misplaced == 0 && r.Unreasoned == 0 && r.Silent == 0 && r.Repeated == 0 && r.Alone == 0 && r.Disorder == 0 && r.Ahead == 0 && r.Backward == 0 && r.Passed == 0 &&
+	return r.Lost == 0 && r.Doubled == 0 && r.Foreign == 0 && r.Unsettled == 0 && r.Misplaced == 0 &&
+		r.Unreasoned == 0 && r.Silent == 0 && r.Repeated == 0 && r.Alone == 0 && r.Disorder == 0 && r.Ahead == 0 &&
+		r.Backward == 0 && r.Passed == 0 &&
 		r.Unlike == 0 && r.Changed == 0 && r.Lag == 0
 }
 
@@ -117,9 +123,13 @@ func (r *Report) String() string {
 	for _, c := range []struct {
 		name string
 		n    int64
-	}{{"lost", int64(r.Lost)}, {"doubled", int64(r.Doubled)}, {"foreign", int64(r.Foreign)}, {"provisional without a final verdict", int64(r.Unsettled)}, {"final verdicts misplaced", int64(r.Misplaced)},
-		{"fallbacks without a reason", int64(r.Unreasoned)}, {"results without their alert", int64(r.Silent)}, {"alerts repeated", int64(r.Repeated)}, {"alerts alone", int64(r.Alone)}, {"disorder", int64(r.Disorder)}, {"ahead of the commit", int64(r.Ahead)},
-		{"offsets back", int64(r.Backward)}, {"offsets beyond the end", int64(r.Passed)}, {"unlike verdicts", int64(r.Unlike)}, {"changed bytes", int64(r.Changed)}, {"lag", r.Lag}} {
+	}{{"lost", int64(r.Lost)}, {"doubled", int64(r.Doubled)}, {"foreign", int64(r.Foreign)},
+		{"provisional without a final verdict", int64(r.Unsettled)}, {"final verdicts misplaced", int64(r.Misplaced)},
+		{"fallbacks without a reason", int64(r.Unreasoned)}, {"results without their alert", int64(r.Silent)},
+		{"alerts repeated", int64(r.Repeated)}, {"alerts alone", int64(r.Alone)}, {"disorder", int64(r.Disorder)},
+		{"ahead of the commit", int64(r.Ahead)},
+		{"offsets back", int64(r.Backward)}, {"offsets beyond the end", int64(r.Passed)}, {"unlike verdicts",
+			int64(r.Unlike)}, {"changed bytes", int64(r.Changed)}, {"lag", r.Lag}} {
 		if c.n != 0 {
 			s += fmt.Sprintf(", %d %s", c.n, c.name)
 		}
@@ -194,12 +204,14 @@ func Check(run Run) *Report {
 		k := of(in)
 		if seen[k]++; seen[k] == 2 {
 			r.Doubled++
-			r.example(r.Doubled, "doubled: %s@%d, key %q, the second one at %s@%d", in.Partition, in.Offset, in.Key, o.Partition, o.Offset)
+			r.example(r.Doubled, "doubled: %s@%d, key %q, the second one at %s@%d", in.Partition, in.Offset, in.Key,
+				o.Partition, o.Offset)
 		}
 		l := lane{o.Partition, in.Partition}
 		if before, ok := last[l]; ok && in.Offset <= before && !run.Remade {
 			r.Disorder++
-			r.example(r.Disorder, "disorder: %s@%d comes of %s@%d, after %d", o.Partition, o.Offset, in.Partition, in.Offset, before)
+			r.example(r.Disorder, "disorder: %s@%d comes of %s@%d, after %d", o.Partition, o.Offset, in.Partition,
+				in.Offset, before)
 		}
 		last[l] = in.Offset
 		if committed, ok := run.Group.Committed[in.Partition]; !run.Remade && (!ok || in.Offset >= committed) {
@@ -220,8 +232,8 @@ func Check(run Run) *Report {
 	return r
 }
 
-// source checks that the record came out byte for byte, and, where there are verdicts so far, that equal texts have equal
-// ones.
+// source checks that the record came out byte for byte, and, where there are verdicts so far, that equal texts have
+// equal ones.
 func (r *Report) source(in *Input, o *Output, verdicts map[string][]byte) {
 	if o.Pointer {
 		return
@@ -246,7 +258,8 @@ func (r *Report) source(in *Input, o *Output, verdicts map[string][]byte) {
 			verdicts[in.Same] = verdict
 		} else if !bytes.Equal(first, verdict) {
 			r.Unlike++
-			r.example(r.Unlike, "unlike: %s@%d has %.120q, an equal text has %.120q", in.Partition, in.Offset, verdict, first)
+			r.example(r.Unlike, "unlike: %s@%d has %.120q, an equal text has %.120q", in.Partition, in.Offset, verdict,
+				first)
 		}
 	}
 }
@@ -257,7 +270,8 @@ func (r *Report) offsets(run Run) {
 	for _, s := range run.Samples {
 		if before, ok := last[s.Partition]; ok && s.Offset < before.Offset && !run.Remade {
 			r.Backward++
-			r.example(r.Backward, "back: %s was committed to %d at %s, then to %d at %s", s.Partition, before.Offset, before.At.Format(clock), s.Offset, s.At.Format(clock))
+			r.example(r.Backward, "back: %s was committed to %d at %s, then to %d at %s", s.Partition, before.Offset,
+				before.At.Format(clock), s.Offset, s.At.Format(clock))
 		}
 		last[s.Partition] = s
 	}

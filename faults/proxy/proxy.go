@@ -1,5 +1,6 @@
-// Package proxy stands between Kafka clients and their brokers and does to the traffic what networks do: it delays, holds,
-// swallows, damages and resets, whole links or single requests and answers, chosen by client id and API key. Plain TCP only.
+// Package proxy stands between Kafka clients and their brokers and does to the traffic what networks do: it delays,
+// holds, swallows, damages and resets, whole links or single requests and answers, chosen by client id and API key.
+// Plain TCP only.
 package proxy
 
 import (

@@ -39,7 +39,8 @@ func startBroker(t *testing.T) *broker {
 						return
 					}
 					id := f.Bytes[8:12]
-					b.got <- Frame{Key: int16(binary.BigEndian.Uint16(f.Bytes[4:])), Version: int16(binary.BigEndian.Uint32(id))}
+					b.got <- Frame{Key: int16(binary.BigEndian.Uint16(f.Bytes[4:])),
+						Version: int16(binary.BigEndian.Uint32(id))}
 					c.Write(append(append([]byte{0, 0, 0, 6}, id...), "ok"...))
 				}
 			}()
@@ -258,7 +259,8 @@ func FuzzInRecords(f *testing.F) {
 	f.Add(fetchAnswer(nil, bytes.Repeat([]byte{1}, 80)))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if at, ok := inRecords(&Frame{Key: Fetch, Version: 11, Answer: true, Bytes: b}); ok && (at < 0 || at >= len(b)) {
+		if at, ok := inRecords(&Frame{Key: Fetch, Version: 11, Answer: true, Bytes: b}); ok &&
+			(at < 0 || at >= len(b)) {
 			t.Errorf("%d of %d", at, len(b))
 		}
 	})

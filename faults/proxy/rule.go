@@ -155,7 +155,8 @@ func (p *Proxy) match(f *Frame) *Rule {
 }
 
 func (r *Rule) acts(f *Frame) bool {
-	if r.Broker != 0 && r.Broker != f.Broker || r.Client != "" && r.Client != f.Client || !r.Both && r.Answers != f.Answer ||
+	if r.Broker != 0 && r.Broker != f.Broker || r.Client != "" && r.Client != f.Client || !r.Both &&
+		r.Answers != f.Answer ||
 		r.Keys != nil && !slices.Contains(r.Keys, f.Key) {
 		return false
 	}

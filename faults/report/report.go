@@ -1,5 +1,5 @@
-// Package report writes docs/reliability.md: one row for every fault and length of run, with the seed and the day on which it
-// was last injected. A run replaces the rows that it made again and keeps the others.
+// Package report writes docs/reliability.md: one row for every fault and length of run, with the seed and the day on
+// which it was last injected. A run replaces the rows that it made again and keeps the others.
 package report
 
 import (
@@ -78,7 +78,8 @@ func Parse(page string) ([]Row, error) {
 		if strings.TrimSpace(page) == "" {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("the page holds no table %q: it was not made by this program, or by another version of it", columns)
+		return nil, fmt.Errorf("the page holds no table %q: it was not made by this program, or by another version "+
+			"of it", columns)
 	}
 	var rows []Row
 	for i, line := range strings.Split(strings.TrimRight(table, "\n"), "\n") {
@@ -94,8 +95,8 @@ func Parse(page string) ([]Row, error) {
 	return rows, nil
 }
 
-// Merge puts new rows in place of old ones of the same scenario and length. The order is that of names, the scenarios in
-// the order in which they are defined; rows of others are dropped, for what is not defined any more is not tested.
+// Merge puts new rows in place of old ones of the same scenario and length. The order is that of names, the scenarios
+// in the order in which they are defined; rows of others are dropped, for what is not defined any more is not tested.
 func Merge(names []string, old, made []Row) []Row {
 	type id struct{ name, length string }
 	byID := map[id]Row{}

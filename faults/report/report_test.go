@@ -11,7 +11,8 @@ import (
 func TestAPageIsReadBackAsItWasWritten(t *testing.T) {
 	cell := rapid.Map(rapid.StringMatching(`[a-z |\\0-9]{0,12}`), strings.TrimSpace)
 	row := rapid.Custom(func(t *rapid.T) Row {
-		return Row{cell.Draw(t, "name"), cell.Draw(t, "length"), cell.Draw(t, "fault"), cell.Draw(t, "injected"), cell.Draw(t, "promises"),
+		return Row{cell.Draw(t, "name"), cell.Draw(t, "length"), cell.Draw(t, "fault"), cell.Draw(t, "injected"),
+			cell.Draw(t, "promises"),
 			cell.Draw(t, "result"), cell.Draw(t, "counts"), cell.Draw(t, "seed"), cell.Draw(t, "date")}
 	})
 	rapid.Check(t, func(t *rapid.T) {
@@ -24,9 +25,11 @@ func TestAPageIsReadBackAsItWasWritten(t *testing.T) {
 }
 
 func TestAShortRunKeepsTheRowsOfTheLongOne(t *testing.T) {
-	old := []Row{{Name: "kill", Length: "short", Seed: "1"}, {Name: "kill", Length: "long", Seed: "2"}, {Name: "gone", Length: "long", Seed: "3"}, {Name: "pause", Length: "long", Seed: "4"}}
+	old := []Row{{Name: "kill", Length: "short", Seed: "1"}, {Name: "kill", Length: "long", Seed: "2"},
+		{Name: "gone", Length: "long", Seed: "3"}, {Name: "pause", Length: "long", Seed: "4"}}
 	made := []Row{{Name: "cut", Length: "short", Seed: "5"}, {Name: "kill", Length: "short", Seed: "6"}}
-	want := []Row{{Name: "cut", Length: "short", Seed: "5"}, {Name: "kill", Length: "short", Seed: "6"}, {Name: "kill", Length: "long", Seed: "2"}, {Name: "pause", Length: "long", Seed: "4"}}
+	want := []Row{{Name: "cut", Length: "short", Seed: "5"}, {Name: "kill", Length: "short", Seed: "6"},
+		{Name: "kill", Length: "long", Seed: "2"}, {Name: "pause", Length: "long", Seed: "4"}}
 	if got := Merge([]string{"cut", "kill", "pause"}, old, made); !cmp.Equal(got, want) {
 		t.Error(cmp.Diff(want, got))
 	}

@@ -58,7 +58,8 @@ func TestFitAndMeasuresAreThoseOfSciPyAndScikitLearn(t *testing.T) {
 		r := w.rows()
 		temperature, err := r.temperature()
 		if err != nil || !within(temperature, w.Temperature, 1e-4) {
-			t.Errorf("independent %v: temperature %v (%v), SciPy has %v", w.Independent, temperature, err, w.Temperature)
+			t.Errorf("independent %v: temperature %v (%v), SciPy has %v", w.Independent, temperature, err,
+				w.Temperature)
 		}
 		for _, c := range []struct {
 			name        string
@@ -68,10 +69,13 @@ func TestFitAndMeasuresAreThoseOfSciPyAndScikitLearn(t *testing.T) {
 				Adaptive float64 `json:"ece_adaptive"`
 				NLL      float64
 			}
-		}{{"before", nil, w.Before}, {"after", &model.Calibration{Method: model.Temperature, Temperature: w.Temperature}, w.After}} {
+		}{{"before", nil, w.Before}, {"after", &model.Calibration{Method: model.Temperature,
+			Temperature: w.Temperature}, w.After}} {
 			m := r.Measure(r.Scores(c.calibration))
-			if !within(m.ECE, c.want.ECE, 1e-6) || !within(m.ECEAdaptive, c.want.Adaptive, 1e-6) || !within(m.NLL, c.want.NLL, 1e-6) || !within(m.Accuracy, w.Accuracy, 1e-9) {
-				t.Errorf("independent %v, %s: %+v, the witness has %+v, accuracy %v", w.Independent, c.name, m, c.want, w.Accuracy)
+			if !within(m.ECE, c.want.ECE, 1e-6) || !within(m.ECEAdaptive, c.want.Adaptive, 1e-6) ||
+				!within(m.NLL, c.want.NLL, 1e-6) || !within(m.Accuracy, w.Accuracy, 1e-9) {
+				t.Errorf("independent %v, %s: %+v, the witness has %+v, accuracy %v", w.Independent, c.name, m, c.want,
+					w.Accuracy)
 			}
 		}
 		curve := r.isotonic()
@@ -175,7 +179,8 @@ func TestFitRefusesWhatNothingCanBeLearntFrom(t *testing.T) {
 		{"all wrong", all(50, false), 5, "wrong about every text"},
 		{"one fold", all(50, true), 1, "at least 2"},
 	} {
-		if _, err := Fit(c.rows, []model.CalibrationMethod{model.Temperature}, Options{Folds: c.folds}); err == nil || !strings.Contains(err.Error(), c.says) {
+		if _, err := Fit(c.rows, []model.CalibrationMethod{model.Temperature}, Options{Folds: c.folds}); err == nil ||
+			!strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: error %v does not say %q", c.name, err, c.says)
 		}
 	}
@@ -183,7 +188,8 @@ func TestFitRefusesWhatNothingCanBeLearntFrom(t *testing.T) {
 	for i := range upside.Logits {
 		upside.Logits[i][1] *= -1
 	}
-	if _, err := Fit(upside, []model.CalibrationMethod{model.Temperature}, Options{Folds: 5}); err == nil || !strings.Contains(err.Error(), "check that the file is for this model") {
+	if _, err := Fit(upside, []model.CalibrationMethod{model.Temperature}, Options{Folds: 5}); err == nil ||
+		!strings.Contains(err.Error(), "check that the file is for this model") {
 		t.Errorf("logits that say the opposite: %v", err)
 	}
 }

@@ -38,8 +38,8 @@ type Candidate struct {
 	scores   [][]float32
 }
 
-// Fit fits a calibration to rows. Temperature is refused to no model; isotonic is for text classification only, which the
-// caller knows.
+// Fit fits a calibration to rows. Temperature is refused to no model; isotonic is for text classification only, which
+// the caller knows.
 func Fit(r *Rows, methods []model.CalibrationMethod, o Options) (*Result, error) {
 	if err := r.check(o.Folds); err != nil {
 		return nil, err
@@ -84,7 +84,8 @@ func Fit(r *Rows, methods []model.CalibrationMethod, o Options) (*Result, error)
 	}
 	whole.FittedOn.Rows, whole.FittedOn.Folds, whole.FittedOn.Seed = r.Groups, o.Folds, o.Seed
 	whole.Held = model.CalibrationMeasured{
-		ECEBefore: digits(res.Before.ECE), ECEAfter: digits(best.Measures.ECE), NLLBefore: digits(res.Before.NLL), NLLAfter: digits(best.Measures.NLL),
+		ECEBefore: digits(res.Before.ECE), ECEAfter: digits(best.Measures.ECE), NLLBefore: digits(res.Before.NLL),
+		NLLAfter: digits(best.Measures.NLL),
 	}
 	res.Calibration, res.Scores = whole, best.scores
 	return res, nil
@@ -148,10 +149,12 @@ func fit(r *Rows, m model.CalibrationMethod) (*model.Calibration, error) {
 func (r *Rows) temperature() (float64, error) {
 	low, high := -math.Log(model.HighestTemperature), -math.Log(model.LowestTemperature) // of ln(1/temperature)
 	if r.slope(math.Exp(high)) < 0 {
-		return 0, errors.New("the model is right about all of these texts: no temperature is low enough: give more texts, and harder ones")
+		return 0, errors.New("the model is right about all of these texts: no temperature is low enough: give more " +
+			"texts, and harder ones")
 	}
 	if r.slope(math.Exp(low)) > 0 {
-		return 0, errors.New("its logits say nothing about these labels: no temperature is high enough: check that the file is for this model")
+		return 0, errors.New("its logits say nothing about these labels: no temperature is high enough: check that " +
+			"the file is for this model")
 	}
 	for range 60 {
 		middle := (low + high) / 2
@@ -194,10 +197,10 @@ func (r *Rows) slope(b float64) float64 {
 	return slope
 }
 
-// isotonic is the least-squares fit of a curve that never falls, by pooling adjacent violators. Each pool becomes one point at
-// its mean score, and the curve is straight between points (centered isotonic regression, Oron and Flournoy 2017): it rises
-// where the usual stairs are level, so that most texts keep their order and a threshold can part them. No point is 0 or 1: n
-// texts cannot prove that (n+1 of n+2 is Laplace's rule).
+// isotonic is the least-squares fit of a curve that never falls, by pooling adjacent violators. Each pool becomes one
+// point at its mean score, and the curve is straight between points (centered isotonic regression, Oron and Flournoy
+// 2017): it rises where the usual stairs are level, so that most texts keep their order and a threshold can part them.
+// No point is 0 or 1: n texts cannot prove that (n+1 of n+2 is Laplace's rule).
 func (r *Rows) isotonic() *model.Isotonic {
 	var all []outcome
 	for i, s := range r.Scores(nil) {

@@ -1,6 +1,7 @@
 package calibrate
 
-// How good probabilities are: expected calibration error, likelihood, accuracy, and the reliability table behind the plots.
+// How good probabilities are: expected calibration error, likelihood, accuracy, and the reliability table behind the
+// plots.
 
 import (
 	"cmp"
@@ -17,7 +18,8 @@ type Measures struct {
 	ECE         float64 // expected calibration error: 15 bins of equal width (Guo et al. 2017)
 	ECEAdaptive float64 // the same with 15 bins of equal size (Nguyen and O'Connor 2015)
 	NLL         float64 // mean negative log-likelihood of what is right, in nats; of independent labels per label
-	Accuracy    float64 // share of rows whose top label is right; of independent labels, of labels on the right side of 0.5
+	// share of rows whose top label is right; of independent labels, of labels on the right side of 0.5
+	Accuracy float64
 }
 
 // Bin is one line of a reliability table.
@@ -62,7 +64,8 @@ func (r *Rows) Measure(scores [][]float32) Measures {
 // Reliability is the table with bins of equal width; empty bins are left out.
 func (r *Rows) Reliability(scores [][]float32) []Bin { return widthBins(r.collect(scores)) }
 
-// Reliability of probabilities that something is right: of the sentence-level confidence of token-classification, for one.
+// Reliability of probabilities that something is right: of the sentence-level confidence of token-classification, for
+// one.
 func Reliability(p []float64, right []bool) (bins []Bin, ece float64) {
 	all := make([]outcome, len(p))
 	for i := range p {

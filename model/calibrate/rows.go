@@ -59,7 +59,8 @@ func (r *Rows) part(fold []int, n int) (in, out *Rows) {
 		if fold[g] == n {
 			to = in
 		}
-		to.Logits, to.Truth, to.Group = append(to.Logits, r.Logits[i]), append(to.Truth, r.Truth[i]), append(to.Group, g)
+		to.Logits, to.Truth, to.Group = append(to.Logits, r.Logits[i]), append(to.Truth, r.Truth[i]),
+			append(to.Group, g)
 	}
 	return in, out
 }
@@ -79,7 +80,8 @@ func (r *Rows) check(folds int) error {
 		return fmt.Errorf("%d folds: at least 2 are needed", folds)
 	}
 	if r.Groups < 10*folds {
-		return fmt.Errorf("%d labelled texts are too few for %d folds: give at least %d, better a thousand", r.Groups, folds, 10*folds)
+		return fmt.Errorf("%d labelled texts are too few for %d folds: give at least %d, better a thousand", r.Groups,
+			folds, 10*folds)
 	}
 	right, wrong := 0, 0
 	for i, s := range r.Scores(nil) {
@@ -92,7 +94,8 @@ func (r *Rows) check(folds int) error {
 		}
 	}
 	if wrong == 0 {
-		return errors.New("the model is right about every text, so nothing says how sure it may be: give more texts, and harder ones")
+		return errors.New("the model is right about every text, so nothing says how sure it may be: give more texts, " +
+			"and harder ones")
 	}
 	if right == 0 {
 		return errors.New("the model is wrong about every text: the labels of the file are not what it was trained for")
@@ -106,8 +109,8 @@ type outcome struct {
 	right bool
 }
 
-// outcomes of the i-th row: the top label is right; or of independent labels, each label is there. The top label is that of
-// the logits: a map may make two scores equal.
+// outcomes of the i-th row: the top label is right; or of independent labels, each label is there. The top label is
+// that of the logits: a map may make two scores equal.
 func (r *Rows) outcomes(i int, scores []float32) []outcome {
 	truth := r.Truth[i]
 	if r.Independent {

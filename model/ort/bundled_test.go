@@ -93,8 +93,8 @@ func TestBundledModelsPassTheirSelfTest(t *testing.T) {
 	}
 }
 
-// Promise P5 for the models that ship, up to their longest rows: int8 logits of a text are the same bits alone and in any
-// batch. A model of another width is tested as well where SLUICE_TEST_MODEL names its directory.
+// Promise P5 for the models that ship, up to their longest rows: int8 logits of a text are the same bits alone and in
+// any batch. A model of another width is tested as well where SLUICE_TEST_MODEL names its directory.
 func TestBundledTextsDoNotDependOnTheirNeighbours(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: -short")
@@ -146,19 +146,22 @@ type goldenEntities struct {
 	}
 }
 
-// Entities of an fp32 model equal transformers' to 1e-4: tokens, logits, words, spans and scores. The bundled ner is int8,
-// so its tokenizer and judge are given the golden logits, and the whole way is gone with the random byte-level model.
+// Entities of an fp32 model equal transformers' to 1e-4: tokens, logits, words, spans and scores. The bundled ner is
+// int8, so its tokenizer and judge are given the golden logits, and the whole way is gone with the random byte-level
+// model.
 func TestEntitiesFromTextToVerdict(t *testing.T) {
 	for _, c := range []struct {
 		golden, dir string
 		computes    bool
-	}{{"ner_golden.json.gz", filepath.Join(bundledDir, "ner"), false}, {"roberta_ner_golden.json.gz", "../testdata/roberta-tiny", true}} {
+	}{{"ner_golden.json.gz", filepath.Join(bundledDir, "ner"), false}, {"roberta_ner_golden.json.gz",
+		"../testdata/roberta-tiny", true}} {
 		t.Run(c.golden, func(t *testing.T) {
 			s := serve(t, c.dir)
 			var golden goldenEntities
 			readGolden(t, c.golden, &golden)
 			judges := map[model.Aggregation]*model.Judge{}
-			for _, strategy := range []model.Aggregation{model.AggregationNone, model.AggregationSimple, model.AggregationFirst, model.AggregationAverage, model.AggregationMax} {
+			for _, strategy := range []model.Aggregation{model.AggregationNone, model.AggregationSimple,
+				model.AggregationFirst, model.AggregationAverage, model.AggregationMax} {
 				j, err := model.NewJudge(s.Model, s.tok, model.JudgeOptions{Aggregation: strategy})
 				if err != nil {
 					t.Fatal(err)
@@ -186,12 +189,14 @@ func TestEntitiesFromTextToVerdict(t *testing.T) {
 						t.Fatal(err)
 					}
 					if len(v.Entities) != len(want) {
-						t.Errorf("%s, %q: %d entities, transformers has %d", strategy, g.Text, len(v.Entities), len(want))
+						t.Errorf("%s, %q: %d entities, transformers has %d", strategy, g.Text, len(v.Entities),
+							len(want))
 						continue
 					}
 					for i, w := range want {
 						e := v.Entities[i]
-						if e.Group != w.Entity+w.EntityGroup || e.Word != w.Word || e.Start != w.Start || e.End != w.End || e.Index != w.Index || math.Abs(e.Score-w.Score) > 1e-4 {
+						if e.Group != w.Entity+w.EntityGroup || e.Word != w.Word || e.Start != w.Start ||
+							e.End != w.End || e.Index != w.Index || math.Abs(e.Score-w.Score) > 1e-4 {
 							t.Errorf("%s, %q, entity %d:\n got %+v\nwant %+v", strategy, g.Text, i, e, w)
 						}
 						compared++
@@ -205,9 +210,9 @@ func TestEntitiesFromTextToVerdict(t *testing.T) {
 	}
 }
 
-// The int8 models decide as the fp32 models in transformers do, but for texts of which fp32 itself is unsure. These texts
-// are bank customers' questions and oddities, so many have no sentiment; agreement on texts that have one is the exporter's
-// measure (98.5 %, evaluation in the manifest).
+// The int8 models decide as the fp32 models in transformers do, but for texts of which fp32 itself is unsure. These
+// texts are bank customers' questions and oddities, so many have no sentiment; agreement on texts that have one is the
+// exporter's measure (98.5 %, evaluation in the manifest).
 func TestLabelsFromTextToVerdict(t *testing.T) {
 	var golden struct {
 		Texts []struct {
@@ -244,7 +249,8 @@ func TestLabelsFromTextToVerdict(t *testing.T) {
 					if v.Scores[i].Score > 0.5 == (want.Score > 0.5) {
 						equal++
 					} else if math.Abs(want.Score-0.5) > 0.15 {
-						t.Errorf("%q: %s has score %.3f, in transformers %.3f", g.Text, want.Label, v.Scores[i].Score, want.Score)
+						t.Errorf("%q: %s has score %.3f, in transformers %.3f", g.Text, want.Label, v.Scores[i].Score,
+							want.Score)
 					}
 					furthest = max(furthest, math.Abs(v.Scores[i].Score-want.Score))
 				}

@@ -52,13 +52,14 @@ func int8Speed(features []string) string {
 	return "no 8-bit dot product and no AVX2: slow"
 }
 
-// saturatesInt8 says whether the CPU's u8 x s8 products overflow 16 bits: x86 without VNNI adds two of them in an int16.
+// saturatesInt8 says whether the CPU's u8 x s8 products overflow 16 bits: x86 without VNNI adds two of them in an
+// int16.
 func saturatesInt8() bool {
 	return runtime.GOARCH == "amd64" && !cpu.X86.HasAVXVNNI && !cpu.X86.HasAVX512VNNI
 }
 
-// processCPUs are the cores that this process may use, in ascending order; nil where that is unknown. They are asked for
-// before any thread is pinned: later, the answer may be that of a pinned thread.
+// processCPUs are the cores that this process may use, in ascending order; nil where that is unknown. They are asked
+// for before any thread is pinned: later, the answer may be that of a pinned thread.
 var processCPUs = allowedCPUs()
 
 // DefaultRunners is the number of cores that this process can keep busy: GOMAXPROCS, which follows the container's CPU

@@ -1,6 +1,7 @@
 package ort
 
-// What an ONNX file refers to outside itself. ONNX Runtime follows such references, so they are looked at before it sees them.
+// What an ONNX file refers to outside itself. ONNX Runtime follows such references, so they are looked at before it
+// sees them.
 
 import (
 	"errors"
@@ -31,7 +32,8 @@ type message struct {
 var onnxModel = func() *message {
 	tensor := &message{name: "tensor"}
 	sparse := &message{name: "sparse", sub: fields{1: tensor, 2: tensor}}
-	graph, node, attribute, function, training := &message{name: "graph"}, &message{name: "node"}, &message{name: "attribute"}, &message{name: "function"}, &message{name: "training"}
+	graph, node, attribute, function, training := &message{name: "graph"}, &message{name: "node"},
+		&message{name: "attribute"}, &message{name: "function"}, &message{name: "training"}
 	graph.sub = fields{1: node, 5: tensor, 15: sparse}
 	node.sub = fields{5: attribute}
 	attribute.sub = fields{5: tensor, 6: graph, 10: tensor, 11: graph, 22: sparse, 23: sparse}
@@ -40,13 +42,16 @@ var onnxModel = func() *message {
 	return &message{name: "model", sub: fields{7: graph, 20: training, 25: function}}
 }()
 
-// outside says what an ONNX model needs that is not in its own bytes: the names of other files that hold weights, as it writes
-// them, and the domains of operators that are neither ONNX Runtime's nor functions of the model. It is an error where a node
-// wants to load something itself (EPContext, a compiled graph of some accelerator), or where data is no ONNX file.
+// outside says what an ONNX model needs that is not in its own bytes: the names of other files that hold weights, as it
+// writes them, and the domains of operators that are neither ONNX Runtime's nor functions of the model. It is an error
+// where a node wants to load something itself (EPContext, a compiled graph of some accelerator), or where data is no
+// ONNX file.
 func outside(data []byte) (files, domains []string, err error) {
-	// ONNX Runtime takes what has these letters for its own format, whatever else it is, and would run what was not looked at.
+	// ONNX Runtime takes what has these letters for its own format, whatever else it is, and would run what was not
+	// looked at.
 	if len(data) >= 8 && string(data[4:8]) == "ORTM" {
-		return nil, nil, errors.New("is in ONNX Runtime's own format (.ort), which can not be checked as an ONNX file can: give the ONNX file that it was made from")
+		return nil, nil, errors.New("is in ONNX Runtime's own format (.ort), which can not be checked as an ONNX " +
+			"file can: give the ONNX file that it was made from")
 	}
 	w := &walker{}
 	err = w.walk(onnxModel, data, 0)
@@ -91,7 +96,8 @@ func (w *walker) walk(m *message, b []byte, depth int) error {
 					return err
 				}
 			case m.name == "node" && number == 4 && string(value) == "EPContext":
-				return errors.New("holds a graph compiled for some accelerator (EPContext), which may load files of its own: export the model again, as a plain graph")
+				return errors.New("holds a graph compiled for some accelerator (EPContext), which may load files of " +
+					"its own: export the model again, as a plain graph")
 			case m.name == "node" && number == 7 && !slices.Contains(w.domains, string(value)):
 				w.domains = append(w.domains, string(value))
 			case m.name == "function" && number == 10 && !slices.Contains(w.functions, string(value)):
@@ -129,12 +135,12 @@ func (w *walker) entry(b []byte) error {
 	return nil
 }
 
-// memoryTag begins what ONNX Runtime writes in place of a file's name where weights are in memory already; the offset is then
-// an address.
+// memoryTag begins what ONNX Runtime writes in place of a file's name where weights are in memory already; the offset
+// is then an address.
 const memoryTag = "*/_ORT_"
 
-// confine says which of the files are not regular files within dir, links followed, or not among those that the manifest
-// lists (nil: there is no manifest).
+// confine says which of the files are not regular files within dir, links followed, or not among those that the
+// manifest lists (nil: there is no manifest).
 func confine(dir string, files []string, listed func(string) bool) error {
 	root, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -143,11 +149,13 @@ func confine(dir string, files []string, listed func(string) bool) error {
 	var errs []error
 	for _, f := range files {
 		if strings.HasPrefix(f, memoryTag) {
-			errs = append(errs, fmt.Errorf("wants weights from an address in this process's memory (%q): export the model again", f))
+			errs = append(errs, fmt.Errorf("wants weights from an address in this process's memory (%q): export the "+
+				"model again", f))
 			continue
 		}
 		if !filepath.IsLocal(f) {
-			errs = append(errs, fmt.Errorf("wants weights from %q, outside the model directory: export the model again, with its weights beside it", f))
+			errs = append(errs, fmt.Errorf("wants weights from %q, outside the model directory: export the model "+
+				"again, with its weights beside it", f))
 			continue
 		}
 		at, err := filepath.EvalSymlinks(filepath.Join(root, f))
@@ -156,7 +164,8 @@ func confine(dir string, files []string, listed func(string) bool) error {
 			continue
 		}
 		if rel, err := filepath.Rel(root, at); err != nil || !filepath.IsLocal(rel) {
-			errs = append(errs, fmt.Errorf("wants weights from %q, which is a link out of the model directory: put the file itself there", f))
+			errs = append(errs, fmt.Errorf("wants weights from %q, which is a link out of the model directory: put "+
+				"the file itself there", f))
 			continue
 		}
 		switch st, err := os.Stat(at); { // a pipe would block for ever
@@ -165,10 +174,12 @@ func confine(dir string, files []string, listed func(string) bool) error {
 		case !st.Mode().IsRegular():
 			errs = append(errs, fmt.Errorf("wants weights from %q, which is not a file: copy the whole directory", f))
 		case st.Size() > model.MaxBytes:
-			errs = append(errs, fmt.Errorf("wants weights from %q, which has %d bytes, more than any such file has (%d): is it the right one?", f, st.Size(), model.MaxBytes))
+			errs = append(errs, fmt.Errorf("wants weights from %q, which has %d bytes, more than any such file has "+
+				"(%d): is it the right one?", f, st.Size(), model.MaxBytes))
 		}
 		if listed != nil && !listed(filepath.ToSlash(filepath.Clean(f))) {
-			errs = append(errs, fmt.Errorf("wants weights from %q, which the manifest does not list, so nothing vouches for them: export the model again", f))
+			errs = append(errs, fmt.Errorf("wants weights from %q, which the manifest does not list, so nothing "+
+				"vouches for them: export the model again", f))
 		}
 	}
 	return errors.Join(errs...)

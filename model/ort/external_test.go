@@ -36,8 +36,10 @@ func withExternal(t testing.TB, name, location string) []byte {
 	tensor = append(append(tensor, pair("location", location)...), pair("length", "16")...)   // external_data
 	tensor = protowire.AppendVarint(protowire.AppendTag(tensor, 14, protowire.VarintType), 1) // data_location: external
 	// A node that uses it, so that nobody throws it away: y = Identity(stowaway).
-	node := append(append(text(1, []byte("stowaway")), text(2, []byte("stowaway-copy"))...), text(4, []byte("Identity"))...)
-	return append(data, text(7, append(text(1, node), text(5, tensor)...))...) // fields of a second graph join the first
+	node := append(append(text(1, []byte("stowaway")), text(2, []byte("stowaway-copy"))...),
+		text(4, []byte("Identity"))...)
+	// fields of a second graph join the first
+	return append(data, text(7, append(text(1, node), text(5, tensor)...))...)
 }
 
 // directory is a model directory around an ONNX file.
@@ -82,15 +84,18 @@ func TestWeightsOutsideTheDirectoryAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := directory(t, withExternal(t, "toy_padded_cls.onnx", tc.location))
 			m.Manifest = nil
-			for link, target := range map[string]string{"link.bin": secret, "linked": filepath.Dir(secret), "twice.bin": "link.bin"} {
+			for link, target := range map[string]string{"link.bin": secret, "linked": filepath.Dir(secret),
+				"twice.bin": "link.bin"} {
 				if err := os.Symlink(target, m.Path(link)); err != nil {
 					t.Fatal(err)
 				}
 			}
 			// The file that ONNX Runtime's name for an address in memory would be, if it were one.
 			memory := m.Path("*/_ORT_MEM_ADDR_/*")
-			if err := errors.Join(os.MkdirAll(filepath.Dir(memory), 0o700), os.WriteFile(memory, weights(), 0o600), os.WriteFile(m.Path("weights.bin"), weights(), 0o600),
-				os.WriteFile(m.Path("sparse.bin"), nil, 0o600), os.Truncate(m.Path("sparse.bin"), model.MaxBytes+1), syscall.Mkfifo(m.Path("pipe"), 0o600)); err != nil {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(memory), 0o700), os.WriteFile(memory, weights(), 0o600),
+				os.WriteFile(m.Path("weights.bin"), weights(), 0o600),
+				os.WriteFile(m.Path("sparse.bin"), nil, 0o600), os.Truncate(m.Path("sparse.bin"), model.MaxBytes+1),
+				syscall.Mkfifo(m.Path("pipe"), 0o600)); err != nil {
 				t.Fatal(err)
 			}
 			s, err := Open(m, Options{})
@@ -138,7 +143,8 @@ func TestNoCompiledGraphsAndNoNonsense(t *testing.T) {
 	text := func(number protowire.Number, s []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), s)
 	}
-	if _, _, err := outside(text(7, text(1, text(4, []byte("EPContext"))))); err == nil || !strings.Contains(err.Error(), "EPContext") {
+	if _, _, err := outside(text(7, text(1, text(4, []byte("EPContext"))))); err == nil ||
+		!strings.Contains(err.Error(), "EPContext") {
 		t.Errorf("EPContext: %v", err)
 	}
 	deep := text(5, []byte{})
@@ -178,7 +184,8 @@ func TestAFileThatChangesAfterItsVerificationIsNotLoaded(t *testing.T) {
 	}
 }
 
-// Inputs, outputs and weights come from the bytes that were hashed: nothing asks the file again, although it is another by now.
+// Inputs, outputs and weights come from the bytes that were hashed: nothing asks the file again, although it is another
+// by now.
 func TestAFileThatIsSwappedAfterItsHashIsNotAskedAgain(t *testing.T) {
 	needLibrary(t)
 	m := toy("toy_padded_cls").open(t)
@@ -219,7 +226,8 @@ func TestAFileWithWeightsBesideItIsNotAskedAgain(t *testing.T) {
 	m := directory(t, withExternal(t, "toy_padded_cls.onnx", "weights.bin"))
 	m.Manifest = nil
 	secret := filepath.Join(t.TempDir(), "secret.bin")
-	if err := errors.Join(os.WriteFile(m.Path("weights.bin"), weights(), 0o600), os.WriteFile(secret, weights(), 0o600), m.Verify()); err != nil {
+	if err := errors.Join(os.WriteFile(m.Path("weights.bin"), weights(), 0o600), os.WriteFile(secret, weights(), 0o600),
+		m.Verify()); err != nil {
 		t.Fatal(err)
 	}
 	verified, err := m.Load(model.OnnxFile)
@@ -243,7 +251,8 @@ func TestAFileWithWeightsBesideItIsNotAskedAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if logits, err := r.Run(t.Context(), []pipeline.Row{{5, 6}}); err != nil || !slices.Equal(logits[0], []float32{11, 5.5, -11}) {
+		if logits, err := r.Run(t.Context(), []pipeline.Row{{5, 6}}); err != nil || !slices.Equal(logits[0],
+			[]float32{11, 5.5, -11}) {
 			t.Errorf("swapped for %s: %v, %v", name, logits, err)
 		}
 		r.Close()
@@ -272,18 +281,21 @@ func TestInterfacesAreWhatONNXRuntimeSees(t *testing.T) {
 			t.Fatal(name, err)
 		}
 		in, out, err := readInterface(data)
-		if d := cmp.Diff([][]onnx.InputOutputInfo{wantIn, wantOut}, [][]onnx.InputOutputInfo{in, out}); d != "" || err != nil {
+		if d := cmp.Diff([][]onnx.InputOutputInfo{wantIn, wantOut}, [][]onnx.InputOutputInfo{in, out}); d != "" ||
+			err != nil {
 			t.Errorf("%s: %v (-ONNX Runtime +read)\n%s", name, err, d)
 		}
 	}
-	// Weights among the inputs, as files before IR version 4 list them, and a graph in two pieces, which protobuf joins.
+	// Weights among the inputs, as files before IR version 4 list them, and a graph in two pieces, which protobuf
+	// joins.
 	field := func(number protowire.Number, b ...byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), b)
 	}
 	weight := field(5, field(8, 'w')...)
 	piece := append(append(field(11, field(1, 'w')...), field(11, field(1, 'x')...)...), field(12, field(1, 'y')...)...)
 	in, out, err := readInterface(append(field(7, piece...), field(7, weight...)...))
-	if err != nil || len(in) != 1 || in[0].Name != "x" || in[0].Dimensions != nil || len(out) != 1 || out[0].Name != "y" {
+	if err != nil || len(in) != 1 || in[0].Name != "x" || in[0].Dimensions != nil || len(out) != 1 ||
+		out[0].Name != "y" {
 		t.Errorf("%v, %v, %v", in, out, err)
 	}
 }

@@ -1,7 +1,7 @@
 package ort
 
-// What an ONNX graph takes and gives, and how rows become its inputs. The contracts are those of scripts/export_model.py
-// (packed and padded) and of optimum's exports (padded).
+// What an ONNX graph takes and gives, and how rows become its inputs. The contracts are those of
+// scripts/export_model.py (packed and padded) and of optimum's exports (padded).
 
 import (
 	"errors"
@@ -155,23 +155,28 @@ func newGraph(inputs, outputs []onnx.InputOutputInfo, m *model.Model) (*graph, e
 	for _, in := range inputs {
 		i := slices.IndexFunc(known, func(l inputLayout) bool { return l.name == in.Name })
 		if i < 0 {
-			errs = append(errs, fmt.Errorf("input %s is not one of the %s layout, which has %s: %s", in.Name, m.Layout, names(known), otherLayout(in.Name, g.packed)))
+			errs = append(errs, fmt.Errorf("input %s is not one of the %s layout, which has %s: %s", in.Name, m.Layout,
+				names(known), otherLayout(in.Name, g.packed)))
 			continue
 		}
 		t := input{name: in.Name, layout: known[i], narrow: in.DataType == onnx.TensorElementDataTypeInt32}
 		if !t.narrow && in.DataType != onnx.TensorElementDataTypeInt64 {
-			errs = append(errs, fmt.Errorf("input %s has elements of type %s: int64 or int32 is needed", in.Name, in.DataType))
+			errs = append(errs, fmt.Errorf("input %s has elements of type %s: int64 or int32 is needed", in.Name,
+				in.DataType))
 		}
 		if want := len(known[i].shape(&batch{})); in.Dimensions != nil && len(in.Dimensions) != want {
-			errs = append(errs, fmt.Errorf("input %s has %d dimensions instead of %d: export the model again", in.Name, len(in.Dimensions), want))
+			errs = append(errs, fmt.Errorf("input %s has %d dimensions instead of %d: export the model again", in.Name,
+				len(in.Dimensions), want))
 		} else if slices.ContainsFunc(in.Dimensions, func(d int64) bool { return d > 0 }) {
-			errs = append(errs, fmt.Errorf("input %s has the fixed shape %s: export with dynamic axes, so that texts of any number and length fit", in.Name, in.Dimensions))
+			errs = append(errs, fmt.Errorf("input %s has the fixed shape %s: export with dynamic axes, so that texts "+
+				"of any number and length fit", in.Name, in.Dimensions))
 		}
 		g.inputs = append(g.inputs, t)
 	}
 	for _, name := range required {
 		if !slices.ContainsFunc(inputs, func(in onnx.InputOutputInfo) bool { return in.Name == name }) {
-			errs = append(errs, fmt.Errorf("input %s is missing, which the %s layout needs: export the model again", name, m.Layout))
+			errs = append(errs, fmt.Errorf("input %s is missing, which the %s layout needs: export the model again",
+				name, m.Layout))
 		}
 	}
 	if err := g.readOutput(outputs); err != nil {
@@ -190,7 +195,8 @@ func (g *graph) readOutput(outputs []onnx.InputOutputInfo) error {
 		for _, out := range outputs {
 			have = append(have, out.Name)
 		}
-		return fmt.Errorf("there is no output logits among %s: export the model with its classification head", strings.Join(have, ", "))
+		return fmt.Errorf("there is no output logits among %s: export the model with its classification head",
+			strings.Join(have, ", "))
 	}
 	out := outputs[i]
 	g.output, g.half = out.Name, out.DataType == onnx.TensorElementDataTypeFloat16
@@ -202,10 +208,12 @@ func (g *graph) readOutput(outputs []onnx.InputOutputInfo) error {
 	}
 	want := len(g.outputShape(&batch{}))
 	if len(out.Dimensions) != want {
-		return fmt.Errorf("output %s has %d dimensions instead of %d: the model's task or layout is not what config.json or manifest.json says", out.Name, len(out.Dimensions), want)
+		return fmt.Errorf("output %s has %d dimensions instead of %d: the model's task or layout is not what "+
+			"config.json or manifest.json says", out.Name, len(out.Dimensions), want)
 	}
 	if n := out.Dimensions[want-1]; n > 0 && n != int64(g.labels) {
-		return fmt.Errorf("output %s has %d logits, but config.json names %d labels in id2label: one for each is needed", out.Name, n, g.labels)
+		return fmt.Errorf("output %s has %d logits, but config.json names %d labels in id2label: one for each is "+
+			"needed", out.Name, n, g.labels)
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 package ort
 
-// What an ONNX file says of its inputs and outputs, read from its bytes: ONNX Runtime tells it only by a path or by a session
-// of its own, and the bytes that were verified are the ones to ask. Field numbers are those of onnx.proto.
+// What an ONNX file says of its inputs and outputs, read from its bytes: ONNX Runtime tells it only by a path or by a
+// session of its own, and the bytes that were verified are the ones to ask. Field numbers are those of onnx.proto.
 
 import (
 	"slices"
@@ -10,9 +10,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// readInterface is what the graph in data takes and gives, in the order of the file. Weights that old files list among their
-// inputs are left out, as ONNX Runtime does. A dimension that is not fixed is -1. Dimensions are nil where the file declares
-// no shape; ONNX Runtime then infers one, which the first run shows.
+// readInterface is what the graph in data takes and gives, in the order of the file. Weights that old files list among
+// their inputs are left out, as ONNX Runtime does. A dimension that is not fixed is -1. Dimensions are nil where the
+// file declares no shape; ONNX Runtime then infers one, which the first run shows.
 func readInterface(data []byte) (inputs, outputs []onnx.InputOutputInfo, err error) {
 	var weights []string
 	inGraph := func(number protowire.Number, value []byte, _ uint64) error {
@@ -104,8 +104,8 @@ func textField(b []byte, field protowire.Number) (string, error) {
 	return text, err
 }
 
-// eachField calls do with each field of a message: with the bytes of one that has a length (not nil, even when empty), or else
-// with the number of a varint.
+// eachField calls do with each field of a message: with the bytes of one that has a length (not nil, even when empty),
+// or else with the number of a varint.
 func eachField(b []byte, do func(number protowire.Number, value []byte, v uint64) error) error {
 	for len(b) > 0 {
 		number, kind, n := protowire.ConsumeTag(b)

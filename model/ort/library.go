@@ -1,6 +1,6 @@
 // Package ort computes logits with ONNX Runtime: one session a model, shared by runners that each own an OS thread and
-// their buffers. It is the only importer of github.com/yalue/onnxruntime_go, which loads the library at run time; nothing
-// of ONNX Runtime is needed to build it (but cgo is).
+// their buffers. It is the only importer of github.com/yalue/onnxruntime_go, which loads the library at run time;
+// nothing of ONNX Runtime is needed to build it (but cgo is).
 package ort
 
 import (
@@ -29,29 +29,34 @@ var library struct {
 	path string // of the loaded library; "" before Init
 }
 
-// Init loads ONNX Runtime from the file path; with an empty path from the file that $SLUICE_ONNXRUNTIME names, else from
-// lib/libonnxruntime.so.1 beside the executable (symbolic links resolved). It loads once a process: to call it again with
-// the same path does nothing, another path is an error. The library stays loaded until the process ends.
+// Init loads ONNX Runtime from the file path; with an empty path from the file that $SLUICE_ONNXRUNTIME names, else
+// from lib/libonnxruntime.so.1 beside the executable (symbolic links resolved). It loads once a process: to call it
+// again with the same path does nothing, another path is an error. The library stays loaded until the process ends.
 func Init(path string) error {
 	library.Lock()
 	defer library.Unlock()
 	path, looked := locate(path)
 	if library.path != "" {
 		if path != library.path {
-			return fmt.Errorf("ONNX Runtime is loaded from %s already: %s cannot be loaded into the same process", library.path, path)
+			return fmt.Errorf("ONNX Runtime is loaded from %s already: %s cannot be loaded into the same process",
+				library.path, path)
 		}
 		return nil
 	}
 	if _, err := os.Stat(path); err != nil {
-		return fmt.Errorf("the ONNX Runtime library was not found: looked at %s: run scripts/native.sh onnxruntime and set %s to the file it prints, or put %s into lib/ beside the executable", looked, LibraryEnv, libraryName)
+		return fmt.Errorf("the ONNX Runtime library was not found: looked at %s: run scripts/native.sh onnxruntime "+
+			"and set %s to the file it prints, or put %s into lib/ beside the executable", looked, LibraryEnv,
+			libraryName)
 	}
 	onnx.SetSharedLibraryPath(path)
 	// What goes wrong in a run comes back as an error; ONNX Runtime would print it on stderr as well.
 	if err := onnx.InitializeEnvironment(onnx.WithLogLevelFatal()); err != nil {
 		if strings.Contains(err.Error(), "API base") {
-			return fmt.Errorf("the ONNX Runtime library %s is too old: release %s or newer is needed (C API 24): run scripts/native.sh onnxruntime, which fetches one", path, oldest)
+			return fmt.Errorf("the ONNX Runtime library %s is too old: release %s or newer is needed (C API 24): run "+
+				"scripts/native.sh onnxruntime, which fetches one", path, oldest)
 		}
-		return fmt.Errorf("the ONNX Runtime library %s cannot be loaded (%w): it must be a complete libonnxruntime for this machine's architecture; run scripts/native.sh onnxruntime, which fetches one", path, err)
+		return fmt.Errorf("the ONNX Runtime library %s cannot be loaded (%w): it must be a complete libonnxruntime "+
+			"for this machine's architecture; run scripts/native.sh onnxruntime, which fetches one", path, err)
 	}
 	library.path = path
 	return nil
@@ -93,8 +98,8 @@ func Version() string {
 	return onnx.GetVersion()
 }
 
-// Providers are the execution providers that a session can really use here: "cpu", and "cuda" and "openvino" where their
-// libraries load. The first call may take seconds on a machine with CUDA. nil before Init.
+// Providers are the execution providers that a session can really use here: "cpu", and "cuda" and "openvino" where
+// their libraries load. The first call may take seconds on a machine with CUDA. nil before Init.
 func Providers() []string {
 	if Version() == "" {
 		return nil
@@ -128,8 +133,9 @@ func probe(add func(*onnx.SessionOptions) error) error {
 	return add(o)
 }
 
-// appendCUDA asks for the CUDA provider. Which step fails where it is missing depends on the library's build: one without
-// CUDA refuses the options, one without its provider libraries refuses to set them, or only to append the provider.
+// appendCUDA asks for the CUDA provider. Which step fails where it is missing depends on the library's build: one
+// without CUDA refuses the options, one without its provider libraries refuses to set them, or only to append the
+// provider.
 func appendCUDA(o *onnx.SessionOptions) error {
 	cuda, err := onnx.NewCUDAProviderOptions()
 	if err != nil {
@@ -143,8 +149,9 @@ func appendCUDA(o *onnx.SessionOptions) error {
 }
 
 // appendOpenVINO asks for OpenVINO on the CPU, with a stream of one thread for each runner: as with ONNX Runtime's own
-// provider, runs beside each other scale better than threads within a run. OpenVINO would choose bf16 by itself where the
-// CPU has any bf16 instruction, which changes answers; here it does only with AMX, where it is several times faster.
+// provider, runs beside each other scale better than threads within a run. OpenVINO would choose bf16 by itself where
+// the CPU has any bf16 instruction, which changes answers; here it does only with AMX, where it is several times
+// faster.
 func appendOpenVINO(o *onnx.SessionOptions, runners int) error {
 	precision := "f32"
 	if openVINOInBF16() {

@@ -41,7 +41,8 @@ func toy(name string) testModel {
 	return testModel{onnx: name, labels: 3, vocab: 40, precision: model.FP32}
 }
 
-// open writes the directory and opens it as a model. Packed graphs and golden texts need a manifest; it is left out else.
+// open writes the directory and opens it as a model. Packed graphs and golden texts need a manifest; it is left out
+// else.
 func (tm testModel) open(t testing.TB) *model.Model {
 	t.Helper()
 	dir := t.TempDir()
@@ -57,7 +58,8 @@ func (tm testModel) open(t testing.TB) *model.Model {
 	for i := range tm.labels {
 		labels[fmt.Sprint(i)] = fmt.Sprintf("L%d", i)
 	}
-	config := map[string]any{"model_type": "bert", "architectures": []string{architecture}, "id2label": labels, "max_position_embeddings": 48, "pad_token_id": 0}
+	config := map[string]any{"model_type": "bert", "architectures": []string{architecture}, "id2label": labels,
+		"max_position_embeddings": 48, "pad_token_id": 0}
 	if tm.vocab > 0 {
 		config["vocab_size"] = tm.vocab
 	}
@@ -72,7 +74,8 @@ func (tm testModel) open(t testing.TB) *model.Model {
 			layout = model.Packed
 		}
 		m := model.Manifest{
-			FormatVersion: 1, Name: tm.onnx, Task: task, Architecture: architecture, Layout: layout, Precision: tm.precision, MaxTokens: 48,
+			FormatVersion: 1, Name: tm.onnx, Task: task, Architecture: architecture, Layout: layout,
+			Precision: tm.precision, MaxTokens: 48,
 			Files: map[string]model.File{}, Golden: tm.golden,
 		}
 		for name, body := range files {

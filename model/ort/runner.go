@@ -13,8 +13,8 @@ import (
 	"sluice/pipeline"
 )
 
-// Runner computes batches on its caller's thread, in buffers of its own that grow to the largest batch. One goroutine at a
-// time may call Run; Close may come from any.
+// Runner computes batches on its caller's thread, in buffers of its own that grow to the largest batch. One goroutine
+// at a time may call Run; Close may come from any.
 type runner struct {
 	session *Session
 	cpu     int // index into processCPUs; -1: any core
@@ -45,8 +45,8 @@ func (s *Session) NewRunner(cpu int) (pipeline.Runner, error) {
 	return &runner{session: s, cpu: cpu, options: options, inputs: make([]inputBuffer, len(s.graph.inputs))}, nil
 }
 
-// Bind pins the calling thread, which the goroutine must have locked, to the runner's core. Where there are more runners
-// than cores the scheduler does better; where the system refuses, the session has a warning.
+// Bind pins the calling thread, which the goroutine must have locked, to the runner's core. Where there are more
+// runners than cores the scheduler does better; where the system refuses, the session has a warning.
 func (r *runner) Bind() error {
 	if r.cpu < 0 || r.session.runners > len(processCPUs) || r.cpu >= len(processCPUs) {
 		return nil
@@ -111,8 +111,8 @@ func (r *runner) Run(ctx context.Context, rows []pipeline.Row) ([][]float32, err
 	}
 	values = append(values, out)
 
-	// Terminate ends the run between two nodes of the graph. It sticks to the options until it is unset, so the callback
-	// must be over before they are used again.
+	// Terminate ends the run between two nodes of the graph. It sticks to the options until it is unset, so the
+	// callback must be over before they are used again.
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(over)
@@ -141,17 +141,20 @@ func (r *runner) batch(rows []pipeline.Row) (*batch, error) {
 	b := &batch{rows: rows, pad: m.Config.PadTokenID}
 	for i, row := range rows {
 		bad := func(format string, args ...any) error {
-			return pipeline.Faultf(pipeline.Internal, "infer", "bad-row", "model %s, row %d of %d: %s", m.Name, i+1, len(rows), fmt.Sprintf(format, args...))
+			return pipeline.Faultf(pipeline.Internal, "infer", "bad-row", "model %s, row %d of %d: %s", m.Name, i+1,
+				len(rows), fmt.Sprintf(format, args...))
 		}
 		if len(row) == 0 {
 			return nil, bad("it has no tokens")
 		}
 		if len(row) > m.MaxTokens {
-			return nil, bad("it has %d tokens, the model takes %d: tokenize with Options.MaxTokens", len(row), m.MaxTokens)
+			return nil, bad("it has %d tokens, the model takes %d: tokenize with Options.MaxTokens", len(row),
+				m.MaxTokens)
 		}
 		for k, id := range row {
 			if id < 0 || m.Config.VocabSize > 0 && int(id) >= m.Config.VocabSize {
-				return nil, bad("token %d has id %d, the vocabulary has 0 to %d: tokenizer.json is not the model's", k, id, m.Config.VocabSize-1)
+				return nil, bad("token %d has id %d, the vocabulary has 0 to %d: tokenizer.json is not the model's", k,
+					id, m.Config.VocabSize-1)
 			}
 		}
 		b.tokens += len(row)
@@ -225,7 +228,8 @@ func (r *runner) ended(ctx context.Context, b *batch) error {
 }
 
 func (r *runner) fault(kind pipeline.Kind, reason string, err error, b *batch) error {
-	return pipeline.Faultf(kind, "infer", reason, "model %s, %d rows, %d tokens, longest %d: %w", r.session.model.Name, len(b.rows), b.tokens, b.longest, err)
+	return pipeline.Faultf(kind, "infer", reason, "model %s, %d rows, %d tokens, longest %d: %w", r.session.model.Name,
+		len(b.rows), b.tokens, b.longest, err)
 }
 
 // pinned is memory that C may keep a pointer to.

@@ -101,7 +101,8 @@ func TestPackedEqualsPadded(t *testing.T) {
 				a, b := run(t, packed, rows...), run(t, padded, rows...)
 				for i := range rows {
 					if d := distance(a[i], b[i]); !(d <= c.tolerance) {
-						t.Fatalf("row %d of %d, %d tokens: packed and padded differ by %v", i, len(rows), len(rows[i]), d)
+						t.Fatalf("row %d of %d, %d tokens: packed and padded differ by %v", i, len(rows), len(rows[i]),
+							d)
 					}
 				}
 			}
@@ -123,15 +124,16 @@ func distance(a, b []float32) float64 {
 // Promise P5: the same text has the same bytes, whatever else is in the batch, on whatever runner.
 func TestTextsDoNotDependOnTheirNeighbours(t *testing.T) {
 	for _, tm := range []testModel{
-		{onnx: "tiny_packed_cls_int8", labels: 3, precision: "int8"}, {onnx: "tiny_packed_tok_int8", labels: 5, precision: "int8"},
+		{onnx: "tiny_packed_cls_int8", labels: 3, precision: "int8"}, {onnx: "tiny_packed_tok_int8", labels: 5,
+			precision: "int8"},
 		{onnx: "tiny_packed_cls_fp32", labels: 3, precision: "fp32"},
 	} {
 		t.Run(tm.onnx, func(t *testing.T) { neighbours(t, tm.session(t, Options{}), 39, 48, 200) })
 	}
 }
 
-// neighbours computes random rows alone and in random batches, by two runners, and compares bits. Lengths are the least and
-// the most, those around the steps of vector code, and random ones; half of the batches hold rows of like length.
+// neighbours computes random rows alone and in random batches, by two runners, and compares bits. Lengths are the least
+// and the most, those around the steps of vector code, and random ones; half of the batches hold rows of like length.
 func neighbours(t *testing.T, s *Session, vocab int32, longest, texts int) {
 	t.Helper()
 	runners := []pipeline.Runner{newRunner(t, s, 0), newRunner(t, s, 1)}
@@ -162,8 +164,12 @@ func neighbours(t *testing.T, s *Session, vocab int32, longest, texts int) {
 				batch[i] = rows[text]
 			}
 			for i, l := range run(t, runners[rng.IntN(len(runners))], batch...) {
-				if !slices.EqualFunc(l, alone[order[i]], func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }) {
-					t.Fatalf("text %d of %d tokens: %v alone, %v as row %d of %d", order[i], len(batch[i]), alone[order[i]], l, i, n)
+				if !slices.EqualFunc(l, alone[order[i]], func(a, b float32) bool {
+					return math.Float32bits(
+						a) == math.Float32bits(b)
+				}) {
+					t.Fatalf("text %d of %d tokens: %v alone, %v as row %d of %d", order[i], len(batch[i]),
+						alone[order[i]], l, i, n)
 				}
 			}
 			order = order[n:]
@@ -177,7 +183,8 @@ func TestDeadlineEndsTheRunAndTheRunnerGoesOn(t *testing.T) {
 		options      Options
 		context      func(ctx context.Context) (context.Context, context.CancelFunc)
 	}{
-		{"deadline of the context", "deadline", Options{}, func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"deadline of the context", "deadline", Options{}, func(ctx context.Context) (context.Context,
+			context.CancelFunc) {
 			return context.WithTimeout(ctx, 30*time.Millisecond)
 		}},
 		{"run timeout", "deadline", Options{RunTimeout: 30 * time.Millisecond}, context.WithCancel},
@@ -228,7 +235,8 @@ func TestRowsThatNoModelTakes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := r.Run(t.Context(), []pipeline.Row{{1}, c.row})
 			var f *pipeline.Fault
-			if !errors.As(err, &f) || f.Reason != "bad-row" || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "row 2 of 2") {
+			if !errors.As(err, &f) || f.Reason != "bad-row" || !strings.Contains(err.Error(), c.says) ||
+				!strings.Contains(err.Error(), "row 2 of 2") {
 				t.Errorf("error %v does not say that %q", err, c.says)
 			}
 		})
@@ -252,7 +260,8 @@ func TestFailedRunSaysWhyAndIsQuiet(t *testing.T) {
 	var err error
 	printed := captureStderr(t, func() { _, err = r.Run(t.Context(), []pipeline.Row{{4000}}) })
 	var f *pipeline.Fault
-	if !errors.As(err, &f) || f.Kind != pipeline.Internal || f.Reason != "run-failed" || !strings.Contains(err.Error(), "4000") {
+	if !errors.As(err, &f) || f.Kind != pipeline.Internal || f.Reason != "run-failed" || !strings.Contains(err.Error(),
+		"4000") {
 		t.Errorf("error %v is not a run-failed fault that names the id", err)
 	}
 	if printed != "" {
@@ -384,7 +393,8 @@ func TestBindPinsTheThreadToItsCore(t *testing.T) {
 	for i := range 2 {
 		during, after := bound(t, s, i)
 		if !slices.Equal(during, processCPUs[i:i+1]) || !slices.Equal(after, processCPUs) {
-			t.Errorf("runner %d ran on cores %v and left %v; want %v and %v", i, during, after, processCPUs[i:i+1], processCPUs)
+			t.Errorf("runner %d ran on cores %v and left %v; want %v and %v", i, during, after, processCPUs[i:i+1],
+				processCPUs)
 		}
 	}
 	if during, _ := bound(t, s, -1); !slices.Equal(during, processCPUs) {
@@ -401,7 +411,8 @@ func TestBindPinsTheThreadToItsCore(t *testing.T) {
 
 func TestHalfFloats(t *testing.T) {
 	for h, want := range map[uint16]float32{
-		0: 0, 0x3C00: 1, 0xC000: -2, 0x3555: 0.33325195, 0x7BFF: 65504, 0x0001: 5.9604645e-8, 0x03FF: 6.0975552e-5, 0x0400: 6.1035156e-5,
+		0: 0, 0x3C00: 1, 0xC000: -2, 0x3555: 0.33325195, 0x7BFF: 65504, 0x0001: 5.9604645e-8, 0x03FF: 6.0975552e-5,
+		0x0400: 6.1035156e-5,
 		0x7C00: float32(math.Inf(1)), 0xFC00: float32(math.Inf(-1)),
 	} {
 		if got := fromHalf(h); got != want {

@@ -21,10 +21,11 @@ import (
 
 // Options say where and how a model runs.
 type Options struct {
-	Device         string        // "cpu" (default), "cuda" or "openvino"
-	DeviceFallback string        // when the device cannot be used: "fail" (default) or "cpu"
-	Runners        int           // how many runners will be made; DefaultRunners. Threads are pinned if there are cores for all
-	RunTimeout     time.Duration // longest one run may take; 0: only the context's deadline counts
+	Device         string // "cpu" (default), "cuda" or "openvino"
+	DeviceFallback string // when the device cannot be used: "fail" (default) or "cpu"
+	// how many runners will be made; DefaultRunners. Threads are pinned if there are cores for all
+	Runners    int
+	RunTimeout time.Duration // longest one run may take; 0: only the context's deadline counts
 }
 
 // Session is one model in ONNX Runtime. Its methods may be called by many goroutines.
@@ -40,8 +41,8 @@ type Session struct {
 	warnings []string
 }
 
-// Open loads a model's ONNX. Init must have been called. It takes as long as reading the file and preparing the weights,
-// and returns a *pipeline.Fault of kind Config.
+// Open loads a model's ONNX. Init must have been called. It takes as long as reading the file and preparing the
+// weights, and returns a *pipeline.Fault of kind Config.
 func Open(m *model.Model, o Options) (*Session, error) {
 	var s *Session
 	err := withSignalStack(func() (err error) {
@@ -50,7 +51,8 @@ func Open(m *model.Model, o Options) (*Session, error) {
 	})
 	if err != nil {
 		giveBackMemory()
-		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "infer", Reason: "open", Err: fmt.Errorf("model %s: %w", m.Dir, err)}
+		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "infer", Reason: "open",
+			Err: fmt.Errorf("model %s: %w", m.Dir, err)}
 	}
 	return s, nil
 }
@@ -60,7 +62,8 @@ func open(m *model.Model, o Options) (*Session, error) {
 		return nil, errors.New("ONNX Runtime is not loaded: call Init first")
 	}
 	if v := os.Getenv(loadConfigEnv); v != "" && v != "0" {
-		return nil, fmt.Errorf("%s is %q: ONNX Runtime would take threads, optimizations and profiling from the model's file: unset it", loadConfigEnv, v)
+		return nil, fmt.Errorf("%s is %q: ONNX Runtime would take threads, optimizations and profiling from the "+
+			"model's file: unset it", loadConfigEnv, v)
 	}
 	// The bytes that were hashed are the bytes that run: the file is read once, and not again by name.
 	data, err := m.Load(model.OnnxFile)
@@ -73,7 +76,8 @@ func open(m *model.Model, o Options) (*Session, error) {
 // loadConfigEnv is the variable by which ONNX Runtime lets a model's metadata (ort_config) change the session.
 const loadConfigEnv = "ORT_LOAD_CONFIG_FROM_MODEL"
 
-// openBytes opens the model with data as its ONNX, whatever its file says by now. Only weights in other files are read by name.
+// openBytes opens the model with data as its ONNX, whatever its file says by now. Only weights in other files are read
+// by name.
 func openBytes(m *model.Model, data []byte, o Options) (*Session, error) {
 	if o.Runners <= 0 {
 		o.Runners = DefaultRunners()
@@ -102,22 +106,29 @@ func openBytes(m *model.Model, data []byte, o Options) (*Session, error) {
 		return nil, err
 	}
 	if len(external) > 0 {
-		s.warn("weights are in other files (%s): they were verified before they were loaded, but not as they were loaded", strings.Join(external, ", "))
-		if err := options.AddSessionConfigEntry("session.model_external_initializers_file_folder_path", m.Dir); err != nil {
+		s.warn("weights are in other files (%s): they were verified before they were loaded, but not as they were "+
+			"loaded", strings.Join(external, ", "))
+		if err := options.AddSessionConfigEntry("session.model_external_initializers_file_folder_path",
+			m.Dir); err != nil {
 			return nil, fmt.Errorf("session options: %w", err)
 		}
 	}
-	s.session, err = onnx.NewDynamicAdvancedSessionWithONNXData(data, s.graph.inputNames(), []string{s.graph.output}, options)
+	s.session, err = onnx.NewDynamicAdvancedSessionWithONNXData(data, s.graph.inputNames(), []string{s.graph.output},
+		options)
 	data = nil
 	debug.FreeOSMemory()
 	if err != nil && len(domains) > 0 {
-		return nil, fmt.Errorf("%s: needs operators that ONNX Runtime %s does not have, of %q: %w: they are in some custom-op library, and none is loaded, because nothing vouches for its code: export the model again, with ONNX's own operators", model.OnnxFile, Version(), domains, err)
+		return nil, fmt.Errorf("%s: needs operators that ONNX Runtime %s does not have, of %q: %w: they are in some "+
+			"custom-op library, and none is loaded, because nothing vouches for its code: export the model again, "+
+			"with ONNX's own operators", model.OnnxFile, Version(), domains, err)
 	}
 	if err != nil && s.provider == "openvino" {
-		return nil, fmt.Errorf("%s: OpenVINO refuses it: %w: export the model with --ops standard, or set device: cpu", model.OnnxFile, err)
+		return nil, fmt.Errorf("%s: OpenVINO refuses it: %w: export the model with --ops standard, or set device: cpu",
+			model.OnnxFile, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: ONNX Runtime %s refuses it: %w: export the model again, or load a newer ONNX Runtime", model.OnnxFile, Version(), err)
+		return nil, fmt.Errorf("%s: ONNX Runtime %s refuses it: %w: export the model again, or load a newer ONNX "+
+			"Runtime", model.OnnxFile, Version(), err)
 	}
 	return s, nil
 }
@@ -158,14 +169,16 @@ func (s *Session) configure(o *onnx.SessionOptions) error {
 	if s.model.Manifest != nil {
 		precision = s.model.Manifest.Precision
 	}
-	// Without VNNI, sums of u8 x s8 products overflow and the answers are off; this converts the weights to u8, which is
-	// exact and slower. Whether a graph without a manifest is quantized is unknown: for others the entry changes nothing.
+	// Without VNNI, sums of u8 x s8 products overflow and the answers are off; this converts the weights to u8, which
+	// is exact and slower. Whether a graph without a manifest is quantized is unknown: for others the entry changes
+	// nothing.
 	if saturatesInt8() && (precision == model.Int8 || precision == "") {
 		if err := o.AddSessionConfigEntry("session.x64quantprecision", "1"); err != nil {
 			return fmt.Errorf("session options: %w", err)
 		}
 		if precision == model.Int8 {
-			s.warn("this CPU has no VNNI instructions: int8 is computed exactly, but slower than on a CPU that has them")
+			s.warn("this CPU has no VNNI instructions: int8 is computed exactly, but slower than on a CPU that has " +
+				"them")
 		}
 	}
 	return nil
@@ -183,7 +196,8 @@ func (s *Session) chooseDevice(options *onnx.SessionOptions, o Options) error {
 		return nil
 	case "cuda":
 		name, probed, add = "CUDA", probeCUDA, appendCUDA
-		remedy = "take libonnxruntime.so.1, libonnxruntime_providers_shared.so and libonnxruntime_providers_cuda.so of one onnxruntime-gpu release, side by side, with the CUDA and cuDNN libraries it was built for"
+		remedy = "take libonnxruntime.so.1, libonnxruntime_providers_shared.so and libonnxruntime_providers_cuda.so " +
+			"of one onnxruntime-gpu release, side by side, with the CUDA and cuDNN libraries it was built for"
 	case "openvino":
 		name, probed, add = "OpenVINO", probeOpenVINO, func(so *onnx.SessionOptions) error { return s.useOpenVINO(so) }
 		remedy = "run scripts/native.sh openvino, which fetches an ONNX Runtime with it"
@@ -198,19 +212,22 @@ func (s *Session) chooseDevice(options *onnx.SessionOptions, o Options) error {
 		s.provider = o.Device
 		return nil
 	}
-	why := fmt.Errorf("device: %s: ONNX Runtime %s (%s) cannot use %s: %w", o.Device, Version(), library.path, name, err)
+	why := fmt.Errorf("device: %s: ONNX Runtime %s (%s) cannot use %s: %w", o.Device, Version(), library.path, name,
+		err)
 	if o.DeviceFallback == "cpu" {
 		s.warn("%v; running on the CPU, as device_fallback says", why)
 		return nil
 	}
-	return fmt.Errorf("%w: %s, and point %s at it; or set device: cpu, or device_fallback: cpu", why, remedy, LibraryEnv)
+	return fmt.Errorf("%w: %s, and point %s at it; or set device: cpu, or device_fallback: cpu", why, remedy,
+		LibraryEnv)
 }
 
-// useOpenVINO gives the whole graph to OpenVINO. Operators of ONNX Runtime's own it does not know: a graph that was cut into
-// pieces for them would be slower than without it, so such a graph is refused when the session opens.
+// useOpenVINO gives the whole graph to OpenVINO. Operators of ONNX Runtime's own it does not know: a graph that was cut
+// into pieces for them would be slower than without it, so such a graph is refused when the session opens.
 func (s *Session) useOpenVINO(o *onnx.SessionOptions) error {
 	err := errors.Join(
-		o.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelDisableAll), // OpenVINO has its own, and fusions would bring such operators
+		// OpenVINO has its own, and fusions would bring such operators
+		o.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelDisableAll),
 		o.AddSessionConfigEntry("session.disable_cpu_ep_fallback", "1"),
 		appendOpenVINO(o, s.runners),
 	)
@@ -223,8 +240,8 @@ func (s *Session) useOpenVINO(o *onnx.SessionOptions) error {
 // Provider is the execution provider that runs the model: "cpu", "cuda" or "openvino".
 func (s *Session) Provider() string { return s.provider }
 
-// Clock is the time that a run takes as far as it is the runner's own doing: its thread's processor time on the CPU, nil
-// (the wall clock's) on another device or where the system does not tell.
+// Clock is the time that a run takes as far as it is the runner's own doing: its thread's processor time on the CPU,
+// nil (the wall clock's) on another device or where the system does not tell.
 func (s *Session) Clock() func() time.Duration {
 	if s.provider != "cpu" {
 		return nil
@@ -260,9 +277,9 @@ func (s *Session) Close() error {
 	return err
 }
 
-// SelfTest computes the manifest's golden texts: the tokenizer must give their ids, and the model their logits within the
-// manifest's tolerance. note is a sentence for a person where there is nothing to test. An error is a *pipeline.Fault of
-// kind Config that names the text and how far off it is.
+// SelfTest computes the manifest's golden texts: the tokenizer must give their ids, and the model their logits within
+// the manifest's tolerance. note is a sentence for a person where there is nothing to test. An error is a
+// *pipeline.Fault of kind Config that names the text and how far off it is.
 func (s *Session) SelfTest(ctx context.Context, tok tokenize.Tokenizer) (note string, err error) {
 	man := s.model.Manifest
 	if man == nil || man.Golden == nil || len(man.Golden.Texts) == 0 {
@@ -284,13 +301,15 @@ func (s *Session) SelfTest(ctx context.Context, tok tokenize.Tokenizer) (note st
 	}
 	for i, g := range man.Golden.Texts {
 		if err := s.testGolden(ctx, tok, r, &g, tolerance); err != nil {
-			return "", pipeline.Faultf(pipeline.Config, "infer", "self-test", "model %s: golden text %d (%.60q): %w", s.model.Dir, i, g.Text, err)
+			return "", pipeline.Faultf(pipeline.Config, "infer", "self-test", "model %s: golden text %d (%.60q): %w",
+				s.model.Dir, i, g.Text, err)
 		}
 	}
 	return "", nil
 }
 
-func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r pipeline.Runner, g *model.GoldenText, tolerance float64) error {
+func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r pipeline.Runner, g *model.GoldenText,
+	tolerance float64) error {
 	enc := tok.Encode([][]byte{[]byte(g.Text)}, tokenize.Options{MaxTokens: s.model.MaxTokens})[0]
 	if enc.Err != nil {
 		return fmt.Errorf("%w: tokenizer.json is not the one that the model was exported with", enc.Err)
@@ -317,13 +336,15 @@ func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r pipe
 		}
 	}
 	if furthest > tolerance {
-		return fmt.Errorf("logit %d is %v instead of %v, off by %.3g where %.3g is allowed: the model or ONNX Runtime %s does not compute what it did when the model was exported; run sluice models verify, or export it again", at, logits[0][at], want[at], furthest, tolerance, Version())
+		return fmt.Errorf("logit %d is %v instead of %v, off by %.3g where %.3g is allowed: the model or ONNX "+
+			"Runtime %s does not compute what it did when the model was exported; run sluice models verify, or "+
+			"export it again", at, logits[0][at], want[at], furthest, tolerance, Version())
 	}
 	return nil
 }
 
-// Warmup runs the longest row once, so that the runner's buffers and the session's arena have their full size before the
-// first record.
+// Warmup runs the longest row once, so that the runner's buffers and the session's arena have their full size before
+// the first record.
 func (s *Session) Warmup(ctx context.Context, r pipeline.Runner) error {
 	ids := []int32{0}
 	if man := s.model.Manifest; man != nil && man.Golden != nil && len(man.Golden.Texts) > 0 {

@@ -44,17 +44,26 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		options Options
 		says    []string
 	}{
-		{"input of another kind of model", toy("toy_odd_input").open(t), Options{}, []string{"pixel_values", "input_ids, attention_mask, token_type_ids"}},
-		{"fixed shape", toy("toy_fixed_shape").open(t), Options{}, []string{"input_ids has the fixed shape", "dynamic axes"}},
+		{"input of another kind of model", toy("toy_odd_input").open(t), Options{}, []string{"pixel_values",
+			"input_ids, attention_mask, token_type_ids"}},
+		{"fixed shape", toy("toy_fixed_shape").open(t), Options{}, []string{"input_ids has the fixed shape",
+			"dynamic axes"}},
 		{"no logits", toy("toy_two_outputs").open(t), Options{}, []string{"last_hidden_state, pooler_output"}},
 		{"other number of labels", two.open(t), Options{}, []string{"3 logits", "2 labels"}},
-		{"padded taken for packed", as(toy("toy_padded_cls"), func(m *model.Model) { m.Layout = model.Packed }), Options{}, []string{"the graph looks padded", "pad_idx is missing"}},
-		{"packed taken for padded", as(toy("toy_packed_cls"), func(m *model.Model) { m.Layout = model.Padded }), Options{}, []string{"the graph looks packed"}},
-		{"other task", as(toy("toy_padded_cls"), func(m *model.Model) { m.Task = model.TokenClassification }), Options{}, []string{"2 dimensions instead of 3"}},
-		{"half a file", cut(toy("toy_padded_cls"), 600), Options{}, []string{"cannot load it", "export the model again"}},
-		{"file gone", as(toy("toy_padded_cls"), func(m *model.Model) { m.Dir = t.TempDir() }), Options{}, []string{"model.onnx", "no such file"}},
-		{"unknown device", toy("toy_padded_cls").open(t), Options{Device: "tpu"}, []string{`device: "tpu"`, `"cpu", "cuda" or "openvino"`}},
-		{"unknown policy", toy("toy_padded_cls").open(t), Options{DeviceFallback: "maybe"}, []string{`device_fallback: "maybe"`}},
+		{"padded taken for packed", as(toy("toy_padded_cls"), func(m *model.Model) { m.Layout = model.Packed }),
+			Options{}, []string{"the graph looks padded", "pad_idx is missing"}},
+		{"packed taken for padded", as(toy("toy_packed_cls"), func(m *model.Model) { m.Layout = model.Padded }),
+			Options{}, []string{"the graph looks packed"}},
+		{"other task", as(toy("toy_padded_cls"), func(m *model.Model) { m.Task = model.TokenClassification }),
+			Options{}, []string{"2 dimensions instead of 3"}},
+		{"half a file", cut(toy("toy_padded_cls"), 600), Options{}, []string{"cannot load it",
+			"export the model again"}},
+		{"file gone", as(toy("toy_padded_cls"), func(m *model.Model) { m.Dir = t.TempDir() }), Options{},
+			[]string{"model.onnx", "no such file"}},
+		{"unknown device", toy("toy_padded_cls").open(t), Options{Device: "tpu"}, []string{`device: "tpu"`,
+			`"cpu", "cuda" or "openvino"`}},
+		{"unknown policy", toy("toy_padded_cls").open(t), Options{DeviceFallback: "maybe"},
+			[]string{`device_fallback: "maybe"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, err := Open(c.model, c.options)
@@ -80,7 +89,8 @@ func TestMissingCUDAFollowsThePolicy(t *testing.T) {
 		t.Skip("SKIPPED: CUDA works here")
 	}
 	_, err := Open(toy("toy_padded_cls").open(t), Options{Device: "cuda"})
-	if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "onnxruntime-gpu") || !strings.Contains(err.Error(), LibraryEnv) {
+	if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "onnxruntime-gpu") ||
+		!strings.Contains(err.Error(), LibraryEnv) {
 		t.Errorf("without CUDA, policy fail: %v", err)
 	}
 	s := toy("toy_padded_cls").session(t, Options{Device: "cuda", DeviceFallback: "cpu"})
@@ -96,7 +106,8 @@ func TestMissingOpenVINOFollowsThePolicy(t *testing.T) {
 		t.Skip("SKIPPED: OpenVINO works here")
 	}
 	_, err := Open(toy("toy_padded_cls").open(t), Options{Device: "openvino"})
-	if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "native.sh openvino") || !strings.Contains(err.Error(), LibraryEnv) {
+	if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "native.sh openvino") ||
+		!strings.Contains(err.Error(), LibraryEnv) {
 		t.Errorf("without OpenVINO, policy fail: %v", err)
 	}
 	s := toy("toy_padded_cls").session(t, Options{Device: "openvino", DeviceFallback: "cpu"})
@@ -106,8 +117,8 @@ func TestMissingOpenVINOFollowsThePolicy(t *testing.T) {
 	run(t, newRunner(t, s, -1), pipeline.Row{1})
 }
 
-// With the library of scripts/native.sh openvino in SLUICE_ONNXRUNTIME: rows of many shapes, by two runners at once, have the
-// logits of ONNX Runtime's own provider.
+// With the library of scripts/native.sh openvino in SLUICE_ONNXRUNTIME: rows of many shapes, by two runners at once,
+// have the logits of ONNX Runtime's own provider.
 func TestOpenVINOComputesWhatTheCPUProviderDoes(t *testing.T) {
 	needLibrary(t)
 	if !slices.Contains(Providers(), "openvino") {
@@ -161,7 +172,8 @@ func TestOpenVINOComputesWhatTheCPUProviderDoes(t *testing.T) {
 		})
 	}
 	// A graph with operators that only ONNX Runtime has is refused, not run in pieces.
-	_, err := Open(testModel{onnx: "tiny_padded_cls_fp32", labels: 3, precision: model.FP32}.open(t), Options{Device: "openvino"})
+	_, err := Open(testModel{onnx: "tiny_padded_cls_fp32", labels: 3, precision: model.FP32}.open(t),
+		Options{Device: "openvino"})
 	if err == nil || !strings.Contains(err.Error(), "--ops standard") {
 		t.Errorf("a contrib graph: %v", err)
 	}
@@ -178,7 +190,8 @@ func TestSessionOptionsTakeEffect(t *testing.T) {
 	if w := s.Warnings(); len(w) != 1 || !strings.Contains(w[0], "VNNI") {
 		t.Errorf("warnings %q", w)
 	}
-	plain, err := onnx.NewDynamicAdvancedSession(s.model.Path(model.OnnxFile), s.graph.inputNames(), []string{"logits"}, nil)
+	plain, err := onnx.NewDynamicAdvancedSession(s.model.Path(model.OnnxFile), s.graph.inputNames(), []string{"logits"},
+		nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +208,8 @@ func TestSessionOptionsTakeEffect(t *testing.T) {
 		saturatedError += distance(run(t, off, row)[0], want)
 	}
 	if exactError >= saturatedError {
-		t.Errorf("int8 logits are off by %.4f in the mean, by %.4f without session.x64quantprecision: the entry has no effect", exactError/200, saturatedError/200)
+		t.Errorf("int8 logits are off by %.4f in the mean, by %.4f without session.x64quantprecision: the entry has "+
+			"no effect", exactError/200, saturatedError/200)
 	}
 }
 
@@ -234,7 +248,8 @@ func TestSelfTest(t *testing.T) {
 	}{
 		{"passes", golden(token(18)...), 0, nil},
 		{"within the tolerance", golden(18.0005, 9, -18), 0, nil},
-		{"other logits", golden(18, 9.25, -18), 0, []string{"golden text 1", `"5 6 7"`, "logit 1", "off by 0.25", "0.001"}},
+		{"other logits", golden(18, 9.25, -18), 0, []string{"golden text 1", `"5 6 7"`, "logit 1", "off by 0.25",
+			"0.001"}},
 		{"other ids", golden(token(18)...), 1, []string{"golden text 0", `"1 2"`, "tokenizer.json"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -373,7 +388,8 @@ const struct base *OrtGetApiBase(void) { return &b; }`
 		says                []string
 	}{
 		{"path does not exist", "/nowhere/lib.so", "", []string{"not found", "/nowhere/lib.so", "scripts/native.sh"}},
-		{"variable names no file", "", "/nowhere/env.so", []string{"/nowhere/env.so ($SLUICE_ONNXRUNTIME)", "not found"}},
+		{"variable names no file", "", "/nowhere/env.so", []string{"/nowhere/env.so ($SLUICE_ONNXRUNTIME)",
+			"not found"}},
 		{"nothing beside the executable", "", "", []string{"$SLUICE_ONNXRUNTIME (not set)", "lib/libonnxruntime.so.1"}},
 		{"not a library", text, "", []string{text, "cannot be loaded"}},
 		{"too old", old, "", []string{old, "too old", "1.24"}},

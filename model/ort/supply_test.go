@@ -1,6 +1,7 @@
 package ort
 
-// What an ONNX file could make ONNX Runtime do beside computing: load code, change the session, read what no check has seen.
+// What an ONNX file could make ONNX Runtime do beside computing: load code, change the session, read what no check has
+// seen.
 
 import (
 	"encoding/binary"
@@ -107,29 +108,48 @@ void *RegisterCustomOps(void *options, const void *api) { loaded(); return 0; }
 		t.Fatal(err)
 	}
 
-	paths := metadata("ort_config", `{"session_options": {"custom_op_library": "./libcustom_ops.so", "session.custom_ops": "./libcustom_ops.so"}, "custom_ops": ["libcustom_ops.so"]}`)
+	paths := metadata("ort_config",
+		`{"session_options": {"custom_op_library": "./libcustom_ops.so", "session.custom_ops": "./libcustom_ops.so"}, "custom_ops": ["libcustom_ops.so"]}`)
 	for name, c := range map[string]struct {
 		data []byte
 		says []string
 	}{
-		"a domain of its own":               {toyWith(t, opset("evil", 1), bytesField(7, bytesField(1, node("evil", "Op")...)...)), []string{`"evil"`, "custom-op library", "export the model again"}},
-		"a domain without a version":        {toyWith(t, bytesField(7, bytesField(1, node("evil", "Op")...)...)), []string{`"evil"`, "custom-op library", "export the model again"}},
-		"onnxruntime-extensions":            {toyWith(t, opset("ai.onnx.contrib", 1), bytesField(7, bytesField(1, node("ai.onnx.contrib", "BertTokenizer")...)...)), []string{`"ai.onnx.contrib"`, "custom-op library"}},
-		"Python":                            {toyWith(t, opset("com.microsoft", 1), bytesField(7, bytesField(1, node("com.microsoft", "PyOp", bytesField(5, append(textOf(1, "module"), textOf(4, "os")...)...))...)...)), []string{"PyOp", "refuses it"}},
-		"a library in the metadata":         {toyWith(t, opset("evil", 1), paths, bytesField(7, bytesField(1, node("evil", "Op")...)...)), []string{`"evil"`, "custom-op library"}},
-		"an accelerator's compiled graph":   {toyWith(t, opset("com.microsoft", 1), bytesField(7, bytesField(1, node("com.microsoft", "EPContext")...)...)), []string{"EPContext", "export the model again"}},
-		"the same in another domain":        {toyWith(t, opset("evil", 1), bytesField(7, bytesField(1, node("evil", "EPContext")...)...)), []string{"EPContext"}},
-		"the same in a function":            {toyWith(t, bytesField(25, append(textOf(1, "F"), bytesField(7, node("com.microsoft", "EPContext")...)...)...)), []string{"EPContext"}},
-		"the same in a branch of a branch":  {toyWith(t, bytesField(7, bytesField(1, node("", "If", bytesField(5, bytesField(6, bytesField(1, node("", "If", bytesField(5, bytesField(11, bytesField(1, node("com.microsoft", "EPContext")...)...)...))...)...)...))...)...)), []string{"EPContext"}},
-		"the same in graphs for training":   {toyWith(t, bytesField(20, bytesField(2, bytesField(1, node("com.microsoft", "EPContext")...)...)...)), []string{"EPContext"}},
+		"a domain of its own": {toyWith(t, opset("evil", 1),
+			bytesField(7, bytesField(1, node("evil", "Op")...)...)), []string{`"evil"`, "custom-op library",
+			"export the model again"}},
+		"a domain without a version": {toyWith(t, bytesField(7, bytesField(1, node("evil", "Op")...)...)),
+			[]string{`"evil"`, "custom-op library", "export the model again"}},
+		"onnxruntime-extensions": {toyWith(t, opset("ai.onnx.contrib", 1),
+			bytesField(7, bytesField(1, node("ai.onnx.contrib", "BertTokenizer")...)...)), []string{`"ai.onnx.contrib"`,
+			"custom-op library"}},
+		"Python": {toyWith(t, opset("com.microsoft", 1),
+			bytesField(7, bytesField(1, node("com.microsoft", "PyOp", bytesField(5, append(textOf(1, "module"),
+				textOf(4, "os")...)...))...)...)), []string{"PyOp", "refuses it"}},
+		"a library in the metadata": {toyWith(t, opset("evil", 1), paths,
+			bytesField(7, bytesField(1, node("evil", "Op")...)...)), []string{`"evil"`, "custom-op library"}},
+		"an accelerator's compiled graph": {toyWith(t, opset("com.microsoft", 1),
+			bytesField(7, bytesField(1, node("com.microsoft", "EPContext")...)...)), []string{"EPContext",
+			"export the model again"}},
+		"the same in another domain": {toyWith(t, opset("evil", 1),
+			bytesField(7, bytesField(1, node("evil", "EPContext")...)...)), []string{"EPContext"}},
+		"the same in a function": {toyWith(t, bytesField(25, append(textOf(1, "F"),
+			bytesField(7, node("com.microsoft", "EPContext")...)...)...)), []string{"EPContext"}},
+		"the same in a branch of a branch": {toyWith(t, bytesField(7,
+			bytesField(1, node("", "If", bytesField(5, bytesField(6,
+				bytesField(1, node("", "If", bytesField(5, bytesField(11,
+					bytesField(1, node("com.microsoft", "EPContext")...)...)...))...)...)...))...)...)), []string{"EPContext"}},
+		"the same in graphs for training": {toyWith(t, bytesField(20,
+			bytesField(2, bytesField(1, node("com.microsoft", "EPContext")...)...)...)), []string{"EPContext"}},
 		"nothing but a library beside it":   {toyWith(t), nil},
 		"nothing but a library in metadata": {toyWith(t, paths), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := directory(t, c.data)
 			m.Manifest = nil
-			for _, name := range []string{"libcustom_ops.so", "libcustom_op_library.so", "libortextensions.so", "libonnxruntime_extensions.so", "libonnxruntime_providers_shared.so",
-				"libonnxruntime_providers_cuda.so", "libonnxruntime_providers_openvino.so", "custom_ops.so", "model.so", "evil.so", "model.onnx.so"} {
+			for _, name := range []string{"libcustom_ops.so", "libcustom_op_library.so", "libortextensions.so",
+				"libonnxruntime_extensions.so", "libonnxruntime_providers_shared.so",
+				"libonnxruntime_providers_cuda.so", "libonnxruntime_providers_openvino.so", "custom_ops.so", "model.so",
+				"evil.so", "model.onnx.so"} {
 				if err := os.WriteFile(m.Path(name), code2, 0o700); err != nil {
 					t.Fatal(err)
 				}
@@ -164,8 +184,11 @@ void *RegisterCustomOps(void *options, const void *api) { loaded(); return 0; }
 // A model's own functions are no custom operators.
 func TestFunctionsOfTheModelMayHaveTheirOwnDomain(t *testing.T) {
 	needLibrary(t)
-	function := slices.Concat(textOf(1, "Same"), textOf(4, "x"), textOf(5, "y"), bytesField(7, slices.Concat(textOf(1, "x"), textOf(2, "y"), textOf(4, "Identity"))...), bytesField(9, opsetID("", 17)...), textOf(10, "mine"))
-	m := directory(t, toyWith(t, opset("mine", 1), bytesField(25, function...), bytesField(7, bytesField(1, append(textOf(1, "input_ids"), node("mine", "Same")...)...)...)))
+	function := slices.Concat(textOf(1, "Same"), textOf(4, "x"), textOf(5, "y"),
+		bytesField(7, slices.Concat(textOf(1, "x"), textOf(2, "y"), textOf(4, "Identity"))...),
+		bytesField(9, opsetID("", 17)...), textOf(10, "mine"))
+	m := directory(t, toyWith(t, opset("mine", 1), bytesField(25, function...),
+		bytesField(7, bytesField(1, append(textOf(1, "input_ids"), node("mine", "Same")...)...)...)))
 	m.Manifest = nil
 	s, err := Open(m, Options{Runners: 1})
 	if err != nil {
@@ -174,11 +197,12 @@ func TestFunctionsOfTheModelMayHaveTheirOwnDomain(t *testing.T) {
 	s.Close()
 }
 
-// With the variable, a model could have ONNX Runtime write profiles into the working directory; without it, what the model
-// says of sessions counts for nothing.
+// With the variable, a model could have ONNX Runtime write profiles into the working directory; without it, what the
+// model says of sessions counts for nothing.
 func TestAModelCannotChangeItsSession(t *testing.T) {
 	needLibrary(t)
-	asks := toyWith(t, metadata("ort_config", `{"session_options": {"enable_profiling": 1, "intra_op_num_threads": 64, "execution_mode": 1, "graph_optimization_level": 0}}`))
+	asks := toyWith(t, metadata("ort_config",
+		`{"session_options": {"enable_profiling": 1, "intra_op_num_threads": 64, "execution_mode": 1, "graph_optimization_level": 0}}`))
 	for _, c := range []struct {
 		value string
 		says  []string
@@ -219,14 +243,15 @@ func TestAModelCannotChangeItsSession(t *testing.T) {
 	}
 }
 
-// ONNX Runtime tells its own format by four letters, and then nothing else counts: a file may be that, and to us an ONNX file
-// with another graph.
+// ONNX Runtime tells its own format by four letters, and then nothing else counts: a file may be that, and to us an
+// ONNX file with another graph.
 func TestONNXRuntimesOwnFormatIsRefused(t *testing.T) {
 	needLibrary(t)
 	own := ownFormat(t)
 	refused(t, own, ".ort", "give the ONNX file that it was made from")
 
-	// The first four bytes are where the root of the format is, and two fields of ONNX: a number, and four bytes, "ORTM".
+	// The first four bytes are where the root of the format is, and two fields of ONNX: a number, and four bytes,
+	// "ORTM".
 	both := []byte{0x18, 0x01, 0x7A, 0x04}
 	root, was := int(binary.LittleEndian.Uint32(both)), int(binary.LittleEndian.Uint32(own))
 	both = append(both, own[4:8]...)
@@ -260,7 +285,8 @@ func ownFormat(t *testing.T) []byte {
 	}
 	defer o.Destroy()
 	at := filepath.Join(t.TempDir(), "toy.ort")
-	if err := errors.Join(o.SetOptimizedModelFilePath(at), o.AddSessionConfigEntry("session.save_model_format", "ORT")); err != nil {
+	if err := errors.Join(o.SetOptimizedModelFilePath(at), o.AddSessionConfigEntry("session.save_model_format",
+		"ORT")); err != nil {
 		t.Fatal(err)
 	}
 	s, err := onnx.NewDynamicAdvancedSessionWithONNXData(toyWith(t), []string{"input_ids"}, []string{"logits"}, o)

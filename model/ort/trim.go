@@ -12,6 +12,6 @@ static void give_back(void) {
 */
 import "C"
 
-// giveBackMemory returns freed C memory to the system. glibc keeps what a closed session held: hundreds of megabytes after
-// a few models came and went.
+// giveBackMemory returns freed C memory to the system. glibc keeps what a closed session held: hundreds of megabytes
+// after a few models came and went.
 func giveBackMemory() { C.give_back() }

@@ -13,15 +13,16 @@ import (
 	"unicode/utf8"
 )
 
-// This file owns the reading of answers. What an endpoint says is data from a stranger: a label of the closed set, a number and a
-// bounded sentence come out of it, or an error, and nothing else of it goes any further.
+// This file owns the reading of answers. What an endpoint says is data from a stranger: a label of the closed set, a
+// number and a bounded sentence come out of it, or an error, and nothing else of it goes any further.
 
 // Answer is what was taken from an endpoint's reply.
 type Answer struct {
-	Label       string  // one of the prompt's labels, as the prompt spells it
-	Score       float64 // 0..1, what the endpoint says its confidence is: not calibrated
-	Scored      bool    // there is a Score; a bare label has none
-	Explanation string  // at most 300 characters of one line, without links, markup and invisible characters; may be empty
+	Label  string  // one of the prompt's labels, as the prompt spells it
+	Score  float64 // 0..1, what the endpoint says its confidence is: not calibrated
+	Scored bool    // there is a Score; a bare label has none
+	// at most 300 characters of one line, without links, markup and invisible characters; may be empty
+	Explanation string
 }
 
 // Reasons why an answer cannot be used: a closed list, fit for the label of a metric.
@@ -43,8 +44,10 @@ const (
 )
 
 // AnswerReasons are all of them.
-var AnswerReasons = []string{AnswerTooLong, AnswerNotUTF8, AnswerEmpty, AnswerReasoning, AnswerFence, AnswerProse, AnswerInvalidJSON,
-	AnswerTrailing, AnswerUnknownField, AnswerDuplicateField, AnswerMissingField, AnswerWrongType, AnswerUnknownLabel, AnswerOutOfRange}
+var AnswerReasons = []string{AnswerTooLong, AnswerNotUTF8, AnswerEmpty, AnswerReasoning, AnswerFence, AnswerProse,
+	AnswerInvalidJSON,
+	AnswerTrailing, AnswerUnknownField, AnswerDuplicateField, AnswerMissingField, AnswerWrongType, AnswerUnknownLabel,
+	AnswerOutOfRange}
 
 // complaints tell a model what was wrong with its answer, in words that hold nothing of it.
 var complaints = map[string]string{
@@ -88,9 +91,9 @@ const (
 	thinkEnd       = "</think>"
 )
 
-// Parse reads an answer strictly: one JSON object with "label" and "confidence", and "explanation" where the prompt asks for it, or
-// a bare label. Tolerated are white space around it, one code fence around it and one <think> block before it. The label may
-// be an alias and in any case. Everything else is an *AnswerError.
+// Parse reads an answer strictly: one JSON object with "label" and "confidence", and "explanation" where the prompt
+// asks for it, or a bare label. Tolerated are white space around it, one code fence around it and one <think> block
+// before it. The label may be an alias and in any case. Everything else is an *AnswerError.
 func (p *Prompt) Parse(content string) (Answer, error) {
 	body, reason := unwrap(content)
 	if reason != "" {
@@ -229,19 +232,21 @@ func (p *Prompt) take(a *Answer, name string, value json.Token) (reason string) 
 	return ""
 }
 
-// links are what a reader's program might make a link of: schemes, www, and host names with or without a path. Dots of East Asian
-// scripts count as dots in host names (UTS 46).
-var links = regexp.MustCompile(`(?i)[\p{L}\p{N}+.\-]*://\S*|\b(?:mailto|javascript|vbscript|data|file|tel|sms|urn|blob):\S+|` +
-	`[\p{L}\p{N}\-_]+(?:[.\x{3002}\x{FF0E}\x{FF61}][\p{L}\p{N}\-_]+)*[.\x{3002}\x{FF0E}\x{FF61}]\p{L}{2,}(?:[:/?#]\S*)?|\d{1,3}(?:\.\d{1,3}){3}(?:[:/]\S*)?`)
+// links are what a reader's program might make a link of: schemes, www, and host names with or without a path. Dots of
+// East Asian scripts count as dots in host names (UTS 46).
+var links = regexp.MustCompile(
+	`(?i)[\p{L}\p{N}+.\-]*://\S*|\b(?:mailto|javascript|vbscript|data|file|tel|sms|urn|blob):\S+|` +
+		`[\p{L}\p{N}\-_]+(?:[.\x{3002}\x{FF0E}\x{FF61}][\p{L}\p{N}\-_]+)*[.\x{3002}\x{FF0E}\x{FF61}]\p{L}{2,}(?:[:/?#]\S*)?|\d{1,3}(?:\.\d{1,3}){3}(?:[:/]\S*)?`)
 
-// plain is an explanation that can be shown anywhere: one line, at most 300 characters, no invisible and no control characters, no
-// links, no markup.
+// plain is an explanation that can be shown anywhere: one line, at most 300 characters, no invisible and no control
+// characters, no links, no markup.
 func plain(s string) string {
 	var b strings.Builder
 	count := 0
 	for _, r := range s {
 		switch {
-		case invisible(r) && r != '\u2028' && r != '\u2029', r == '<', r == '>', r == '`', unicode.Is(unicode.M, r) && count == 0:
+		case invisible(r) && r != '\u2028' && r != '\u2029', r == '<', r == '>', r == '`', unicode.Is(unicode.M, r) &&
+			count == 0:
 			continue
 		case unicode.IsSpace(r), unicode.IsControl(r), r == '\u2028', r == '\u2029':
 			r = ' '

@@ -12,7 +12,8 @@ import (
 
 func newPrompt(t testing.TB, explain bool) *Prompt {
 	t.Helper()
-	p, err := NewPrompt(PromptOptions{Labels: []string{"NEGATIVE", "POSITIVE"}, Aliases: map[string]string{"bad": "NEGATIVE", "Très Bien": "POSITIVE"}, Explain: explain})
+	p, err := NewPrompt(PromptOptions{Labels: []string{"NEGATIVE", "POSITIVE"},
+		Aliases: map[string]string{"bad": "NEGATIVE", "Très Bien": "POSITIVE"}, Explain: explain})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +31,8 @@ func TestAnswersThatAreTaken(t *testing.T) {
 	}{
 		{"the object", `{"label":"POSITIVE","confidence":0.9}`, scored("POSITIVE", 0.9, "")},
 		{"in another order", `{"confidence":1,"label":"NEGATIVE"}`, scored("NEGATIVE", 1, "")},
-		{"with an explanation", `{"label":"POSITIVE","confidence":0,"explanation":"They like it."}`, scored("POSITIVE", 0, "They like it.")},
+		{"with an explanation", `{"label":"POSITIVE","confidence":0,"explanation":"They like it."}`, scored("POSITIVE",
+			0, "They like it.")},
 		{"any case and space in the label", `{"label":" positive\n","confidence":5e-1}`, scored("POSITIVE", 0.5, "")},
 		{"an alias", `{"label":"BAD","confidence":0.5}`, scored("NEGATIVE", 0.5, "")},
 		{"an alias outside ASCII", `{"label":"TRÈS BIEN","confidence":0.5}`, scored("POSITIVE", 0.5, "")},
@@ -38,10 +40,13 @@ func TestAnswersThatAreTaken(t *testing.T) {
 		{"minus zero", `{"label":"POSITIVE","confidence":-0}`, scored("POSITIVE", 0, "")},
 		{"white space around", "\n\t {\"label\":\"POSITIVE\",\"confidence\":0.5}\r\n ", scored("POSITIVE", 0.5, "")},
 		{"a fence", "```\n{\"label\":\"POSITIVE\",\"confidence\":0.5}\n```", scored("POSITIVE", 0.5, "")},
-		{"a fence with a language", "```JSON\r\n{\"label\":\"POSITIVE\",\"confidence\":0.5}\r\n```\n", scored("POSITIVE", 0.5, "")},
+		{"a fence with a language", "```JSON\r\n{\"label\":\"POSITIVE\",\"confidence\":0.5}\r\n```\n",
+			scored("POSITIVE", 0.5, "")},
 		{"a fence on one line", "```{\"label\":\"POSITIVE\",\"confidence\":0.5}```", scored("POSITIVE", 0.5, "")},
-		{"reasoning", "<think>\nIs it {\"label\":\"NEGATIVE\"}? No.\n</think>\n\n{\"label\":\"POSITIVE\",\"confidence\":0.5}", scored("POSITIVE", 0.5, "")},
-		{"empty reasoning before a fence", "<think></think>```json\n{\"label\":\"POSITIVE\",\"confidence\":0.5}\n```", scored("POSITIVE", 0.5, "")},
+		{"reasoning", "<think>\nIs it {\"label\":\"NEGATIVE\"}? " +
+			"No.\n</think>\n\n{\"label\":\"POSITIVE\",\"confidence\":0.5}", scored("POSITIVE", 0.5, "")},
+		{"empty reasoning before a fence", "<think></think>```json\n{\"label\":\"POSITIVE\",\"confidence\":0.5}\n```",
+			scored("POSITIVE", 0.5, "")},
 		{"a bare label", "NEGATIVE", Answer{Label: "NEGATIVE"}},
 		{"a bare alias", " très bien\n", Answer{Label: "POSITIVE"}},
 		{"reasoning before a bare label", "<think>hm</think> positive", Answer{Label: "POSITIVE"}},
@@ -101,14 +106,16 @@ func TestAnswersThatAreRefused(t *testing.T) {
 		{"a field in other case", `{"Label":"POSITIVE","confidence":0.5}`, AnswerUnknownField},
 		{"an empty field name", `{"":1,"label":"POSITIVE","confidence":0.5}`, AnswerUnknownField},
 		{"a field twice", `{"label":"NEGATIVE","confidence":0.5,"label":"POSITIVE"}`, AnswerDuplicateField},
-		{"a field twice, once escaped", `{"label":"NEGATIVE","confidence":0.5,"l\u0061bel":"POSITIVE"}`, AnswerDuplicateField},
+		{"a field twice, once escaped", `{"label":"NEGATIVE","confidence":0.5,"l\u0061bel":"POSITIVE"}`,
+			AnswerDuplicateField},
 		{"an object cut short", `{"label":"POSITIVE","confidence":0.`, AnswerInvalidJSON},
 		{"an object without its end", `{"label":"POSITIVE","confidence":0.5`, AnswerInvalidJSON},
 		{"single quotes", `{'label':'POSITIVE','confidence':0.5}`, AnswerInvalidJSON},
 		{"a comma too many", `{"label":"POSITIVE","confidence":0.5,}`, AnswerInvalidJSON},
 		{"a comment", `{"label":"POSITIVE",/* sure */"confidence":0.5}`, AnswerInvalidJSON},
 		{"a byte order mark", "\ufeff" + good, AnswerProse},
-		{"bytes that are no text", "{\"label\":\"POSITIVE\",\"confidence\":0.5,\"explanation\":\"\xff\"}", AnswerNotUTF8},
+		{"bytes that are no text", "{\"label\":\"POSITIVE\",\"confidence\":0.5,\"explanation\":\"\xff\"}",
+			AnswerNotUTF8},
 		{"a huge answer", strings.Repeat(" ", maxAnswer) + good, AnswerTooLong},
 		{"deep nesting", strings.Repeat(`{"label":`, 20000), AnswerWrongType},
 	} {
@@ -134,7 +141,8 @@ func TestAnswersThatAreRefused(t *testing.T) {
 
 func TestErrorsDoNotQuoteAnswers(t *testing.T) {
 	p := newPrompt(t, true)
-	for _, content := range []string{"canary", `{"canary":1}`, `{"label":"canary","confidence":1}`, `{canary`, `{"label":"POSITIVE","confidence":0.5}canary`, `{"label":canary`} {
+	for _, content := range []string{"canary", `{"canary":1}`, `{"label":"canary","confidence":1}`, `{canary`,
+		`{"label":"POSITIVE","confidence":0.5}canary`, `{"label":canary`} {
 		_, err := p.Parse(content)
 		if err == nil || strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: %v", content, err)
@@ -164,15 +172,20 @@ func TestExplanationsArePlain(t *testing.T) {
 		}
 	}
 	long, err := p.Parse(`{"label":"POSITIVE","confidence":0.5,"explanation":"` + strings.Repeat("日本 ", 5000) + `"}`)
-	if err != nil || utf8.RuneCountInString(long.Explanation) > maxExplanation || !strings.HasSuffix(long.Explanation, "…") {
+	if err != nil || utf8.RuneCountInString(long.Explanation) > maxExplanation || !strings.HasSuffix(long.Explanation,
+		"…") {
 		t.Errorf("%d characters, %v", utf8.RuneCountInString(long.Explanation), err)
 	}
 }
 
 // FuzzParse: whatever an endpoint says, out comes a label of the set or an error of the list.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "POSITIVE", `{"label":"POSITIVE","confidence":0.5,"explanation":"see http://x.example \u202e"}`, "<think>x</think>```json\n{\"label\":\"bad\",\"confidence\":1e-9}\n```",
-		`{"label":"POSITIVE","confidence":0.5}{}`, `{"label":"POSITIVE","label":"NEGATIVE"}`, `{"label":"\ud800","confidence":0.5}`, "{\"label\":\"\xff\"", `{"confidence":1e400}`, strings.Repeat("[", 1000)} {
+	for _, s := range []string{"", "POSITIVE",
+		`{"label":"POSITIVE","confidence":0.5,"explanation":"see http://x.example \u202e"}`,
+		"<think>x</think>```json\n{\"label\":\"bad\",\"confidence\":1e-9}\n```",
+		`{"label":"POSITIVE","confidence":0.5}{}`, `{"label":"POSITIVE","label":"NEGATIVE"}`,
+		`{"label":"\ud800","confidence":0.5}`, "{\"label\":\"\xff\"", `{"confidence":1e400}`, strings.Repeat("[",
+			1000)} {
 		f.Add(s)
 	}
 	prompts := []*Prompt{newPrompt(f, false), newPrompt(f, true)}
@@ -189,7 +202,8 @@ func FuzzParse(f *testing.F) {
 			if !slices.Contains(p.labels, a.Label) || !(a.Score >= 0 && a.Score <= 1) || !a.Scored && a.Score != 0 {
 				t.Fatalf("%q: %+v", content, a)
 			}
-			if !p.explain && a.Explanation != "" || utf8.RuneCountInString(a.Explanation) > maxExplanation || strings.Contains(a.Explanation, "://") {
+			if !p.explain && a.Explanation != "" || utf8.RuneCountInString(a.Explanation) > maxExplanation ||
+				strings.Contains(a.Explanation, "://") {
 				t.Fatalf("%q: explanation %q", content, a.Explanation)
 			}
 			for _, r := range a.Explanation {

@@ -15,7 +15,8 @@ type answerCache struct {
 	entries *otter.Cache[[sha256.Size]byte, Answer]
 }
 
-// newAnswerCache makes a cache that holds about so many bytes at most; what is asked for often stays longest (W-TinyLFU).
+// newAnswerCache makes a cache that holds about so many bytes at most; what is asked for often stays longest
+// (W-TinyLFU).
 func newAnswerCache(bytes int) *answerCache {
 	return &answerCache{otter.Must(&otter.Options[[sha256.Size]byte, Answer]{
 		MaximumWeight: uint64(bytes),

@@ -2,17 +2,17 @@
 // waits for real). It asks nobody and knows no endpoint.
 //
 // Every partition of the escalation topic is a wallet that holds an equal part of the day's budget (UTC). What has been
-// spent of it today stands in the metadata of the escalation group's committed offset for that partition, so that it moves
-// with the partition: workers need not agree about anything, and together can never spend more than the budget. A charge is
-// taken when a call starts, for the most that it can take (Pool.Ceiling), and settled when it ends. It is taken from the
-// wallet of the record's own partition first, then from the fullest that this worker owns: one worker that owns all
-// partitions has the whole budget, whatever the partitions' traffic.
+// spent of it today stands in the metadata of the escalation group's committed offset for that partition, so that it
+// moves with the partition: workers need not agree about anything, and together can never spend more than the budget. A
+// charge is taken when a call starts, for the most that it can take (Pool.Ceiling), and settled when it ends. It is
+// taken from the wallet of the record's own partition first, then from the fullest that this worker owns: one worker
+// that owns all partitions has the whole budget, whatever the partitions' traffic.
 //
 // What is strict: the sum, over all workers, of settled and outstanding charges of a day never exceeds the budget, as
-// long as every wallet that changed is committed before its partition moves and no call takes more than it was charged for.
-// What a crash can add: the calls that were charged after the last commit of the wallets they were charged to, and no
-// others. The day on which partitions are added to the topic can exceed by what the old wallets had spent beyond their new,
-// smaller part.
+// long as every wallet that changed is committed before its partition moves and no call takes more than it was charged
+// for. What a crash can add: the calls that were charged after the last commit of the wallets they were charged to, and
+// no others. The day on which partitions are added to the topic can exceed by what the old wallets had spent beyond
+// their new, smaller part.
 
 package escalate
 
@@ -46,15 +46,18 @@ func (l Limits) Check() error {
 		name string
 		n    float64
 	}{
-		{"calls_per_second", l.CallsPerSecond}, {"calls_per_day", float64(l.CallsPerDay)}, {"tokens_per_day", float64(l.TokensPerDay)},
-		{"money_per_day", l.MoneyPerDay}, {"input_per_million", l.InputPerMillion}, {"output_per_million", l.OutputPerMillion},
+		{"calls_per_second", l.CallsPerSecond}, {"calls_per_day", float64(l.CallsPerDay)}, {"tokens_per_day",
+			float64(l.TokensPerDay)},
+		{"money_per_day", l.MoneyPerDay}, {"input_per_million", l.InputPerMillion}, {"output_per_million",
+			l.OutputPerMillion},
 	} {
 		if !(v.n >= 0) || v.n > 1e9 && v.name != "calls_per_day" && v.name != "tokens_per_day" {
 			return fmt.Errorf("%s: %v must be between 0 (no limit) and 1e9", v.name, v.n)
 		}
 	}
 	if l.MoneyPerDay > 0 && l.InputPerMillion == 0 && l.OutputPerMillion == 0 {
-		return fmt.Errorf("money_per_day: %v limits nothing without prices; set input_per_million and output_per_million, or leave it out", l.MoneyPerDay)
+		return fmt.Errorf("money_per_day: %v limits nothing without prices; set input_per_million and "+
+			"output_per_million, or leave it out", l.MoneyPerDay)
 	}
 	return nil
 }
@@ -85,7 +88,8 @@ func (b *Budget) limited(resource int) bool {
 	return b.total[resource] > 0 || resource == money && b.limits.MoneyPerDay > 0
 }
 
-// share is the part of the day's budget that is in partition p's wallet: the parts of all partitions sum up to the whole.
+// share is the part of the day's budget that is in partition p's wallet: the parts of all partitions sum up to the
+// whole.
 func (b *Budget) share(resource int, p int32) int64 {
 	n := int64(b.partitions)
 	if n == 0 {
@@ -103,8 +107,8 @@ func (b *Budget) left(resource int, tp pipeline.TopicPartition) int64 {
 }
 
 // Assign sets the wallets that this worker owns, to what their metadata says has been spent. Of a wallet that it owned
-// before, it keeps what it knows beyond the metadata. Metadata that is not a wallet's counts as nothing spent. partitions
-// is the number of partitions of the whole topic.
+// before, it keeps what it knows beyond the metadata. Metadata that is not a wallet's counts as nothing spent.
+// partitions is the number of partitions of the whole topic.
 func (b *Budget) Assign(partitions int, metadata map[pipeline.TopicPartition]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -260,9 +264,9 @@ func (b *Budget) give(c *Charge, tp pipeline.TopicPartition, resource int, n int
 	c.parts = append(c.parts, p)
 }
 
-// Settle says what the call really took, all attempts together (Reply.Usage, CallError.Usage). What it took less goes back,
-// as far as the wallets are still this worker's and the day is the same; what it took more is charged to the record's own
-// wallet even where that overdraws it. Further calls of Settle and Void do nothing.
+// Settle says what the call really took, all attempts together (Reply.Usage, CallError.Usage). What it took less goes
+// back, as far as the wallets are still this worker's and the day is the same; what it took more is charged to the
+// record's own wallet even where that overdraws it. Further calls of Settle and Void do nothing.
 func (c *Charge) Settle(prompt, completion int) {
 	c.settle(c.b.cost(int64(c.attempts), prompt, completion))
 }
@@ -286,8 +290,8 @@ func (c *Charge) settle(really amounts) {
 		back[r] -= really[r]
 	}
 	for _, p := range slices.Backward(c.parts) { // what was borrowed goes back first
-		// A wallet that has been another worker's meanwhile is another one to us, and may not know of the charge: nothing
-		// goes back into that.
+		// A wallet that has been another worker's meanwhile is another one to us, and may not know of the charge:
+		// nothing goes back into that.
 		for r := range back {
 			k := min(back[r], p.amount[r])
 			if k <= 0 {
@@ -340,8 +344,8 @@ func (b *Budget) Left() Left {
 	return l
 }
 
-// Wait waits until this worker may make another call within CallsPerSecond: of which its part is as large as its part of
-// the partitions. It returns ctx's error, or one that says that ctx would end before.
+// Wait waits until this worker may make another call within CallsPerSecond: of which its part is as large as its part
+// of the partitions. It returns ctx's error, or one that says that ctx would end before.
 func (b *Budget) Wait(ctx context.Context) error {
 	if b.limits.CallsPerSecond == 0 {
 		return ctx.Err()
@@ -352,9 +356,9 @@ func (b *Budget) Wait(ctx context.Context) error {
 	return nil
 }
 
-// Metadata is every owned wallet, as it is to be committed with its partition's offset: at most 200 bytes each. A wallet
-// that changed must be committed even where its offset did not (charges may be borrowed from it), so a commit takes all
-// of them.
+// Metadata is every owned wallet, as it is to be committed with its partition's offset: at most 200 bytes each. A
+// wallet that changed must be committed even where its offset did not (charges may be borrowed from it), so a commit
+// takes all of them.
 func (b *Budget) Metadata() map[pipeline.TopicPartition]string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -369,5 +373,6 @@ func (b *Budget) Metadata() map[pipeline.TopicPartition]string {
 
 // Price is what so many tokens cost, by the limits' prices.
 func (b *Budget) Price(u Usage) float64 {
-	return (float64(u.PromptTokens)*b.limits.InputPerMillion + float64(u.CompletionTokens)*b.limits.OutputPerMillion) / 1e6
+	return (float64(u.PromptTokens)*b.limits.InputPerMillion +
+		float64(u.CompletionTokens)*b.limits.OutputPerMillion) / 1e6
 }

@@ -39,9 +39,9 @@ type spentAs struct {
 	charge    *Charge
 }
 
-// TestBudgetIsNeverPassed: whatever the schedule of workers, assignments, charges, commits, crashes and midnights, what was
-// spent on a day, outstanding charges included, stays within the day's budget; a crash adds no more than the calls that
-// were charged after the worker's last commit.
+// TestBudgetIsNeverPassed: whatever the schedule of workers, assignments, charges, commits, crashes and midnights, what
+// was spent on a day, outstanding charges included, stays within the day's budget; a crash adds no more than the calls
+// that were charged after the worker's last commit.
 func TestBudgetIsNeverPassed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		partitions := rapid.IntRange(1, 7).Draw(t, "partitions")
@@ -62,7 +62,8 @@ func TestBudgetIsNeverPassed(t *testing.T) {
 			committed[tp(int32(p))] = ""
 		}
 		for w := range workers {
-			budgets[w], owned[w] = NewBudget(limits, func() time.Time { return now }), map[pipeline.TopicPartition]string{}
+			budgets[w], owned[w] = NewBudget(limits, func() time.Time { return now }),
+				map[pipeline.TopicPartition]string{}
 		}
 		commit := func(w int) {
 			maps.Copy(committed, budgets[w].Metadata())
@@ -96,24 +97,32 @@ func TestBudgetIsNeverPassed(t *testing.T) {
 			}
 			for d := range calls {
 				if calls[d] > limits.CallsPerDay+lost[d][0] {
-					t.Fatalf("%s: %d calls with a budget of %d, and %d forgotten in crashes", d, calls[d], limits.CallsPerDay, lost[d][0])
+					t.Fatalf("%s: %d calls with a budget of %d, and %d forgotten in crashes", d, calls[d],
+						limits.CallsPerDay, lost[d][0])
 				}
 				if tokens[d] > limits.TokensPerDay+lost[d][1] {
-					t.Fatalf("%s: %d tokens with a budget of %d, and %d forgotten in crashes", d, tokens[d], limits.TokensPerDay, lost[d][1])
+					t.Fatalf("%s: %d tokens with a budget of %d, and %d forgotten in crashes", d, tokens[d],
+						limits.TokensPerDay, lost[d][1])
 				}
 			}
 		}
 		assign()
 		t.Repeat(map[string]func(*rapid.T){
 			"charge": func(t *rapid.T) {
-				w, p := rapid.IntRange(0, workers-1).Draw(t, "worker"), rapid.IntRange(0, partitions-1).Draw(t, "partition")
-				prompt, completion := rapid.IntRange(0, 200).Draw(t, "prompt"), rapid.IntRange(0, 50).Draw(t, "completion")
+				w, p := rapid.IntRange(0, workers-1).Draw(t, "worker"), rapid.IntRange(0, partitions-1).Draw(t,
+					"partition")
+				prompt, completion := rapid.IntRange(0, 200).Draw(t, "prompt"), rapid.IntRange(0, 50).Draw(t,
+					"completion")
 				if c, ok := budgets[w].Charge(tp(int32(p)), prompt, completion); ok {
-					truth = append(truth, &spentAs{worker: w, day: dayOf(now).String(), estimate: int64(prompt + completion), actual: -1, charge: c})
+					truth = append(truth, &spentAs{worker: w, day: dayOf(now).String(), estimate: int64(prompt +
+						completion), actual: -1, charge: c})
 				}
 			},
 			"settle": func(t *rapid.T) {
-				open := slices.DeleteFunc(slices.Clone(truth), func(s *spentAs) bool { return s.actual >= 0 || s.charge == nil })
+				open := slices.DeleteFunc(slices.Clone(truth), func(s *spentAs) bool {
+					return s.actual >= 0 ||
+						s.charge == nil
+				})
 				if len(open) == 0 {
 					t.Skip("nothing is outstanding")
 				}
@@ -149,8 +158,11 @@ func TestBudgetIsNeverPassed(t *testing.T) {
 				}
 				assign()
 			},
-			"time": func(t *rapid.T) { now = now.Add(time.Duration(rapid.IntRange(1, 20).Draw(t, "hours")) * time.Hour) },
-			"":     func(*rapid.T) { check() },
+			"time": func(t *rapid.T) {
+				now = now.Add(time.Duration(rapid.IntRange(1, 20).Draw(t,
+					"hours")) * time.Hour)
+			},
+			"": func(*rapid.T) { check() },
 		})
 	})
 }
@@ -236,8 +248,10 @@ func TestBudgetSurvivesARestart(t *testing.T) {
 
 func TestBudgetMetadataOfOthers(t *testing.T) {
 	for _, s := range []string{
-		"", "hello", "{", `{"sluice_budget":1}`, `{"sluice_budget":1,"day":"2026-03-01","calls":-4}`, `{"sluice_budget":0,"day":"2026-03-01","calls":4}`,
-		`{"sluice_budget":1,"day":"yesterday","calls":4}`, `{"sluice_budget":1,"day":"2026-02-28","calls":4}`, `[1]`, strings.Repeat("{", 4096),
+		"", "hello", "{", `{"sluice_budget":1}`, `{"sluice_budget":1,"day":"2026-03-01","calls":-4}`,
+		`{"sluice_budget":0,"day":"2026-03-01","calls":4}`,
+		`{"sluice_budget":1,"day":"yesterday","calls":4}`, `{"sluice_budget":1,"day":"2026-02-28","calls":4}`, `[1]`,
+		strings.Repeat("{", 4096),
 	} {
 		b := NewBudget(Limits{CallsPerDay: 8}, func() time.Time { return noon })
 		b.Assign(1, map[pipeline.TopicPartition]string{tp(0): s})
@@ -246,7 +260,8 @@ func TestBudgetMetadataOfOthers(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		`{"sluice_budget":1,"day":"2026-03-01","calls":5}`, `{"sluice_budget":2,"day":"2026-03-01","calls":5,"new":{"a":1}}`,
+		`{"sluice_budget":1,"day":"2026-03-01","calls":5}`,
+		`{"sluice_budget":2,"day":"2026-03-01","calls":5,"new":{"a":1}}`,
 		`{"sluice_budget":1,"day":"2026-03-02","calls":5}`, `{"sluice_budget":1,"day":"2050-01-01","calls":5}`,
 	} {
 		b := NewBudget(Limits{CallsPerDay: 8}, func() time.Time { return noon })
@@ -261,7 +276,8 @@ func TestBudgetMetadataOfOthers(t *testing.T) {
 		}
 	}
 	b := NewBudget(Limits{CallsPerDay: 1 << 62, TokensPerDay: 1 << 62}, func() time.Time { return noon })
-	b.Assign(1, map[pipeline.TopicPartition]string{tp(0): `{"sluice_budget":1,"day":"2026-03-01","calls":9223372036854775807,"tokens":9223372036854775807}`})
+	b.Assign(1, map[pipeline.TopicPartition]string{
+		tp(0): `{"sluice_budget":1,"day":"2026-03-01","calls":9223372036854775807,"tokens":9223372036854775807}`})
 	for range 4 {
 		c, ok := b.Charge(tp(0), 1<<40, 1<<40)
 		if ok {
@@ -324,14 +340,16 @@ func TestCallsPerSecondAreSharedByPartitions(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if err := b.Wait(ctx); err == nil || time.Since(start) != 6*time.Second {
-			t.Errorf("a wait that is longer than the deadline: %v after %v, want an error at once", err, time.Since(start))
+			t.Errorf("a wait that is longer than the deadline: %v after %v, want an error at once", err,
+				time.Since(start))
 		}
 	})
 }
 
 func TestLimitsCheck(t *testing.T) {
 	for name, l := range map[string]Limits{
-		"negative": {CallsPerDay: -1}, "money without prices": {MoneyPerDay: 5}, "not a number": {CallsPerSecond: nan()},
+		"negative": {CallsPerDay: -1}, "money without prices": {MoneyPerDay: 5},
+		"not a number": {CallsPerSecond: nan()},
 	} {
 		if l.Check() == nil {
 			t.Errorf("%s: no error", name)

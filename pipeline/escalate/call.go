@@ -18,8 +18,8 @@ type Call struct {
 	Schema   json.RawMessage // JSON schema of the answer, for endpoints that enforce one
 	Choices  []string        // the only possible answers, for endpoints that can choose but take no schema
 
-	// Attempt, where set, is called before every attempt goes out, the first included (attempt counts from 1). It may wait.
-	// An error ends the call with reason "not-allowed".
+	// Attempt, where set, is called before every attempt goes out, the first included (attempt counts from 1). It may
+	// wait. An error ends the call with reason "not-allowed".
 	Attempt func(ctx context.Context, attempt int) error
 }
 
@@ -38,24 +38,27 @@ func (u *Usage) add(v Usage) {
 type Reply struct {
 	Content string
 	Usage
-	UsageEstimated bool          // the endpoint gave no numbers, or impossible ones
-	Endpoint       string        // the URL that answered
-	Structured     string        // how the answer's form was asked for: json_schema, structured_outputs, guided_choice, json_object, none
-	Took           time.Duration // of the attempt that answered
-	Attempts       int
+	UsageEstimated bool   // the endpoint gave no numbers, or impossible ones
+	Endpoint       string // the URL that answered
+	// how the answer's form was asked for: json_schema, structured_outputs, guided_choice, json_object, none
+	Structured string
+	Took       time.Duration // of the attempt that answered
+	Attempts   int
 }
 
 // Reason is why an attempt, or a whole call, brought no answer. The list is closed: reasons are metric labels.
 type Reason string
 
 const (
-	ReasonAnswered     Reason = "answered"        // of an attempt: it brought an answer
-	ReasonTimeout      Reason = "timeout"         // no whole answer within PoolOptions.Timeout
-	ReasonDeadline     Reason = "deadline"        // the caller's deadline has passed, or would before there could be an answer
-	ReasonCanceled     Reason = "canceled"        // the caller has given up
-	ReasonConnect      Reason = "connect"         // no connection, or it broke
-	ReasonTLS          Reason = "tls"             // the certificate, or no TLS at all
-	ReasonAddress      Reason = "address"         // the host is at an address that is refused (link-local, unspecified, multicast)
+	ReasonAnswered Reason = "answered" // of an attempt: it brought an answer
+	ReasonTimeout  Reason = "timeout"  // no whole answer within PoolOptions.Timeout
+	// the caller's deadline has passed, or would before there could be an answer
+	ReasonDeadline Reason = "deadline"
+	ReasonCanceled Reason = "canceled" // the caller has given up
+	ReasonConnect  Reason = "connect"  // no connection, or it broke
+	ReasonTLS      Reason = "tls"      // the certificate, or no TLS at all
+	// the host is at an address that is refused (link-local, unspecified, multicast)
+	ReasonAddress      Reason = "address"
 	ReasonRateLimited  Reason = "rate-limited"    // 429, or 503 with Retry-After
 	ReasonStatus       Reason = "status"          // 5xx and every status that has no reason of its own
 	ReasonUnauthorized Reason = "unauthorized"    // 401, 402, 403

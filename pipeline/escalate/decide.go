@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// This file owns the last word: whether an answer that could be read may replace what the local model said. Pure functions.
+// This file owns the last word: whether an answer that could be read may replace what the local model said. Pure
+// functions.
 
 // Routes and reasons of a decision, and its flags.
 const (
@@ -22,7 +23,8 @@ const (
 
 // Policy limits what an answer may change.
 type Policy struct {
-	// Severity are labels, ascending; empty: none. Labels that it does not name rank below all that it names, and are equal to each other.
+	// Severity are labels, ascending; empty: none. Labels that it does not name rank below all that it names, and are
+	// equal to each other.
 	Severity []string
 	// Floor is the local score from which an answer may not lower the severity; 0: it never may.
 	Floor float64
@@ -51,10 +53,12 @@ func (p Policy) Check(labels []string) error {
 	var errs []error
 	for i, label := range p.Severity {
 		if !slices.Contains(labels, label) {
-			errs = append(errs, fmt.Errorf("escalate: severity: %q is not a label; labels are %s", label, strings.Join(labels, ", ")))
+			errs = append(errs, fmt.Errorf("escalate: severity: %q is not a label; labels are %s", label,
+				strings.Join(labels, ", ")))
 		}
 		if slices.Contains(p.Severity[:i], label) {
-			errs = append(errs, fmt.Errorf("escalate: severity: label %q stands twice; name each label once, the least severe first", label))
+			errs = append(errs, fmt.Errorf("escalate: severity: label %q stands twice; name each label once, the "+
+				"least severe first", label))
 		}
 	}
 	for _, limit := range []struct {
@@ -62,14 +66,15 @@ func (p Policy) Check(labels []string) error {
 		score float64
 	}{{"severity floor", p.Floor}, {"confident", p.Confident}} {
 		if !(limit.score >= 0 && limit.score <= 1) { // NaN too
-			errs = append(errs, fmt.Errorf("escalate: %s: %v is not a score; it must be from 0 to 1", limit.name, limit.score))
+			errs = append(errs, fmt.Errorf("escalate: %s: %v is not a score; it must be from 0 to 1", limit.name,
+				limit.score))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Decide takes the answer, or lets the local verdict stand where the answer would lower its severity. A local score that is not
-// a number counts as the highest: the floor holds.
+// Decide takes the answer, or lets the local verdict stand where the answer would lower its severity. A local score
+// that is not a number counts as the highest: the floor holds.
 func (p Policy) Decide(local Local, a Answer) Decision {
 	var flags []string
 	if a.Label != local.Label && reaches(local.Score, p.Confident) {
@@ -77,7 +82,8 @@ func (p Policy) Decide(local Local, a Answer) Decision {
 	}
 	// An unnamed label has index -1: below all.
 	if slices.Index(p.Severity, a.Label) < slices.Index(p.Severity, local.Label) && reaches(local.Score, p.Floor) {
-		return Decision{Label: local.Label, Score: local.Score, Scored: !math.IsNaN(local.Score), Route: RouteFallback, Reason: ReasonSeverityFloor, Flags: flags}
+		return Decision{Label: local.Label, Score: local.Score, Scored: !math.IsNaN(local.Score), Route: RouteFallback,
+			Reason: ReasonSeverityFloor, Flags: flags}
 	}
 	return Decision{Label: a.Label, Score: a.Score, Scored: a.Scored, Route: RouteLLM, Flags: flags}
 }

@@ -16,7 +16,8 @@ func TestWhatAnAnswerMayChange(t *testing.T) {
 		return Decision{Label: label, Score: 0.7, Scored: true, Route: "llm", Flags: flags}
 	}
 	kept := func(label string, score float64, flags ...string) Decision {
-		return Decision{Label: label, Score: score, Scored: true, Route: "fallback", Reason: "severity-floor", Flags: flags}
+		return Decision{Label: label, Score: score, Scored: true, Route: "fallback", Reason: "severity-floor",
+			Flags: flags}
 	}
 	for _, c := range []struct {
 		name   string
@@ -27,19 +28,24 @@ func TestWhatAnAnswerMayChange(t *testing.T) {
 	}{
 		{"agrees", ranked, Local{"high", 0.95}, answer("high"), taken("high")},
 		{"raises", ranked, Local{"low", 0.6}, answer("high"), taken("high")},
-		{"raises what the model was sure of", ranked, Local{"low", 0.9}, answer("high"), taken("high", "disagrees-with-confident")},
+		{"raises what the model was sure of", ranked, Local{"low", 0.9}, answer("high"),
+			taken("high", "disagrees-with-confident")},
 		{"lowers what the model doubted", ranked, Local{"high", 0.49}, answer("low"), taken("low")},
 		{"lowers at the floor", ranked, Local{"high", 0.5}, answer("low"), kept("high", 0.5)},
 		{"lowers by one step", ranked, Local{"high", 0.6}, answer("medium"), kept("high", 0.6)},
-		{"lowers what the model was sure of", ranked, Local{"high", 0.97}, answer("low"), kept("high", 0.97, "disagrees-with-confident")},
+		{"lowers what the model was sure of", ranked, Local{"high", 0.97}, answer("low"), kept("high", 0.97,
+			"disagrees-with-confident")},
 		{"lowers to a label without a rank", ranked, Local{"low", 0.6}, answer("other"), kept("low", 0.6)},
 		{"raises from a label without a rank", ranked, Local{"other", 0.6}, answer("low"), taken("low")},
 		{"changes between labels without a rank", ranked, Local{"other", 0.6}, answer("another"), taken("another")},
 		{"without ranks nothing is lower", Policy{Confident: 0.9}, Local{"high", 0.8}, answer("low"), taken("low")},
-		{"floor 0 always holds", Policy{Severity: []string{"high"}, Confident: 1}, Local{"high", 0}, answer("low"), kept("high", 0)},
-		{"a bare label has no score", ranked, Local{"low", 0.6}, Answer{Label: "high"}, Decision{Label: "high", Route: "llm"}},
+		{"floor 0 always holds", Policy{Severity: []string{"high"}, Confident: 1}, Local{"high", 0}, answer("low"),
+			kept("high", 0)},
+		{"a bare label has no score", ranked, Local{"low", 0.6}, Answer{Label: "high"}, Decision{Label: "high",
+			Route: "llm"}},
 		{"a local score that is no number counts as the highest", ranked, Local{"high", math.NaN()}, answer("low"),
-			Decision{Label: "high", Route: "fallback", Reason: "severity-floor", Flags: []string{"disagrees-with-confident"}}},
+			Decision{Label: "high", Route: "fallback", Reason: "severity-floor",
+				Flags: []string{"disagrees-with-confident"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := c.policy.Decide(c.local, c.answer)
@@ -57,7 +63,8 @@ func TestSeverityNeverFallsBelowAConfidentLocalVerdict(t *testing.T) {
 	rank := map[string]int{"low": 1, "medium": 2, "high": 3} // others: 0
 	labels := []string{"low", "medium", "high", "other"}
 	rapid.Check(t, func(t *rapid.T) {
-		p := Policy{Severity: labels[:3], Floor: rapid.Float64Range(0, 1).Draw(t, "floor"), Confident: rapid.Float64Range(0, 1).Draw(t, "confident")}
+		p := Policy{Severity: labels[:3], Floor: rapid.Float64Range(0, 1).Draw(t, "floor"),
+			Confident: rapid.Float64Range(0, 1).Draw(t, "confident")}
 		local := Local{rapid.SampledFrom(labels).Draw(t, "local"), rapid.Float64Range(0, 1).Draw(t, "score")}
 		a := Answer{Label: rapid.SampledFrom(labels).Draw(t, "answer")}
 		d := p.Decide(local, a)
@@ -82,7 +89,8 @@ func TestPoliciesThatAreWrong(t *testing.T) {
 	if err == nil {
 		t.Fatal("nothing was refused")
 	}
-	for _, want := range []string{`"hihg" is not a label; labels are low, high`, `"low" stands twice`, "severity floor: NaN", "confident: 1.5"} {
+	for _, want := range []string{`"hihg" is not a label; labels are low, high`, `"low" stands twice`,
+		"severity floor: NaN", "confident: 1.5"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\ndoes not say %s", err, want)
 		}

@@ -1,5 +1,5 @@
-// This file owns one attempt at one endpoint: the request as it goes out, the strict reading of what comes back, and which
-// failure is whose. What an endpoint says never gets into an error or a log.
+// This file owns one attempt at one endpoint: the request as it goes out, the strict reading of what comes back, and
+// which failure is whose. What an endpoint says never gets into an error or a log.
 
 package escalate
 
@@ -51,10 +51,10 @@ type failure struct {
 	gone       bool // the endpoint may have been replaced by another program
 }
 
-// ask makes one attempt, in the grant's mode and, where the endpoint refuses that, in the modes after it. A mode that has
-// worked before is only left for a refusal that names it; one that has not, for any refusal, and for an answer without
-// text, which no enforced form can give: should all modes bring the same, it was not the mode. It returns the mode that is
-// to be used from now on if the attempt brought an answer.
+// ask makes one attempt, in the grant's mode and, where the endpoint refuses that, in the modes after it. A mode that
+// has worked before is only left for a refusal that names it; one that has not, for any refusal, and for an answer
+// without text, which no enforced form can give: should all modes bring the same, it was not the mode. It returns the
+// mode that is to be used from now on if the attempt brought an answer.
 func (p *Pool) ask(ctx context.Context, g *grant, c *Call) (Reply, string, *failure) {
 	var spent Usage
 	mode := g.mode
@@ -79,7 +79,8 @@ func (p *Pool) ask(ctx context.Context, g *grant, c *Call) (Reply, string, *fail
 func (p *Pool) post(ctx context.Context, url string, c *Call, mode string) (Reply, *failure) {
 	body, err := encodeRequest(p.o.Model, p.o.MaxTokens, c, mode)
 	if err != nil {
-		return Reply{}, &failure{reason: ReasonRefused, err: fmt.Errorf("the request cannot be encoded: %w", err), neutral: true}
+		return Reply{}, &failure{reason: ReasonRefused, err: fmt.Errorf("the request cannot be encoded: %w", err),
+			neutral: true}
 	}
 	var key pipeline.Secret
 	if p.o.APIKey != nil {
@@ -111,8 +112,10 @@ func (p *Pool) post(ctx context.Context, url string, c *Call, mode string) (Repl
 	if resp.StatusCode != http.StatusOK {
 		return Reply{}, p.refusal(resp, start)
 	}
-	if t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || t != "application/json" || resp.Header.Get("Content-Encoding") != "" {
-		return Reply{}, sick(ReasonContentType, "the answer is not plain application/json; is there a proxy, or another program, at this URL?")
+	if t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || t != "application/json" ||
+		resp.Header.Get("Content-Encoding") != "" {
+		return Reply{}, sick(ReasonContentType, "the answer is not plain application/json; is there a proxy, or "+
+			"another program, at this URL?")
 	}
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, p.o.MaxResponseBytes+1))
 	if err != nil {
@@ -127,7 +130,8 @@ func (p *Pool) post(ctx context.Context, url string, c *Call, mode string) (Repl
 }
 
 func sick(reason Reason, format string, args ...any) *failure {
-	return &failure{reason: reason, status: http.StatusOK, err: fmt.Errorf(format, args...), retry: true, spent: true, sick: true, load: signalAnswered}
+	return &failure{reason: reason, status: http.StatusOK, err: fmt.Errorf(format, args...), retry: true, spent: true,
+		sick: true, load: signalAnswered}
 }
 
 // broken is the failure of an attempt whose connection failed, or whose time ran out.
@@ -136,19 +140,24 @@ func (p *Pool) broken(ctx, attempt context.Context, err error, took time.Duratio
 	case ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled):
 		return &failure{reason: ReasonCanceled, err: errors.New("cancelled"), spent: true, neutral: true}
 	case ctx.Err() != nil && 2*took < p.o.Timeout: // the caller's haste says nothing about the endpoint
-		return &failure{reason: ReasonDeadline, err: errors.New("no whole answer before the call's deadline"), spent: true, neutral: true}
+		return &failure{reason: ReasonDeadline, err: errors.New("no whole answer before the call's deadline"),
+			spent: true, neutral: true}
 	case ctx.Err() != nil:
-		return &failure{reason: ReasonDeadline, err: errors.New("no whole answer before the call's deadline"), spent: true, sick: true, load: signalOverload}
+		return &failure{reason: ReasonDeadline, err: errors.New("no whole answer before the call's deadline"),
+			spent: true, sick: true, load: signalOverload}
 	case attempt.Err() != nil:
-		return &failure{reason: ReasonTimeout, err: fmt.Errorf("no whole answer within %v (timeout)", p.o.Timeout), retry: true, spent: true, sick: true, load: signalOverload}
+		return &failure{reason: ReasonTimeout, err: fmt.Errorf("no whole answer within %v (timeout)", p.o.Timeout),
+			retry: true, spent: true, sick: true, load: signalOverload}
 	}
 	reason, sentence := reasonOf(err)
-	// A connection that broke after the request went out may have been served: only what failed while connecting was not.
+	// A connection that broke after the request went out may have been served: only what failed while connecting was
+	// not.
 	var dial bool
 	if reason == ReasonConnect {
 		dial = strings.HasPrefix(sentence.Error(), "dial") || strings.HasPrefix(sentence.Error(), "host ")
 	}
-	return &failure{reason: reason, err: sentence, retry: true, sick: true, gone: true, spent: reason == ReasonConnect && !dial}
+	return &failure{reason: reason, err: sentence, retry: true, sick: true, gone: true,
+		spent: reason == ReasonConnect && !dial}
 }
 
 // refusal is the failure that a status other than 200 stands for.
@@ -170,19 +179,26 @@ func (p *Pool) refusal(resp *http.Response, start time.Time) *failure {
 		f.load = signalOverload
 	case code == 413, (code == 400 || code == 422 || code == 500) && namesLength(body):
 		f.reason, f.retry, f.sick = ReasonTooLong, false, false
-		f.err = fmt.Errorf("status %d: the question is longer than the endpoint takes; its context must hold prompt, text and max_tokens", code)
+		f.err = fmt.Errorf("status %d: the question is longer than the endpoint takes; its context must hold prompt, "+
+			"text and max_tokens", code)
 	case code == 400 || code == 422:
 		f.reason, f.retry, f.sick, f.form, f.named = ReasonRefused, false, false, true, namesStructure(body)
-		f.err = fmt.Errorf("status %d: the endpoint refuses the request; see its own log, and try escalation.endpoint.structured: none", code)
-	case (code == 500 || code == 501) && namesStructure(body): // llama-cpp-python: not a fault of the server's, but its 422
+		f.err = fmt.Errorf("status %d: the endpoint refuses the request; see its own log, and try "+
+			"escalation.endpoint.structured: none", code)
+	// llama-cpp-python: not a fault of the server's, but its 422
+	case (code == 500 || code == 501) && namesStructure(body):
 		f.reason, f.retry, f.sick, f.named = ReasonRefused, false, false, true
-		f.err = fmt.Errorf("status %d: the endpoint does not take this way of asking for an answer's form; try escalation.endpoint.structured: auto", code)
+		f.err = fmt.Errorf("status %d: the endpoint does not take this way of asking for an answer's form; try "+
+			"escalation.endpoint.structured: auto", code)
 	case code == 401 || code == 402 || code == 403:
-		f.reason, f.err = ReasonUnauthorized, fmt.Errorf("status %d: the key is missing or wrong, may not use this model, or has no credit; check api_key_file", code)
+		f.reason, f.err = ReasonUnauthorized, fmt.Errorf("status %d: the key is missing or wrong, may not use this "+
+			"model, or has no credit; check api_key_file", code)
 	case code == 404:
-		f.reason, f.err = ReasonNotFound, fmt.Errorf("status 404: there is no such path or no model %q; check urls (they usually end with /v1) and model", p.o.Model)
+		f.reason, f.err = ReasonNotFound, fmt.Errorf("status 404: there is no such path or no model %q; check urls "+
+			"(they usually end with /v1) and model", p.o.Model)
 	case code >= 300 && code < 400:
-		f.reason, f.err = ReasonRedirect, fmt.Errorf("status %d: the endpoint redirects, which is never followed; write the final URL into the configuration", code)
+		f.reason, f.err = ReasonRedirect, fmt.Errorf("status %d: the endpoint redirects, which is never followed; "+
+			"write the final URL into the configuration", code)
 	case code == 408 || code == 425 || code >= 500 || code < 300:
 	default:
 		f.reason, f.retry, f.sick = ReasonRefused, false, false
@@ -236,7 +252,8 @@ func (p *Pool) read(body []byte, c *Call) (Reply, *failure) {
 		return Reply{}, sick(ReasonMalformed, "the answer is not one whole JSON chat completion")
 	}
 	if len(a.Choices) != 1 || a.Choices[0].Message == nil {
-		return Reply{}, sick(ReasonMalformed, "the answer has %d choices with a message, not the one that was asked for", len(a.Choices))
+		return Reply{}, sick(ReasonMalformed, "the answer has %d choices with a message, not the one that was asked "+
+			"for", len(a.Choices))
 	}
 	choice := a.Choices[0]
 	var content, finish string
@@ -257,11 +274,13 @@ func (p *Pool) read(body []byte, c *Call) (Reply, *failure) {
 	r.CompletionTokens, guessed[1] = plausible(completed, 1, mostCompleted, len(content)/4+1)
 	r.UsageEstimated = guessed[0] || guessed[1]
 	final := func(reason Reason, format string, args ...any) (Reply, *failure) {
-		return r, &failure{reason: reason, status: http.StatusOK, err: fmt.Errorf(format, args...), spent: true, load: signalAnswered}
+		return r, &failure{reason: reason, status: http.StatusOK, err: fmt.Errorf(format, args...), spent: true,
+			load: signalAnswered}
 	}
 	switch {
 	case choice.Message.Role != "" && choice.Message.Role != "assistant", len(choice.Message.ToolCalls) > 0:
-		return r, sick(ReasonMalformed, "the answer is not an assistant's message, or calls a tool where none was offered")
+		return r, sick(ReasonMalformed, "the answer is not an assistant's message, or calls a tool where none was "+
+			"offered")
 	case choice.Message.Refusal != nil && *choice.Message.Refusal != "", finish == "content_filter":
 		return final(ReasonRefusal, "the model or its filter declined to answer")
 	case finish == "length":
@@ -297,8 +316,9 @@ func promptBytes(c *Call) int {
 	return n
 }
 
-// Ceiling is the most that one attempt at c can take: a token stands for at least one byte (SentencePiece writes a space
-// as three), and a chat template adds a few to each message. What is charged before a call (Budget.Charge) is this, so that a budget is never passed.
+// Ceiling is the most that one attempt at c can take: a token stands for at least one byte (SentencePiece writes a
+// space as three), and a chat template adds a few to each message. What is charged before a call (Budget.Charge) is
+// this, so that a budget is never passed.
 func (p *Pool) Ceiling(c *Call) (prompt, completion int) {
 	spaces := 0
 	for _, m := range c.Messages {

@@ -7,13 +7,17 @@ import (
 	"sluice/pipeline"
 )
 
-// FuzzRead: whatever an endpoint sends, reading it ends, with an answer or a reason, and with usage within what is possible.
+// FuzzRead: whatever an endpoint sends, reading it ends, with an answer or a reason, and with usage within what is
+// possible.
 func FuzzRead(f *testing.F) {
 	for _, s := range []string{
 		`{"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"{\"label\":\"POSITIVE\"}"}}],"usage":{"prompt_tokens":10,"completion_tokens":5}}`,
-		`{"choices":[{"message":{"content":null,"refusal":"no"}}]}`, `{"choices":[{"message":null}]}`, `{"choices":[]}`, `{"choices":{}}`, `[]`, `null`, ``, `{"usage":{"prompt_tokens":1e99}}`,
+		`{"choices":[{"message":{"content":null,"refusal":"no"}}]}`, `{"choices":[{"message":null}]}`, `{"choices":[]}`,
+		`{"choices":{}}`, `[]`, `null`, ``, `{"usage":{"prompt_tokens":1e99}}`,
 		`{"choices":[{"finish_reason":"length","message":{"content":"x"}}],"usage":{"prompt_tokens":-1,"completion_tokens":99999999999999999999}}`,
-		`{"Choices":[{"finish_reason":"stop","message":{"content":"a"}}],"choices":[]}`, "{\"choices\":[{\"finish_reason\":\"stop\",\"message\":{\"content\":\"\xff\"}}]}", strings.Repeat("[", 20000),
+		`{"Choices":[{"finish_reason":"stop","message":{"content":"a"}}],"choices":[]}`,
+		"{\"choices\":[{\"finish_reason\":\"stop\",\"message\":{\"content\":\"\xff\"}}]}", strings.Repeat("[",
+			20000),
 	} {
 		f.Add([]byte(s))
 	}
@@ -40,11 +44,14 @@ func FuzzRead(f *testing.F) {
 
 // FuzzWallet: whatever stands beside an offset, no budget grows by it, and what is written back can be read.
 func FuzzWallet(f *testing.F) {
-	for _, s := range []string{"", "{", `{"sluice_budget":1,"day":"2026-03-01","calls":5,"tokens":6,"money":7}`, `{"sluice_budget":1,"day":"9999-12-31","calls":9223372036854775807}`, `{"sluice_budget":1,"day":"0001-01-01"}`} {
+	for _, s := range []string{"", "{", `{"sluice_budget":1,"day":"2026-03-01","calls":5,"tokens":6,"money":7}`,
+		`{"sluice_budget":1,"day":"9999-12-31","calls":9223372036854775807}`,
+		`{"sluice_budget":1,"day":"0001-01-01"}`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		b := NewBudget(Limits{CallsPerDay: 10, TokensPerDay: 1000, MoneyPerDay: 1, InputPerMillion: 1, OutputPerMillion: 1}, noonClock)
+		b := NewBudget(Limits{CallsPerDay: 10, TokensPerDay: 1000, MoneyPerDay: 1, InputPerMillion: 1,
+			OutputPerMillion: 1}, noonClock)
 		b.Assign(1, map[pipeline.TopicPartition]string{tp(0): s})
 		l := b.Left()
 		if l.Calls < 0 || l.Calls > 10 || l.Tokens < 0 || l.Tokens > 1000 || l.Money < 0 || l.Money > 1 {
@@ -54,7 +61,8 @@ func FuzzWallet(f *testing.F) {
 		if len(m[tp(0)]) > 200 {
 			t.Fatalf("%q becomes %d bytes", s, len(m[tp(0)]))
 		}
-		again := NewBudget(Limits{CallsPerDay: 10, TokensPerDay: 1000, MoneyPerDay: 1, InputPerMillion: 1, OutputPerMillion: 1}, noonClock)
+		again := NewBudget(Limits{CallsPerDay: 10, TokensPerDay: 1000, MoneyPerDay: 1, InputPerMillion: 1,
+			OutputPerMillion: 1}, noonClock)
 		again.Assign(1, m)
 		if got := again.Left(); got != l {
 			t.Fatalf("%q: left %+v, after a restart %+v", s, l, got)

@@ -1,5 +1,5 @@
-// This file owns how an endpoint is reached: which addresses, through which proxy, and that nothing is followed. It also
-// owns the key's file. It knows nothing of chats.
+// This file owns how an endpoint is reached: which addresses, through which proxy, and that nothing is followed. It
+// also owns the key's file. It knows nothing of chats.
 
 package escalate
 
@@ -29,7 +29,8 @@ type AddressError struct {
 }
 
 func (e *AddressError) Error() string {
-	return fmt.Sprintf("%v is a %s address, which an endpoint never has: name the host's own address (cloud metadata services live at link-local ones, so they are refused, by name or by number)", e.Addr, e.What)
+	return fmt.Sprintf("%v is a %s address, which an endpoint never has: name the host's own address (cloud metadata "+
+		"services live at link-local ones, so they are refused, by name or by number)", e.Addr, e.What)
 }
 
 // metadataIPv6 is the one cloud metadata service that is not at a link-local address (AWS, IPv6).
@@ -78,7 +79,8 @@ func parseEndpoint(s string) (*url.URL, error) {
 	case u.Scheme != "http" && u.Scheme != "https", u.Host == "" || u.Hostname() == "":
 		return nil, fmt.Errorf("endpoint %q: must look like http://host:8000/v1", s)
 	case u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("endpoint %s: must end with its path (usually /v1), without a query or fragment", (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
+		return nil, fmt.Errorf("endpoint %s: must end with its path (usually /v1), without a query or fragment",
+			(&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
 	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/chat/completions"):
 		return nil, fmt.Errorf("endpoint %q: leave /chat/completions out, it is added to every URL", s)
 	}
@@ -92,8 +94,8 @@ func parseEndpoint(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// newClient makes the one HTTP client of a pool: no proxy but o.Proxy, no redirects, no cookies, no compression (so that
-// the cap on an answer's size is a cap on what is unpacked, too).
+// newClient makes the one HTTP client of a pool: no proxy but o.Proxy, no redirects, no cookies, no compression (so
+// that the cap on an answer's size is a cap on what is unpacked, too).
 func newClient(o *PoolOptions) (*http.Client, error) {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second, Control: checkConnect}
 	t := &http.Transport{
@@ -117,10 +119,14 @@ func newClient(o *PoolOptions) (*http.Client, error) {
 		}
 		t.Proxy = http.ProxyURL(u)
 	}
-	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request,
+		[]*http.Request) error {
+		return http.ErrUseLastResponse
+	}}, nil
 }
 
-// recoverDial is dial, whose panics are its errors: net/http dials in goroutines of its own, where a panic would end the process.
+// recoverDial is dial, whose panics are its errors: net/http dials in goroutines of its own, where a panic would end
+// the process.
 func recoverDial(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, address string) (c net.Conn, err error) {
 		defer func() {
@@ -148,7 +154,8 @@ func reasonOf(err error) (Reason, error) {
 		alert    tls.AlertError
 		errno    syscall.Errno
 		panicked *pipeline.PanicError
-		protocol = errors.New("the connection broke, or what came back is not HTTP; is this the right port, and http or https right?")
+		protocol = errors.New("the connection broke, or what came back is not HTTP; is this the right port, and http " +
+			"or https right?")
 	)
 	switch {
 	case errors.As(err, &panicked):
@@ -156,7 +163,8 @@ func reasonOf(err error) (Reason, error) {
 	case errors.As(err, &addr):
 		return ReasonAddress, addr
 	case errors.As(err, &verify), errors.As(err, &host), errors.As(err, &unknown), errors.As(err, &alert):
-		return ReasonTLS, errors.New("TLS: the endpoint's certificate, or ours, is not accepted; check ca_file, server_name and the certificate's dates")
+		return ReasonTLS, errors.New("TLS: the endpoint's certificate, or ours, is not accepted; check ca_file, " +
+			"server_name and the certificate's dates")
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return ReasonTLS, errors.New("TLS: the endpoint does not speak TLS; use http:// if that is meant")
 	case errors.As(err, &dns):
@@ -170,9 +178,9 @@ func reasonOf(err error) (Reason, error) {
 // maxKeyBytes bounds a file that holds an API key: it goes into a header of every request.
 const maxKeyBytes = 16 << 10
 
-// KeyFile returns PoolOptions.APIKey for a key that stands in a file: read again whenever the file changes, so that a key
-// can be rotated without a restart. Beside pipeline.ReadSecret it wants a small regular file, takes white space around the
-// key away, and refuses what no header can hold. Its errors name the file, never what is in it.
+// KeyFile returns PoolOptions.APIKey for a key that stands in a file: read again whenever the file changes, so that a
+// key can be rotated without a restart. Beside pipeline.ReadSecret it wants a small regular file, takes white space
+// around the key away, and refuses what no header can hold. Its errors name the file, never what is in it.
 func KeyFile(path string) func() (pipeline.Secret, error) {
 	var (
 		mu   sync.Mutex
@@ -186,7 +194,8 @@ func KeyFile(path string) func() (pipeline.Secret, error) {
 		if err != nil {
 			return nil, fmt.Errorf("API key: %w", err)
 		}
-		if seen != nil && os.SameFile(seen, info) && seen.ModTime().Equal(info.ModTime()) && seen.Size() == info.Size() {
+		if seen != nil && os.SameFile(seen, info) && seen.ModTime().Equal(info.ModTime()) &&
+			seen.Size() == info.Size() {
 			return key, nil
 		}
 		if !info.Mode().IsRegular() || info.Size() > maxKeyBytes {
@@ -205,14 +214,16 @@ func KeyFile(path string) func() (pipeline.Secret, error) {
 	}
 }
 
-// checkKey says whether a key can stand in a header (RFC 6750's b64token, with every other visible ASCII character, too).
+// checkKey says whether a key can stand in a header (RFC 6750's b64token, with every other visible ASCII character,
+// too).
 func checkKey(k string) error {
 	if k == "" {
 		return errors.New("the key is empty")
 	}
 	for i := 0; i < len(k); i++ {
 		if k[i] <= ' ' || k[i] > '~' {
-			return errors.New("the key has a character that is not visible ASCII; it must be one line, without quotes around it")
+			return errors.New("the key has a character that is not visible ASCII; it must be one line, without " +
+				"quotes around it")
 		}
 	}
 	return nil

@@ -22,7 +22,8 @@ import (
 
 func TestAddressesThatAreRefused(t *testing.T) {
 	for _, s := range []string{
-		"169.254.169.254", "169.254.0.1", "::ffff:169.254.169.254", "fe80::1", "fe80::1%eth0", "0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "255.255.255.255",
+		"169.254.169.254", "169.254.0.1", "::ffff:169.254.169.254", "fe80::1", "fe80::1%eth0", "0.0.0.0", "::",
+		"::ffff:0.0.0.0", "224.0.0.1", "255.255.255.255",
 		"ff02::1", "fd00:ec2::254", "64:ff9b::a9fe:a9fe", "64:ff9b::",
 	} {
 		var e *AddressError
@@ -30,7 +31,8 @@ func TestAddressesThatAreRefused(t *testing.T) {
 			t.Errorf("%s is let through", s)
 		}
 	}
-	for _, s := range []string{"127.0.0.1", "::1", "10.0.0.7", "192.168.1.1", "169.253.255.255", "169.255.0.0", "fd00::1", "2001:db8::1", "64:ff9b::a00:7"} {
+	for _, s := range []string{"127.0.0.1", "::1", "10.0.0.7", "192.168.1.1", "169.253.255.255", "169.255.0.0",
+		"fd00::1", "2001:db8::1", "64:ff9b::a00:7"} {
 		if err := checkAddr(netip.MustParseAddr(s)); err != nil {
 			t.Errorf("%s: %v", s, err)
 		}
@@ -43,7 +45,8 @@ func TestAddressesAreCheckedAtTheDial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, u := range []string{"http://169.254.169.254/latest/meta-data", "http://[fe80::1]/", "http://[::ffff:169.254.169.254]/", "http://0.0.0.0:1/"} {
+	for _, u := range []string{"http://169.254.169.254/latest/meta-data", "http://[fe80::1]/",
+		"http://[::ffff:169.254.169.254]/", "http://0.0.0.0:1/"} {
 		_, err := client.Get(u)
 		var e *AddressError
 		if !errors.As(err, &e) {
@@ -93,16 +96,22 @@ func TestTheKeyIsNeverTold(t *testing.T) {
 		var log bytes.Buffer
 		text := "good canary-text"
 		for name, step := range map[string]llmstub.Step{
-			"good": llmstub.Good(), "echo": llmstub.Echo(), "redirect": llmstub.Redirect("http://b/?" + canaryKey + "canary-text"), "401": llmstub.Status(401, canaryKey), "malformed": {},
-			"type":    {Status: 200, Raw: []byte(canaryKey), Header: http.Header{"Content-Type": {canaryKey + "canary-text"}}},
-			"garbage": {Status: 200, Raw: []byte(canaryKey + "canary-text")}, "usage": llmstub.Usage(canaryKey, "canary-text"), "finish": llmstub.Finish(canaryKey),
+			"good": llmstub.Good(), "echo": llmstub.Echo(), "redirect": llmstub.Redirect("http://b/?" + canaryKey +
+				"canary-text"), "401": llmstub.Status(401, canaryKey), "malformed": {},
+			"type": {Status: 200, Raw: []byte(canaryKey), Header: http.Header{"Content-Type": {canaryKey +
+				"canary-text"}}},
+			"garbage": {Status: 200, Raw: []byte(canaryKey + "canary-text")}, "usage": llmstub.Usage(canaryKey,
+				"canary-text"), "finish": llmstub.Finish(canaryKey),
 		} {
 			t.net.Serve("a", t.a)
 			if name == "malformed" {
 				t.net.Serve("a", malformed)
 			}
 			t.a.Always(step)
-			p := t.pool(PoolOptions{APIKey: func() (pipeline.Secret, error) { return pipeline.NewSecret(canaryKey), nil }, BreakerFailures: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))}, "a")
+			p := t.pool(PoolOptions{APIKey: func() (pipeline.Secret, error) {
+				return pipeline.NewSecret(canaryKey),
+					nil
+			}, BreakerFailures: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))}, "a")
 			_, err := p.Ask(t.Context(), question(t.prompt, text))
 			if (err == nil) != (name == "good") {
 				t.Errorf("%s: error %v", name, err)
@@ -126,7 +135,8 @@ func TestTheKeyIsNeverTold(t *testing.T) {
 func TestAPIKeyErrors(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		for _, key := range []string{"", "two\nlines", "with space", "schlüssel"} {
-			p := t.pool(PoolOptions{APIKey: func() (pipeline.Secret, error) { return pipeline.NewSecret(key), nil }}, "a")
+			p := t.pool(PoolOptions{APIKey: func() (pipeline.Secret, error) { return pipeline.NewSecret(key), nil }},
+				"a")
 			e := t.fails(t.Context(), p, "good")
 			if e.Reason != ReasonAPIKey || key != "" && strings.Contains(e.Error(), key) {
 				t.Errorf("%q: %+v, %v", key, e, e)
@@ -226,10 +236,11 @@ func TestOverTLS(t *testing.T) {
 		url  string
 		want Reason
 	}{
-		"trusted":      {PoolOptions{TLS: &tls.Config{RootCAs: roots}}, server.URL, ""},
-		"plain":        {PoolOptions{}, plain.URL, ""},
-		"unknown CA":   {PoolOptions{}, server.URL, ReasonTLS},
-		"wrong host":   {PoolOptions{TLS: &tls.Config{RootCAs: roots, ServerName: "elsewhere.test"}}, server.URL, ReasonTLS},
+		"trusted":    {PoolOptions{TLS: &tls.Config{RootCAs: roots}}, server.URL, ""},
+		"plain":      {PoolOptions{}, plain.URL, ""},
+		"unknown CA": {PoolOptions{}, server.URL, ReasonTLS},
+		"wrong host": {PoolOptions{TLS: &tls.Config{RootCAs: roots, ServerName: "elsewhere.test"}}, server.URL,
+			ReasonTLS},
 		"no TLS":       {PoolOptions{}, strings.Replace(plain.URL, "http:", "https:", 1), ReasonTLS},
 		"no plain":     {PoolOptions{}, strings.Replace(server.URL, "https:", "http:", 1), ReasonRefused},
 		"nobody":       {PoolOptions{}, "http://127.0.0.1:1", ReasonConnect},

@@ -65,22 +65,29 @@ func asked(t *testing.T, id, text, label string, offset int64, spans ...escalate
 		}
 		return b
 	}
-	verdicts := map[string]any{"sentiment": map[string]any{"label": label, "score": 0.7, "route": "model", "model": "sentiment@1", "revision": 1, "provisional": true}}
+	verdicts := map[string]any{"sentiment": map[string]any{"label": label, "score": 0.7, "route": "model",
+		"model": "sentiment@1", "revision": 1, "provisional": true}}
 	if len(spans) > 0 {
 		var entities []any
 		for _, s := range spans {
-			entities = append(entities, map[string]any{"entity_group": s.Group, "score": 0.9, "word": "", "start": s.Start, "end": s.End})
+			entities = append(entities, map[string]any{"entity_group": s.Group, "score": 0.9, "word": "",
+				"start": s.Start, "end": s.End})
 		}
 		verdicts["ner"] = map[string]any{"entities": entities, "route": "model", "model": "ner@1", "revision": 1}
 	}
-	return pipeline.Record{Topic: "escalations", Offset: offset, Timestamp: time.Now(), Key: []byte("customer-" + id), Value: encode(map[string]any{"text": text}),
-		Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-1")}, {Key: pipeline.HeaderSource, Value: fmt.Appendf(nil, "reviews/0/%d", offset)}, {Key: pipeline.HeaderID, Value: fmt.Appendf(nil, "reviews/0/%d#escalation", offset)},
+	return pipeline.Record{Topic: "escalations", Offset: offset, Timestamp: time.Now(), Key: []byte("customer-" + id),
+		Value: encode(map[string]any{"text": text}),
+		Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-1")}, {Key: pipeline.HeaderSource,
+			Value: fmt.Appendf(nil, "reviews/0/%d", offset)}, {Key: pipeline.HeaderID, Value: fmt.Appendf(nil,
+			"reviews/0/%d#escalation", offset)},
 			{Key: pipeline.HeaderModel, Value: []byte("sentiment@1")},
-			{Key: pipeline.HeaderEscalation, Value: encode(map[string]any{"version": 1, "mode": "amend", "verdict": "sentiment", "rules": map[string]any{}, "verdicts": verdicts})}}}
+			{Key: pipeline.HeaderEscalation, Value: encode(map[string]any{"version": 1, "mode": "amend",
+				"verdict": "sentiment", "rules": map[string]any{}, "verdicts": verdicts})}}}
 }
 
-// TestNoOrderGetsThroughTheStage sends every injection through the whole stage, endpoint, result and all, with an endpoint that obeys in
-// some of its ways, different ones for each text (P6). The package injections next to this one tries every way, without a stage.
+// TestNoOrderGetsThroughTheStage sends every injection through the whole stage, endpoint, result and all, with an
+// endpoint that obeys in some of its ways, different ones for each text (P6). The package injections next to this one
+// tries every way, without a stage.
 func TestNoOrderGetsThroughTheStage(t *testing.T) {
 	corpus := injections.Corpus()
 	prompt, err := escalate.NewPrompt(escalate.PromptOptions{Labels: injections.Labels, Explain: true})
@@ -102,7 +109,8 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 			ways := corpus[n].Obedient()
 			return ways[(3*round+n)%len(ways)]
 		}
-		got := throughStage(t, prompt, nil, policy, source, llmstub.New(llmstub.Options{Labels: injections.Labels, Obey: obey}))
+		got := throughStage(t, prompt, nil, policy, source, llmstub.New(llmstub.Options{Labels: injections.Labels,
+			Obey: obey}))
 		for _, m := range got {
 			n, i := sourceOf(t, &m, corpus)
 			taken += checkResult(t, &m, &source[n], i)
@@ -123,13 +131,16 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 	}
 }
 
-// throughStage runs the requests through a stage whose endpoint is server, until each has a message, and returns the messages.
-func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Redactor, policy escalate.Policy, source requests, server *llmstub.Server) []pipeline.Message {
+// throughStage runs the requests through a stage whose endpoint is server, until each has a message, and returns the
+// messages.
+func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Redactor, policy escalate.Policy,
+	source requests, server *llmstub.Server) []pipeline.Message {
 	t.Helper()
 	var network llmstub.Network
 	network.Serve("llm", server)
 	defer network.Close()
-	pool, err := escalate.NewPool(escalate.PoolOptions{URLs: []string{"http://llm/v1"}, Model: "stub", Dial: network.Dial})
+	pool, err := escalate.NewPool(escalate.PoolOptions{URLs: []string{"http://llm/v1"}, Model: "stub",
+		Dial: network.Dial})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,14 +149,17 @@ func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Reda
 	budget := escalate.NewBudget(escalate.Limits{}, time.Now)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
-		Decoder: pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32}, MaxTextBytes: 1 << 20,
-		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "review_analysis", DeadLetters: "review_dlq", Field: "inference"},
+		Decoder:      pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32},
+		MaxTextBytes: 1 << 20,
+		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "review_analysis", DeadLetters: "review_dlq",
+			Field: "inference"},
 		Prompt: prompt, Redactor: redactor, Policy: policy, Pool: pool, Budget: budget,
 		Model: "stub", Deadline: time.Minute, Concurrency: 8, Metrics: escalate.NewMetrics(registry), Logger: log,
 	})
 	defer processor.Close()
 	sink := &results{n: len(source), full: make(chan struct{})}
-	stage := pipeline.NewStage(processor, sink, pipeline.StageOptions{CommitInterval: time.Millisecond, Metrics: pipeline.NewStageMetrics(registry, "escalation_"), Logger: log,
+	stage := pipeline.NewStage(processor, sink, pipeline.StageOptions{CommitInterval: time.Millisecond,
+		Metrics: pipeline.NewStageMetrics(registry, "escalation_"), Logger: log,
 		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
 			wallets := map[pipeline.TopicPartition]string{}
 			for tp, c := range owned {
@@ -208,7 +222,8 @@ func checkResult(t *testing.T, m *pipeline.Message, r *pipeline.Record, i inject
 	}
 	var said struct{ Label, Route, Explanation string }
 	for name, value := range added.Inference["sentiment"] {
-		if !slices.Contains([]string{"label", "score", "route", "reason", "model", "prompt", "explanation", "flags", "local", "revision", "amends"}, name) {
+		if !slices.Contains([]string{"label", "score", "route", "reason", "model", "prompt", "explanation", "flags",
+			"local", "revision", "amends"}, name) {
 			t.Errorf("%s: brought the field %q", i.ID, name)
 		}
 		var s string
@@ -227,7 +242,10 @@ func checkResult(t *testing.T, m *pipeline.Message, r *pipeline.Record, i inject
 			t.Errorf("%s: %q stands in %s", i.ID, wanted, name)
 		}
 	}
-	if strings.ContainsFunc(said.Explanation, func(r rune) bool { return r < ' ' || r == 0x200b || r == 0x202e || r == 0x2028 }) {
+	if strings.ContainsFunc(said.Explanation, func(r rune) bool {
+		return r < ' ' || r == 0x200b || r == 0x202e ||
+			r == 0x2028
+	}) {
 		t.Errorf("%s: the explanation is %q", i.ID, said.Explanation)
 	}
 	if kind == "url" {
@@ -240,7 +258,9 @@ func checkResult(t *testing.T, m *pipeline.Message, r *pipeline.Record, i inject
 		t.Errorf("%s: %s became %q", i.ID, i.Truth, said.Label)
 	}
 	for _, h := range m.Headers {
-		if !slices.Contains([]string{"traceparent", pipeline.HeaderSource, pipeline.HeaderID, pipeline.HeaderModel, pipeline.HeaderRevision, pipeline.HeaderAmends}, h.Key) || kind != "label" && bytes.Contains(h.Value, []byte(wanted)) {
+		if !slices.Contains([]string{"traceparent", pipeline.HeaderSource, pipeline.HeaderID, pipeline.HeaderModel,
+			pipeline.HeaderRevision, pipeline.HeaderAmends}, h.Key) || kind != "label" && bytes.Contains(h.Value,
+			[]byte(wanted)) {
 			t.Errorf("%s: header %s: %s", i.ID, h.Key, h.Value)
 		}
 	}

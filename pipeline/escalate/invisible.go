@@ -4,8 +4,8 @@ import "unicode"
 
 // This file owns which characters of a text cannot be seen, and how text is written where a model reads it.
 
-// invisible says whether r has no picture of its own: formatting, bidirectional and tag characters, variation selectors,
-// fillers, private use and what Unicode calls default ignorable. Control characters are not among them.
+// invisible says whether r has no picture of its own: formatting, bidirectional and tag characters, variation
+// selectors, fillers, private use and what Unicode calls default ignorable. Control characters are not among them.
 func invisible(r rune) bool {
 	if r < 0xA0 {
 		return false
@@ -15,7 +15,8 @@ func invisible(r rune) bool {
 			unicode.Other_Default_Ignorable_Code_Point, unicode.Noncharacter_Code_Point)
 }
 
-// appendEscaped appends r as a JSON string may hold any character, \u and the four hexadecimal digits of each UTF-16 unit.
+// appendEscaped appends r as a JSON string may hold any character, \u and the four hexadecimal digits of each UTF-16
+// unit.
 func appendEscaped(b []byte, r rune) []byte {
 	const hex = "0123456789abcdef"
 	unit := func(u rune) { b = append(b, '\\', 'u', hex[u>>12&15], hex[u>>8&15], hex[u>>4&15], hex[u&15]) }
@@ -29,17 +30,20 @@ func appendEscaped(b []byte, r rune) []byte {
 	return b
 }
 
-// appendDisarmed appends r, the first character of rest, escaped if a server could take it for the beginning of a control token
-// ("<|im_end|>", "</s>", "[INST]") or a reader could not see it. Placeholders of a Redactor stay as they are.
+// appendDisarmed appends r, the first character of rest, escaped if a server could take it for the beginning of a
+// control token ("<|im_end|>", "</s>", "[INST]") or a reader could not see it. Placeholders of a Redactor stay as they
+// are.
 func appendDisarmed(b []byte, r rune, rest string) []byte {
 	switch {
-	case r == '<', r == '>', r == '&', r == '[' && placeholderAt(rest) == "", unicode.IsControl(r) && r != '\n', invisible(r):
+	case r == '<', r == '>', r == '&', r == '[' && placeholderAt(rest) == "", unicode.IsControl(r) && r != '\n',
+		invisible(r):
 		return appendEscaped(b, r)
 	}
 	return append(b, string(r)...)
 }
 
-// quote is s as a JSON string of one line in which nothing can end the string, a tag or a block, or begin a control token.
+// quote is s as a JSON string of one line in which nothing can end the string, a tag or a block, or begin a control
+// token.
 func quote(s string) string {
 	b := append(make([]byte, 0, len(s)+len(s)/8+2), '"')
 	for i, r := range s { // bytes that are not UTF-8 come as U+FFFD

@@ -6,10 +6,10 @@ import "time"
 
 // limiter adapts how many calls an endpoint gets at once: additive increase, multiplicative decrease, as TCP's
 // congestion control (Chiu and Jain, 1989; RFC 5681). The limit grows by one per limit's worth of good answers while it
-// is in use, is halved when the endpoint says that it has too much (429, 503) or does not answer in time, and shrinks by
-// a tenth while answers take much longer than they do without a queue. Where even one call at a time takes that long, the
-// endpoint has become slower, and that is the new measure. The limit is cut at most once per round trip: a call
-// that began before the last cut says nothing about the new limit.
+// is in use, is halved when the endpoint says that it has too much (429, 503) or does not answer in time, and shrinks
+// by a tenth while answers take much longer than they do without a queue. Where even one call at a time takes that
+// long, the endpoint has become slower, and that is the new measure. The limit is cut at most once per round trip: a
+// call that began before the last cut says nothing about the new limit.
 type limiter struct {
 	limit    float64
 	max      float64
@@ -59,8 +59,8 @@ func (l *limiter) release(s signal, started, now time.Time) {
 			l.unloaded, l.recent = took, took
 		}
 		l.recent += (took - l.recent) / 16
-		// How it is without a queue is learned while few calls are under way, and from what is quicker. Answers to many calls say
-		// nothing about it: their queue would become what is normal, a little at a time.
+		// How it is without a queue is learned while few calls are under way, and from what is quicker. Answers to many
+		// calls say nothing about it: their queue would become what is normal, a little at a time.
 		few := l.slots() <= limitAtStart && !started.Before(l.cut)
 		if few || l.weighed < settled || l.recent < l.unloaded {
 			l.weighed = min(l.weighed+1, weighedMost)
@@ -69,7 +69,8 @@ func (l *limiter) release(s signal, started, now time.Time) {
 		slow := l.recent > slowRatio*l.unloaded && l.recent-l.unloaded > slowByAtLeast
 		switch {
 		case slow && l.limit <= 1:
-			l.unloaded, l.weighed = l.recent, settled // one call at a time has no queue of ours: this is how long it takes now
+			// one call at a time has no queue of ours: this is how long it takes now
+			l.unloaded, l.weighed = l.recent, settled
 		case slow:
 			l.lower(0.9, started, now)
 		case used && l.weighed >= settled:

@@ -37,27 +37,46 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_escalation_" + name, Help: help}, labels)
 	}
 	m := &Metrics{
-		questions: counter("questions_total", "Requests that were decided, by result: answered (by a call), reused (an answer that was there, or that another record's call brought), fallback (no usable answer; see sluice_escalation_fallbacks_total).", "result"),
-		fallbacks: counter("fallbacks_total", "Requests whose local verdict is final, by reason: max-age and budget (not asked), endpoint (no answer in time), answer (not usable), severity-floor (it would have lowered the severity), panic (our own code panicked over it; the log has the stack), killed-the-worker (workers died while it was asked about: not asked again). "+
-			"endpoint grows: look at sluice_escalation_calls_total; budget grows: raise escalation.budget or narrow escalation.when.", "reason"),
-		flags: counter("flags_total", "Answers with a flag: disagrees-with-confident (another label than a local verdict with a score of at least escalation.confident). When many: the prompt and the model mean different things by a label, or texts give the endpoint orders.", "flag"),
-		agreement: counter("agreement_total", "Answers compared with local verdicts, by pair (endpoint-model, endpoint-student, student-model) and result (agree, disagree). "+
+		questions: counter("questions_total", "Requests that were decided, by result: answered (by a call), reused "+
+			"(an answer that was there, or that another record's call brought), fallback (no usable answer; see "+
+			"sluice_escalation_fallbacks_total).", "result"),
+		fallbacks: counter("fallbacks_total", "Requests whose local verdict is final, by reason: max-age and budget "+
+			"(not asked), endpoint (no answer in time), answer (not usable), severity-floor (it would have lowered "+
+			"the severity), panic (our own code panicked over it; the log has the stack), killed-the-worker (workers "+
+			"died while it was asked about: not asked again). "+
+			"endpoint grows: look at sluice_escalation_calls_total; budget grows: raise escalation.budget or narrow "+
+			"escalation.when.", "reason"),
+		flags: counter("flags_total", "Answers with a flag: disagrees-with-confident (another label than a local "+
+			"verdict with a score of at least escalation.confident). When many: the prompt and the model mean "+
+			"different things by a label, or texts give the endpoint orders.", "flag"),
+		agreement: counter("agreement_total", "Answers compared with local verdicts, by pair (endpoint-model, "+
+			"endpoint-student, student-model) and result (agree, disagree). "+
 			"Mostly agree: the endpoint changes little, and escalation.when can be narrower.", "pair", "result"),
-		bad: counter("answers_unusable_total", "Answers that could not be read, by reason; after the first one the question is asked once more. When many: set escalation.endpoint.structured, or use a larger model.", "reason"),
-		calls: counter("calls_total", "Attempts at an endpoint, by how they ended: answered, or why not. rate-limited: lower escalation.endpoint.max_concurrency or escalation.budget.calls_per_second; "+
+		bad: counter("answers_unusable_total", "Answers that could not be read, by reason; after the first one the "+
+			"question is asked once more. When many: set escalation.endpoint.structured, or use a larger model.",
+			"reason"),
+		calls: counter("calls_total", "Attempts at an endpoint, by how they ended: answered, or why not. "+
+			"rate-limited: lower escalation.endpoint.max_concurrency or escalation.budget.calls_per_second; "+
 			"timeout: the endpoint is overloaded; unauthorized: look at the API key.", "endpoint", "reason"),
-		callTime: f.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_escalation_call_duration_seconds", Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
-			Help: "Time of an attempt at an endpoint, to the last byte. Near escalation.endpoint.timeout: the endpoint is overloaded."}, []string{"endpoint"}),
-		tokens: counter("tokens_total", "Tokens of calls, by kind: prompt, completion; estimated where the endpoint does not say.", "kind"),
-		money:  f.NewCounter(prometheus.CounterOpts{Name: "sluice_escalation_money_total", Help: "What calls have cost by the prices of escalation.budget, in their currency."}),
-		breaker: f.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_escalation_breaker_state", Help: "Circuit breaker of an endpoint: 0 closed, 1 half-open (one call is trying), 2 open (left alone after failures). " +
-			"Not 0 for long: the endpoint is down; its questions go to the others, or fall back."}, []string{"endpoint"}),
+		callTime: f.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_escalation_call_duration_seconds",
+			Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
+			Help: "Time of an attempt at an endpoint, to the last byte. Near escalation.endpoint.timeout: the " +
+				"endpoint is overloaded."}, []string{"endpoint"}),
+		tokens: counter("tokens_total", "Tokens of calls, by kind: prompt, completion; estimated where the endpoint "+
+			"does not say.", "kind"),
+		money: f.NewCounter(prometheus.CounterOpts{Name: "sluice_escalation_money_total", Help: "What calls have " +
+			"cost by the prices of escalation.budget, in their currency."}),
+		breaker: f.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_escalation_breaker_state", Help: "Circuit breaker " +
+			"of an endpoint: 0 closed, 1 half-open (one call is trying), 2 open (left alone after failures). " +
+			"Not 0 for long: the endpoint is down; its questions go to the others, or fall back."},
+			[]string{"endpoint"}),
 		reg: reg,
 	}
 	for _, r := range []string{"answered", "reused", "fallback"} {
 		m.questions.WithLabelValues(r)
 	}
-	for _, r := range []string{FallbackAge, FallbackBudget, FallbackEndpoint, FallbackAnswer, FallbackPanic, FallbackQuarantine, ReasonSeverityFloor} {
+	for _, r := range []string{FallbackAge, FallbackBudget, FallbackEndpoint, FallbackAnswer, FallbackPanic,
+		FallbackQuarantine, ReasonSeverityFloor} {
 		m.fallbacks.WithLabelValues(r)
 	}
 	m.flags.WithLabelValues(FlagDisagrees)
@@ -79,8 +98,10 @@ func (m *Metrics) Observer() Observer {
 func (m *Metrics) watch(b *Budget, p *Pool) {
 	f := promauto.With(m.reg)
 	left := func(resource string, of func(Left) float64) {
-		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_escalation_budget_left", ConstLabels: prometheus.Labels{"resource": resource},
-			Help: "What this worker may still spend today (UTC) of its part of escalation.budget; -1: no limit. At 0 verdicts fall back with reason budget."},
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_escalation_budget_left", ConstLabels: prometheus.Labels{
+			"resource": resource},
+			Help: "What this worker may still spend today (UTC) of its part of escalation.budget; -1: no limit. At 0 " +
+				"verdicts fall back with reason budget."},
 			func() float64 { return of(b.Left()) })
 	}
 	left("calls", func(l Left) float64 { return float64(l.Calls) })
@@ -89,9 +110,13 @@ func (m *Metrics) watch(b *Budget, p *Pool) {
 	for i, e := range p.Status() {
 		m.breaker.WithLabelValues(e.URL).Set(breakerStates[e.Breaker])
 		labels := prometheus.Labels{"endpoint": e.URL}
-		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_escalation_calls_in_flight", ConstLabels: labels, Help: "Calls in progress at an endpoint. At sluice_escalation_concurrency_limit for long: the endpoint is the bottleneck; add one."},
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_escalation_calls_in_flight", ConstLabels: labels,
+			Help: "Calls in progress at an endpoint. At sluice_escalation_concurrency_limit for long: the endpoint " +
+				"is the bottleneck; add one."},
 			func() float64 { return float64(p.Status()[i].InFlight) })
-		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_escalation_concurrency_limit", ConstLabels: labels, Help: "Calls at once that the endpoint seems to bear (additive increase, multiplicative decrease on 429 and slowness)."},
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_escalation_concurrency_limit", ConstLabels: labels,
+			Help: "Calls at once that the endpoint seems to bear (additive increase, multiplicative decrease on 429 " +
+				"and slowness)."},
 			func() float64 { return float64(p.Status()[i].Limit) })
 	}
 }

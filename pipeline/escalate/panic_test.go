@@ -26,18 +26,20 @@ func outOfRange(text string) { neverRead = text[len(text):][0] }
 var neverRead byte
 
 func TestAPanicOverARequestIsThatRequestsFate(t *testing.T) {
-	for step, dead := range map[string]bool{"decode": true, "redact": false, "prompt": false, "parse": false, "decide": false, "encode": true} {
+	for step, dead := range map[string]bool{"decode": true, "redact": false, "prompt": false, "parse": false,
+		"decide": false, "encode": true} {
 		t.Run(step, func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
 				b := newBroker(1)
 				asks := distinct(12, 1)
 				asks[5].text = "a fragile text that is good"
 				b.add(t, asks...)
-				d := t.work(b, deskOptions{concurrency: 3, redact: []string{"email"}, cacheBytes: 1 << 20, step: func(name, text string) {
-					if name == step && strings.Contains(text, "fragile") {
-						outOfRange(text)
-					}
-				}})
+				d := t.work(b, deskOptions{concurrency: 3, redact: []string{"email"}, cacheBytes: 1 << 20,
+					step: func(name, text string) {
+						if name == step && strings.Contains(text, "fragile") {
+							outOfRange(text)
+						}
+					}})
 				for _, p := range d.await(12) {
 					var offset int64
 					if p.Topic == "results" {
@@ -50,14 +52,17 @@ func TestAPanicOverARequestIsThatRequestsFate(t *testing.T) {
 						if p.Verdict.Route != "llm" || p.Verdict.Label != oracle(asks[offset].text) {
 							t.Errorf("record %d, beside the one that panics: %+v", offset, p.Verdict)
 						}
-					case dead && (p.Topic != "letters" || p.header(pipeline.HeaderErrorStage) != step || p.header(pipeline.HeaderErrorReason) != "panic"):
+					case dead && (p.Topic != "letters" || p.header(pipeline.HeaderErrorStage) != step ||
+						p.header(pipeline.HeaderErrorReason) != "panic"):
 						t.Errorf("the one that panics: %s %v", p.Topic, p.Headers)
-					case !dead && (p.Verdict.Route != "fallback" || p.Verdict.Reason != FallbackPanic || p.Verdict.Label != "NEGATIVE" || p.Verdict.Revision != 2):
+					case !dead && (p.Verdict.Route != "fallback" || p.Verdict.Reason != FallbackPanic ||
+						p.Verdict.Label != "NEGATIVE" || p.Verdict.Revision != 2):
 						t.Errorf("the one that panics: %s %+v", p.Topic, p.Verdict)
 					}
 				}
 				log := d.logs.String()
-				if strings.Count(log, "panic.stack=") != 1 || !strings.Contains(log, "escalate.outOfRange") || !strings.Contains(log, "index out of range") || !strings.Contains(log, "offset=5") {
+				if strings.Count(log, "panic.stack=") != 1 || !strings.Contains(log, "escalate.outOfRange") ||
+					!strings.Contains(log, "index out of range") || !strings.Contains(log, "offset=5") {
 					t.Errorf("the log does not say where:\n%s", log)
 				}
 				if strings.Contains(log, "fragile") {
@@ -67,7 +72,8 @@ func TestAPanicOverARequestIsThatRequestsFate(t *testing.T) {
 				if dead {
 					fell = 0
 				}
-				d.counts(map[string]float64{"fallbacks_total reason=panic": fell, "questions_total result=fallback": fell})
+				d.counts(map[string]float64{"fallbacks_total reason=panic": fell,
+					"questions_total result=fallback": fell})
 				d.stop()
 			})
 		})
@@ -89,7 +95,8 @@ func TestAPanicIsNotSharedAsAnAnswerWouldBe(t *testing.T) {
 		if f := fallbacks(d.await(4)); f[FallbackPanic] != 1 || f[""] != 3 {
 			t.Errorf("%v, want one fallback and three answers", f)
 		}
-		if log := d.logs.String(); strings.Contains(log, "all the same") || !strings.Contains(log, "a value of type string") {
+		if log := d.logs.String(); strings.Contains(log, "all the same") ||
+			!strings.Contains(log, "a value of type string") {
 			t.Errorf("what was processed is in the log:\n%s", log)
 		}
 		d.stop()
@@ -102,19 +109,22 @@ func TestAPanicWithinACallIsItsReason(t *testing.T) {
 		b := newBroker(1)
 		b.add(t, distinct(12, 1)...)
 		var calls atomic.Int32
-		d := t.work(b, deskOptions{concurrency: 1, limits: Limits{CallsPerDay: 100}, pool: PoolOptions{MaxConcurrency: 1, APIKey: func() (pipeline.Secret, error) {
-			if calls.Add(1)%4 == 0 {
-				outOfRange("")
-			}
-			return pipeline.NewSecret("key"), nil
-		}}})
+		d := t.work(b, deskOptions{concurrency: 1, limits: Limits{CallsPerDay: 100},
+			pool: PoolOptions{MaxConcurrency: 1, APIKey: func() (pipeline.Secret, error) {
+				if calls.Add(1)%4 == 0 {
+					outOfRange("")
+				}
+				return pipeline.NewSecret("key"), nil
+			}}})
 		if f := fallbacks(d.await(12)); f[FallbackPanic] != 3 || f[""] != 9 {
 			t.Errorf("%v, want three fallbacks and nine answers", f)
 		}
 		if s := d.pool.Status()[0]; s.InFlight != 0 || s.Breaker != "closed" {
 			t.Errorf("afterwards %+v", s)
 		}
-		d.counts(map[string]float64{"calls_total reason=panic": 3, "calls_total reason=answered": 9, "budget_left resource=calls": 88, "calls_in_flight endpoint=http://a/v1": 0, "concurrency_limit endpoint=http://a/v1": 1})
+		d.counts(map[string]float64{"calls_total reason=panic": 3, "calls_total reason=answered": 9,
+			"budget_left resource=calls": 88, "calls_in_flight endpoint=http://a/v1": 0,
+			"concurrency_limit endpoint=http://a/v1": 1})
 		if log := d.logs.String(); strings.Count(log, "panic.stack=\"sluice/pipeline/escalate.outOfRange") != 3 {
 			t.Errorf("the log:\n%s", log)
 		}
@@ -139,17 +149,19 @@ func TestAPanicOfTheCallersOwnStepEndsTheCall(t *testing.T) {
 func TestAPanicWhileConnectingIsAFailedAttempt(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		var dials atomic.Int32
-		p, err := NewPool(PoolOptions{URLs: []string{"http://a/v1"}, Model: "stub", MaxAttempts: 1, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			if dials.Add(1) == 1 {
-				outOfRange(address)
-			}
-			return t.net.Dial(ctx, network, address)
-		}})
+		p, err := NewPool(PoolOptions{URLs: []string{"http://a/v1"}, Model: "stub", MaxAttempts: 1,
+			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				if dials.Add(1) == 1 {
+					outOfRange(address)
+				}
+				return t.net.Dial(ctx, network, address)
+			}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer p.Close()
-		if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonPanic || !strings.Contains(e.Error(), "escalate.outOfRange") {
+		if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonPanic || !strings.Contains(e.Error(),
+			"escalate.outOfRange") {
 			t.Errorf("%+v", e)
 		}
 		t.must(p, "good")
@@ -160,11 +172,12 @@ func TestAPanicWhileConnectingIsAFailedAttempt(t *testing.T) {
 func TestAPanicOfTheTimerLeavesThePoolUsable(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		logs := &lockedBuffer{}
-		p := t.pool(PoolOptions{MaxAttempts: 1, BreakerFailures: 1, Logger: slog.New(slog.NewTextHandler(logs, nil)), Observer: Observer{Breaker: func(_, state string) {
-			if state == "half-open" {
-				panic(fmt.Sprint("no gauge for ", state))
-			}
-		}}}, "a")
+		p := t.pool(PoolOptions{MaxAttempts: 1, BreakerFailures: 1, Logger: slog.New(slog.NewTextHandler(logs, nil)),
+			Observer: Observer{Breaker: func(_, state string) {
+				if state == "half-open" {
+					panic(fmt.Sprint("no gauge for ", state))
+				}
+			}}}, "a")
 		t.a.Always(llmstub.Status(http.StatusInternalServerError, ""))
 		t.fails(t.Context(), p, "good")
 		t.a.Always(llmstub.Good())
@@ -184,14 +197,16 @@ func TestAPanicOfTheTimerLeavesThePoolUsable(t *testing.T) {
 	})
 }
 
-// Who takes a grant also tells what changed meanwhile: the breaker has half-opened. A panic there must not keep the one probe.
+// Who takes a grant also tells what changed meanwhile: the breaker has half-opened. A panic there must not keep the one
+// probe.
 func TestAPanicOfAnObserverKeepsNoGrant(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		p := t.pool(PoolOptions{MaxAttempts: 1, MaxConcurrency: 1, BreakerFailures: 1, Observer: Observer{Breaker: func(_, state string) {
-			if state == "half-open" {
-				panic("no gauge")
-			}
-		}}}, "a")
+		p := t.pool(PoolOptions{MaxAttempts: 1, MaxConcurrency: 1, BreakerFailures: 1,
+			Observer: Observer{Breaker: func(_, state string) {
+				if state == "half-open" {
+					panic("no gauge")
+				}
+			}}}, "a")
 		t.a.Always(llmstub.Status(http.StatusInternalServerError, ""))
 		t.fails(t.Context(), p, "good")
 		t.a.Always(llmstub.Good())

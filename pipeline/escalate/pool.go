@@ -1,7 +1,7 @@
 // Package escalate is the second stage: what the local models were unsure of is asked of an OpenAI-compatible endpoint.
 //
-// This file owns a Pool's options and a call's way through attempts: which endpoint, how often, how long to wait between.
-// One attempt is endpoint.go's; who may be asked now is queue.go's.
+// This file owns a Pool's options and a call's way through attempts: which endpoint, how often, how long to wait
+// between. One attempt is endpoint.go's; who may be asked now is queue.go's.
 package escalate
 
 import (
@@ -36,12 +36,14 @@ type PoolOptions struct {
 
 	BackoffBase, BackoffMax time.Duration // exponential, full jitter; 250 ms, 15 s
 	MaxRetryAfter           time.Duration // the longest that Retry-After is honoured; 60 s
-	BreakerFailures         int           // in a row that open an endpoint's breaker (half of at least 20 within 30 s do, too); 5
-	BreakerOpen             time.Duration // until one call may try again; 10 s
-	MaxDown                 time.Duration // how long calls wait (within their deadline) while all endpoints fail, before they are given up at once; 30 s
+	// in a row that open an endpoint's breaker (half of at least 20 within 30 s do, too); 5
+	BreakerFailures int
+	BreakerOpen     time.Duration // until one call may try again; 10 s
+	// how long calls wait (within their deadline) while all endpoints fail, before they are given up at once; 30 s
+	MaxDown time.Duration
 
-	// Proxy is an http, https or socks5 URL; "": none, whatever the environment says. With one, which address an endpoint's
-	// name stands for is the proxy's business: only addresses written as numbers are checked then.
+	// Proxy is an http, https or socks5 URL; "": none, whatever the environment says. With one, which address an
+	// endpoint's name stands for is the proxy's business: only addresses written as numbers are checked then.
 	Proxy string
 	TLS   *tls.Config // nil: the system's
 
@@ -102,11 +104,14 @@ func NewPool(o PoolOptions) (*Pool, error) {
 	if o.Model == "" {
 		errs = append(errs, errors.New("no model: an OpenAI-compatible endpoint must be told which"))
 	}
-	if o.Timeout < 0 || o.MaxAttempts < 0 || o.MaxConcurrency < 0 || o.MaxTokens < 0 || o.MaxResponseBytes < 0 || o.BackoffBase < 0 || o.BackoffMax < 0 || o.MaxRetryAfter < 0 || o.BreakerFailures < 0 || o.BreakerOpen < 0 || o.MaxDown < 0 {
+	if o.Timeout < 0 || o.MaxAttempts < 0 || o.MaxConcurrency < 0 || o.MaxTokens < 0 || o.MaxResponseBytes < 0 ||
+		o.BackoffBase < 0 || o.BackoffMax < 0 || o.MaxRetryAfter < 0 || o.BreakerFailures < 0 || o.BreakerOpen < 0 ||
+		o.MaxDown < 0 {
 		errs = append(errs, errors.New("a limit, number or time is negative"))
 	}
 	if !slices.Contains(StructuredModes(), o.Structured) {
-		errs = append(errs, fmt.Errorf("structured: %q is none of %s", o.Structured, strings.Join(StructuredModes(), ", ")))
+		errs = append(errs, fmt.Errorf("structured: %q is none of %s", o.Structured, strings.Join(StructuredModes(),
+			", ")))
 	}
 	client, err := newClient(&o)
 	if err != nil {
@@ -152,8 +157,8 @@ func (p *Pool) Close() {
 }
 
 // Ask makes one call: at most PoolOptions.MaxAttempts attempts, each at the first endpoint of the call's order that is
-// well and not busy and has not failed it yet. When all have, it waits (back-off, Retry-After) and begins anew. It returns
-// the answer, or a *CallError within ctx's deadline.
+// well and not busy and has not failed it yet. When all have, it waits (back-off, Retry-After) and begins anew. It
+// returns the answer, or a *CallError within ctx's deadline.
 func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -171,7 +176,8 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 		if errors.Is(context.Cause(ctx), errClosed) {
 			last.reason, last.err = ReasonClosed, errClosed
 		}
-		return Reply{}, &CallError{Reason: last.reason, Status: last.status, Endpoint: where, Attempts: attempt, Usage: spent, Err: last.err}
+		return Reply{}, &CallError{Reason: last.reason, Status: last.status, Endpoint: where, Attempts: attempt,
+			Usage: spent, Err: last.err}
 	}
 	for {
 		g, err := p.acquire(ctx, order, tried)
@@ -241,8 +247,8 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 	}
 }
 
-// guarded runs a step of an attempt. A panic in it is a failure of the attempt, whose grant is then given back as ever; it may
-// have cost what an attempt can cost, and says nothing about the endpoint's health.
+// guarded runs a step of an attempt. A panic in it is a failure of the attempt, whose grant is then given back as ever;
+// it may have cost what an attempt can cost, and says nothing about the endpoint's health.
 func guarded(step func() *failure) (f *failure) {
 	defer func() {
 		if x := recover(); x != nil {

@@ -52,7 +52,8 @@ type bubble struct {
 
 func inBubble(t *testing.T, f func(t *bubble)) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{T: t, net: &llmstub.Network{}, a: newStub(llmstub.Options{}), b: newStub(llmstub.Options{}), prompt: poolPrompt(t)}
+		b := &bubble{T: t, net: &llmstub.Network{}, a: newStub(llmstub.Options{}), b: newStub(llmstub.Options{}),
+			prompt: poolPrompt(t)}
 		b.net.Serve("a", b.a)
 		b.net.Serve("b", b.b)
 		defer b.net.Close()
@@ -108,9 +109,11 @@ func TestAskInEveryMode(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
 				p := t.pool(PoolOptions{Structured: mode}, "a")
-				for _, text := range []string{"good", "bad", "\"}]\n\x00<|im_end|> good", strings.Repeat("long ", 5000)} {
+				for _, text := range []string{"good", "bad", "\"}]\n\x00<|im_end|> good", strings.Repeat("long ",
+					5000)} {
 					r := t.must(p, text)
-					if r.Attempts != 1 || r.Endpoint != "http://a/v1" || r.UsageEstimated || r.PromptTokens < 50 || r.CompletionTokens < 1 {
+					if r.Attempts != 1 || r.Endpoint != "http://a/v1" || r.UsageEstimated || r.PromptTokens < 50 ||
+						r.CompletionTokens < 1 {
 						t.Errorf("reply %+v", r)
 					}
 					if mode != StructuredAuto && r.Structured != mode {
@@ -183,7 +186,8 @@ func TestABadRequestIsNotTakenForAMode(t *testing.T) {
 		small := newStub(llmstub.Options{ContextTokens: 1000})
 		t.net.Serve("a", small)
 		p := t.pool(PoolOptions{}, "a")
-		if e := t.fails(t.Context(), p, strings.Repeat("word ", 2000)); e.Reason != ReasonTooLong || !e.Unusable() || e.Attempts != 1 || e.Status != 400 {
+		if e := t.fails(t.Context(), p, strings.Repeat("word ", 2000)); e.Reason != ReasonTooLong || !e.Unusable() ||
+			e.Attempts != 1 || e.Status != 400 {
 			t.Errorf("%+v", e)
 		}
 		small.Always(llmstub.Status(400, ""))
@@ -253,11 +257,14 @@ func TestReasons(t *testing.T) {
 				call := question(t.prompt, "good")
 				most, mostCompleted := p.Ceiling(&call)
 				e := t.fails(t.Context(), p, "good")
-				if e.Reason != c.want || e.Attempts != c.attempts || e.Unusable() != c.unusable || e.Endpoint != "http://a/v1" {
+				if e.Reason != c.want || e.Attempts != c.attempts || e.Unusable() != c.unusable ||
+					e.Endpoint != "http://a/v1" {
 					t.Errorf("%+v (%v), want %s after %d attempts, unusable: %v", e, e, c.want, c.attempts, c.unusable)
 				}
-				if (e.Usage.PromptTokens > 0) != c.spent || e.Usage.PromptTokens > c.attempts*most || e.Usage.CompletionTokens > c.attempts*mostCompleted {
-					t.Errorf("usage %+v, spent: %v, at most %d and %d an attempt", e.Usage, c.spent, most, mostCompleted)
+				if (e.Usage.PromptTokens > 0) != c.spent || e.Usage.PromptTokens > c.attempts*most ||
+					e.Usage.CompletionTokens > c.attempts*mostCompleted {
+					t.Errorf("usage %+v, spent: %v, at most %d and %d an attempt", e.Usage, c.spent, most,
+						mostCompleted)
 				}
 				if n := t.b.Stats().Requests; n != 0 {
 					t.Errorf("%d requests at an endpoint that is not in the configuration", n)
@@ -271,8 +278,10 @@ func TestReasons(t *testing.T) {
 
 func TestAnswersThatThePromptMustJudge(t *testing.T) {
 	for name, step := range map[string]llmstub.Step{
-		"fences": llmstub.Fences(), "prose": llmstub.Prose(), "wrong label": llmstub.WrongLabel(), "missing field": llmstub.MissingField(),
-		"extra field": llmstub.ExtraField(), "out of range": llmstub.OutOfRange(), "reordered": llmstub.ReorderedFields(),
+		"fences": llmstub.Fences(), "prose": llmstub.Prose(), "wrong label": llmstub.WrongLabel(),
+		"missing field": llmstub.MissingField(),
+		"extra field":   llmstub.ExtraField(), "out of range": llmstub.OutOfRange(),
+		"reordered": llmstub.ReorderedFields(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
@@ -298,7 +307,8 @@ func TestUsageIsNotTrusted(t *testing.T) {
 		prompt, completion any
 		estimated          bool
 	}{
-		{120, 9, false}, {nil, nil, true}, {-5, 9, true}, {120, -1, true}, {0, 0, true}, {1 << 60, 9, true}, {120, 1 << 60, true}, {1.5, 2, true}, {"120", "9", false},
+		{120, 9, false}, {nil, nil, true}, {-5, 9, true}, {120, -1, true}, {0, 0, true}, {1 << 60, 9, true},
+		{120, 1 << 60, true}, {1.5, 2, true}, {"120", "9", false},
 	} {
 		t.Run(fmt.Sprint(c.prompt, c.completion), func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
@@ -307,7 +317,8 @@ func TestUsageIsNotTrusted(t *testing.T) {
 				call := question(t.prompt, "good")
 				most, _ := p.Ceiling(&call)
 				r := t.must(p, "good")
-				if r.UsageEstimated != c.estimated || r.PromptTokens < 100 || r.PromptTokens > most || r.CompletionTokens < 1 || r.CompletionTokens > 50 {
+				if r.UsageEstimated != c.estimated || r.PromptTokens < 100 || r.PromptTokens > most ||
+					r.CompletionTokens < 1 || r.CompletionTokens > 50 {
 					t.Errorf("%+v, estimated: %v, at most %d", r, c.estimated, most)
 				}
 			})
@@ -329,7 +340,8 @@ func TestUsageIsOfAllAttempts(t *testing.T) {
 		most, mostCompleted := p.Ceiling(&c)
 		r = t.must(p, "good")
 		if r.PromptTokens < most || r.CompletionTokens < mostCompleted {
-			t.Errorf("usage %+v with an attempt that timed out, whose ceiling is %d and %d", r.Usage, most, mostCompleted)
+			t.Errorf("usage %+v with an attempt that timed out, whose ceiling is %d and %d", r.Usage, most,
+				mostCompleted)
 		}
 	})
 }
@@ -339,7 +351,10 @@ func TestDeadlineAndCancel(t *testing.T) {
 		t.a.Always(llmstub.Hang())
 		p := t.pool(PoolOptions{Timeout: 10 * time.Second, BreakerFailures: 3}, "a")
 		for want, set := range map[Reason]func() (context.Context, context.CancelFunc){
-			ReasonDeadline: func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 3*time.Second) },
+			ReasonDeadline: func() (context.Context, context.CancelFunc) {
+				return context.WithTimeout(t.Context(),
+					3*time.Second)
+			},
 			ReasonCanceled: func() (context.Context, context.CancelFunc) {
 				ctx, cancel := context.WithCancel(t.Context())
 				time.AfterFunc(3*time.Second, cancel)
@@ -349,7 +364,8 @@ func TestDeadlineAndCancel(t *testing.T) {
 			for range 5 {
 				ctx, cancel := set()
 				start := time.Now()
-				if e := t.fails(ctx, p, "good"); e.Reason != want || time.Since(start) != 3*time.Second || e.Usage.PromptTokens == 0 {
+				if e := t.fails(ctx, p, "good"); e.Reason != want || time.Since(start) != 3*time.Second ||
+					e.Usage.PromptTokens == 0 {
 					t.Errorf("%+v after %v, want %s", e, time.Since(start), want)
 				}
 				cancel()
@@ -397,7 +413,8 @@ func TestAttemptMayBeRefused(t *testing.T) {
 		}
 		_, err := p.Ask(t.Context(), c)
 		var e *CallError
-		if !errors.As(err, &e) || e.Reason != ReasonNotAllowed || !errors.Is(err, over) || e.Attempts != 2 || !slices.Equal(seen, []int{1, 2, 3}) {
+		if !errors.As(err, &e) || e.Reason != ReasonNotAllowed || !errors.Is(err, over) || e.Attempts != 2 ||
+			!slices.Equal(seen, []int{1, 2, 3}) {
 			t.Errorf("%v, attempts %v", err, seen)
 		}
 		if n := t.a.Stats().Requests; n != 2 {
@@ -414,18 +431,21 @@ func TestNewPoolChecks(t *testing.T) {
 		o    PoolOptions
 		want string
 	}{
-		"no URL":              {PoolOptions{Model: "m"}, "urls is empty"},
-		"no model":            {PoolOptions{URLs: []string{"http://h/v1"}}, "no model"},
-		"not a URL":           {PoolOptions{Model: "m", URLs: []string{"localhost:8000"}}, "must look like"},
-		"a file":              {PoolOptions{Model: "m", URLs: []string{"file:///etc/passwd"}}, "must look like"},
-		"a password":          {PoolOptions{Model: "m", URLs: []string{"http://u:hunter2@h/v1"}}, "api_key_file"},
-		"a broken password":   {PoolOptions{Model: "m", URLs: []string{"http://u:hunter2@h:port/v1"}}, "cannot be parsed"},
-		"a query":             {PoolOptions{Model: "m", URLs: []string{"http://h/v1?key=hunter2"}}, "without a query"},
-		"the whole path":      {PoolOptions{Model: "m", URLs: []string{"http://h/v1/chat/completions"}}, "leave /chat/completions out"},
-		"twice":               {PoolOptions{Model: "m", URLs: []string{"http://h/v1", "http://h/v1/"}}, "named twice"},
-		"cloud metadata":      {PoolOptions{Model: "m", URLs: []string{"http://169.254.169.254/v1"}}, "link-local"},
-		"unspecified":         {PoolOptions{Model: "m", URLs: []string{"http://0.0.0.0:8000/v1"}}, "unspecified"},
-		"an unknown mode":     {PoolOptions{Model: "m", URLs: []string{"http://h/v1"}, Structured: "xml"}, "auto, json_schema"},
+		"no URL":     {PoolOptions{Model: "m"}, "urls is empty"},
+		"no model":   {PoolOptions{URLs: []string{"http://h/v1"}}, "no model"},
+		"not a URL":  {PoolOptions{Model: "m", URLs: []string{"localhost:8000"}}, "must look like"},
+		"a file":     {PoolOptions{Model: "m", URLs: []string{"file:///etc/passwd"}}, "must look like"},
+		"a password": {PoolOptions{Model: "m", URLs: []string{"http://u:hunter2@h/v1"}}, "api_key_file"},
+		"a broken password": {PoolOptions{Model: "m", URLs: []string{"http://u:hunter2@h:port/v1"}},
+			"cannot be parsed"},
+		"a query": {PoolOptions{Model: "m", URLs: []string{"http://h/v1?key=hunter2"}}, "without a query"},
+		"the whole path": {PoolOptions{Model: "m", URLs: []string{"http://h/v1/chat/completions"}},
+			"leave /chat/completions out"},
+		"twice":          {PoolOptions{Model: "m", URLs: []string{"http://h/v1", "http://h/v1/"}}, "named twice"},
+		"cloud metadata": {PoolOptions{Model: "m", URLs: []string{"http://169.254.169.254/v1"}}, "link-local"},
+		"unspecified":    {PoolOptions{Model: "m", URLs: []string{"http://0.0.0.0:8000/v1"}}, "unspecified"},
+		"an unknown mode": {PoolOptions{Model: "m", URLs: []string{"http://h/v1"}, Structured: "xml"},
+			"auto, json_schema"},
 		"a proxy of no kind":  {PoolOptions{Model: "m", URLs: []string{"http://h/v1"}, Proxy: "hunter2"}, "proxy"},
 		"a negative timeout":  {PoolOptions{Model: "m", URLs: []string{"http://h/v1"}, Timeout: -1}, "negative"},
 		"everything at once?": {PoolOptions{Structured: "xml"}, "no model"},

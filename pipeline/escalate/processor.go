@@ -128,14 +128,15 @@ func (p *Processor) loop() {
 	}
 }
 
-// outcome makes what is to be published for a request. done is false when the processor is closing. Of a request that cannot
-// even be read, or whose final verdict cannot be written, because that panics, it is a dead letter.
+// outcome makes what is to be published for a request. done is false when the processor is closing. Of a request that
+// cannot even be read, or whose final verdict cannot be written, because that panics, it is a dead letter.
 func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) {
 	stage := "decode"
 	defer func() {
 		if x := recover(); x != nil {
 			e := p.panicked(r, x, "it goes to the dead letter topic")
-			o, done = p.o.Writer.DeadLetter(r, pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1), true
+			o, done = p.o.Writer.DeadLetter(r, pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1),
+				true
 		}
 	}()
 	q, err := pipeline.ParseRequest(r)
@@ -167,13 +168,15 @@ func (p *Processor) panicked(r *pipeline.Record, value any, then string) *pipeli
 }
 
 func (p *Processor) tellPanic(tp pipeline.TopicPartition, offset int64, e *pipeline.PanicError, then string) {
-	p.o.Logger.Error("processing an escalation request panicked; "+then, "partition", tp.String(), "offset", offset, "panic", e)
+	p.o.Logger.Error("processing an escalation request panicked; "+then, "partition", tp.String(), "offset", offset,
+		"panic", e)
 }
 
 const localStands = "its local verdict is final"
 
-// Quarantine is the outcome of a request that is not processed any more because it kills the process (StageOptions.Quarantine):
-// its local verdict is final, so that this record, too, has one. What cannot even be read is a dead letter.
+// Quarantine is the outcome of a request that is not processed any more because it kills the process
+// (StageOptions.Quarantine): its local verdict is final, so that this record, too, has one. What cannot even be read is
+// a dead letter.
 func (p *Processor) Quarantine(r *pipeline.Record, deaths int) (o pipeline.Outcome) {
 	dead := func() pipeline.Outcome { return p.o.Writer.Quarantine(r, deaths) }
 	defer func() {
@@ -189,7 +192,8 @@ func (p *Processor) Quarantine(r *pipeline.Record, deaths int) (o pipeline.Outco
 	if err != nil {
 		return dead()
 	}
-	f := decided{Final: pipeline.Final{Route: pipeline.Fallback, Reason: FallbackQuarantine, Prompt: p.o.Prompt.Version()}}
+	f := decided{Final: pipeline.Final{Route: pipeline.Fallback, Reason: FallbackQuarantine,
+		Prompt: p.o.Prompt.Version()}}
 	p.o.Metrics.decided(q, f)
 	return p.o.Writer.Final(q, tokenize.Clean(value, p.o.MaxTextBytes).Bytes, f.Final)
 }
@@ -222,7 +226,8 @@ func (p *Processor) final(r *pipeline.Record, q *pipeline.Request, text string) 
 	defer func() {
 		if x := recover(); x != nil {
 			p.panicked(r, x, localStands)
-			d = decided{Final: pipeline.Final{Route: pipeline.Fallback, Reason: FallbackPanic, Prompt: p.o.Prompt.Version()}}
+			d = decided{Final: pipeline.Final{Route: pipeline.Fallback, Reason: FallbackPanic,
+				Prompt: p.o.Prompt.Version()}}
 			done = true
 		}
 	}()
@@ -255,7 +260,8 @@ func (p *Processor) final(r *pipeline.Record, q *pipeline.Request, text string) 
 			if p.tooOld(q) {
 				return fallback(FallbackAge)
 			}
-			continue // the record that was to bring the answer had become too old for it, or it panicked; this one is another
+			// the record that was to bring the answer had become too old for it, or it panicked; this one is another
+			continue
 		}
 		reused = !asked
 		if asked && res.fallback == "" {
@@ -327,8 +333,8 @@ func (p *Processor) ask(r *pipeline.Record, q *pipeline.Request, text string) (r
 	}
 }
 
-// call makes one call, all its attempts charged to the budget. It returns the reason of a fallback where there is no answer.
-// Should it panic, what was charged stays charged: the most that the call can have taken.
+// call makes one call, all its attempts charged to the budget. It returns the reason of a fallback where there is no
+// answer. Should it panic, what was charged stays charged: the most that the call can have taken.
 func (p *Processor) call(ctx context.Context, r *pipeline.Record, messages []Message) (Reply, string) {
 	tp := r.TopicPartition()
 	c := Call{Affinity: tp.String(), Messages: messages, Schema: p.o.Prompt.Schema(), Choices: p.o.Prompt.Choices()}
@@ -401,7 +407,8 @@ func (p *Processor) budgetSpent(spent bool) {
 	p.mu.Unlock()
 	switch {
 	case changed && spent:
-		p.o.Logger.Warn("the escalation budget of today is spent; local verdicts are final (route fallback, reason budget) until midnight UTC; to ask on, raise escalation.budget")
+		p.o.Logger.Warn("the escalation budget of today is spent; local verdicts are final (route fallback, reason " +
+			"budget) until midnight UTC; to ask on, raise escalation.budget")
 	case changed:
 		p.o.Logger.Info("there is escalation budget again")
 	}

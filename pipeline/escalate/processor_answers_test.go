@@ -22,7 +22,8 @@ func TestAnAnswerAmendsTheProvisionalVerdict(t *testing.T) {
 		asks := distinct(40, 4)
 		asks[5].student, asks[6].student = "NEGATIVE", "POSITIVE"
 		sources := b.add(t, asks...)
-		d := t.work(b, deskOptions{concurrency: 8, policy: Policy{Confident: 0.9}, limits: Limits{InputPerMillion: 1, OutputPerMillion: 2}})
+		d := t.work(b, deskOptions{concurrency: 8, policy: Policy{Confident: 0.9}, limits: Limits{InputPerMillion: 1,
+			OutputPerMillion: 2}})
 		got := d.await(40)
 		d.stop()
 		if len(got) != 40 {
@@ -38,13 +39,17 @@ func TestAnAnswerAmendsTheProvisionalVerdict(t *testing.T) {
 			i := int(n)*4 + int(partition)
 			d.intact(&p, &sources[i])
 			v, id := &p.Verdict, fmt.Sprintf("reviews/%d/%d", partition, 1000+n)
-			if v.Route != "llm" || v.Label != oracle(asks[i].text) || v.Score == nil || *v.Score != 0.9 || v.Model != "llama" || v.Prompt != t.prompt.Version() || v.Revision != 2 || v.Reason != "" || len(v.Flags) > 0 {
+			if v.Route != "llm" || v.Label != oracle(asks[i].text) || v.Score == nil || *v.Score != 0.9 ||
+				v.Model != "llama" || v.Prompt != t.prompt.Version() || v.Revision != 2 || v.Reason != "" ||
+				len(v.Flags) > 0 {
 				t.Errorf("verdict %+v about %q", v, asks[i].text)
 			}
-			if v.Amends != id+"#0" || v.Local == nil || v.Local.Label != "NEGATIVE" || v.Local.Score != 0.6 || v.Local.Model != "sentiment@1" {
+			if v.Amends != id+"#0" || v.Local == nil || v.Local.Label != "NEGATIVE" || v.Local.Score != 0.6 ||
+				v.Local.Model != "sentiment@1" {
 				t.Errorf("amends %q, local %+v", v.Amends, v.Local)
 			}
-			if p.header(pipeline.HeaderID) != id+"#2" || p.header(pipeline.HeaderAmends) != id+"#0" || p.header(pipeline.HeaderRevision) != "2" || p.header(pipeline.HeaderModel) != "llama,ner@2" {
+			if p.header(pipeline.HeaderID) != id+"#2" || p.header(pipeline.HeaderAmends) != id+"#0" ||
+				p.header(pipeline.HeaderRevision) != "2" || p.header(pipeline.HeaderModel) != "llama,ner@2" {
 				t.Errorf("headers %v", p.Headers)
 			}
 			if v.Label != "NEGATIVE" {
@@ -58,10 +63,14 @@ func TestAnAnswerAmendsTheProvisionalVerdict(t *testing.T) {
 			t.Errorf("%d calls at once, up to 8 were to be", n)
 		}
 		d.counts(map[string]float64{
-			"questions_total result=answered": 40, "questions_total result=reused": 0, "questions_total result=fallback": 0, "fallbacks_total": 0, "flags_total": 0,
-			"agreement_total pair=endpoint-model result=disagree": disagree, "agreement_total pair=endpoint-model result=agree": 40 - disagree,
-			"agreement_total pair=student-model": 2, "agreement_total pair=endpoint-student": 2, "agreement_total pair=student-model result=agree": 1,
-			"calls_total reason=answered": 40, "call_duration_seconds": 40, "calls_in_flight": 0, "breaker_state": 0, "budget_left resource=calls": -1,
+			"questions_total result=answered": 40, "questions_total result=reused": 0,
+			"questions_total result=fallback": 0, "fallbacks_total": 0, "flags_total": 0,
+			"agreement_total pair=endpoint-model result=disagree": disagree, "agreement_total pair=endpoint-model " +
+				"result=agree": 40 - disagree,
+			"agreement_total pair=student-model": 2, "agreement_total pair=endpoint-student": 2,
+			"agreement_total pair=student-model result=agree": 1,
+			"calls_total reason=answered":                     40, "call_duration_seconds": 40, "calls_in_flight": 0, "breaker_state": 0,
+			"budget_left resource=calls": -1,
 		})
 		if disagree == 0 || disagree == 40 {
 			t.Error("all answers are alike: the oracle was not heard")
@@ -90,12 +99,14 @@ func TestEqualQuestionsAreAskedOnce(t *testing.T) {
 			t.Errorf("%d calls for two questions", n)
 		}
 		for _, p := range got {
-			if p.Verdict.Route != "llm" || (p.Verdict.Label == "POSITIVE") != strings.Contains(string(p.Value), "good") {
+			if p.Verdict.Route != "llm" || (p.Verdict.Label == "POSITIVE") != strings.Contains(string(p.Value),
+				"good") {
 				t.Errorf("verdict %+v", p.Verdict)
 			}
 		}
 		// Without a cache, a question that was answered is asked again.
-		d.counts(map[string]float64{"questions_total result=answered": 2, "questions_total result=reused": 7, "budget_left resource=calls": 0})
+		d.counts(map[string]float64{"questions_total result=answered": 2, "questions_total result=reused": 7,
+			"budget_left resource=calls": 0})
 		d.stop()
 	})
 }
@@ -117,7 +128,8 @@ func TestAKeptAnswerNeedsNoCall(t *testing.T) {
 				if n := t.a.Stats().Requests; n != 5-int(reused) {
 					t.Errorf("%d calls", n)
 				}
-				d.counts(map[string]float64{"questions_total result=answered": 5 - reused, "questions_total result=reused": reused})
+				d.counts(map[string]float64{"questions_total result=answered": 5 - reused,
+					"questions_total result=reused": reused})
 				for _, p := range d.await(5) {
 					if p.Verdict.Route != "llm" || p.Verdict.Label != "POSITIVE" {
 						t.Errorf("verdict %+v", p.Verdict)
@@ -136,7 +148,8 @@ func TestAgeIsARecordsOwn(t *testing.T) {
 		same := ask{text: "good", score: 0.6}
 		old := same
 		old.age = 59 * time.Second
-		// A call every ten seconds: when its turn comes, the old one is too old, and the young one, which waits for its answer, is not.
+		// A call every ten seconds: when its turn comes, the old one is too old, and the young one, which waits for its
+		// answer, is not.
 		d := t.work(b, deskOptions{concurrency: 3, maxAge: time.Minute, limits: Limits{CallsPerSecond: 0.1}})
 		for _, a := range []ask{{text: "first", score: 0.6}, old, same} {
 			b.add(t, a)
@@ -158,16 +171,20 @@ func TestARepairIsAskedOnce(t *testing.T) {
 		d := t.work(b, deskOptions{pool: PoolOptions{Structured: "json_object"}, limits: Limits{CallsPerDay: 100}})
 		got := d.await(3)
 		if got[0].Verdict.Route != "llm" || got[1].Verdict.Reason != FallbackAnswer || got[2].Verdict.Route != "llm" {
-			t.Errorf("verdicts %+v, %+v, %+v; want the first repaired, the second not", got[0].Verdict, got[1].Verdict, got[2].Verdict)
+			t.Errorf("verdicts %+v, %+v, %+v; want the first repaired, the second not", got[0].Verdict, got[1].Verdict,
+				got[2].Verdict)
 		}
 		v := got[1].Verdict
-		if v.Label != "NEGATIVE" || v.Score == nil || *v.Score != 0.6 || v.Route != "fallback" || v.Model != "sentiment@1" || v.Revision != 2 || v.Local != nil {
+		if v.Label != "NEGATIVE" || v.Score == nil || *v.Score != 0.6 || v.Route != "fallback" ||
+			v.Model != "sentiment@1" || v.Revision != 2 || v.Local != nil {
 			t.Errorf("a fallback keeps the local verdict, it is %+v", v)
 		}
-		if bodies := t.a.Bodies(); len(bodies) != 5 || !strings.Contains(string(bodies[1]), "cannot be used") || strings.Contains(string(bodies[2]), "cannot be used") {
+		if bodies := t.a.Bodies(); len(bodies) != 5 || !strings.Contains(string(bodies[1]), "cannot be used") ||
+			strings.Contains(string(bodies[2]), "cannot be used") {
 			t.Errorf("%d calls, want 5: question, repair, question, repair, question", len(bodies))
 		}
-		d.counts(map[string]float64{"answers_unusable_total": 3, "questions_total result=answered": 2, "fallbacks_total reason=answer": 1, "budget_left resource=calls": 95})
+		d.counts(map[string]float64{"answers_unusable_total": 3, "questions_total result=answered": 2,
+			"fallbacks_total reason=answer": 1, "budget_left resource=calls": 95})
 		d.stop()
 	})
 }
@@ -181,14 +198,20 @@ func TestNoAnswerFallsBack(t *testing.T) {
 		{"down", func(t *bubble) { t.net.Stop("a") }, FallbackEndpoint},
 		{"hangs", func(t *bubble) { t.a.Always(llmstub.Hang()) }, FallbackEndpoint},
 		{"fails", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusInternalServerError, "")) }, FallbackEndpoint},
-		{"wants to wait for an hour", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusTooManyRequests, "3600")) }, FallbackEndpoint},
-		{"redirects", func(t *bubble) { t.a.Always(llmstub.Redirect("http://b/v1/chat/completions")) }, FallbackEndpoint},
-		{"does not know us", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusUnauthorized, "")) }, FallbackEndpoint},
+		{"wants to wait for an hour", func(t *bubble) {
+			t.a.Always(llmstub.Status(http.StatusTooManyRequests,
+				"3600"))
+		}, FallbackEndpoint},
+		{"redirects", func(t *bubble) { t.a.Always(llmstub.Redirect("http://b/v1/chat/completions")) },
+			FallbackEndpoint},
+		{"does not know us", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusUnauthorized, "")) },
+			FallbackEndpoint},
 		{"endless", func(t *bubble) { t.a.Always(llmstub.Endless()) }, FallbackEndpoint},
 		{"garbage", func(t *bubble) { t.a.Always(llmstub.Garbage()) }, FallbackEndpoint},
 		{"refuses", func(t *bubble) { t.a.Always(llmstub.Refusal()) }, FallbackAnswer},
 		{"is cut off", func(t *bubble) { t.a.Always(llmstub.Finish("length")) }, FallbackAnswer},
-		{"finds the question wrong", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusUnprocessableEntity, "")) }, FallbackAnswer},
+		{"finds the question wrong", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusUnprocessableEntity, "")) },
+			FallbackAnswer},
 		{"empty", func(t *bubble) { t.a.Always(llmstub.Empty()) }, FallbackAnswer},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -196,7 +219,8 @@ func TestNoAnswerFallsBack(t *testing.T) {
 				c.bring(t)
 				b := newBroker(2)
 				sources := b.add(t, distinct(6, 2)...)
-				d := t.work(b, deskOptions{concurrency: 4, pool: PoolOptions{Timeout: 5 * time.Second}, deadline: 20 * time.Second})
+				d := t.work(b, deskOptions{concurrency: 4, pool: PoolOptions{Timeout: 5 * time.Second},
+					deadline: 20 * time.Second})
 				got := d.await(6)
 				if f := fallbacks(got); f[c.reason] != 6 {
 					t.Errorf("reasons %v, want 6 times %s\n%s", f, c.reason, d.logs)
@@ -205,7 +229,8 @@ func TestNoAnswerFallsBack(t *testing.T) {
 					partition, n := p.source(t)
 					d.intact(&p, &sources[int(n)*2+int(partition)])
 				}
-				d.counts(map[string]float64{"questions_total result=fallback": 6, "fallbacks_total": 6, "fallbacks_total reason=" + c.reason: 6})
+				d.counts(map[string]float64{"questions_total result=fallback": 6, "fallbacks_total": 6,
+					"fallbacks_total reason=" + c.reason: 6})
 				if t.b.Stats().Requests > 0 {
 					t.Error("somebody else was asked")
 				}
@@ -227,10 +252,12 @@ func TestNoAnswerFallsBack(t *testing.T) {
 func TestRecordsThatAreTooOldAreNotAsked(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		b := newBroker(1)
-		b.add(t, ask{text: "a canary from last year", score: 0.6, age: time.Hour + time.Second}, ask{text: "young, good", score: 0.6, age: time.Hour - time.Second})
+		b.add(t, ask{text: "a canary from last year", score: 0.6, age: time.Hour + time.Second},
+			ask{text: "young, good", score: 0.6, age: time.Hour - time.Second})
 		d := t.work(b, deskOptions{maxAge: time.Hour})
 		got := d.await(2)
-		if got[0].Verdict.Reason != FallbackAge || got[1].Verdict.Route != "llm" || t.a.Stats().Requests != 1 || t.a.Saw("canary") {
+		if got[0].Verdict.Reason != FallbackAge || got[1].Verdict.Route != "llm" || t.a.Stats().Requests != 1 ||
+			t.a.Saw("canary") {
 			t.Errorf("verdicts %+v and %+v after %d calls", got[0].Verdict, got[1].Verdict, t.a.Stats().Requests)
 		}
 		d.counts(map[string]float64{"fallbacks_total reason=max-age": 1, "questions_total result=answered": 1})
@@ -246,17 +273,21 @@ func TestAnAnswerMayNotLowerTheSeverity(t *testing.T) {
 			ask{text: "good!", label: "NEGATIVE", score: 0.65},
 			ask{text: "bad", label: "POSITIVE", score: 0.95}, // raised
 			ask{text: "bad!", label: "NEGATIVE", score: 0.95})
-		d := t.work(b, deskOptions{policy: Policy{Severity: []string{"POSITIVE", "NEGATIVE"}, Floor: 0.7, Confident: 0.9}})
+		d := t.work(b, deskOptions{policy: Policy{Severity: []string{"POSITIVE", "NEGATIVE"}, Floor: 0.7,
+			Confident: 0.9}})
 		got := d.await(4)
 		var say []string
 		for _, p := range got {
-			say = append(say, strings.Join(append([]string{p.Verdict.Label, p.Verdict.Route + p.Verdict.Reason}, p.Verdict.Flags...), " "))
+			say = append(say, strings.Join(append([]string{p.Verdict.Label, p.Verdict.Route + p.Verdict.Reason},
+				p.Verdict.Flags...), " "))
 		}
-		want := []string{"NEGATIVE fallbackseverity-floor", "POSITIVE llm", "NEGATIVE llm disagrees-with-confident", "NEGATIVE llm"}
+		want := []string{"NEGATIVE fallbackseverity-floor", "POSITIVE llm", "NEGATIVE llm disagrees-with-confident",
+			"NEGATIVE llm"}
 		if !slices.Equal(say, want) {
 			t.Errorf("decided %q, want %q", say, want)
 		}
-		d.counts(map[string]float64{"fallbacks_total reason=severity-floor": 1, "flags_total flag=disagrees-with-confident": 1, "agreement_total result=disagree": 3})
+		d.counts(map[string]float64{"fallbacks_total reason=severity-floor": 1,
+			"flags_total flag=disagrees-with-confident": 1, "agreement_total result=disagree": 3})
 		d.stop()
 	})
 }
@@ -265,12 +296,14 @@ func TestShadowPublishesNothing(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		t.a.Script(llmstub.Good(), llmstub.Good(), llmstub.Refusal())
 		b := newBroker(1)
-		b.add(t, ask{text: "good", score: 0.6, mode: pipeline.Shadow}, ask{text: "bad", score: 0.6, mode: pipeline.Shadow}, ask{text: "ugly", score: 0.6, mode: pipeline.Shadow})
+		b.add(t, ask{text: "good", score: 0.6, mode: pipeline.Shadow}, ask{text: "bad", score: 0.6,
+			mode: pipeline.Shadow}, ask{text: "ugly", score: 0.6, mode: pipeline.Shadow})
 		d := t.work(b, deskOptions{})
 		if got := d.await(3); len(got) > 0 {
 			t.Errorf("published %s", got[0].Value)
 		}
-		d.counts(map[string]float64{"questions_total result=answered": 2, "fallbacks_total reason=answer": 1, "agreement_total result=disagree": 1, "agreement_total result=agree": 1})
+		d.counts(map[string]float64{"questions_total result=answered": 2, "fallbacks_total reason=answer": 1,
+			"agreement_total result=disagree": 1, "agreement_total result=agree": 1})
 		d.stop()
 	})
 }
@@ -279,7 +312,8 @@ func TestADeferredRecordHasOneResult(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		t.a.Script(llmstub.Good(), llmstub.Refusal())
 		b := newBroker(1)
-		sources := b.add(t, ask{text: "good", score: 0.6, mode: pipeline.Defer}, ask{text: "bad", score: 0.6, mode: pipeline.Defer})
+		sources := b.add(t, ask{text: "good", score: 0.6, mode: pipeline.Defer}, ask{text: "bad", score: 0.6,
+			mode: pipeline.Defer})
 		d := t.work(b, deskOptions{})
 		got := d.await(2)
 		if len(got) != 2 || got[0].Verdict.Route != "llm" || got[1].Verdict.Reason != FallbackAnswer {
@@ -287,7 +321,8 @@ func TestADeferredRecordHasOneResult(t *testing.T) {
 		}
 		for i, p := range got {
 			d.intact(&p, &sources[i])
-			if p.Verdict.Revision != 1 || p.Verdict.Amends != "" || p.header(pipeline.HeaderAmends) != "" || p.header(pipeline.HeaderID) != fmt.Sprintf("reviews/0/%d#0", 1000+i) {
+			if p.Verdict.Revision != 1 || p.Verdict.Amends != "" || p.header(pipeline.HeaderAmends) != "" ||
+				p.header(pipeline.HeaderID) != fmt.Sprintf("reviews/0/%d#0", 1000+i) {
 				t.Errorf("result %+v %v", p.Verdict, p.Headers)
 			}
 		}
@@ -298,7 +333,8 @@ func TestADeferredRecordHasOneResult(t *testing.T) {
 func TestWhatIsNoRequestIsADeadLetter(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		b := newBroker(1)
-		foreign := pipeline.Record{Topic: "asks", Key: []byte("k"), Value: []byte(`{"text":"not for you"}`), Headers: []pipeline.Header{{Key: pipeline.HeaderEscalation, Value: []byte("{}")}}}
+		foreign := pipeline.Record{Topic: "asks", Key: []byte("k"), Value: []byte(`{"text":"not for you"}`),
+			Headers: []pipeline.Header{{Key: pipeline.HeaderEscalation, Value: []byte("{}")}}}
 		b.change(func() { b.log[b.owned[0]] = []pipeline.Record{foreign} })
 		b.add(t, ask{value: "not JSON"}, ask{text: "good", score: 0.6})
 		d := t.work(b, deskOptions{})
@@ -307,7 +343,8 @@ func TestWhatIsNoRequestIsADeadLetter(t *testing.T) {
 		for _, p := range got {
 			reasons = append(reasons, p.Topic+" "+p.header(pipeline.HeaderErrorReason))
 		}
-		if len(got) != 3 || reasons[0] != "letters not-a-request" || !strings.HasPrefix(reasons[1], "letters ") || reasons[2] != "results " || string(got[0].Value) != string(foreign.Value) || string(got[0].Key) != "k" {
+		if len(got) != 3 || reasons[0] != "letters not-a-request" || !strings.HasPrefix(reasons[1], "letters ") ||
+			reasons[2] != "results " || string(got[0].Value) != string(foreign.Value) || string(got[0].Key) != "k" {
 			t.Errorf("became %q", reasons)
 		}
 		if t.a.Stats().Requests != 1 || t.a.Saw("not for you") {
@@ -317,7 +354,8 @@ func TestWhatIsNoRequestIsADeadLetter(t *testing.T) {
 	})
 }
 
-// A request that kills workers leaves its record with the local verdict, not in the dead letters: a final verdict all the same.
+// A request that kills workers leaves its record with the local verdict, not in the dead letters: a final verdict all
+// the same.
 func TestAQuarantinedRequestFallsBack(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		b := newBroker(1)
@@ -328,7 +366,8 @@ func TestAQuarantinedRequestFallsBack(t *testing.T) {
 		tp := b.owned[0]
 		p := d.read(d.processor.Quarantine(&b.log[tp][0], 2).Messages)[0]
 		d.intact(&p, &sources[0])
-		if v := p.Verdict; v.Route != "fallback" || v.Reason != FallbackQuarantine || v.Label != "NEGATIVE" || v.Revision != 2 || v.Amends != "reviews/0/1000#0" {
+		if v := p.Verdict; v.Route != "fallback" || v.Reason != FallbackQuarantine || v.Label != "NEGATIVE" ||
+			v.Revision != 2 || v.Amends != "reviews/0/1000#0" {
 			t.Errorf("verdict %+v", v)
 		}
 		if m := d.processor.Quarantine(&b.log[tp][1], 2).Messages; len(m) != 1 || m[0].Topic != "letters" {

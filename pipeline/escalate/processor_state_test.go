@@ -27,7 +27,8 @@ func TestTheBudgetOfCallsIsNeverExceeded(t *testing.T) {
 		if f := fallbacks(got); f[""] != 11 || f[FallbackBudget] != 19 || t.a.Stats().Requests != 11 {
 			t.Errorf("%v after %d calls, want 11 answers", f, t.a.Stats().Requests)
 		}
-		d.counts(map[string]float64{"fallbacks_total reason=budget": 19, "questions_total result=answered": 11, "budget_left resource=calls": 0})
+		d.counts(map[string]float64{"fallbacks_total reason=budget": 19, "questions_total result=answered": 11,
+			"budget_left resource=calls": 0})
 		if n := strings.Count(d.logs.String(), spentWarning); n != 1 {
 			t.Errorf("%d warnings, want one\n%s", n, d.logs)
 		}
@@ -58,7 +59,8 @@ func TestRetriesAreCharged(t *testing.T) {
 		t.a.Always(llmstub.Status(http.StatusInternalServerError, ""))
 		b := newBroker(1)
 		b.add(t, distinct(8, 1)...)
-		d := t.work(b, deskOptions{concurrency: 2, limits: Limits{CallsPerDay: 9}, pool: PoolOptions{BreakerFailures: 1000, MaxAttempts: 4}, deadline: time.Hour})
+		d := t.work(b, deskOptions{concurrency: 2, limits: Limits{CallsPerDay: 9},
+			pool: PoolOptions{BreakerFailures: 1000, MaxAttempts: 4}, deadline: time.Hour})
 		f := fallbacks(d.await(8))
 		if t.a.Stats().Requests != 9 || f[FallbackBudget] < 5 || f[FallbackBudget]+f[FallbackEndpoint] != 8 {
 			t.Errorf("%v after %d calls, want 9", f, t.a.Stats().Requests)
@@ -75,8 +77,10 @@ func TestTheBudgetsOfTokensAndMoneyHold(t *testing.T) {
 		most  func(prompt, completion int) float64 // of one call
 		total float64
 	}{
-		{"tokens", Limits{TokensPerDay: 8000}, func(d *desk) float64 { return d.metric("tokens_total") }, func(p, c int) float64 { return float64(p + c) }, 8000},
-		{"money", Limits{MoneyPerDay: 0.02, InputPerMillion: 2, OutputPerMillion: 6}, func(d *desk) float64 { return d.metric("money_total") },
+		{"tokens", Limits{TokensPerDay: 8000}, func(d *desk) float64 { return d.metric("tokens_total") },
+			func(p, c int) float64 { return float64(p + c) }, 8000},
+		{"money", Limits{MoneyPerDay: 0.02, InputPerMillion: 2, OutputPerMillion: 6},
+			func(d *desk) float64 { return d.metric("money_total") },
 			func(p, c int) float64 { return (2*float64(p) + 6*float64(c)) / 1e6 }, 0.02},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -89,13 +93,15 @@ func TestTheBudgetsOfTokensAndMoneyHold(t *testing.T) {
 				call := question(t.prompt, "text 99 is good")
 				spent, most := c.spent(d), c.most(d.pool.Ceiling(&call))
 				// With calls in progress their ceilings are taken; what is left when the last ends is less than theirs.
-				if spent > c.total || spent < c.total-3*most || f[FallbackBudget] == 0 || f[""] == 0 || f[""]+f[FallbackBudget] != 100 {
+				if spent > c.total || spent < c.total-3*most || f[FallbackBudget] == 0 || f[""] == 0 ||
+					f[""]+f[FallbackBudget] != 100 {
 					t.Errorf("%v; spent %v of %v, a call takes up to %v", f, spent, c.total, most)
 				}
 				if t.a.Stats().Requests != f[""] {
 					t.Errorf("%d calls for %d answers", t.a.Stats().Requests, f[""])
 				}
-				// Near its end the budget is spent and not spent by turns, as calls are settled: one alert all the same.
+				// Near its end the budget is spent and not spent by turns, as calls are settled: one alert all the
+				// same.
 				if n := strings.Count(d.logs.String(), spentWarning); n != 1 {
 					t.Errorf("%d warnings, want one\n%s", n, d.logs)
 				}
@@ -125,7 +131,8 @@ func TestWorkInFlightIsLeftToTheNextWorker(t *testing.T) {
 		b := newBroker(1)
 		asks := distinct(4, 1)
 		b.add(t, asks[0])
-		d := t.work(b, deskOptions{concurrency: 2, grace: 3 * time.Second, pool: PoolOptions{Timeout: time.Hour}, deadline: time.Hour, limits: Limits{CallsPerDay: 100}})
+		d := t.work(b, deskOptions{concurrency: 2, grace: 3 * time.Second, pool: PoolOptions{Timeout: time.Hour},
+			deadline: time.Hour, limits: Limits{CallsPerDay: 100}})
 		d.await(1)
 		t.a.Script(llmstub.Hang())
 		b.add(t, asks[1])
@@ -137,7 +144,8 @@ func TestWorkInFlightIsLeftToTheNextWorker(t *testing.T) {
 			t.Errorf("%d answers before the stop, want 3", n)
 		}
 		if len(b.visible) != 1 || b.committed[b.owned[0]].Offset != 1 {
-			t.Errorf("%d results, offset %d; the second question had no answer", len(b.visible), b.committed[b.owned[0]].Offset)
+			t.Errorf("%d results, offset %d; the second question had no answer", len(b.visible),
+				b.committed[b.owned[0]].Offset)
 		}
 		d = t.work(b, deskOptions{concurrency: 2, limits: Limits{CallsPerDay: 100}})
 		got := d.await(4)
@@ -206,7 +214,8 @@ func TestALostPartitionTakesItsWalletAlong(t *testing.T) {
 		d.await(5)
 		var spent struct{ Calls int }
 		if err := json.Unmarshal([]byte(b.committed[goes].Metadata), &spent); err != nil || spent.Calls != 2 {
-			t.Errorf("wallet of the lost partition: %s, %v; two calls were charged to it", b.committed[goes].Metadata, err)
+			t.Errorf("wallet of the lost partition: %s, %v; two calls were charged to it", b.committed[goes].Metadata,
+				err)
 		}
 		d.stop()
 	})
@@ -214,7 +223,8 @@ func TestALostPartitionTakesItsWalletAlong(t *testing.T) {
 
 func TestNoCanaryLeavesTheWorker(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		const person, mail, phone, card = "Zaphod Canarybrox", "canary.one@birds.example", "+49 170 5550123", "4000 0012 3456 7899"
+		const person, mail, phone, card = "Zaphod Canarybrox", "canary.one@birds.example", "+49 170 5550123",
+			"4000 0012 3456 7899"
 		text := fmt.Sprintf("%s wrote from %s, call %s, card %s. %s is not good.", person, mail, phone, card, person)
 		// The endpoint repeats the text that it was given, and makes up what it was not.
 		t.a.Always(llmstub.Step{Bend: func(a *llmstub.Answer) {
@@ -226,9 +236,11 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 		}})
 		b := newBroker(1)
 		sources := b.add(t, ask{text: text, score: 0.6, spans: []Span{{Group: "PER", Start: 0, End: len(person)}}})
-		d := t.work(b, deskOptions{prompt: PromptOptions{Explain: true}, redact: []string{"PER", "email", "phone", "number"}})
+		d := t.work(b, deskOptions{prompt: PromptOptions{Explain: true}, redact: []string{"PER", "email", "phone",
+			"number"}})
 		p := d.await(1)[0]
-		for _, canary := range []string{"Zaphod", "Canarybrox", "canary.one", "birds.example", "5550123", "7899", "4000"} {
+		for _, canary := range []string{"Zaphod", "Canarybrox", "canary.one", "birds.example", "5550123", "7899",
+			"4000"} {
 			if t.a.Saw(canary) {
 				t.Errorf("%q has left the worker", canary)
 			}

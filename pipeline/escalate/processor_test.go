@@ -32,7 +32,8 @@ type broker struct {
 }
 
 func newBroker(partitions int32) *broker {
-	b := &broker{log: map[pipeline.TopicPartition][]pipeline.Record{}, committed: map[pipeline.TopicPartition]pipeline.Committed{}, changed: make(chan struct{})}
+	b := &broker{log: map[pipeline.TopicPartition][]pipeline.Record{},
+		committed: map[pipeline.TopicPartition]pipeline.Committed{}, changed: make(chan struct{})}
 	for p := range partitions {
 		b.owned = append(b.owned, pipeline.TopicPartition{Topic: "asks", Partition: p})
 	}
@@ -154,23 +155,30 @@ func (b *broker) add(t testing.TB, asks ...ask) []pipeline.Record {
 			}
 			tp := pipeline.TopicPartition{Topic: "asks", Partition: a.partition}
 			n := len(b.log[tp])
-			source := pipeline.Record{Topic: "reviews", Partition: a.partition, Offset: int64(1000 + n), Timestamp: time.Now().Add(-a.age), Key: fmt.Appendf(nil, "key-%d-%d", a.partition, n),
-				Value: []byte(a.value), Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-1")}, {Key: "sluice.id", Value: []byte("upstream")}}}
+			source := pipeline.Record{Topic: "reviews", Partition: a.partition, Offset: int64(1000 + n),
+				Timestamp: time.Now().Add(-a.age), Key: fmt.Appendf(nil, "key-%d-%d", a.partition, n),
+				Value: []byte(a.value), Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-1")},
+					{Key: "sluice.id", Value: []byte("upstream")}}}
 			entities := []any{}
 			for _, s := range a.spans {
-				entities = append(entities, map[string]any{"entity_group": s.Group, "score": 0.9, "start": s.Start, "end": s.End})
+				entities = append(entities, map[string]any{"entity_group": s.Group, "score": 0.9, "start": s.Start,
+					"end": s.End})
 			}
 			verdicts := map[string]any{
-				"sentiment": map[string]any{"label": a.label, "score": a.score, "route": "model", "model": "sentiment@1", "revision": 1, "provisional": true},
-				"names":     map[string]any{"entities": entities, "route": "model", "model": "ner@2", "revision": 1},
+				"sentiment": map[string]any{"label": a.label, "score": a.score, "route": "model",
+					"model": "sentiment@1", "revision": 1, "provisional": true},
+				"names": map[string]any{"entities": entities, "route": "model", "model": "ner@2", "revision": 1},
 			}
-			rules := map[string]any{"sentiment": map[string]any{"label": a.label, "score": a.score, "student_label": a.student}}
+			rules := map[string]any{"sentiment": map[string]any{"label": a.label, "score": a.score,
+				"student_label": a.student}}
 			at := fmt.Sprintf("reviews/%d/%d", a.partition, source.Offset)
 			r := source
 			r.Topic, r.Offset = tp.Topic, int64(n)
-			r.Headers = append(slices.Clone(source.Headers), pipeline.Header{Key: pipeline.HeaderSource, Value: []byte(at)}, pipeline.Header{Key: pipeline.HeaderID, Value: []byte(at + "#escalation")},
+			r.Headers = append(slices.Clone(source.Headers), pipeline.Header{Key: pipeline.HeaderSource,
+				Value: []byte(at)}, pipeline.Header{Key: pipeline.HeaderID, Value: []byte(at + "#escalation")},
 				pipeline.Header{Key: pipeline.HeaderModel, Value: []byte("sentiment@1,ner@2")},
-				pipeline.Header{Key: pipeline.HeaderEscalation, Value: encode(map[string]any{"version": 1, "mode": a.mode, "verdict": "sentiment", "rules": rules, "verdicts": verdicts})})
+				pipeline.Header{Key: pipeline.HeaderEscalation, Value: encode(map[string]any{"version": 1,
+					"mode": a.mode, "verdict": "sentiment", "rules": rules, "verdicts": verdicts})})
 			b.log[tp] = append(b.log[tp], r)
 			sources = append(sources, source)
 		}
@@ -234,9 +242,11 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 		o.deadline = time.Minute
 	}
 	d.processor = NewProcessor(ProcessorOptions{
-		Decoder: pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32}, MaxTextBytes: 1 << 20,
-		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "results", DeadLetters: "letters", Field: "inference"},
-		Prompt: prompt, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama", Deadline: o.deadline, MaxAge: o.maxAge,
+		Decoder:      pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32},
+		MaxTextBytes: 1 << 20,
+		Writer:       &pipeline.Writer{Format: pipeline.JSON, Output: "results", DeadLetters: "letters", Field: "inference"},
+		Prompt:       prompt, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
+		Deadline: o.deadline, MaxAge: o.maxAge,
 		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log, step: o.step,
 	})
 	stage := pipeline.NewStage(d.processor, b, pipeline.StageOptions{
@@ -268,7 +278,8 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 	return d
 }
 
-// await waits until so many requests, over all partitions, are behind the committed offsets, and returns what is published.
+// await waits until so many requests, over all partitions, are behind the committed offsets, and returns what is
+// published.
 func (d *desk) await(n int64) []published {
 	d.Helper()
 	deadline := time.After(100 * time.Hour) // of the bubble's clock
@@ -355,13 +366,16 @@ func (d *desk) read(ms []pipeline.Message) []published {
 // intact checks that a result is about a source record, unchanged (P6).
 func (d *desk) intact(p *published, source *pipeline.Record) {
 	d.Helper()
-	if want := bytes.TrimSuffix(source.Value, []byte("}")); !bytes.HasPrefix(p.Value, want) || !bytes.HasPrefix(p.Value[len(want):], []byte(`,"inference":{`)) {
+	if want := bytes.TrimSuffix(source.Value, []byte("}")); !bytes.HasPrefix(p.Value, want) ||
+		!bytes.HasPrefix(p.Value[len(want):], []byte(`,"inference":{`)) {
 		d.Errorf("result %s is not the source %s with one more field", p.Value, source.Value)
 	}
-	if p.Topic != "results" || !bytes.Equal(p.Key, source.Key) || p.Source != source.TopicPartition() || !p.Timestamp.Equal(source.Timestamp) {
+	if p.Topic != "results" || !bytes.Equal(p.Key, source.Key) || p.Source != source.TopicPartition() ||
+		!p.Timestamp.Equal(source.Timestamp) {
 		d.Errorf("result for %s, key %q, of %v at %v; source %+v", p.Topic, p.Key, p.Source, p.Timestamp, source)
 	}
-	if n := len(source.Headers); len(p.Headers) < n || !slices.EqualFunc(p.Headers[:n], source.Headers, func(a, b pipeline.Header) bool { return a.Key == b.Key && bytes.Equal(a.Value, b.Value) }) {
+	if n := len(source.Headers); len(p.Headers) < n || !slices.EqualFunc(p.Headers[:n], source.Headers,
+		func(a, b pipeline.Header) bool { return a.Key == b.Key && bytes.Equal(a.Value, b.Value) }) {
 		d.Errorf("headers %v do not begin with the source's", p.Headers)
 	}
 }
@@ -437,7 +451,8 @@ func (l *lockedBuffer) String() string {
 func distinct(n int, partitions int32) []ask {
 	asks := make([]ask, n)
 	for i := range asks {
-		asks[i] = ask{partition: int32(i) % partitions, text: fmt.Sprintf("text %d is %s", i, []string{"good", "bad"}[i/int(partitions)%2]), score: 0.6}
+		asks[i] = ask{partition: int32(i) % partitions, text: fmt.Sprintf("text %d is %s", i,
+			[]string{"good", "bad"}[i/int(partitions)%2]), score: 0.6}
 	}
 	return asks
 }

@@ -38,7 +38,8 @@ func Example() {
 func block(t interface{ Fatalf(string, ...any) }, content, delimiter string) string {
 	lines := strings.Split(content, "\n")
 	first := slices.Index(lines, delimiter)
-	if first < 0 || first+2 >= len(lines) || lines[first+2] != delimiter || slices.Index(lines[first+3:], delimiter) >= 0 {
+	if first < 0 || first+2 >= len(lines) || lines[first+2] != delimiter || slices.Index(lines[first+3:],
+		delimiter) >= 0 {
 		t.Fatalf("no single line between two lines %s in\n%s", delimiter, content)
 	}
 	return lines[first+1]
@@ -51,7 +52,8 @@ func TestATextStaysInItsBlock(t *testing.T) {
 	p := newPrompt(t, true)
 	system := p.Messages("", "x")[0]
 	rapid.Check(t, func(t *rapid.T) {
-		text := strings.Join(rapid.SliceOfN(rapid.OneOf(rapid.SampledFrom(hostile), rapid.String()), 0, 12).Draw(t, "text"), "")
+		text := strings.Join(rapid.SliceOfN(rapid.OneOf(rapid.SampledFrom(hostile), rapid.String()), 0, 12).Draw(t,
+			"text"), "")
 		delimiter := NewDelimiter()
 		messages := p.Messages(text, delimiter)
 		if len(messages) != 2 || messages[0] != system || messages[1].Role != "user" {
@@ -86,7 +88,8 @@ func TestDelimitersAreNeverTheSame(t *testing.T) {
 
 func TestEveryOptionChangesTheVersion(t *testing.T) {
 	base := func() PromptOptions {
-		return PromptOptions{Labels: []string{"A", "B"}, Descriptions: map[string]string{"A": "first"}, Aliases: map[string]string{"x": "A"}, Instruction: "Choose."}
+		return PromptOptions{Labels: []string{"A", "B"}, Descriptions: map[string]string{"A": "first"},
+			Aliases: map[string]string{"x": "A"}, Instruction: "Choose."}
 	}
 	version := func(change func(*PromptOptions)) string {
 		o := base()
@@ -121,7 +124,8 @@ func TestEveryOptionChangesTheVersion(t *testing.T) {
 }
 
 func TestThePromptNamesWhatItIsGiven(t *testing.T) {
-	p, err := NewPrompt(PromptOptions{Labels: []string{"LABEL_0", "LABEL_1"}, Descriptions: map[string]string{"LABEL_0": "not\nurgent"}, Instruction: "Is it urgent?", Explain: true})
+	p, err := NewPrompt(PromptOptions{Labels: []string{"LABEL_0", "LABEL_1"}, Descriptions: map[string]string{
+		"LABEL_0": "not\nurgent"}, Instruction: "Is it urgent?", Explain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,9 +139,11 @@ func TestThePromptNamesWhatItIsGiven(t *testing.T) {
 	if err := json.Unmarshal(p.Schema(), &schema); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]any{"type": "object", "additionalProperties": false, "required": []any{"label", "confidence", "explanation"}, "properties": map[string]any{
-		"label":      map[string]any{"type": "string", "enum": []any{"LABEL_0", "LABEL_1"}},
-		"confidence": map[string]any{"type": "number", "minimum": 0.0, "maximum": 1.0}, "explanation": map[string]any{"type": "string"}}}
+	want := map[string]any{"type": "object", "additionalProperties": false, "required": []any{"label", "confidence",
+		"explanation"}, "properties": map[string]any{
+		"label":       map[string]any{"type": "string", "enum": []any{"LABEL_0", "LABEL_1"}},
+		"confidence":  map[string]any{"type": "number", "minimum": 0.0, "maximum": 1.0},
+		"explanation": map[string]any{"type": "string"}}}
 	if d := cmp.Diff(want, schema); d != "" {
 		t.Error(d)
 	}
@@ -164,11 +170,16 @@ func TestPromptsThatAreRefused(t *testing.T) {
 		{"a label without end", PromptOptions{Labels: []string{"A", strings.Repeat("B", 101)}}, "100 characters"},
 		{"a label that is no text", PromptOptions{Labels: []string{"A", "\xff"}}, "UTF-8"},
 		{"an empty alias", PromptOptions{Labels: two, Aliases: map[string]string{"": "A"}}, "must not be empty"},
-		{"an alias of nothing", PromptOptions{Labels: two, Aliases: map[string]string{"x": "C"}}, `"C", which is not a label; labels are A, B`},
-		{"an alias that is another label", PromptOptions{Labels: two, Aliases: map[string]string{"b": "A"}}, `the name of label "B"`},
-		{"aliases that differ in case", PromptOptions{Labels: two, Aliases: map[string]string{"x": "A", "X": "B"}}, "remove one"},
-		{"a description of nothing", PromptOptions{Labels: two, Descriptions: map[string]string{"C": "?"}}, `description of "C"`},
-		{"an instruction without end", PromptOptions{Labels: two, Instruction: strings.Repeat("x", maxInstruction+1)}, "at most 8192"},
+		{"an alias of nothing", PromptOptions{Labels: two, Aliases: map[string]string{"x": "C"}},
+			`"C", which is not a label; labels are A, B`},
+		{"an alias that is another label", PromptOptions{Labels: two, Aliases: map[string]string{"b": "A"}},
+			`the name of label "B"`},
+		{"aliases that differ in case", PromptOptions{Labels: two, Aliases: map[string]string{"x": "A", "X": "B"}},
+			"remove one"},
+		{"a description of nothing", PromptOptions{Labels: two, Descriptions: map[string]string{"C": "?"}},
+			`description of "C"`},
+		{"an instruction without end", PromptOptions{Labels: two, Instruction: strings.Repeat("x", maxInstruction+1)},
+			"at most 8192"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if _, err := NewPrompt(c.o); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -201,7 +212,8 @@ func TestARepairRepeatsNothingThatCouldAct(t *testing.T) {
 	if echo := got[2].Content; strings.ContainsAny(echo, "<>[\u202e") || len(echo) > 1500 {
 		t.Errorf("the echo is %q", echo)
 	}
-	if last := got[3].Content; !strings.Contains(last, "it is not a JSON object") || !strings.Contains(last, `"NEGATIVE", "POSITIVE"`) || !strings.Contains(last, "explanation") {
+	if last := got[3].Content; !strings.Contains(last, "it is not a JSON object") || !strings.Contains(last,
+		`"NEGATIVE", "POSITIVE"`) || !strings.Contains(last, "explanation") {
 		t.Errorf("the complaint is %q", last)
 	}
 	if empty := p.Repair(question, " ", &AnswerError{Reason: AnswerEmpty}); strings.TrimSpace(empty[2].Content) == "" {

@@ -1,5 +1,5 @@
-// This file owns who may be asked now: health, limits and the calls that wait for them. Everything here is under Pool.mu,
-// and nothing here blocks while holding it.
+// This file owns who may be asked now: health, limits and the calls that wait for them. Everything here is under
+// Pool.mu, and nothing here blocks while holding it.
 
 package escalate
 
@@ -51,7 +51,8 @@ func (p *Pool) newEndpoint(url string) *endpoint {
 	e.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Name: url, MaxRequests: 1, Interval: 30 * time.Second, BucketPeriod: 3 * time.Second, Timeout: p.o.BreakerOpen,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return int(c.ConsecutiveFailures) >= p.o.BreakerFailures || (c.Requests >= 20 && 2*c.TotalFailures >= c.Requests)
+			return int(c.ConsecutiveFailures) >= p.o.BreakerFailures || (c.Requests >= 20 &&
+				2*c.TotalFailures >= c.Requests)
 		},
 		IsExcluded:    func(err error) bool { return errors.Is(err, errNeutral) },
 		OnStateChange: func(_ string, _, to gobreaker.State) { p.turned(e, to) },
@@ -80,7 +81,8 @@ func (p *Pool) turned(e *endpoint, to gobreaker.State) {
 	p.tell(func() {
 		switch {
 		case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-			p.o.Logger.Warn("an escalation endpoint fails and is left alone", "endpoint", e.url, "reason", last, "for", p.o.BreakerOpen)
+			p.o.Logger.Warn("an escalation endpoint fails and is left alone", "endpoint", e.url, "reason", last, "for",
+				p.o.BreakerOpen)
 		case to == gobreaker.StateClosed:
 			p.o.Logger.Info("an escalation endpoint answers again", "endpoint", e.url)
 		}
@@ -135,8 +137,8 @@ func (p *Pool) unlock() {
 	}
 }
 
-// inform runs one of the events. Whoever hears of one may panic, but not through those who take or give back a grant: it would be
-// taken for ever, and with it a slot, or the one probe of a half-open breaker.
+// inform runs one of the events. Whoever hears of one may panic, but not through those who take or give back a grant:
+// it would be taken for ever, and with it a slot, or the one probe of a half-open breaker.
 func (p *Pool) inform(event func()) {
 	defer func() {
 		if x := recover(); x != nil {
@@ -166,7 +168,8 @@ func (p *Pool) order(affinity string) []*endpoint {
 	return order
 }
 
-// untried says whether an endpoint is left that has not failed the call and may be asked without waiting for its health.
+// untried says whether an endpoint is left that has not failed the call and may be asked without waiting for its
+// health.
 func (p *Pool) untried(order []*endpoint, tried map[*endpoint]bool) bool {
 	p.mu.Lock()
 	defer p.unlock()
@@ -200,11 +203,12 @@ func (p *Pool) acquire(ctx context.Context, order []*endpoint, tried map[*endpoi
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil, &failure{reason: ReasonCanceled, err: errors.New("cancelled")}
 	}
-	return nil, &failure{reason: ReasonDeadline, err: errors.New("every endpoint was busy or failing until the call's deadline")}
+	return nil, &failure{reason: ReasonDeadline, err: errors.New("every endpoint was busy or failing until the " +
+		"call's deadline")}
 }
 
-// dispatch serves the waiters that can be served, in order, and sets the timer for the next moment at which that changes
-// by itself.
+// dispatch serves the waiters that can be served, in order, and sets the timer for the next moment at which that
+// changes by itself.
 func (p *Pool) dispatch() {
 	now := time.Now()
 	p.waiters = slices.DeleteFunc(p.waiters, func(w *waiter) bool {
@@ -241,7 +245,9 @@ func (p *Pool) dispatch() {
 		return
 	}
 	p.wake = time.AfterFunc(next.Sub(now), func() {
-		defer func() { // nobody else would: calls that wait are looked at again when the next one begins or ends, and have their deadlines
+		// nobody else would: calls that wait are looked at again when the next one begins or ends, and have their
+		// deadlines
+		defer func() {
 			if x := recover(); x != nil {
 				p.o.Logger.Error("looking for a free endpoint panicked", "panic", pipeline.Recovered(x))
 			}
@@ -255,9 +261,11 @@ func (p *Pool) serve(w *waiter, now time.Time) verdict {
 	if p.closed {
 		return verdict{err: &failure{reason: ReasonClosed, err: errClosed}}
 	}
-	cooling := time.Time{}                      // when the first of the endpoints that only asked for peace may be called
-	busy := false                               // one is well and will be free again
-	for _, tried := range []bool{false, true} { // one that has failed this call only where no other can be expected to take it
+	// when the first of the endpoints that only asked for peace may be called
+	cooling := time.Time{}
+	busy := false // one is well and will be free again
+	// one that has failed this call only where no other can be expected to take it
+	for _, tried := range []bool{false, true} {
 		for _, e := range w.order {
 			switch {
 			case w.tried[e] != tried || busy:
@@ -277,9 +285,11 @@ func (p *Pool) serve(w *waiter, now time.Time) verdict {
 	}
 	switch {
 	case !p.downSince.IsZero() && now.Sub(p.downSince) >= p.o.MaxDown:
-		return verdict{err: &failure{reason: ReasonDown, err: fmt.Errorf("every endpoint has been failing for %v or longer; the next attempt to reach one is made when its breaker lets it", p.o.MaxDown)}}
+		return verdict{err: &failure{reason: ReasonDown, err: fmt.Errorf("every endpoint has been failing for %v or "+
+			"longer; the next attempt to reach one is made when its breaker lets it", p.o.MaxDown)}}
 	case !busy && !cooling.IsZero() && !w.until.IsZero() && w.until.Before(cooling):
-		return verdict{err: &failure{reason: ReasonRateLimited, err: errors.New("every endpoint has asked to be left alone for longer than the call's deadline allows (Retry-After)")}}
+		return verdict{err: &failure{reason: ReasonRateLimited, err: errors.New("every endpoint has asked to be left " +
+			"alone for longer than the call's deadline allows (Retry-After)")}}
 	}
 	return verdict{}
 }
@@ -294,7 +304,8 @@ func (p *Pool) grant(e *endpoint, now time.Time) *grant {
 		return nil
 	}
 	e.limiter.inFlight++
-	return &grant{e: e, done: done, mode: e.mode, learn: p.o.Structured == StructuredAuto, proven: e.proven, started: now}
+	return &grant{e: e, done: done, mode: e.mode, learn: p.o.Structured == StructuredAuto, proven: e.proven,
+		started: now}
 }
 
 // release ends an attempt: the endpoint's limit, breaker, peace and mode follow from how it ended.

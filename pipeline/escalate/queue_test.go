@@ -81,7 +81,9 @@ func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
 		after string
 		want  time.Duration
 	}{
-		{"7", 7 * time.Second}, {"100000", time.Minute}, {"DATE", 5 * time.Second}, {"", 250 * time.Millisecond}, {"0", 250 * time.Millisecond}, {"-1", 250 * time.Millisecond}, {"99999999999999999999", 250 * time.Millisecond},
+		{"7", 7 * time.Second}, {"100000", time.Minute}, {"DATE", 5 * time.Second}, {"", 250 * time.Millisecond},
+		{"0", 250 * time.Millisecond}, {"-1", 250 * time.Millisecond}, {"99999999999999999999",
+			250 * time.Millisecond},
 	} {
 		t.Run(c.after, func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
@@ -126,7 +128,8 @@ func TestRetryAfterBeyondTheDeadlineEndsTheCallAtOnce(t *testing.T) {
 		if e := t.fails(ctx, p, "good"); e.Reason != ReasonRateLimited || time.Since(start) > time.Second {
 			t.Errorf("%+v after %v", e, time.Since(start))
 		}
-		if e := t.fails(ctx, p, "good"); e.Reason != ReasonRateLimited || e.Attempts != 0 || time.Since(start) > time.Second {
+		if e := t.fails(ctx, p, "good"); e.Reason != ReasonRateLimited || e.Attempts != 0 ||
+			time.Since(start) > time.Second {
 			t.Errorf("%+v after %v", e, time.Since(start))
 		}
 	})
@@ -135,7 +138,8 @@ func TestRetryAfterBeyondTheDeadlineEndsTheCallAtOnce(t *testing.T) {
 func TestBackoffIsExponentialWithFullJitter(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		t.a.Always(llmstub.Status(500, ""))
-		p := t.pool(PoolOptions{MaxAttempts: 8, BackoffBase: time.Second, BackoffMax: 10 * time.Second, BreakerFailures: 100}, "a")
+		p := t.pool(PoolOptions{MaxAttempts: 8, BackoffBase: time.Second, BackoffMax: 10 * time.Second,
+			BreakerFailures: 100}, "a")
 		start := time.Now()
 		t.fails(t.Context(), p, "good")
 		if took := time.Since(start); took != (1+2+4+8+10+10+10)*time.Second {
@@ -252,7 +256,8 @@ func TestConcurrencyFindsWhatTheEndpointTakes(t *testing.T) {
 
 func TestConcurrencyShrinksWhenAnswersBecomeSlow(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		served := newStub(llmstub.Options{Slots: 4, Latency: llmstub.Constant(200 * time.Millisecond)}) // queues without a word
+		// queues without a word
+		served := newStub(llmstub.Options{Slots: 4, Latency: llmstub.Constant(200 * time.Millisecond)})
 		t.net.Serve("a", served)
 		p := t.pool(PoolOptions{MaxConcurrency: 64, Timeout: 10 * time.Minute}, "a")
 		var wg sync.WaitGroup
@@ -265,7 +270,8 @@ func TestConcurrencyShrinksWhenAnswersBecomeSlow(t *testing.T) {
 		}
 		wg.Wait()
 		if n := served.Stats().MostAtOnce; n < 5 || n > 26 {
-			t.Errorf("up to %d calls at once at an endpoint that serves 4: the limit should have stopped growing at a few times the latency without a queue", n)
+			t.Errorf("up to %d calls at once at an endpoint that serves 4: the limit should have stopped growing at "+
+				"a few times the latency without a queue", n)
 		}
 	})
 }
@@ -313,7 +319,8 @@ func TestFailuresAreRiddenOut(t *testing.T) {
 		t.Run(fmt.Sprint(share), func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
 				for i, n := range []string{"a", "b"} {
-					t.net.Serve(n, newStub(llmstub.Options{FailureShare: share, Seed: uint64(i), Latency: llmstub.LogNormal(200*time.Millisecond, 0.5)}))
+					t.net.Serve(n, newStub(llmstub.Options{FailureShare: share, Seed: uint64(i),
+						Latency: llmstub.LogNormal(200*time.Millisecond, 0.5)}))
 				}
 				p := t.pool(PoolOptions{}, "a", "b")
 				attempts := map[int]int{}

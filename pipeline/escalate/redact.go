@@ -12,10 +12,11 @@ import (
 	"sluice/tokenize"
 )
 
-// This file owns what of a text stays in the worker: which parts are replaced by placeholders before an endpoint sees them, and how
-// they come back. What a phone number or an account looks like is in redact_numbers.go.
+// This file owns what of a text stays in the worker: which parts are replaced by placeholders before an endpoint sees
+// them, and how they come back. What a phone number or an account looks like is in redact_numbers.go.
 
-// Span is a part of a text that a model found, in characters (code points, or maximal invalid parts, as tokenize.Runes counts them).
+// Span is a part of a text that a model found, in characters (code points, or maximal invalid parts, as tokenize.Runes
+// counts them).
 type Span struct {
 	Group      string // entity group, e.g. PER
 	Start, End int    // [Start, End)
@@ -36,8 +37,8 @@ type Redactor struct {
 
 var groupName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,30}$`)
 
-// NewRedactor takes "email", "phone", "number" and the entity groups of a model. Without kinds nothing is replaced. The error names
-// all kinds that are wrong.
+// NewRedactor takes "email", "phone", "number" and the entity groups of a model. Without kinds nothing is replaced. The
+// error names all kinds that are wrong.
 func NewRedactor(kinds []string) (*Redactor, error) {
 	r := &Redactor{}
 	var errs []error
@@ -51,10 +52,13 @@ func NewRedactor(kinds []string) (*Redactor, error) {
 			r.phone = true
 		case kind == kindNumber:
 			r.number = true
-		case strings.EqualFold(kind, kindEmail), strings.EqualFold(kind, kindPhone), strings.EqualFold(kind, kindNumber):
-			errs = append(errs, fmt.Errorf("escalate: redact: %q: write %q; other spellings would be an entity group", kind, strings.ToLower(kind)))
+		case strings.EqualFold(kind, kindEmail), strings.EqualFold(kind, kindPhone), strings.EqualFold(kind,
+			kindNumber):
+			errs = append(errs, fmt.Errorf("escalate: redact: %q: write %q; other spellings would be an entity group",
+				kind, strings.ToLower(kind)))
 		case !groupName.MatchString(kind):
-			errs = append(errs, fmt.Errorf("escalate: redact: %q is neither email, phone or number nor an entity group such as PER", kind))
+			errs = append(errs, fmt.Errorf("escalate: redact: %q is neither email, phone or number nor an entity "+
+				"group such as PER", kind))
 		default:
 			r.groups = append(r.groups, kind)
 		}
@@ -74,13 +78,14 @@ type found struct {
 	kind       string
 }
 
-// Redact replaces e-mail addresses, phone numbers, long numbers and the spans of the redactor's groups by placeholders such as
-// [PER_1]: equal values by the same one, never one that the text itself holds. What was found once is replaced wherever else it
-// stands as words of its own (see skeleton.repeats). Overlapping parts are replaced as one. The text comes out valid
-// UTF-8; back is never nil.
+// Redact replaces e-mail addresses, phone numbers, long numbers and the spans of the redactor's groups by placeholders
+// such as [PER_1]: equal values by the same one, never one that the text itself holds. What was found once is replaced
+// wherever else it stands as words of its own (see skeleton.repeats). Overlapping parts are replaced as one. The text
+// comes out valid UTF-8; back is never nil.
 //
 // Numbers and addresses are found as a reader would put them together: digits of any script, full width, with invisible
-// characters or combining marks in between. Numbers spelled in words are not found, nor is anything that the model overlooked.
+// characters or combining marks in between. Numbers spelled in words are not found, nor is anything that the model
+// overlooked.
 func (r *Redactor) Redact(text string, spans []Span) (redacted string, back *Restorer) {
 	back = &Restorer{}
 	text = string(tokenize.Repair([]byte(text)))
@@ -146,9 +151,9 @@ type Restorer struct{ pairs []string }
 // maxRestored is how many bytes Restore adds at most: an endpoint may repeat a placeholder as often as it likes.
 const maxRestored = 64 << 10
 
-// Restore puts back the values of the placeholders that Redact made, each exactly as it was written, and leaves all others alone. It
-// adds at most 64 KiB; placeholders beyond that stay, and so do those whose value an explanation must not hold: links, and control and
-// invisible characters, which a model took for a part of a name.
+// Restore puts back the values of the placeholders that Redact made, each exactly as it was written, and leaves all
+// others alone. It adds at most 64 KiB; placeholders beyond that stay, and so do those whose value an explanation must
+// not hold: links, and control and invisible characters, which a model took for a part of a name.
 func (b *Restorer) Restore(s string) string {
 	return b.replace(s, func(placeholder, value string) bool {
 		if strings.HasPrefix(placeholder, "["+strings.ToUpper(kindEmail)+"_") {
@@ -207,8 +212,9 @@ func placeholderAt(s string) string {
 	return placeholder.FindString(s[:min(len(s), longestPlaceholder)])
 }
 
-// wholeWords widens [start, end) to whole words, because a model that splits words may mark a part of a name only, and narrows it to
-// what is not white space. It is clamped to the text. Words are taken to have at most 200 characters on either side.
+// wholeWords widens [start, end) to whole words, because a model that splits words may mark a part of a name only, and
+// narrows it to what is not white space. It is clamped to the text. Words are taken to have at most 200 characters on
+// either side.
 func wholeWords(chars []rune, start, end int) (int, int) {
 	start, end = max(start, 0), min(end, len(chars))
 	for start < end && unicode.IsSpace(chars[start]) {
@@ -234,21 +240,24 @@ func wholeWords(chars []rune, start, end int) (int, int) {
 func wholeCharacters(chars []rune, parts []found) {
 	for i := range parts {
 		end := parts[i].end
-		for most := min(len(chars), end+64); end < most && (unicode.Is(unicode.M, chars[end]) || invisible(chars[end])); {
+		for most := min(len(chars), end+64); end < most && (unicode.Is(unicode.M, chars[end]) ||
+			invisible(chars[end])); {
 			end++
 		}
 		parts[i].end = end
 	}
 }
 
-// joined says whether two neighbours belong to one word: both letters or digits, of scripts that put spaces between words.
+// joined says whether two neighbours belong to one word: both letters or digits, of scripts that put spaces between
+// words.
 func joined(a, b rune) bool { return inWord(a) && inWord(b) }
 
 func inWord(r rune) bool {
 	if unicode.Is(unicode.M, r) || invisible(r) && !unicode.Is(unicode.Zl, r) && !unicode.Is(unicode.Zp, r) {
 		return true
 	}
-	return (unicode.IsLetter(r) || unicode.IsDigit(r)) && !unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul,
+	return (unicode.IsLetter(r) || unicode.IsDigit(r)) && !unicode.In(r, unicode.Han, unicode.Hiragana,
+		unicode.Katakana, unicode.Hangul,
 		unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar)
 }
 

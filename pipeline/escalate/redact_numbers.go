@@ -8,12 +8,12 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// This file owns what e-mail addresses, phone numbers and long numbers look like. Patterns see the skeleton of a text, in which the
-// many ways to write the same thing are one. Where a shape is doubtful it is taken: a placeholder too many costs the endpoint a
-// little meaning, one too few costs somebody's privacy.
+// This file owns what e-mail addresses, phone numbers and long numbers look like. Patterns see the skeleton of a text,
+// in which the many ways to write the same thing are one. Where a shape is doubtful it is taken: a placeholder too many
+// costs the endpoint a little meaning, one too few costs somebody's privacy.
 
-// skeleton is a text in compatibility decomposition (NFKD), in lower case, without marks, invisible and control characters, with ASCII
-// digits, hyphens, dots and spaces for all their relatives.
+// skeleton is a text in compatibility decomposition (NFKD), in lower case, without marks, invisible and control
+// characters, with ASCII digits, hyphens, dots and spaces for all their relatives.
 type skeleton struct {
 	text string
 	at   []int // for each byte of text, the character it came from; one more for the end
@@ -97,18 +97,22 @@ func (sk *skeleton) matches(pattern *regexp.Regexp, kind string) []found {
 	return parts
 }
 
-// email takes addresses of RFC 5321 and 6531 and the usual ways to write them past a filter: "ada (at) example [dot] com".
-var email = regexp.MustCompile(`(?:[\pL\pN.!#$%&'*+/=?^_` + "`" + `{|}~\-]+|"[^"\n]{1,64}")(?: ?@ ?| ?[\[({] ?(?:at|@) ?[\])}] ?)` +
+// email takes addresses of RFC 5321 and 6531 and the usual ways to write them past a filter: "ada (at) example [dot]
+// com".
+var email = regexp.MustCompile(`(?:[\pL\pN.!#$%&'*+/=?^_` + "`" +
+	`{|}~\-]+|"[^"\n]{1,64}")(?: ?@ ?| ?[\[({] ?(?:at|@) ?[\])}] ?)` +
 	`(?:[\pL\pN\-]+(?:(?:\.| ?[\[({] ?(?:dot|\.) ?[\])}] ?)[\pL\pN\-]+)+|\[[0-9a-f.:]+\]|localhost)`)
 
 var (
 	// run is digits in groups, and what may stand before the first and between them.
-	run = regexp.MustCompile(`(?:\+ ?)?(?:\( ?(?:\+ ?)?)?[0-9]+(?:(?: ?[\-/._] ?\(?| ?\) ?[\-/.]? ?| ?\( ?|,| {1,2})[0-9]+)*`)
+	run = regexp.MustCompile(
+		`(?:\+ ?)?(?:\( ?(?:\+ ?)?)?[0-9]+(?:(?: ?[\-/._] ?\(?| ?\) ?[\-/.]? ?| ?\( ?|,| {1,2})[0-9]+)*`)
 	// date is what would be a run but is not: days, with or without a year, ISO 8601 or as people write them.
 	date = regexp.MustCompile(`\b(?:(?:19|20)[0-9]{2}[\-/.](?:0?[1-9]|1[0-2])[\-/.](?:[12][0-9]|3[01]|0?[1-9])|` +
 		`(?:[12][0-9]|3[01]|0?[1-9])[\-/.](?:[12][0-9]|3[01]|0?[1-9])[\-/.](?:19|20)[0-9]{2})(?:\b|t)`)
 	// amount has thousands separated by dots or commas. Spaces and hyphens make it an account.
-	amount = regexp.MustCompile(`^[1-9][0-9]{0,2}(?:(?:\.[0-9]{3}){1,3}(?:,[0-9]{1,2})?|(?:,[0-9]{3}){1,3}(?:\.[0-9]{1,2})?)$`)
+	amount = regexp.MustCompile(
+		`^[1-9][0-9]{0,2}(?:(?:\.[0-9]{3}){1,3}(?:,[0-9]{1,2})?|(?:,[0-9]{3}){1,3}(?:\.[0-9]{1,2})?)$`)
 	// country begins an IBAN (ISO 13616): country and check digits.
 	country = regexp.MustCompile(`\b[a-z]{2}[0-9]{2}`)
 )
@@ -145,8 +149,8 @@ func groupsOf(run string) (lengths []int, digits string) {
 	return lengths, all.String()
 }
 
-// isPhone knows the international form (E.164: at most 15 digits), the trunk prefix 0, areas in parentheses, the usual groupings, and
-// numbers in one piece of the lengths of mobile numbers.
+// isPhone knows the international form (E.164: at most 15 digits), the trunk prefix 0, areas in parentheses, the usual
+// groupings, and numbers in one piece of the lengths of mobile numbers.
 func isPhone(run string) bool {
 	groups, digits := groupsOf(run)
 	n := len(digits)
@@ -173,8 +177,8 @@ func isPhone(run string) bool {
 	return groups[0] <= 5 && (len(groups) >= 3 || groups[0] >= 2)
 }
 
-// isLongNumber takes cards, accounts and the like: one group of eight digits or more, or nine digits and more in groups that are
-// no amount, or whatever has thirteen.
+// isLongNumber takes cards, accounts and the like: one group of eight digits or more, or nine digits and more in groups
+// that are no amount, or whatever has thirteen.
 func isLongNumber(run string) bool {
 	groups, digits := groupsOf(run)
 	if amount.MatchString(run) || areYears(run) {
@@ -191,8 +195,8 @@ var years = regexp.MustCompile(`^(?:19|20)[0-9]{2}(?:[ ,/\-]+(?:19|20)[0-9]{2}){
 
 func areYears(run string) bool { return years.MatchString(run) }
 
-// ibanEnd is where the IBAN ends that begins at start, 0 if there is none: the longest whose check digits are right (ISO 7064, mod 97).
-// One with a slip is still taken by its digits.
+// ibanEnd is where the IBAN ends that begins at start, 0 if there is none: the longest whose check digits are right
+// (ISO 7064, mod 97). One with a slip is still taken by its digits.
 func ibanEnd(text string, start int) int {
 	const shortest, longest = 15, 34
 	var number []byte

@@ -5,7 +5,8 @@ import (
 	"unicode"
 )
 
-// This file owns the second look: what was found once in a text is found wherever else it stands, where the model overlooked it.
+// This file owns the second look: what was found once in a text is found wherever else it stands, where the model
+// overlooked it.
 
 const (
 	longestRepeat = 120 // characters of a value that is looked for elsewhere: names are shorter
@@ -25,8 +26,8 @@ type value struct {
 	phrase bool // with white space in it
 }
 
-// repeats finds the values of parts wherever else they stand as words of their own: in any case and with or without accents, but a
-// single capitalized word only where it is capitalized ("Will" is not "will").
+// repeats finds the values of parts wherever else they stand as words of their own: in any case and with or without
+// accents, but a single capitalized word only where it is capitalized ("Will" is not "will").
 func (sk *skeleton) repeats(chars []rune, parts []found) []found {
 	text := []rune(sk.text)
 	from := make([]int, 0, len(text)) // the character each came from
@@ -70,8 +71,8 @@ func (sk *skeleton) repeats(chars []rune, parts []found) []found {
 	return more
 }
 
-// add puts v at the end of its path, unless one that allows as much is there: at most one of each first letter's case and, for short
-// ones, of each spelling.
+// add puts v at the end of its path, unless one that allows as much is there: at most one of each first letter's case
+// and, for short ones, of each spelling.
 func (t *values) add(path []rune, v value) {
 	for _, r := range path {
 		if t.next[r] == nil {

@@ -15,7 +15,8 @@ import (
 	"sluice/pipeline/pipelinetest/llmstub"
 )
 
-// TestNoCanaryLeavesTheWorker reads every request that an endpoint got: the question, and the repair that repeats its bad answer.
+// TestNoCanaryLeavesTheWorker reads every request that an endpoint got: the question, and the repair that repeats its
+// bad answer.
 func TestNoCanaryLeavesTheWorker(t *testing.T) {
 	redactor, err := escalate.NewRedactor([]string{"PER", "email", "phone", "number"})
 	if err != nil {
@@ -26,22 +27,29 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	people := []struct{ before, name, between, email, phone, card string }{
-		{"Hello, this is ", "Rosalind Canary", ", ", "rosalind.canary@mail.example", "+44 20 7946 0958", "4111 1111 1111 1111"},
-		{"Guten Tag, ich bin ", "Jürgen Kanarienvogel", ": ", "juergen@kanarienvogel.example", "030 / 9018 2007", "DE89 3704 0044 0532 0130 00"},
-		{"Bonjour, ici ", "Élodie Canari", " ; ", "elodie_canari@courriel.example", "06 12 34 56 78", "5500-0000-0000-0004"},
-		{"Здравствуйте, я ", "Анна Канарейкина", ", ", "анна@пример.example", "+7 (912) 345-67-89", "2200 0000 0000 0053"},
+		{"Hello, this is ", "Rosalind Canary", ", ", "rosalind.canary@mail.example", "+44 20 7946 0958",
+			"4111 1111 1111 1111"},
+		{"Guten Tag, ich bin ", "Jürgen Kanarienvogel", ": ", "juergen@kanarienvogel.example", "030 / 9018 2007",
+			"DE89 3704 0044 0532 0130 00"},
+		{"Bonjour, ici ", "Élodie Canari", " ; ", "elodie_canari@courriel.example", "06 12 34 56 78",
+			"5500-0000-0000-0004"},
+		{"Здравствуйте, я ", "Анна Канарейкина", ", ", "анна@пример.example", "+7 (912) 345-67-89",
+			"2200 0000 0000 0053"},
 		{"مرحبا، أنا ", "ليلى كناري", "، ", "layla@kanari.example", "٠١٠٠ ١٢٣ ٤٥٦٧", "٤١١١ ١١١١ ١١١١ ١١١١"},
 		{"नमस्ते, मैं ", "अदिति कनारी", ", ", "aditi@kanari.example", "९८७६५ ४३२१०", "४१११-११११-११११-११११"},
 		{"您好,我是", "金丝雀", ",", "jinsique@youxiang.example", "13812345678", "6222021234567890128"},
-		{"I am ", "Ada\u200b Canaryson", "; ", "ada\u200b@canary\u00adson.example", "+\uff14\uff19 30 5566\u2060 7788", "5566\u200b7788\u200b5566\u200b7788"},
+		{"I am ", "Ada\u200b Canaryson", "; ", "ada\u200b@canary\u00adson.example", "+\uff14\uff19 30 5566\u2060 7788",
+			"5566\u200b7788\u200b5566\u200b7788"},
 	}
 	var source requests
 	names := map[string]string{} // by source
 	for n, who := range people {
-		text := who.before + who.name + who.between + strings.Join([]string{who.email, who.phone, who.card}, who.between) + who.between + who.name
+		text := who.before + who.name + who.between + strings.Join([]string{who.email, who.phone, who.card},
+			who.between) + who.between + who.name
 		start := utf8.RuneCountInString(who.before)
 		names[fmt.Sprintf("reviews/0/%d", n)] = who.name
-		source = append(source, asked(t, fmt.Sprint(n), text, "NEGATIVE", int64(n), escalate.Span{Group: "PER", Start: start, End: start + utf8.RuneCountInString(who.name)}))
+		source = append(source, asked(t, fmt.Sprint(n), text, "NEGATIVE", int64(n), escalate.Span{Group: "PER",
+			Start: start, End: start + utf8.RuneCountInString(who.name)}))
 	}
 	var mu sync.Mutex
 	before := map[string]bool{}
@@ -75,9 +83,13 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 			t.Errorf("no placeholders in\n%s", sent.String())
 		}
 		for _, who := range people {
-			for _, canary := range append(strings.FieldsFunc(who.email, func(r rune) bool { return r == '@' || r == '.' }), who.name, who.phone, who.card) {
+			for _, canary := range append(strings.FieldsFunc(who.email, func(r rune) bool {
+				return r == '@' ||
+					r == '.'
+			}), who.name, who.phone, who.card) {
 				for _, part := range append(strings.Fields(canary), canary) {
-					if utf8.RuneCountInString(part) > 3 && part != "mail" && part != "example" && strings.Contains(sent.String(), part) {
+					if utf8.RuneCountInString(part) > 3 && part != "mail" && part != "example" &&
+						strings.Contains(sent.String(), part) {
 						t.Errorf("%q left the worker in\n%s", part, sent.String())
 					}
 				}

@@ -95,8 +95,10 @@ func TestNumbersAndAddressesThatAreReplaced(t *testing.T) {
 		{"GB29NWBK60161331926819 and gb29 nwbk 6016 1331 9268 19", "[NUMBER_1] and [NUMBER_2]"},
 		{"a\r\n4111111111111111\r\nb", "a\r\n[NUMBER_1]\r\nb"},
 
-		{"3 stars, 10 of 12, 99.99 EUR, 1,250.00, 1.250.000,50 and 100%", "3 stars, 10 of 12, 99.99 EUR, 1,250.00, 1.250.000,50 and 100%"},
-		{"on 2026-11-24T17:16:59, 24.11.2026 10:30, 11/24/2026", "on 2026-11-24T17:16:59, 24.11.2026 10:30, 11/24/2026"},
+		{"3 stars, 10 of 12, 99.99 EUR, 1,250.00, 1.250.000,50 and 100%", "3 stars, 10 of 12, 99.99 EUR, 1,250.00, " +
+			"1.250.000,50 and 100%"},
+		{"on 2026-11-24T17:16:59, 24.11.2026 10:30, 11/24/2026", "on 2026-11-24T17:16:59, 24.11.2026 10:30, " +
+			"11/24/2026"},
 		{"in 2019, 2020 and 2021 2022", "in 2019, 2020 and 2021 2022"},
 		{"room 1408, bus 42, 7 days, 1 2 3", "room 1408, bus 42, 7 days, 1 2 3"},
 		{"@ada and #12345, a@b", "@ada and #12345, a@b"},
@@ -139,7 +141,8 @@ func TestEntitiesThatAreReplaced(t *testing.T) {
 		spans      []Span
 		want       string
 	}{
-		{"equal values", "Ada met Bob, then Ada left", []Span{{"PER", 0, 3}, {"PER", 8, 11}, {"PER", 18, 21}}, "[PER_1] met [PER_2], then [PER_1] left"},
+		{"equal values", "Ada met Bob, then Ada left", []Span{{"PER", 0, 3}, {"PER", 8, 11}, {"PER", 18, 21}},
+			"[PER_1] met [PER_2], then [PER_1] left"},
 		{"characters, not bytes", "Jürgen traf Ümit", []Span{{"PER", 0, 6}, {"PER", 12, 16}}, "[PER_1] traf [PER_2]"},
 		{"characters behind bytes that are no text", "\xe2\x82 Ada", []Span{{"PER", 2, 5}}, "\ufffd [PER_1]"},
 		{"overlapping parts", "Ada Lovelace Street", []Span{{"PER", 0, 12}, {"LOC", 4, 19}}, "[LOC_1]"},
@@ -150,7 +153,8 @@ func TestEntitiesThatAreReplaced(t *testing.T) {
 		{"space around", "hi Ada !", []Span{{"PER", 2, 7}}, "hi [PER_1] !"},
 		{"outside the text", "Ada", []Span{{"PER", -5, 99}, {"PER", 3, 2}, {"PER", 7, 9}, {"PER", 1, 1}}, "[PER_1]"},
 		{"another group", "Ada", []Span{{"ORG", 0, 3}}, "Ada"},
-		{"what the model overlooked", "Ada Lovelace. ADA LOVELACE; ada lovelace's Adas", []Span{{"PER", 0, 12}}, "[PER_1]. [PER_2]; [PER_3]'s Adas"},
+		{"what the model overlooked", "Ada Lovelace. ADA LOVELACE; ada lovelace's Adas", []Span{{"PER", 0, 12}},
+			"[PER_1]. [PER_2]; [PER_3]'s Adas"},
 		{"accents", "José García. JOSE GARCIA", []Span{{"PER", 0, 11}}, "[PER_1]. [PER_2]"},
 		{"an everyday word", "Will will. Will!", []Span{{"PER", 0, 4}}, "[PER_1] will. [PER_1]!"},
 		{"a short name", "US: tell us", []Span{{"LOC", 0, 2}}, "[LOC_1]: tell us"},
@@ -158,7 +162,8 @@ func TestEntitiesThatAreReplaced(t *testing.T) {
 		{"marks behind a word", "अदिति कनारी, अदिति कनारी", []Span{{"PER", 0, 11}}, "[PER_1], [PER_1]"},
 		{"a particle", "김민준은 김민준", []Span{{"PER", 0, 3}}, "[PER_1]은 [PER_1]"},
 		{"an invisible character", "A\u200bda Ada", []Span{{"PER", 0, 4}}, "[PER_1] [PER_2]"},
-		{"placeholders in the text", "[PER_1] and [PER_3] know Ada, Bob", []Span{{"PER", 25, 28}, {"PER", 30, 33}}, "[PER_1] and [PER_3] know [PER_2], [PER_4]"},
+		{"placeholders in the text", "[PER_1] and [PER_3] know Ada, Bob", []Span{{"PER", 25, 28}, {"PER", 30, 33}},
+			"[PER_1] and [PER_3] know [PER_2], [PER_4]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, back := r.Redact(c.text, c.spans)
@@ -208,7 +213,8 @@ func TestOnlyPlaceholdersThatWereMadeComeBack(t *testing.T) {
 func TestNothingThatAnExplanationMustNotHoldComesBack(t *testing.T) {
 	r := newRedactor(t, "PER", "email", "number")
 	text := "https://evil.example/a and Ada\nLovelace, A\u200bda, Bob Bo, bob@example.com"
-	redacted, back := r.Redact(text, []Span{spanOf(t, "PER", text, "https://evil.example/a"), spanOf(t, "PER", text, "Ada\nLovelace"), spanOf(t, "PER", text, "A\u200bda"), spanOf(t, "PER", text, "Bob Bo")})
+	redacted, back := r.Redact(text, []Span{spanOf(t, "PER", text, "https://evil.example/a"), spanOf(t, "PER", text,
+		"Ada\nLovelace"), spanOf(t, "PER", text, "A\u200bda"), spanOf(t, "PER", text, "Bob Bo")})
 	if want := "[PER_1] and [PER_2], [PER_3], [PER_4], [EMAIL_1]"; redacted != want {
 		t.Fatal(redacted)
 	}
@@ -222,7 +228,8 @@ func TestKindsThatAreRefused(t *testing.T) {
 	if err == nil {
 		t.Fatal("nothing was refused")
 	}
-	for _, want := range []string{`"PER" stands twice`, `"Email": write "email"`, `"" is neither`, `"a b" is neither`, `"[X]" is neither`} {
+	for _, want := range []string{`"PER" stands twice`, `"Email": write "email"`, `"" is neither`, `"a b" is neither`,
+		`"[X]" is neither`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\ndoes not say %s", err, want)
 		}
@@ -233,15 +240,24 @@ func TestKindsThatAreRefused(t *testing.T) {
 type person struct{ text, name, email, phone, card string }
 
 var people = []person{
-	{"Hello, I am %[1]s. Write to %[2]s or call %[3]s. My card %[4]s was charged twice! Regards, %[1]s", "Rosalind Canary", "rosalind.canary@mail.example", "+44 20 7946 0958", "4111 1111 1111 1111"},
-	{"Guten Tag, mein Name ist %[1]s (%[2]s). Sie erreichen mich unter %[3]s. Konto %[4]s. Gruß, %[1]s", "Jürgen Kanarienvogel", "juergen@kanarienvogel.example", "030 / 9018 2007", "DE89 3704 0044 0532 0130 00"},
-	{"Bonjour, je m'appelle %[1]s : %[2]s, tél. %[3]s, carte %[4]s.", "Élodie Canari", "elodie_canari@courriel.example", "06 12 34 56 78", "5500-0000-0000-0004"},
-	{"Hola, soy %[1]s. Correo %[2]s, móvil %[3]s, tarjeta %[4]s. %[1]s", "Íñigo Canario", "inigo@canario.example", "612 345 678", "378282246310005"},
-	{"Здравствуйте, я %[1]s, почта %[2]s, телефон %[3]s, карта %[4]s.", "Анна Канарейкина", "анна@пример.example", "+7 (912) 345-67-89", "2200 0000 0000 0053"},
-	{"مرحبا، أنا %[1]s وبريدي %[2]s وهاتفي %[3]s وبطاقتي %[4]s", "ليلى كناري", "layla@kanari.example", "٠١٠٠ ١٢٣ ٤٥٦٧", "٤١١١ ١١١١ ١١١١ ١١١١"},
-	{"नमस्ते, मैं %[1]s हूँ, ईमेल %[2]s, फ़ोन %[3]s, कार्ड %[4]s", "अदिति कनारी", "aditi@kanari.example", "९८७६५ ४३२१०", "४१११-११११-११११-११११"},
-	{"您好,我是%[1]s,邮箱%[2]s,电话%[3]s,卡号%[4]s。谢谢,%[1]s", "金丝雀", "jinsique@youxiang.example", "13812345678", "6222021234567890128"},
-	{"こんにちは、%[1]sです。メール:%[2]s、電話:%[3]s、カード:%[4]s", "金糸雀子", "kanariya@meeru.example", "090-1234-5678", "\uff14\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11"},
+	{"Hello, I am %[1]s. Write to %[2]s or call %[3]s. My card %[4]s was charged twice! Regards, %[1]s",
+		"Rosalind Canary", "rosalind.canary@mail.example", "+44 20 7946 0958", "4111 1111 1111 1111"},
+	{"Guten Tag, mein Name ist %[1]s (%[2]s). Sie erreichen mich unter %[3]s. Konto %[4]s. Gruß, %[1]s",
+		"Jürgen Kanarienvogel", "juergen@kanarienvogel.example", "030 / 9018 2007", "DE89 3704 0044 0532 0130 00"},
+	{"Bonjour, je m'appelle %[1]s : %[2]s, tél. %[3]s, carte %[4]s.", "Élodie Canari", "elodie_canari@courriel.example",
+		"06 12 34 56 78", "5500-0000-0000-0004"},
+	{"Hola, soy %[1]s. Correo %[2]s, móvil %[3]s, tarjeta %[4]s. %[1]s", "Íñigo Canario", "inigo@canario.example",
+		"612 345 678", "378282246310005"},
+	{"Здравствуйте, я %[1]s, почта %[2]s, телефон %[3]s, карта %[4]s.", "Анна Канарейкина", "анна@пример.example",
+		"+7 (912) 345-67-89", "2200 0000 0000 0053"},
+	{"مرحبا، أنا %[1]s وبريدي %[2]s وهاتفي %[3]s وبطاقتي %[4]s", "ليلى كناري", "layla@kanari.example", "٠١٠٠ ١٢٣ ٤٥٦٧",
+		"٤١١١ ١١١١ ١١١١ ١١١١"},
+	{"नमस्ते, मैं %[1]s हूँ, ईमेल %[2]s, फ़ोन %[3]s, कार्ड %[4]s", "अदिति कनारी", "aditi@kanari.example", "९८७६५ ४३२१०",
+		"४१११-११११-११११-११११"},
+	{"您好,我是%[1]s,邮箱%[2]s,电话%[3]s,卡号%[4]s。谢谢,%[1]s", "金丝雀", "jinsique@youxiang.example", "13812345678",
+		"6222021234567890128"},
+	{"こんにちは、%[1]sです。メール:%[2]s、電話:%[3]s、カード:%[4]s", "金糸雀子", "kanariya@meeru.example", "090-1234-5678",
+		"\uff14\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11\uff11"},
 }
 
 func TestNoCanaryReachesAQuestion(t *testing.T) {
@@ -268,8 +284,8 @@ func TestNoCanaryReachesAQuestion(t *testing.T) {
 	}
 }
 
-// leaks fails where a part of a canary that says something stands in what was sent: five characters of it as the skeleton has them,
-// across whatever stands between.
+// leaks fails where a part of a canary that says something stands in what was sent: five characters of it as the
+// skeleton has them, across whatever stands between.
 func leaks(t interface {
 	Helper()
 	Fatalf(string, ...any)
@@ -302,7 +318,8 @@ var anyPlaceholder = regexp.MustCompile(strings.TrimPrefix(placeholder.String(),
 // TestNoCanaryOfAnyShapeRemains writes canaries in wild ways into wild texts.
 func TestNoCanaryOfAnyShapeRemains(t *testing.T) {
 	r := newRedactor(t, "PER", "email", "phone", "number")
-	fillers := []string{"hello ", "the parcel is late. ", "日本語 ", "\n", "ok, ", "[PER_1] ", "[NUMBER_2] ", "3 stars ", "\u202eabc\u202c ", "\xff ", "– ", "(see below) ", "€ ", "a@ ", "😀 "}
+	fillers := []string{"hello ", "the parcel is late. ", "日本語 ", "\n", "ok, ", "[PER_1] ", "[NUMBER_2] ", "3 stars ",
+		"\u202eabc\u202c ", "\xff ", "– ", "(see below) ", "€ ", "a@ ", "😀 "}
 	zeros := []rune{'0', 0x660, 0x6f0, 0x966, 0x9e6, 0xff10, 0x1d7ce, 0x1d7d8, 0xe50, 0x1e950}
 	between := []string{"", "", "", "\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u0336", "\ufe0f", "\U000e0020"}
 	disguise := func(t *rapid.T, s string) string {
@@ -326,7 +343,9 @@ func TestNoCanaryOfAnyShapeRemains(t *testing.T) {
 		}
 		return b.String()
 	}
-	shapes := []string{"+49 30 5566 7788", "0049-30-55667788", "(030) 55667788", "5566778855667788", "5566 7788 5566 7788", "5566-7788-5566-7788", "55667788", "zyxwvut@qponmlk.zyx", "zyx-wvut@qponmlk.zyx", "DE66556677885566778855"}
+	shapes := []string{"+49 30 5566 7788", "0049-30-55667788", "(030) 55667788", "5566778855667788",
+		"5566 7788 5566 7788", "5566-7788-5566-7788", "55667788", "zyxwvut@qponmlk.zyx", "zyx-wvut@qponmlk.zyx",
+		"DE66556677885566778855"}
 	rapid.Check(t, func(t *rapid.T) {
 		var text strings.Builder
 		var canaries []string
@@ -340,7 +359,8 @@ func TestNoCanaryOfAnyShapeRemains(t *testing.T) {
 				canaries = append(canaries, canary)
 				text.WriteString(disguise(t, canary) + rapid.SampledFrom([]string{" ", ", ", "\n", "!"}).Draw(t, "end"))
 			default:
-				name := disguise(t, rapid.SampledFrom([]string{"zyxwv utsrq", "Zyxwvut", "zÿxwv-Ütsrq"}).Draw(t, "name"))
+				name := disguise(t, rapid.SampledFrom([]string{"zyxwv utsrq", "Zyxwvut", "zÿxwv-Ütsrq"}).Draw(t,
+					"name"))
 				canaries = append(canaries, name)
 				start := len([]rune(string(tokenize.Repair([]byte(text.String())))))
 				size := len([]rune(name))
@@ -377,15 +397,18 @@ func FuzzRedact(f *testing.F) {
 	})
 }
 
-// TestHugeTextsAreBounded gives each step the text that is the worst for it. Where a step's work grew with the square of the text, this took
-// minutes; what can be counted is that no place is found more than once.
+// TestHugeTextsAreBounded gives each step the text that is the worst for it. Where a step's work grew with the square
+// of the text, this took minutes; what can be counted is that no place is found more than once.
 func TestHugeTextsAreBounded(t *testing.T) {
 	r := newRedactor(t, "PER", "email", "phone", "number")
 	const size = 1 << 12
 	fill := func(s string) string { return strings.Repeat(s, size/len(s)) }
 	for name, text := range map[string]string{
-		"single digits": fill("1 "), "digits": fill("1"), "addresses": fill("a@b.example "), "at signs": fill("a@"), "dots": fill("a."), "accounts": fill("de89 3704 0044 0532 0130 00 "),
-		"prefixes": fill("ab12 "), "placeholders": fill("[PER_1]"), "brackets": fill("["), "pluses": fill("+ "), "parentheses": fill("(1"), "one word": fill("a"), "no spaces": fill("王"), "marks": fill("a\u0336"), "invisible": fill("\u200b"),
+		"single digits": fill("1 "), "digits": fill("1"), "addresses": fill("a@b.example "), "at signs": fill("a@"),
+		"dots": fill("a."), "accounts": fill("de89 3704 0044 0532 0130 00 "),
+		"prefixes": fill("ab12 "), "placeholders": fill("[PER_1]"), "brackets": fill("["), "pluses": fill("+ "),
+		"parentheses": fill("(1"), "one word": fill("a"), "no spaces": fill("王"), "marks": fill("a\u0336"),
+		"invisible":              fill("\u200b"),
 		"bytes that are no text": fill("\xff"), "ligatures": fill("\ufdfa"),
 	} {
 		var spans []Span

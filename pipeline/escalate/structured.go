@@ -9,9 +9,10 @@ import (
 	"strings"
 )
 
-// Modes of structured output, in the order in which they are tried: the first is OpenAI's own (vLLM, llama.cpp's server,
-// Ollama and TGI know it too), the next two are vLLM's, from and before version 0.12, json_object with a schema beside it
-// is what llama-cpp-python and older llama.cpp servers take. With none, only the prompt says what an answer looks like.
+// Modes of structured output, in the order in which they are tried: the first is OpenAI's own (vLLM, llama.cpp's
+// server, Ollama and TGI know it too), the next two are vLLM's, from and before version 0.12, json_object with a schema
+// beside it is what llama-cpp-python and older llama.cpp servers take. With none, only the prompt says what an answer
+// looks like.
 const (
 	StructuredAuto    = "auto"
 	structuredSchema  = "json_schema"
@@ -34,7 +35,8 @@ func nextMode(mode string) string {
 	return structuredNone
 }
 
-// chatRequest is the body of a chat completion. The fields stand in an order that keeps what is equal between calls in front.
+// chatRequest is the body of a chat completion. The fields stand in an order that keeps what is equal between calls in
+// front.
 type chatRequest struct {
 	Model             string          `json:"model"`
 	MaxTokens         int             `json:"max_tokens,omitempty"`
@@ -88,7 +90,8 @@ func encodeRequest(model string, maxTokens int, c *Call, mode string) ([]byte, e
 	}
 	switch mode {
 	case structuredSchema:
-		r.ResponseFormat = &responseFormat{Type: "json_schema", JSONSchema: &namedSchema{Name: "verdict", Strict: true, Schema: c.Schema}}
+		r.ResponseFormat = &responseFormat{Type: "json_schema", JSONSchema: &namedSchema{Name: "verdict", Strict: true,
+			Schema: c.Schema}}
 	case structuredObject:
 		r.ResponseFormat = &responseFormat{Type: "json_object", Schema: c.Schema}
 	case structuredOutputs:
@@ -114,13 +117,15 @@ func ignored(mode, content string, choices []string) bool {
 
 // namesStructure says that an endpoint's refusal is about how the answer's form was asked for. body may be anything.
 func namesStructure(body []byte) bool {
-	return containsAny(body, "response_format", "json_schema", "json schema", "json_object", "guided", "structured", "grammar",
+	return containsAny(body, "response_format", "json_schema", "json schema", "json_object", "guided", "structured",
+		"grammar",
 		"extra inputs", "extra_forbidden", "extra fields", "unknown field", "unrecognized", "unexpected keyword")
 }
 
 // namesLength says that an endpoint's refusal is about the length of the question.
 func namesLength(body []byte) bool {
-	return containsAny(body, "context length", "context_length", "context window", "context size", "context_size", "maximum context",
+	return containsAny(body, "context length", "context_length", "context window", "context size", "context_size",
+		"maximum context",
 		"too long", "too many tokens", "n_ctx", "max_model_len", "input length")
 }
 

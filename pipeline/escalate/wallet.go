@@ -42,8 +42,8 @@ type wallet struct {
 	spent amounts
 }
 
-// turn begins a new day. A day in the future (another worker's clock runs ahead) is kept, with what was spent on it; one
-// that is further away than clocks differ is taken for today.
+// turn begins a new day. A day in the future (another worker's clock runs ahead) is kept, with what was spent on it;
+// one that is further away than clocks differ is taken for today.
 func (w *wallet) turn(today day) {
 	switch {
 	case w.day < today:
@@ -53,8 +53,8 @@ func (w *wallet) turn(today day) {
 	}
 }
 
-// walletJSON is a wallet beside a committed offset. Version 1: the date, and what was spent on it. Later versions may add
-// fields; they may not change these.
+// walletJSON is a wallet beside a committed offset. Version 1: the date, and what was spent on it. Later versions may
+// add fields; they may not change these.
 type walletJSON struct {
 	Version int    `json:"sluice_budget"`
 	Day     string `json:"day"`
@@ -79,6 +79,7 @@ func decodeWallet(s string) wallet {
 
 // encode is what decodeWallet reads.
 func (w *wallet) encode() string {
-	s, _ := json.Marshal(walletJSON{1, w.day.String(), w.spent[calls], w.spent[tokens], w.spent[money]}) // plain fields: cannot fail
+	// plain fields: cannot fail
+	s, _ := json.Marshal(walletJSON{1, w.day.String(), w.spent[calls], w.spent[tokens], w.spent[money]})
 	return string(s)
 }

@@ -12,7 +12,8 @@ import (
 	_ "unsafe" // for go:linkname
 )
 
-// This file owns the wall clock of a binary that was built with the overlay of faults/clockstep; only such a one has wallStep.
+// This file owns the wall clock of a binary that was built with the overlay of faults/clockstep; only such a one has
+// wallStep.
 
 //go:linkname wallStep runtime.wallStep
 var wallStep int64
@@ -35,7 +36,8 @@ func init() {
 			if step := ms * int64(time.Millisecond); step != last {
 				atomic.StoreInt64(&wallStep, step)
 				last = step
-				fmt.Fprintf(os.Stderr, "failpoint clock is %d ms ahead, %s\n", ms, time.Now().UTC().Format(time.RFC3339Nano))
+				fmt.Fprintf(os.Stderr, "failpoint clock is %d ms ahead, %s\n", ms,
+					time.Now().UTC().Format(time.RFC3339Nano))
 			}
 		}
 	}()

@@ -1,5 +1,5 @@
-// Package failpoint names the places in a worker at which the fault tests end, freeze or break it. Without the build tag
-// "failpoint" Hit is empty and the compiler leaves nothing of it.
+// Package failpoint names the places in a worker at which the fault tests end, freeze or break it. Without the build
+// tag "failpoint" Hit is empty and the compiler leaves nothing of it.
 package failpoint
 
 // Names are the places outside the Kafka client, whose own are in kafka.Failpoints.
@@ -14,12 +14,13 @@ const (
 )
 
 // Names lists them in the order in which a record passes.
-var Names = []string{AfterFetch, AfterTokenize, InInference, AfterInference, EscalateBeforeCall, EscalateAfterCall, WhileDraining}
+var Names = []string{AfterFetch, AfterTokenize, InInference, AfterInference, EscalateBeforeCall, EscalateAfterCall,
+	WhileDraining}
 
-// EnvTexts is the variable that says which texts do harm: a comma-separated list of part:action. The action happens every
-// time a text with that part in it is tokenized.
+// EnvTexts is the variable that says which texts do harm: a comma-separated list of part:action. The action happens
+// every time a text with that part in it is tokenized.
 const EnvTexts = "FAILPOINT_TEXTS"
 
-// EnvClock is the variable that names a file with the milliseconds by which the wall clock is ahead of the true one. It is read
-// over and over, by a binary that was built with the overlay of faults/clockstep too.
+// EnvClock is the variable that names a file with the milliseconds by which the wall clock is ahead of the true one. It
+// is read over and over, by a binary that was built with the overlay of faults/clockstep too.
 const EnvClock = "FAILPOINT_CLOCK"

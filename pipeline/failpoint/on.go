@@ -15,8 +15,9 @@ import (
 // On says whether this binary has failpoints.
 const On = true
 
-// Env is the variable that says what happens where: a comma-separated list of name:count:action. The action happens when
-// the worker passes the place for the count-th time, once. (It has no SLUICE_ in front: such variables are configuration.)
+// Env is the variable that says what happens where: a comma-separated list of name:count:action. The action happens
+// when the worker passes the place for the count-th time, once. (It has no SLUICE_ in front: such variables are
+// configuration.)
 //
 //	kill   SIGKILL to the process itself
 //	pause  SIGSTOP to the process itself, until somebody sends SIGCONT

@@ -29,7 +29,8 @@ func TestTheActionComesAtItsCountAndOnce(t *testing.T) {
 
 func TestMistakesAreNamed(t *testing.T) {
 	for spec, want := range map[string]string{
-		"a": "name:count:action", "a:0:kill": "from 1", "a:x:kill": "from 1", "a:1:explode": "kill, pause, panic or hang", "a:1:kill,a:2:kill": "twice",
+		"a": "name:count:action", "a:0:kill": "from 1", "a:x:kill": "from 1", "a:1:explode": "kill, pause, panic or " +
+			"hang", "a:1:kill,a:2:kill": "twice",
 	} {
 		if _, err := parse(spec); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("parse(%q) = %v, want %q", spec, err, want)
@@ -55,7 +56,8 @@ func TestATextDoesHarmEveryTime(t *testing.T) {
 	if panics("good", "some other words") {
 		t.Error("texts without a harmful part must not act")
 	}
-	for spec, want := range map[string]string{"words": "part:action", ":panic": "part:action", "words:explode": "kill, pause, panic or hang"} {
+	for spec, want := range map[string]string{"words": "part:action", ":panic": "part:action",
+		"words:explode": "kill, pause, panic or hang"} {
 		if _, err := parseTexts(spec); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("parseTexts(%q) = %v, want %q", spec, err, want)
 		}

@@ -25,7 +25,8 @@ type Access struct {
 	TransactionalIDs string // prefix of the transactional ids; empty: no transactions
 }
 
-// Access is what a client with this configuration touches. The transactional ids of all workers of the group begin alike.
+// Access is what a client with this configuration touches. The transactional ids of all workers of the group begin
+// alike.
 func (c *Config) Access() Access {
 	a := Access{Read: c.Topics, Write: c.Outputs, Group: c.Group}
 	if c.Guarantee == ExactlyOnce {
@@ -34,12 +35,15 @@ func (c *Config) Access() Access {
 	return a
 }
 
-// ACLs are the permissions for all of the clients together, each once. Describe, which Kafka wants for most of what a worker
-// asks, is implied by each of them; IdempotentWrite on the cluster by any Write on a topic (KIP-679).
+// ACLs are the permissions for all of the clients together, each once. Describe, which Kafka wants for most of what a
+// worker asks, is implied by each of them; IdempotentWrite on the cluster by any Write on a topic (KIP-679).
 func ACLs(clients ...Access) []ACL {
 	var all []ACL
 	add := func(a ACL) {
-		if !slices.ContainsFunc(all, func(b ACL) bool { return a.Operation == b.Operation && a.Resource == b.Resource && a.Name == b.Name }) {
+		if !slices.ContainsFunc(all, func(b ACL) bool {
+			return a.Operation == b.Operation && a.Resource == b.Resource &&
+				a.Name == b.Name
+		}) {
 			all = append(all, a)
 		}
 	}
@@ -52,16 +56,18 @@ func ACLs(clients ...Access) []ACL {
 		}
 		add(ACL{"Read", "Group", c.Group, "literal", "joins the group and commits its offsets"})
 		if c.TransactionalIDs != "" {
-			add(ACL{"Write", "TransactionalId", c.TransactionalIDs, "prefixed", "publishes and commits in transactions"})
+			add(ACL{"Write", "TransactionalId", c.TransactionalIDs, "prefixed", "publishes and commits in " +
+				"transactions"})
 		}
 	}
 	return all
 }
 
-// Command is the call of kafka-acls.sh that grants it to a principal, such as User:sluice. connection is what stands before
-// it, such as --bootstrap-server kafka:9092.
+// Command is the call of kafka-acls.sh that grants it to a principal, such as User:sluice. connection is what stands
+// before it, such as --bootstrap-server kafka:9092.
 func (a ACL) Command(connection, principal string) string {
-	option := map[string]string{"Topic": "--topic", "Group": "--group", "TransactionalId": "--transactional-id"}[a.Resource]
+	option := map[string]string{"Topic": "--topic", "Group": "--group",
+		"TransactionalId": "--transactional-id"}[a.Resource]
 	return fmt.Sprintf("kafka-acls.sh %s --add --allow-principal %s --operation %s %s %s --resource-pattern-type %s",
 		connection, quote(principal), a.Operation, option, quote(a.Name), a.Pattern)
 }
@@ -69,7 +75,8 @@ func (a ACL) Command(connection, principal string) string {
 // quote writes s as one word of a shell.
 func quote(s string) string {
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return r != '-' && r != '_' && r != '.' && r != ':' && r != ',' && r != '=' && r != '/' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+		return r != '-' && r != '_' && r != '.' && r != ':' && r != ',' && r != '=' && r != '/' &&
+			(r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 	}) {
 		return s
 	}

@@ -10,8 +10,8 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns who gets which partition: a pure function over what the members told the leader, and the bytes in which
-// they tell it (Kafka's consumer protocol, so that kafka-consumer-groups can show both).
+// This file owns who gets which partition: a pure function over what the members told the leader, and the bytes in
+// which they tell it (Kafka's consumer protocol, so that kafka-consumer-groups can show both).
 
 // protocolName is the name of our assignment protocol: members of other programs are refused by the broker (code 23).
 const protocolName = "sluice-sticky"
@@ -25,9 +25,9 @@ type member struct {
 	generation int32
 }
 
-// assign shares the partitions out. Every partition of a topic that somebody subscribes to goes to exactly one subscriber.
-// With equal subscriptions the shares differ by at most one partition, and no partition moves that need not: owners keep
-// theirs unless they have more than their share or are gone.
+// assign shares the partitions out. Every partition of a topic that somebody subscribes to goes to exactly one
+// subscriber. With equal subscriptions the shares differ by at most one partition, and no partition moves that need
+// not: owners keep theirs unless they have more than their share or are gone.
 func assign(members []member, counts map[string]int) map[string][]pipeline.TopicPartition {
 	members = slices.Clone(members)
 	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.instance, b.instance) })
@@ -67,7 +67,8 @@ func assign(members []member, counts map[string]int) map[string][]pipeline.Topic
 	lightest := func(topic string) int {
 		best := -1
 		for i := range members {
-			if subscribed[i][topic] && (best < 0 || total[i] < total[best] || total[i] == total[best] && ofTopic[i][topic] < ofTopic[best][topic]) {
+			if subscribed[i][topic] && (best < 0 || total[i] < total[best] || total[i] == total[best] &&
+				ofTopic[i][topic] < ofTopic[best][topic]) {
 				best = i
 			}
 		}
@@ -117,8 +118,8 @@ func assign(members []member, counts map[string]int) map[string][]pipeline.Topic
 	return out
 }
 
-// sortedPartitions lists all partitions, partition 0 of every topic first: dealt out in this order every member gets some
-// of every topic.
+// sortedPartitions lists all partitions, partition 0 of every topic first: dealt out in this order every member gets
+// some of every topic.
 func sortedPartitions(counts map[string]int) []pipeline.TopicPartition {
 	var all []pipeline.TopicPartition
 	for t, n := range counts {
@@ -135,7 +136,8 @@ func sortedPartitions(counts map[string]int) []pipeline.TopicPartition {
 	return all
 }
 
-// subscription encodes a member's metadata: ConsumerProtocolSubscription version 2 (topics, owned partitions, generation).
+// subscription encodes a member's metadata: ConsumerProtocolSubscription version 2 (topics, owned partitions,
+// generation).
 func (m *member) subscription() []byte {
 	b := []byte{0, 2}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(m.topics)))
@@ -163,13 +165,14 @@ func readSubscription(instance string, b []byte) (member, error) {
 		m.generation = r.int32()
 	}
 	if r.bad {
-		return m, fmt.Errorf("the subscription of member %q (%d bytes, version %d) cannot be read", instance, len(b), version)
+		return m, fmt.Errorf("the subscription of member %q (%d bytes, version %d) cannot be read", instance, len(b),
+			version)
 	}
 	return m, nil
 }
 
-// assignment encodes a member's share: ConsumerProtocolAssignment version 1. User data holds the partition counts that the
-// assignment was made from, so that a restarted leader can see that a topic has grown meanwhile.
+// assignment encodes a member's share: ConsumerProtocolAssignment version 1. User data holds the partition counts that
+// the assignment was made from, so that a restarted leader can see that a topic has grown meanwhile.
 func assignment(share []pipeline.TopicPartition, counts map[string]int) []byte {
 	var user []byte
 	topics := make([]string, 0, len(counts))
@@ -204,7 +207,8 @@ func readAssignment(b []byte) (share []pipeline.TopicPartition, counts map[strin
 		}
 	}
 	if r.bad || user.bad {
-		return nil, nil, errors.New("the assignment from the group's leader cannot be read: does another program use this group?")
+		return nil, nil, errors.New("the assignment from the group's leader cannot be read: does another program use " +
+			"this group?")
 	}
 	return share, counts, nil
 }

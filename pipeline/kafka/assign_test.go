@@ -90,7 +90,8 @@ func TestAssignGivesEveryPartitionToOneMemberInEqualShares(t *testing.T) {
 		for i := range ms { // any claims, also false and contradicting ones
 			ms[i].generation = int32(rapid.IntRange(-1, 3).Draw(t, "generation"))
 			for range rapid.IntRange(0, 12).Draw(t, "claims") {
-				ms[i].owned = append(ms[i].owned, pipeline.TopicPartition{Topic: rapid.SampledFrom([]string{"t0", "t1", "gone"}).Draw(t, "topic"), Partition: int32(rapid.IntRange(0, 20).Draw(t, "partition"))})
+				ms[i].owned = append(ms[i].owned, pipeline.TopicPartition{Topic: rapid.SampledFrom([]string{"t0", "t1",
+					"gone"}).Draw(t, "topic"), Partition: int32(rapid.IntRange(0, 20).Draw(t, "partition"))})
 			}
 		}
 		shares := assign(ms, counts)
@@ -188,14 +189,16 @@ func TestTheYoungerClaimWins(t *testing.T) {
 func TestSubscriptionAndAssignmentRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		counts := drawCounts(t)
-		m := member{instance: "x", topics: slices.Sorted(maps.Keys(counts)), generation: rapid.Int32().Draw(t, "generation")}
+		m := member{instance: "x", topics: slices.Sorted(maps.Keys(counts)), generation: rapid.Int32().Draw(t,
+			"generation")}
 		for _, tp := range sortedPartitions(counts) {
 			if rapid.Bool().Draw(t, "owned") {
 				m.owned = append(m.owned, tp)
 			}
 		}
 		got, err := readSubscription("x", m.subscription())
-		if err != nil || !slices.Equal(got.topics, m.topics) || got.generation != m.generation || len(got.owned) != len(m.owned) {
+		if err != nil || !slices.Equal(got.topics, m.topics) || got.generation != m.generation ||
+			len(got.owned) != len(m.owned) {
 			t.Fatalf("%+v, %v; want %+v", got, err, m)
 		}
 		share, read, err := readAssignment(assignment(m.owned, counts))

@@ -15,8 +15,8 @@ import (
 )
 
 // This file owns record batches, format version 2 (KIP-98; layout in Kafka's DefaultRecordBatch): decoding what a fetch
-// brought and encoding what a transaction publishes. The bytes of a decoded record belong to the record; the bytes of an
-// encoded batch are kept for retries, which must be identical.
+// brought and encoding what a transaction publishes. The bytes of a decoded record belong to the record; the bytes of
+// an encoded batch are kept for retries, which must be identical.
 
 // Offsets of fields within a batch.
 const (
@@ -73,7 +73,8 @@ func nextBatch(p []byte) (b batch, rest []byte, err error) {
 	be := binary.BigEndian
 	size := int64(int32(be.Uint32(p[batchLength:]))) + batchLength + 4
 	if magic := p[batchMagic]; magic != 2 {
-		return b, nil, fmt.Errorf("message format version %d: Sluice reads version 2 (Kafka 0.11 and later); copy the topic with a current client", magic)
+		return b, nil, fmt.Errorf("message format version %d: Sluice reads version 2 (Kafka 0.11 and later); copy "+
+			"the topic with a current client", magic)
 	}
 	if size < batchHeader {
 		return b, nil, fmt.Errorf("a batch of %d bytes is shorter than its header", size)
@@ -96,7 +97,8 @@ func nextBatch(p []byte) (b batch, rest []byte, err error) {
 	}
 	b.last = b.base + int64(int32(be.Uint32(p[batchLastDelta:])))
 	if b.last < b.base || b.count < 0 {
-		return b, nil, fmt.Errorf("the batch counts %d records and ends at offset %d before its begin at %d", b.count, b.last, b.base)
+		return b, nil, fmt.Errorf("the batch counts %d records and ends at offset %d before its begin at %d", b.count,
+			b.last, b.base)
 	}
 	return b, rest, nil
 }
@@ -150,7 +152,8 @@ func (b *batch) records(tp pipeline.TopicPartition, from int64, to []pipeline.Re
 		r.skip(1) // attributes: unused
 		delta := r.int()
 		offset := b.base + r.int()
-		rec := pipeline.Record{Topic: tp.Topic, Partition: tp.Partition, Offset: offset, Key: r.bytes(), Value: r.bytes()}
+		rec := pipeline.Record{Topic: tp.Topic, Partition: tp.Partition, Offset: offset, Key: r.bytes(),
+			Value: r.bytes()}
 		if headers := r.int(); headers > 0 && headers <= int64(len(r.p)) {
 			rec.Headers = make([]pipeline.Header, headers)
 			for j := range rec.Headers {
@@ -176,12 +179,13 @@ func (b *batch) records(tp pipeline.TopicPartition, from int64, to []pipeline.Re
 	return to, nil
 }
 
-// aborts says whether a control batch is an abort marker. One that cannot be read is an error: taken for another marker it
-// would hide what the producer wrote after it.
+// aborts says whether a control batch is an abort marker. One that cannot be read is an error: taken for another marker
+// it would hide what the producer wrote after it.
 func (b *batch) aborts() (bool, error) {
 	marker, err := b.records(pipeline.TopicPartition{}, b.base, nil)
 	// Key: int16 version, int16 type; type 0 is ABORT, 1 is COMMIT.
-	return err == nil && len(marker) > 0 && len(marker[0].Key) >= 4 && binary.BigEndian.Uint16(marker[0].Key[2:]) == 0, err
+	return err == nil && len(marker) > 0 && len(marker[0].Key) >= 4 && binary.BigEndian.Uint16(marker[0].Key[2:]) == 0,
+		err
 }
 
 // varints reads the zigzag varints and byte strings of a record; bad is set by the first read that fails.
@@ -251,8 +255,8 @@ type batcher struct {
 	limit         int // most bytes of a batch
 }
 
-// encode encodes messages, in order, into as few batches as the limit allows. It does not check that a lone message fits
-// the limit after compression: the caller does.
+// encode encodes messages, in order, into as few batches as the limit allows. It does not check that a lone message
+// fits the limit after compression: the caller does.
 func (e *batcher) encode(messages []*pipeline.Message) ([]encodedBatch, error) {
 	var out []encodedBatch
 	for len(messages) > 0 {
@@ -333,11 +337,13 @@ func (e *batcher) batch(messages []*pipeline.Message) ([]byte, error) {
 	return b, nil
 }
 
-// squeeze compresses. A panic in the codec is its error: it is no single record's, for the batch is compressed as a whole.
+// squeeze compresses. A panic in the codec is its error: it is no single record's, for the batch is compressed as a
+// whole.
 func squeeze(codec compress.Compression, p []byte) (small []byte, err error) {
 	defer func() {
 		if x := recover(); x != nil {
-			small, err = nil, fmt.Errorf("compressing with %s: %w; nothing of it is committed; report it, and set kafka.compression to another codec", codec, pipeline.Recovered(x))
+			small, err = nil, fmt.Errorf("compressing with %s: %w; nothing of it is committed; report it, and set "+
+				"kafka.compression to another codec", codec, pipeline.Recovered(x))
 		}
 	}()
 	var out bytes.Buffer

@@ -38,7 +38,8 @@ func drawMessages(t *rapid.T) []*pipeline.Message {
 			m.Timestamp = time.UnixMilli(rapid.Int64Range(0, 1<<42).Draw(t, "time"))
 		}
 		for range rapid.IntRange(0, 4).Draw(t, "headers") {
-			m.Headers = append(m.Headers, pipeline.Header{Key: rapid.StringN(0, 20, -1).Draw(t, "header"), Value: drawBytes(t, "header value")})
+			m.Headers = append(m.Headers, pipeline.Header{Key: rapid.StringN(0, 20, -1).Draw(t, "header"),
+				Value: drawBytes(t, "header value")})
 		}
 		ms = append(ms, m)
 	}
@@ -50,7 +51,8 @@ func franzDecode(t *rapid.T, raw []byte) []*kgo.Record {
 	p := kmsg.NewFetchResponseTopicPartition()
 	p.RecordBatches = raw
 	p.HighWatermark = 1 << 40
-	fp, _ := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{KeepControlRecords: true, Topic: "out", Partition: 3}, &p, kgo.DefaultDecompressor(), nil)
+	fp, _ := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{KeepControlRecords: true, Topic: "out",
+		Partition: 3}, &p, kgo.DefaultDecompressor(), nil)
 	if fp.Err != nil {
 		t.Fatal(fp.Err)
 	}
@@ -62,8 +64,10 @@ func sameBytes(a, b []byte) bool { return bytes.Equal(a, b) && (a == nil) == (b 
 func TestBatchesAreReadByFranzGoAsTheyWereMeant(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ms := drawMessages(t)
-		e := batcher{codec: rapid.SampledFrom(allCodecs).Draw(t, "codec"), transactional: rapid.Bool().Draw(t, "transactional"),
-			producer: rapid.Int64Range(0, 1<<60).Draw(t, "producer"), epoch: 7, sequence: rapid.Int32Range(0, 1<<31-1).Draw(t, "sequence"),
+		e := batcher{codec: rapid.SampledFrom(allCodecs).Draw(t, "codec"), transactional: rapid.Bool().Draw(t,
+			"transactional"),
+			producer: rapid.Int64Range(0, 1<<60).Draw(t, "producer"), epoch: 7, sequence: rapid.Int32Range(0,
+				1<<31-1).Draw(t, "sequence"),
 			limit: rapid.IntRange(200, 20000).Draw(t, "limit")}
 		first := e.sequence
 		batches, err := e.encode(ms)
@@ -83,7 +87,8 @@ func TestBatchesAreReadByFranzGoAsTheyWereMeant(t *testing.T) {
 			if err := head.ReadFrom(b.data); err != nil {
 				t.Fatal(err)
 			}
-			if head.ProducerID != e.producer || head.ProducerEpoch != 7 || head.FirstSequence != sequence || head.NumRecords != int32(b.records) || head.LastOffsetDelta != int32(b.records-1) {
+			if head.ProducerID != e.producer || head.ProducerEpoch != 7 || head.FirstSequence != sequence ||
+				head.NumRecords != int32(b.records) || head.LastOffsetDelta != int32(b.records-1) {
 				t.Fatalf("header %+v", head)
 			}
 			sequence = int32((int64(sequence) + int64(b.records)) & 0x7fffffff)
@@ -93,7 +98,9 @@ func TestBatchesAreReadByFranzGoAsTheyWereMeant(t *testing.T) {
 			}
 			for i, r := range rs {
 				m := left[i]
-				if !sameBytes(r.Key, m.Key) || !sameBytes(r.Value, m.Value) || r.Timestamp.UnixMilli() != millis(m.Timestamp) || r.Attrs.IsTransactional() != e.transactional || len(r.Headers) != len(m.Headers) {
+				if !sameBytes(r.Key, m.Key) || !sameBytes(r.Value, m.Value) ||
+					r.Timestamp.UnixMilli() != millis(m.Timestamp) || r.Attrs.IsTransactional() != e.transactional ||
+					len(r.Headers) != len(m.Headers) {
 					t.Fatalf("record %d: %+v, want %+v", i, r, m)
 				}
 				for j, h := range r.Headers {
@@ -105,12 +112,14 @@ func TestBatchesAreReadByFranzGoAsTheyWereMeant(t *testing.T) {
 			left = left[b.records:]
 
 			// And by ourselves.
-			own, next, err := committedRecords(pipeline.TopicPartition{Topic: "out", Partition: 3}, &fetchResult{Records: slices.Clone(b.data)}, 0)
+			own, next, err := committedRecords(pipeline.TopicPartition{Topic: "out", Partition: 3},
+				&fetchResult{Records: slices.Clone(b.data)}, 0)
 			if err != nil || len(own) != b.records || next != int64(b.records) {
 				t.Fatalf("%d records, next %d, %v", len(own), next, err)
 			}
 			for i, r := range own {
-				if !sameBytes(r.Key, rs[i].Key) || !sameBytes(r.Value, rs[i].Value) || millis(r.Timestamp) != rs[i].Timestamp.UnixMilli() {
+				if !sameBytes(r.Key, rs[i].Key) || !sameBytes(r.Value, rs[i].Value) ||
+					millis(r.Timestamp) != rs[i].Timestamp.UnixMilli() {
 					t.Fatalf("we read %+v, franz-go %+v", r, rs[i])
 				}
 			}
@@ -122,7 +131,8 @@ func TestBatchesAreReadByFranzGoAsTheyWereMeant(t *testing.T) {
 }
 
 func TestEncodingTwiceGivesTheSameBytes(t *testing.T) {
-	ms := []*pipeline.Message{{Value: []byte("one"), Timestamp: time.UnixMilli(5)}, {Key: []byte("k"), Value: []byte("two")}}
+	ms := []*pipeline.Message{{Value: []byte("one"), Timestamp: time.UnixMilli(5)}, {Key: []byte("k"),
+		Value: []byte("two")}}
 	for _, codec := range allCodecs {
 		e1, e2 := batcher{codec: codec, limit: 1000}, batcher{codec: codec, limit: 1000}
 		a, err1 := e1.encode(ms)
@@ -135,13 +145,15 @@ func TestEncodingTwiceGivesTheSameBytes(t *testing.T) {
 
 func TestALoneMessageMayBeLargerThanTheLimit(t *testing.T) {
 	e := batcher{codec: compress.Zstd, limit: 1000}
-	bs, err := e.encode([]*pipeline.Message{{Value: []byte("small")}, {Value: bytes.Repeat([]byte("a"), 100_000)}, {Value: []byte("small")}})
+	bs, err := e.encode([]*pipeline.Message{{Value: []byte("small")}, {Value: bytes.Repeat([]byte("a"), 100_000)},
+		{Value: []byte("small")}})
 	if err != nil || len(bs) != 3 || len(bs[1].data) > 1000 {
 		t.Errorf("%d batches, %v: a message that fits after compression is sent, alone", len(bs), err)
 	}
 }
 
-// encodeAt is a batch of one producer at an offset, for filter tests. count 0 gives a batch that compaction has emptied.
+// encodeAt is a batch of one producer at an offset, for filter tests. count 0 gives a batch that compaction has
+// emptied.
 func encodeAt(base int64, producer int64, attrs uint16, values ...string) []byte {
 	var ms []*pipeline.Message
 	for _, v := range values {
@@ -204,25 +216,34 @@ func TestFilterSkipsWhatAReadCommittedReaderMustNotSee(t *testing.T) {
 		want    []string
 		next    int64
 	}{
-		{"plain records", 0, nil, [][]byte{encodeAt(0, -1, 0, "a", "b"), encodeAt(2, -1, 0, "c")}, []string{"a", "b", "c"}, 3},
-		{"a batch that begins before the position", 1, nil, [][]byte{encodeAt(0, -1, 0, "a", "b", "c")}, []string{"b", "c"}, 3},
+		{"plain records", 0, nil, [][]byte{encodeAt(0, -1, 0, "a", "b"), encodeAt(2, -1, 0, "c")}, []string{"a", "b",
+			"c"}, 3},
+		{"a batch that begins before the position", 1, nil, [][]byte{encodeAt(0, -1, 0, "a", "b", "c")},
+			[]string{"b", "c"}, 3},
 		{"a committed transaction", 0, nil, [][]byte{encodeAt(0, 1, tx, "a"), marker(1, 1, true)}, []string{"a"}, 2},
-		{"an aborted transaction", 0, []abortedTxn{{1, 0}}, [][]byte{encodeAt(0, 1, tx, "a", "b"), marker(2, 1, false)}, nil, 3},
+		{"an aborted transaction", 0, []abortedTxn{{1, 0}}, [][]byte{encodeAt(0, 1, tx, "a", "b"), marker(2, 1, false)},
+			nil, 3},
 		{"aborted, then committed, by one producer", 0, []abortedTxn{{1, 0}},
-			[][]byte{encodeAt(0, 1, tx, "no"), marker(1, 1, false), encodeAt(2, 1, tx, "yes"), marker(3, 1, true)}, []string{"yes"}, 4},
+			[][]byte{encodeAt(0, 1, tx, "no"), marker(1, 1, false), encodeAt(2, 1, tx, "yes"), marker(3, 1, true)},
+			[]string{"yes"}, 4},
 		{"committed, then aborted, by one producer", 0, []abortedTxn{{1, 2}},
-			[][]byte{encodeAt(0, 1, tx, "yes"), marker(1, 1, true), encodeAt(2, 1, tx, "no"), marker(3, 1, false)}, []string{"yes"}, 4},
+			[][]byte{encodeAt(0, 1, tx, "yes"), marker(1, 1, true), encodeAt(2, 1, tx, "no"), marker(3, 1, false)},
+			[]string{"yes"}, 4},
 		{"two producers interleaved", 0, []abortedTxn{{2, 1}},
-			[][]byte{encodeAt(0, 1, tx, "one"), encodeAt(1, 2, tx, "two"), encodeAt(2, 1, tx, "three"), marker(3, 2, false), marker(4, 1, true)}, []string{"one", "three"}, 5},
+			[][]byte{encodeAt(0, 1, tx, "one"), encodeAt(1, 2, tx, "two"), encodeAt(2, 1, tx, "three"),
+				marker(3, 2, false), marker(4, 1, true)}, []string{"one", "three"}, 5},
 		{"aborted list out of order", 0, []abortedTxn{{2, 1}, {1, 0}},
-			[][]byte{encodeAt(0, 1, tx, "no"), encodeAt(1, 2, tx, "no"), marker(2, 1, false), marker(3, 2, false), encodeAt(4, -1, 0, "yes")}, []string{"yes"}, 5},
-		{"an idempotent producer with the id of an aborted transaction", 0, []abortedTxn{{1, 0}}, [][]byte{encodeAt(0, 1, 0, "yes")}, []string{"yes"}, 1},
+			[][]byte{encodeAt(0, 1, tx, "no"), encodeAt(1, 2, tx, "no"), marker(2, 1, false), marker(3, 2, false),
+				encodeAt(4, -1, 0, "yes")}, []string{"yes"}, 5},
+		{"an idempotent producer with the id of an aborted transaction", 0, []abortedTxn{{1, 0}},
+			[][]byte{encodeAt(0, 1, 0, "yes")}, []string{"yes"}, 1},
 		{"a gap that compaction left", 0, nil, [][]byte{encodeAt(7, -1, 0, "h")}, []string{"h"}, 8},
 		{"batches without records", 3, nil, [][]byte{empty(3, 4), empty(7, 2)}, nil, 9},
 		{"nothing", 5, nil, nil, nil, 5},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rs, next, err := committedRecords(tp, &fetchResult{Records: bytes.Join(c.log, nil), Aborted: c.aborted}, c.from)
+			rs, next, err := committedRecords(tp, &fetchResult{Records: bytes.Join(c.log, nil), Aborted: c.aborted},
+				c.from)
 			if err != nil || !slices.Equal(values(rs), c.want) || next != c.next {
 				t.Errorf("%q, next %d, %v; want %q, next %d", values(rs), next, err, c.want, c.next)
 			}
@@ -275,7 +296,8 @@ func FuzzCommittedRecords(f *testing.F) {
 	f.Add(append(encodeAt(0, 1, 0, "a"), marker(1, 1, false)...), int64(1))
 	for _, codec := range allCodecs {
 		e := batcher{codec: codec, limit: 1 << 20}
-		b, err := e.batch([]*pipeline.Message{{Key: []byte("k"), Value: bytes.Repeat([]byte("v"), 500), Headers: []pipeline.Header{{Key: "h"}}}})
+		b, err := e.batch([]*pipeline.Message{{Key: []byte("k"), Value: bytes.Repeat([]byte("v"), 500),
+			Headers: []pipeline.Header{{Key: "h"}}}})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -293,7 +315,8 @@ func FuzzCommittedRecords(f *testing.F) {
 		if next < from || err != nil && (next != from || rs != nil) {
 			t.Errorf("from %d: next %d, %d records, %v", from, next, len(rs), err)
 		}
-		for v := (view{aborted: map[int64]bool{}}); err == nil && len(raw) > 0; { // every batch, not only until the first that is damaged
+		// every batch, not only until the first that is damaged
+		for v := (view{aborted: map[int64]bool{}}); err == nil && len(raw) > 0; {
 			_, raw, _, err = v.take(raw, pipeline.TopicPartition{}, from, nil)
 		}
 		var p *pipeline.PanicError

@@ -19,7 +19,8 @@ import (
 var needed = map[protocol.ApiKey]int16{
 	protocol.Produce: 8, protocol.Fetch: 11, protocol.ListOffsets: 5, protocol.Metadata: 8, protocol.FindCoordinator: 2,
 	protocol.JoinGroup: 9, protocol.SyncGroup: 5, protocol.Heartbeat: 4, protocol.OffsetFetch: 7,
-	protocol.InitProducerId: 4, protocol.AddPartitionsToTxn: 3, protocol.AddOffsetsToTxn: 3, protocol.TxnOffsetCommit: 3, protocol.EndTxn: 3,
+	protocol.InitProducerId: 4, protocol.AddPartitionsToTxn: 3, protocol.AddOffsetsToTxn: 3,
+	protocol.TxnOffsetCommit: 3, protocol.EndTxn: 3,
 	protocol.OffsetCommit: 7, protocol.LeaveGroup: 5, protocol.DescribeConfigs: 3,
 }
 
@@ -56,15 +57,16 @@ func compareVersions(offered []apiversions.ApiKeyResponse) error {
 		return nil
 	}
 	slices.Sort(missing)
-	return pipeline.Faultf(pipeline.Config, "start", "versions", "the brokers do not speak what Sluice needs: %v; Apache Kafka 3.2 to 4.x does", missing)
+	return pipeline.Faultf(pipeline.Config, "start", "versions", "the brokers do not speak what Sluice needs: %v; "+
+		"Apache Kafka 3.2 to 4.x does", missing)
 }
 
-// Check looks at the cluster as far as it can be seen without writing or joining: contact and login, API versions, topics,
-// permissions, sizes. It returns every problem found.
+// Check looks at the cluster as far as it can be seen without writing or joining: contact and login, API versions,
+// topics, permissions, sizes. It returns every problem found.
 //
-// What it cannot see: WRITE on the outputs (Kafka tells only when something is written; DESCRIBE, which WRITE implies, is
-// seen), and group.max.session.timeout.ms (told at the join). It takes no producer id of the worker's transactional id,
-// because that would fence a worker that is running.
+// What it cannot see: WRITE on the outputs (Kafka tells only when something is written; DESCRIBE, which WRITE implies,
+// is seen), and group.max.session.timeout.ms (told at the join). It takes no producer id of the worker's transactional
+// id, because that would fence a worker that is running.
 func (c *Client) Check(ctx context.Context) (problems []error) {
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	deadline := time.Now().Add(15 * time.Second)
@@ -143,7 +145,8 @@ func (c *Client) checkRead(ctx context.Context, topic string) error {
 	}
 	return c.retry(ctx, "check", time.Now().Add(requestTimeout), func() error {
 		req := &fetchRequest{ReplicaID: -1, MaxWaitMs: 1, MinBytes: 1, MaxBytes: 1, IsolationLevel: 1, SessionEpoch: -1,
-			Topics: []fetchTopic{{Name: topic, Partitions: []fetchPartition{{LeaderEpoch: -1, Offset: end, LogStartOffset: -1, MaxBytes: 1}}}}}
+			Topics: []fetchTopic{{Name: topic, Partitions: []fetchPartition{{LeaderEpoch: -1, Offset: end,
+				LogStartOffset: -1, MaxBytes: 1}}}}}
 		req.route(c.leader(tp))
 		r, err := ask[*fetchResponse](ctx, c, requestTimeout, req)
 		if err != nil {

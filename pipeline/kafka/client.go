@@ -155,7 +155,8 @@ const (
 )
 
 // askCoordinator sends a message to the coordinator of the group or of the transactional id.
-func askCoordinator[R protocol.Message](ctx context.Context, c *Client, kind int8, timeout time.Duration, req routed) (R, error) {
+func askCoordinator[R protocol.Message](ctx context.Context, c *Client, kind int8, timeout time.Duration, req routed) (
+	R, error) {
 	var none R
 	at, err := c.coordinator(ctx, kind)
 	if err != nil {

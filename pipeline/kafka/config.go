@@ -19,7 +19,8 @@ type Guarantee string
 const (
 	// ExactlyOnce publishes messages and offsets in one transaction: a read_committed reader sees each result once.
 	ExactlyOnce Guarantee = "exactly-once"
-	// AtLeastOnce publishes with an idempotent producer, then commits offsets: a crash between the two repeats messages.
+	// AtLeastOnce publishes with an idempotent producer, then commits offsets: a crash between the two repeats
+	// messages.
 	AtLeastOnce Guarantee = "at-least-once"
 )
 
@@ -38,8 +39,8 @@ type SASL struct {
 	User      string // of PLAIN and SCRAM
 
 	// Secret is asked for the password, or for OAUTHBEARER's token, at every login: of each new connection, and of one
-	// whose session comes to its end (connections.max.reauth.ms of the broker, KIP-368). So a renewed file or token takes effect while the
-	// worker runs. It is called by many goroutines; an error is tried again.
+	// whose session comes to its end (connections.max.reauth.ms of the broker, KIP-368). So a renewed file or token
+	// takes effect while the worker runs. It is called by many goroutines; an error is tried again.
 	Secret func(context.Context) (pipeline.Secret, error)
 }
 
@@ -54,15 +55,16 @@ type Config struct {
 	InstanceID string
 
 	// SessionTimeout is how long a silent member keeps its partitions. A restart that is back within it causes no
-	// rebalance (P10); the partitions of a dead worker rest for as long. The broker's group.max.session.timeout.ms bounds it.
+	// rebalance (P10); the partitions of a dead worker rest for as long. The broker's group.max.session.timeout.ms
+	// bounds it.
 	SessionTimeout time.Duration
 
 	// RebalanceTimeout is how long a rebalance waits for every member to finish its commits and to join. A rebalance
 	// while a static member is down takes all of it, so keep it short although the session timeout is long.
 	RebalanceTimeout time.Duration
 
-	// TransactionTimeout is after how long the broker aborts a transaction whose worker is silent. A dead worker holds up
-	// read_committed readers for as long, unless it comes back first.
+	// TransactionTimeout is after how long the broker aborts a transaction whose worker is silent. A dead worker holds
+	// up read_committed readers for as long, unless it comes back first.
 	TransactionTimeout time.Duration
 
 	Guarantee Guarantee
@@ -80,8 +82,8 @@ type Config struct {
 	FetchMaxBytes int           // most bytes of one fetch answer (one broker, all partitions)
 	FetchMaxWait  time.Duration // how long a broker holds a fetch while there is nothing to send
 
-	// DeliveryTimeout is how long a step of a commit is repeated (broker restarts, leader moves) before the transaction is
-	// aborted and begun anew. 0: TransactionTimeout less 5 s, at least half of it.
+	// DeliveryTimeout is how long a step of a commit is repeated (broker restarts, leader moves) before the transaction
+	// is aborted and begun anew. 0: TransactionTimeout less 5 s, at least half of it.
 	DeliveryTimeout time.Duration
 
 	Logger    *slog.Logger      // nil: slog.Default()
@@ -89,9 +91,11 @@ type Config struct {
 	Failpoint func(name string) // for tests: called at each of Failpoints, may end the process
 }
 
-// Observer is told what metrics need. Every field may be nil; functions are called from several goroutines and must not block.
+// Observer is told what metrics need. Every field may be nil; functions are called from several goroutines and must not
+// block.
 type Observer struct {
-	// Transaction tells how a commit ended ("committed", "aborted", "fenced", "rebalance", "failed") and how long it took.
+	// Transaction tells how a commit ended ("committed", "aborted", "fenced", "rebalance", "failed") and how long it
+	// took.
 	Transaction func(result string, took time.Duration)
 	// Rebalance tells that a new generation began, with how many partitions here.
 	Rebalance func(generation int32, partitions int)
@@ -99,17 +103,19 @@ type Observer struct {
 	Retry func(step string, code int)
 	// InGroup tells whether the worker is a member with an assignment.
 	InGroup func(bool)
-	// Contact tells false when no heartbeat has got through for a quarter of the session timeout, and true when one does.
+	// Contact tells false when no heartbeat has got through for a quarter of the session timeout, and true when one
+	// does.
 	Contact func(bool)
-	// UnstableOffsets tells for how long the group's offsets have been held up by a transaction of another worker; 0 when
-	// the hold-up ends.
+	// UnstableOffsets tells for how long the group's offsets have been held up by a transaction of another worker; 0
+	// when the hold-up ends.
 	UnstableOffsets func(time.Duration)
 }
 
 // Failpoints are the names that Config.Failpoint is called with, in the order in which a worker passes them.
 var Failpoints = []string{
 	"after-init-producer", "after-scrub", "while-joining", "after-join",
-	"before-commit", "after-add-partitions", "after-produce", "after-add-offsets", "after-txn-offset-commit", "before-end-txn", "after-end-txn",
+	"before-commit", "after-add-partitions", "after-produce", "after-add-offsets", "after-txn-offset-commit",
+	"before-end-txn", "after-end-txn",
 }
 
 // DefaultConfig has the default of every setting that has one.

@@ -20,13 +20,16 @@ import (
 
 func TestValidateNamesEveryMistake(t *testing.T) {
 	good := DefaultConfig()
-	good.Brokers, good.Group, good.InstanceID, good.Topics, good.Outputs = []string{"b:9092"}, "g", "i", []string{"in"}, []string{"out"}
+	good.Brokers, good.Group, good.InstanceID, good.Topics, good.Outputs = []string{"b:9092"}, "g", "i", []string{"in"},
+		[]string{"out"}
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	bad := Config{Outputs: []string{"x"}, Topics: []string{"x"}, Compression: "brotli", SASL: SASL{Mechanism: "gssapi", User: "u"}, Start: "newest"}
+	bad := Config{Outputs: []string{"x"}, Topics: []string{"x"}, Compression: "brotli", SASL: SASL{Mechanism: "gssapi",
+		User: "u"}, Start: "newest"}
 	err := bad.Validate()
-	for _, word := range []string{"brokers", "group", "instance_id", "input", "guarantee", "start", "session_timeout", "rebalance_timeout", "transaction_timeout", "fetch_max_wait", "fetch_max_bytes", "brotli", "gssapi"} {
+	for _, word := range []string{"brokers", "group", "instance_id", "input", "guarantee", "start", "session_timeout",
+		"rebalance_timeout", "transaction_timeout", "fetch_max_wait", "fetch_max_bytes", "brotli", "gssapi"} {
 		if err == nil || !strings.Contains(err.Error(), word) {
 			t.Errorf("%q is not named in: %v", word, err)
 		}
@@ -50,7 +53,8 @@ func TestOldAndFutureBrokersAreRefusedWithASentence(t *testing.T) {
 	old[0].MaxVersion--
 	future[0].MinVersion, future[0].MaxVersion = 100, 101
 	for _, ks := range [][]apiversions.ApiKeyResponse{old, future, all()[1:]} {
-		if err := compareVersions(ks); pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "Apache Kafka 3.2 to 4.x") {
+		if err := compareVersions(ks); pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(),
+			"Apache Kafka 3.2 to 4.x") {
 			t.Errorf("%v", err)
 		}
 	}
@@ -85,7 +89,8 @@ func TestRetryEndsAtItsDeadlineAndWithItsContext(t *testing.T) {
 	c := &Client{log: testLogger(t)}
 	calls := 0
 	again := func() error { calls++; return answer(errConcurrentTxn, "EndTxn", "x") }
-	if err := c.retry(t.Context(), "x", time.Now().Add(30*time.Millisecond), again); !is(err, errConcurrentTxn) || calls < 2 {
+	if err := c.retry(t.Context(), "x", time.Now().Add(30*time.Millisecond), again); !is(err, errConcurrentTxn) ||
+		calls < 2 {
 		t.Errorf("%v after %d calls", err, calls)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -96,7 +101,8 @@ func TestRetryEndsAtItsDeadlineAndWithItsContext(t *testing.T) {
 	}
 }
 
-// TestOnlyThisRoomUsesKafkaGo: wire.go replaces kafka-go's message types for the whole process, so nobody else may use them.
+// TestOnlyThisRoomUsesKafkaGo: wire.go replaces kafka-go's message types for the whole process, so nobody else may use
+// them.
 func TestOnlyThisRoomUsesKafkaGo(t *testing.T) {
 	root := filepath.Join("..", "..")
 	here, err := filepath.Abs(".")
@@ -109,7 +115,8 @@ func TestOnlyThisRoomUsesKafkaGo(t *testing.T) {
 			return err
 		}
 		if d.IsDir() {
-			if n := d.Name(); path != root && (strings.HasPrefix(n, ".") && n != "..") || n == "build" || n == "dist" || n == "target" {
+			if n := d.Name(); path != root && (strings.HasPrefix(n, ".") && n != "..") || n == "build" || n == "dist" ||
+				n == "target" {
 				return fs.SkipDir
 			}
 			if abs, err := filepath.Abs(path); err == nil && abs == here {
@@ -146,7 +153,8 @@ func TestOnlyThisRoomUsesKafkaGo(t *testing.T) {
 		if imports.Match(src) {
 			found++
 		}
-		for _, stock := range []string{"segmentio.Client{", "segmentio.NewReader", "segmentio.Writer{", "segmentio.NewConsumerGroup"} {
+		for _, stock := range []string{"segmentio.Client{", "segmentio.NewReader", "segmentio.Writer{",
+			"segmentio.NewConsumerGroup"} {
 			if bytes.Contains(src, []byte(stock)) && f != "config_test.go" {
 				t.Errorf("%s uses %s", f, stock)
 			}

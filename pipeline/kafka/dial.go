@@ -17,8 +17,8 @@ import (
 )
 
 // This file owns how a connection comes about: TCP, TLS, login, and the renewal of the login while the connection lives
-// (KIP-368). kafka-go could do the first three, but it reads certificates once, keeps the session lifetime that a broker
-// tells to itself, and cannot log in again.
+// (KIP-368). kafka-go could do the first three, but it reads certificates once, keeps the session lifetime that a
+// broker tells to itself, and cannot log in again.
 
 const dialTimeout = 5 * time.Second
 
@@ -140,8 +140,8 @@ func (l *loginConn) login(ctx context.Context) error {
 	return nil
 }
 
-// exchange passes the mechanism's messages to the broker and back until both are content. lifetime is 0 where the session has
-// no end.
+// exchange passes the mechanism's messages to the broker and back until both are content. lifetime is 0 where the
+// session has no end.
 func exchange(ctx context.Context, conn *protocol.Conn, mechanism sasl.Mechanism) (lifetime time.Duration, err error) {
 	machine, message, err := mechanism.Start(ctx)
 	if err != nil {
@@ -179,7 +179,8 @@ func (e *loginError) Error() string {
 	if len(e.offered) > 0 {
 		return fmt.Sprintf("the broker offers %v, not %s", e.offered, e.mechanism)
 	}
-	return fmt.Sprintf("the broker refuses the login with %s: [%d] %s: %.200q", e.mechanism, int(e.code), e.code.Title(), e.says)
+	return fmt.Sprintf("the broker refuses the login with %s: [%d] %s: %.200q", e.mechanism, int(e.code),
+		e.code.Title(), e.says)
 }
 
 // Unwrap gives the broker's error code.
@@ -196,8 +197,8 @@ func (e *hungUpError) Error() string {
 }
 func (e *hungUpError) Unwrap() error { return e.err }
 
-// credentialError is a password, a token or a certificate that could not be had. Trying again can help: a file may be about to be renewed,
-// an endpoint to come back.
+// credentialError is a password, a token or a certificate that could not be had. Trying again can help: a file may be
+// about to be renewed, an endpoint to come back.
 type credentialError struct{ err error }
 
 func (e *credentialError) Error() string { return e.err.Error() }

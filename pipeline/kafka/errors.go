@@ -12,7 +12,8 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns what errors mean: which are repeated, which end a membership or a transaction, which a person must mend.
+// This file owns what errors mean: which are repeated, which end a membership or a transaction, which a person must
+// mend.
 
 // Kafka's error codes that decide something here.
 const (
@@ -75,7 +76,8 @@ type codeError struct {
 
 func (e *codeError) Error() string {
 	k := segmentio.Error(e.code)
-	return fmt.Sprintf("%s of %s: [%d] %s: %s", e.api, e.resource, e.code, k.Title(), strings.TrimSuffix(k.Description(), "."))
+	return fmt.Sprintf("%s of %s: [%d] %s: %s", e.api, e.resource, e.code, k.Title(),
+		strings.TrimSuffix(k.Description(), "."))
 }
 
 // answer is the error for the code of an answer; nil for 0.
@@ -117,8 +119,11 @@ func retriable(err error) bool {
 	switch codeOf(err) {
 	case 0:
 		return true
-	case errUnknownTopic, errLeaderNotAvailable, errNotLeader, errRequestTimedOut, errBrokerNotAvailable, errReplicaNotAvailable, errNetwork,
-		errCoordinatorLoading, errNoCoordinator, errNotCoordinator, errNotEnoughReplicas /* also: "concurrent transactions", told to old clients */, errNotEnoughReplicasAfterAppend,
+	case errUnknownTopic, errLeaderNotAvailable, errNotLeader, errRequestTimedOut, errBrokerNotAvailable,
+		errReplicaNotAvailable, errNetwork,
+		errCoordinatorLoading, errNoCoordinator, errNotCoordinator,
+		errNotEnoughReplicas, /* also: "concurrent transactions", told to old clients */
+		errNotEnoughReplicasAfterAppend,
 		errConcurrentTxn, errStorage, errUnstableOffsets, errThrottled,
 		errUnknownServerError: // a broker in trouble, which does not say which: no reason for the worker to end
 		return true
@@ -131,7 +136,8 @@ func lostMembership(err error) bool {
 	return is(err, errIllegalGeneration, errUnknownMember, errRebalancing)
 }
 
-// lostEpoch says that the producer epoch is no longer valid: a transaction timeout or a successor, InitProducerId tells.
+// lostEpoch says that the producer epoch is no longer valid: a transaction timeout or a successor, InitProducerId
+// tells.
 func lostEpoch(err error) bool { return is(err, errInvalidProducerEpoch, errProducerFenced) }
 
 // configFault is the fault for err when a person must act; nil otherwise.
@@ -141,7 +147,8 @@ func (c *Client) configFault(stage string, err error) *pipeline.Fault {
 		return nil
 	}
 	bad := func(reason, format string, args ...any) *pipeline.Fault {
-		return &pipeline.Fault{Kind: pipeline.Config, Stage: stage, Reason: reason, Err: fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err)}
+		return &pipeline.Fault{Kind: pipeline.Config, Stage: stage, Reason: reason, Err: fmt.Errorf("%s: %w",
+			fmt.Sprintf(format, args...), err)}
 	}
 	switch e.code {
 	case errTopicAuth:
@@ -149,19 +156,26 @@ func (c *Client) configFault(stage string, err error) *pipeline.Fault {
 		if slices.Contains(c.cfg.Topics, strings.TrimPrefix(e.resource, "topic ")) {
 			op = "READ"
 		}
-		return bad("permission", "%s lacks permission %s on %s: grant it with kafka-acls", c.principal(), op, e.resource)
+		return bad("permission", "%s lacks permission %s on %s: grant it with kafka-acls", c.principal(), op,
+			e.resource)
 	case errGroupAuth:
-		return bad("permission", "%s lacks permission READ on group %s: grant it with kafka-acls", c.principal(), c.cfg.Group)
+		return bad("permission", "%s lacks permission READ on group %s: grant it with kafka-acls", c.principal(),
+			c.cfg.Group)
 	case errTransactionalIDAuth:
-		return bad("permission", "%s lacks permission WRITE on transactional id %s (best granted prefixed, %s.): grant it with kafka-acls", c.principal(), c.cfg.TransactionalID(), c.cfg.Group)
+		return bad("permission", "%s lacks permission WRITE on transactional id %s (best granted prefixed, %s.): "+
+			"grant it with kafka-acls", c.principal(), c.cfg.TransactionalID(), c.cfg.Group)
 	case errClusterAuth:
-		return bad("permission", "%s lacks permission IDEMPOTENT_WRITE on the cluster, or WRITE on some topic: grant it with kafka-acls", c.principal())
+		return bad("permission", "%s lacks permission IDEMPOTENT_WRITE on the cluster, or WRITE on some topic: grant "+
+			"it with kafka-acls", c.principal())
 	case errSessionTimeout:
-		return bad("session-timeout", "the broker refuses session_timeout %v: keep it between its group.min.session.timeout.ms and group.max.session.timeout.ms", c.cfg.SessionTimeout)
+		return bad("session-timeout", "the broker refuses session_timeout %v: keep it between its "+
+			"group.min.session.timeout.ms and group.max.session.timeout.ms", c.cfg.SessionTimeout)
 	case errInvalidTxnTimeout:
-		return bad("transaction-timeout", "the broker refuses transaction_timeout %v: keep it below its transaction.max.timeout.ms", c.cfg.TransactionTimeout)
+		return bad("transaction-timeout", "the broker refuses transaction_timeout %v: keep it below its "+
+			"transaction.max.timeout.ms", c.cfg.TransactionTimeout)
 	case errInconsistentProtocol:
-		return bad("group-protocol", "group %s has members of another program (another assignment protocol): use a group of its own", c.cfg.Group)
+		return bad("group-protocol", "group %s has members of another program (another assignment protocol): use a "+
+			"group of its own", c.cfg.Group)
 	case errInvalidGroup:
 		return bad("group", "group %q is not a valid group id", c.cfg.Group)
 	case errGroupMaxSize:
@@ -169,9 +183,12 @@ func (c *Client) configFault(stage string, err error) *pipeline.Fault {
 	case errInvalidTopic:
 		return bad("topic", "%s is not a valid topic name", e.resource)
 	case errInvalidTimestamp:
-		return bad("timestamp", "%s refuses the timestamp of a message (message.timestamp.after.max.ms or .before.max.ms of the topic): relax the setting; messages carry the timestamp of their input record", e.resource)
+		return bad("timestamp", "%s refuses the timestamp of a message (message.timestamp.after.max.ms or "+
+			".before.max.ms of the topic): relax the setting; messages carry the timestamp of their input record",
+			e.resource)
 	case errInvalidRecord:
-		return bad("record", "%s refuses a message (a compacted topic refuses messages without a key): use a topic with cleanup.policy=delete, or give the input records keys", e.resource)
+		return bad("record", "%s refuses a message (a compacted topic refuses messages without a key): use a topic "+
+			"with cleanup.policy=delete, or give the input records keys", e.resource)
 	case errPolicyViolation:
 		return bad("policy", "%s refuses a message by a policy of the broker", e.resource)
 	case errUnsupportedForMessage, errUnsupportedCompression:
@@ -191,10 +208,12 @@ func (c *Client) principal() string {
 // fenced is the fault that ends a worker whose place a twin has taken.
 func (c *Client) fenced(stage string, err error) *pipeline.Fault {
 	return &pipeline.Fault{Kind: pipeline.Fenced, Stage: stage, Reason: "fenced", Err: fmt.Errorf(
-		"another process runs as instance %q of group %q and has taken over: give every worker its own instance_id: %w", c.cfg.InstanceID, c.cfg.Group, err)}
+		"another process runs as instance %q of group %q and has taken over: give every worker its own instance_id: %w",
+		c.cfg.InstanceID, c.cfg.Group, err)}
 }
 
 // stopped is what a call returns whose context ended.
 func stopped(stage string, err error) *pipeline.Fault {
-	return &pipeline.Fault{Kind: pipeline.Transient, Stage: stage, Reason: "stopped", Err: fmt.Errorf("the worker is stopping: %w", err)}
+	return &pipeline.Fault{Kind: pipeline.Transient, Stage: stage, Reason: "stopped",
+		Err: fmt.Errorf("the worker is stopping: %w", err)}
 }

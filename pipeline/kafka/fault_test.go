@@ -27,7 +27,8 @@ import (
 
 func fakeKafka(t testing.TB, partitions int, topics ...string) *kfake.Cluster {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(int32(partitions), topics...), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+	c, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(int32(partitions), topics...),
+		kfake.GroupMinSessionTimeout(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +36,8 @@ func fakeKafka(t testing.TB, partitions int, topics ...string) *kfake.Cluster {
 	return c
 }
 
-// every returns a fault's When that is true for n requests, after letting skip of them pass. The broker asks it once for
-// each partition of a request.
+// every returns a fault's When that is true for n requests, after letting skip of them pass. The broker asks it once
+// for each partition of a request.
 func every(skip, n int64) func(kmsg.Request) bool {
 	var seen int64
 	var last kmsg.Request
@@ -49,8 +50,8 @@ func every(skip, n int64) func(kmsg.Request) bool {
 	}
 }
 
-// TestTransientErrorsAreRiddenOut: every request of the loop fails for a while, with every code that is no reason to give
-// up; the result is as if nothing had happened.
+// TestTransientErrorsAreRiddenOut: every request of the loop fails for a while, with every code that is no reason to
+// give up; the result is as if nothing had happened.
 func TestTransientErrorsAreRiddenOut(t *testing.T) {
 	for _, c := range []struct {
 		key      kmsg.Key
@@ -59,21 +60,28 @@ func TestTransientErrorsAreRiddenOut(t *testing.T) {
 		errs     []*kerr.Error
 	}{
 		{kmsg.FindCoordinator, 0, true, []*kerr.Error{kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress}},
-		{kmsg.InitProducerID, 0, true, []*kerr.Error{kerr.ConcurrentTransactions, kerr.NotCoordinator, kerr.CoordinatorLoadInProgress, kerr.RequestTimedOut}},
-		{kmsg.JoinGroup, 0, true, []*kerr.Error{kerr.NotCoordinator, kerr.RebalanceInProgress, kerr.CoordinatorLoadInProgress, kerr.UnknownMemberID}},
+		{kmsg.InitProducerID, 0, true, []*kerr.Error{kerr.ConcurrentTransactions, kerr.NotCoordinator,
+			kerr.CoordinatorLoadInProgress, kerr.RequestTimedOut}},
+		{kmsg.JoinGroup, 0, true, []*kerr.Error{kerr.NotCoordinator, kerr.RebalanceInProgress,
+			kerr.CoordinatorLoadInProgress, kerr.UnknownMemberID}},
 		{kmsg.SyncGroup, 0, true, []*kerr.Error{kerr.NotCoordinator, kerr.RebalanceInProgress, kerr.IllegalGeneration}},
 		{kmsg.OffsetFetch, 0, true, []*kerr.Error{kerr.NotCoordinator, kerr.CoordinatorLoadInProgress}},
 		{kmsg.OffsetFetch, 0, false, []*kerr.Error{kerr.UnstableOffsetCommit}},
 		{kmsg.ListOffsets, 0, false, []*kerr.Error{kerr.NotLeaderForPartition, kerr.LeaderNotAvailable}},
-		{kmsg.Fetch, 1, false, []*kerr.Error{kerr.NotLeaderForPartition, kerr.UnknownLeaderEpoch, kerr.KafkaStorageError, kerr.CorruptMessage}},
+		{kmsg.Fetch, 1, false, []*kerr.Error{kerr.NotLeaderForPartition, kerr.UnknownLeaderEpoch,
+			kerr.KafkaStorageError, kerr.CorruptMessage}},
 		{kmsg.AddPartitionsToTxn, 2, false, []*kerr.Error{kerr.ConcurrentTransactions, kerr.NotCoordinator}},
-		{kmsg.Produce, 1, false, []*kerr.Error{kerr.NotLeaderForPartition, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend, kerr.RequestTimedOut}},
+		{kmsg.Produce, 1, false, []*kerr.Error{kerr.NotLeaderForPartition, kerr.NotEnoughReplicas,
+			kerr.NotEnoughReplicasAfterAppend, kerr.RequestTimedOut}},
 		{kmsg.Produce, 1, false, []*kerr.Error{kerr.OutOfOrderSequenceNumber}},
-		{kmsg.AddOffsetsToTxn, 2, true, []*kerr.Error{kerr.ConcurrentTransactions, kerr.NotCoordinator, kerr.RequestTimedOut}},
-		{kmsg.TxnOffsetCommit, 1, false, []*kerr.Error{kerr.NotCoordinator, kerr.CoordinatorLoadInProgress, kerr.RequestTimedOut}},
+		{kmsg.AddOffsetsToTxn, 2, true, []*kerr.Error{kerr.ConcurrentTransactions, kerr.NotCoordinator,
+			kerr.RequestTimedOut}},
+		{kmsg.TxnOffsetCommit, 1, false, []*kerr.Error{kerr.NotCoordinator, kerr.CoordinatorLoadInProgress,
+			kerr.RequestTimedOut}},
 		{kmsg.TxnOffsetCommit, 1, false, []*kerr.Error{kerr.IllegalGeneration}},
 		{kmsg.TxnOffsetCommit, 1, false, []*kerr.Error{kerr.UnknownMemberID}},
-		{kmsg.EndTxn, 2, true, []*kerr.Error{kerr.ConcurrentTransactions, kerr.NotCoordinator, kerr.CoordinatorLoadInProgress, kerr.RequestTimedOut}},
+		{kmsg.EndTxn, 2, true, []*kerr.Error{kerr.ConcurrentTransactions, kerr.NotCoordinator,
+			kerr.CoordinatorLoadInProgress, kerr.RequestTimedOut}},
 		{kmsg.EndTxn, 2, true, []*kerr.Error{kerr.InvalidTxnState}},
 		{kmsg.EndTxn, 2, true, []*kerr.Error{kerr.ProducerFenced}}, // a mere timeout: InitProducerId says so
 		{kmsg.Produce, 1, false, []*kerr.Error{kerr.InvalidProducerEpoch}},
@@ -96,7 +104,8 @@ func TestTransientErrorsAreRiddenOut(t *testing.T) {
 			send(t, k.ListenAddrs(), "in", 3, 0, n/2)
 			var faults []*kfake.FaultHandle
 			for _, e := range c.errs {
-				faults = append(faults, k.Fault(kfake.Fault{Keys: []kmsg.Key{c.key}, TopLevel: c.topLevel, Err: e, Count: 2, When: every(c.skip, 2)}))
+				faults = append(faults, k.Fault(kfake.Fault{Keys: []kmsg.Key{c.key}, TopLevel: c.topLevel, Err: e,
+					Count: 2, When: every(c.skip, 2)}))
 			}
 			cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
 			cfg.SessionTimeout = time.Second // heartbeats every 100 ms
@@ -118,8 +127,8 @@ func TestTransientErrorsAreRiddenOut(t *testing.T) {
 	}
 }
 
-// TestFinalErrorsEndTheWorker: what a person must mend, or what a twin has done, ends the run with the right kind of fault
-// and a sentence that names the thing.
+// TestFinalErrorsEndTheWorker: what a person must mend, or what a twin has done, ends the run with the right kind of
+// fault and a sentence that names the thing.
 func TestFinalErrorsEndTheWorker(t *testing.T) {
 	for _, c := range []struct {
 		key      kmsg.Key
@@ -133,7 +142,8 @@ func TestFinalErrorsEndTheWorker(t *testing.T) {
 		{kmsg.JoinGroup, 0, true, kerr.FencedInstanceID, pipeline.Fenced, "instance_id"},
 		{kmsg.TxnOffsetCommit, 0, false, kerr.FencedInstanceID, pipeline.Fenced, "instance_id"},
 		{kmsg.JoinGroup, 0, true, kerr.GroupAuthorizationFailed, pipeline.Config, "READ on group g"},
-		{kmsg.FindCoordinator, 0, true, kerr.TransactionalIDAuthorizationFailed, pipeline.Config, "WRITE on transactional id g.pod-0"},
+		{kmsg.FindCoordinator, 0, true, kerr.TransactionalIDAuthorizationFailed, pipeline.Config,
+			"WRITE on transactional id g.pod-0"},
 		{kmsg.JoinGroup, 0, true, kerr.InvalidSessionTimeout, pipeline.Config, "group.max.session.timeout.ms"},
 		{kmsg.JoinGroup, 0, true, kerr.InconsistentGroupProtocol, pipeline.Config, "another program"},
 		{kmsg.InitProducerID, 0, true, kerr.InvalidTransactionTimeout, pipeline.Config, "transaction.max.timeout.ms"},
@@ -148,10 +158,13 @@ func TestFinalErrorsEndTheWorker(t *testing.T) {
 			t.Parallel()
 			k := fakeKafka(t, 3, "in", "out")
 			send(t, k.ListenAddrs(), "in", 3, 0, 30)
-			k.Fault(kfake.Fault{Keys: []kmsg.Key{c.key}, TopLevel: c.topLevel, Err: c.err, Count: -1, When: every(c.skip, 1<<40)})
+			k.Fault(kfake.Fault{Keys: []kmsg.Key{c.key}, TopLevel: c.topLevel, Err: c.err, Count: -1,
+				When: every(c.skip, 1<<40)})
 			if c.kind == pipeline.Fenced { // a twin has taken the producer's next epoch before it joined
-				k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.ProducerFenced, Count: -1, When: every(1, 1<<40)},
-					kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, TopLevel: true, Err: kerr.FencedInstanceID, Count: -1})
+				k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.ProducerFenced,
+					Count: -1, When: every(1, 1<<40)},
+					kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, TopLevel: true, Err: kerr.FencedInstanceID,
+						Count: -1})
 			}
 			cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
 			cfg.SessionTimeout = time.Second
@@ -191,8 +204,8 @@ func (s *said) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestWhatComesBeforeDamageIsCommittedFirst: the message of a worker that gives up tells an operator to move the group past
-// the damage. What was in flight then must not be lost by that.
+// TestWhatComesBeforeDamageIsCommittedFirst: the message of a worker that gives up tells an operator to move the group
+// past the damage. What was in flight then must not be lost by that.
 func TestWhatComesBeforeDamageIsCommittedFirst(t *testing.T) {
 	for _, c := range []struct {
 		err   *kerr.Error
@@ -254,7 +267,8 @@ func directSink(t *testing.T, cfg Config) (*Client, *pipelinetest.Flow) {
 
 func oneMessage(topic string, value []byte, offset int64) *pipeline.Commit {
 	in := pipeline.TopicPartition{Topic: "in", Partition: 0}
-	return &pipeline.Commit{Messages: []pipeline.Message{{Topic: topic, Source: in, Value: value}}, Offsets: map[pipeline.TopicPartition]int64{in: offset}}
+	return &pipeline.Commit{Messages: []pipeline.Message{{Topic: topic, Source: in, Value: value}},
+		Offsets: map[pipeline.TopicPartition]int64{in: offset}}
 }
 
 func TestCommitSaysWhatToDo(t *testing.T) {
@@ -265,18 +279,27 @@ func TestCommitSaysWhatToDo(t *testing.T) {
 		kind   pipeline.Kind
 		large  bool
 	}{
-		{name: "sequence lost", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.OutOfOrderSequenceNumber}, kind: pipeline.Transient},
-		{name: "transaction timed out before produce", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.AddPartitionsToTxn}, Err: kerr.ProducerFenced, When: func(r kmsg.Request) bool {
-			return len(r.(*kmsg.AddPartitionsToTxnRequest).Topics[0].Partitions) == 1 // a scrub has them all
-		}}, kind: pipeline.Transient},
-		{name: "transaction timed out at produce", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidProducerEpoch}, kind: pipeline.Transient},
-		{name: "old generation", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.IllegalGeneration}, kind: pipeline.Rebalance},
-		{name: "group prepares a rebalance", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.RebalanceInProgress}, kind: pipeline.Rebalance},
-		{name: "unknown member", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.UnknownMemberID}, kind: pipeline.Rebalance},
-		{name: "a member that the coordinator has forgotten", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.FencedInstanceID}, kind: pipeline.Rebalance},
-		{name: "too large, says the broker", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.MessageTooLarge}, large: true},
+		{name: "sequence lost", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.OutOfOrderSequenceNumber},
+			kind: pipeline.Transient},
+		{name: "transaction timed out before produce", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.AddPartitionsToTxn},
+			Err: kerr.ProducerFenced, When: func(r kmsg.Request) bool {
+				return len(r.(*kmsg.AddPartitionsToTxnRequest).Topics[0].Partitions) == 1 // a scrub has them all
+			}}, kind: pipeline.Transient},
+		{name: "transaction timed out at produce", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce},
+			Err: kerr.InvalidProducerEpoch}, kind: pipeline.Transient},
+		{name: "old generation", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit},
+			Err: kerr.IllegalGeneration}, kind: pipeline.Rebalance},
+		{name: "group prepares a rebalance", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit},
+			Err: kerr.RebalanceInProgress}, kind: pipeline.Rebalance},
+		{name: "unknown member", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.UnknownMemberID},
+			kind: pipeline.Rebalance},
+		{name: "a member that the coordinator has forgotten", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit},
+			Err: kerr.FencedInstanceID}, kind: pipeline.Rebalance},
+		{name: "too large, says the broker", fault: kfake.Fault{Keys: []kmsg.Key{kmsg.Produce},
+			Err: kerr.MessageTooLarge}, large: true},
 		{name: "too large, says the topic's limit", commit: oneMessage("out", randomBytes(2<<20), 1), large: true},
-		{name: "a topic that is not an output", commit: oneMessage("elsewhere", []byte("x"), 1), kind: pipeline.Internal},
+		{name: "a topic that is not an output", commit: oneMessage("elsewhere", []byte("x"), 1),
+			kind: pipeline.Internal},
 		{name: "offsets alone", commit: &pipeline.Commit{Offsets: map[pipeline.TopicPartition]int64{{Topic: "in"}: 1}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -319,15 +342,18 @@ func TestCommitSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// TestACommitWhoseAnswerIsLostIsNotRepeated: EndTxn is executed, but its answer, and every later one, is an error that says
-// nothing about it. Only the group's offsets tell.
+// TestACommitWhoseAnswerIsLostIsNotRepeated: EndTxn is executed, but its answer, and every later one, is an error that
+// says nothing about it. Only the group's offsets tell.
 func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	k := fakeKafka(t, 2, "in", "out")
 	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
 	var times atomic.Int64
 	k.Fault(
-		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.RequestTimedOut, When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit && times.Add(1) == 1 }}, // done, but says it timed out
-		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.InvalidTxnState, When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit && times.Load() == 2 }},
+		// done, but says it timed out
+		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.RequestTimedOut,
+			When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit && times.Add(1) == 1 }},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.InvalidTxnState,
+			When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit && times.Load() == 2 }},
 	)
 	if err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), 1)); err != nil {
 		t.Fatalf("%v; the commit went through", err)
@@ -337,8 +363,8 @@ func TestACommitWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	}
 }
 
-// TestAMarkThatWasNotCommittedIsNotTakenForCommitted: where a commit changes only what stands beside an offset, the offsets look
-// as meant also when it failed.
+// TestAMarkThatWasNotCommittedIsNotTakenForCommitted: where a commit changes only what stands beside an offset, the
+// offsets look as meant also when it failed.
 func TestAMarkThatWasNotCommittedIsNotTakenForCommitted(t *testing.T) {
 	k := fakeKafka(t, 1, "in", "out")
 	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
@@ -354,7 +380,8 @@ func TestAMarkThatWasNotCommittedIsNotTakenForCommitted(t *testing.T) {
 		return o.Metadata
 	}
 	in := pipeline.TopicPartition{Topic: "in"}
-	mark := &pipeline.Commit{Offsets: map[pipeline.TopicPartition]int64{in: 1}, Metadata: map[pipeline.TopicPartition]string{in: "mark"}}
+	mark := &pipeline.Commit{Offsets: map[pipeline.TopicPartition]int64{in: 1},
+		Metadata: map[pipeline.TopicPartition]string{in: "mark"}}
 	k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.InvalidProducerEpoch, Count: 1})
 	if err := sink.Commit(t.Context(), mark); pipeline.KindOf(err) != pipeline.Transient || beside() != "" {
 		t.Errorf("%v, and %q is committed; the broker has refused it", err, beside())
@@ -369,11 +396,14 @@ func TestEmptyAndNullAndHeadersAndTimesGoThrough(t *testing.T) {
 	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
 	in := pipeline.TopicPartition{Topic: "in", Partition: 2}
 	at := time.UnixMilli(1700000000123)
-	if err := sink.Commit(t.Context(), &pipeline.Commit{Offsets: map[pipeline.TopicPartition]int64{in: 3}, Messages: []pipeline.Message{
-		{Topic: "out", Source: in, Timestamp: at},
-		{Topic: "out", Source: in, Timestamp: at.Add(-time.Hour), Key: []byte{}, Value: []byte{}},
-		{Topic: "out", Source: in, Timestamp: at, Key: []byte("k"), Value: []byte("v"), Headers: []pipeline.Header{{Key: "b", Value: nil}, {Key: "a", Value: []byte{}}, {Key: "b", Value: []byte("2")}}},
-	}}); err != nil {
+	if err := sink.Commit(t.Context(), &pipeline.Commit{Offsets: map[pipeline.TopicPartition]int64{in: 3},
+		Messages: []pipeline.Message{
+			{Topic: "out", Source: in, Timestamp: at},
+			{Topic: "out", Source: in, Timestamp: at.Add(-time.Hour), Key: []byte{}, Value: []byte{}},
+			{Topic: "out", Source: in, Timestamp: at, Key: []byte("k"), Value: []byte("v"),
+				Headers: []pipeline.Header{{Key: "b", Value: nil}, {Key: "a", Value: []byte{}},
+					{Key: "b", Value: []byte("2")}}},
+		}}); err != nil {
 		t.Fatal(err)
 	}
 	rs := readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())
@@ -386,7 +416,8 @@ func TestEmptyAndNullAndHeadersAndTimesGoThrough(t *testing.T) {
 	if rs[1].Key == nil || len(rs[1].Key) != 0 || rs[1].Value == nil || !rs[1].Timestamp.Equal(at.Add(-time.Hour)) {
 		t.Errorf("empty: %+v", rs[1])
 	}
-	if h := rs[2].Headers; len(h) != 3 || h[0].Key != "b" || h[0].Value != nil || h[1].Key != "a" || h[1].Value == nil || string(h[2].Value) != "2" {
+	if h := rs[2].Headers; len(h) != 3 || h[0].Key != "b" || h[0].Value != nil || h[1].Key != "a" ||
+		h[1].Value == nil || string(h[2].Value) != "2" {
 		t.Errorf("headers: %+v", rs[2])
 	}
 }
@@ -440,8 +471,8 @@ func TestStartPolicies(t *testing.T) {
 	}
 }
 
-// TestOutOfRange: records are deleted under a group that was away. earliest goes on with the oldest that is left, latest
-// with the next to come, error stops.
+// TestOutOfRange: records are deleted under a group that was away. earliest goes on with the oldest that is left,
+// latest with the next to come, error stops.
 func TestOutOfRange(t *testing.T) {
 	for _, c := range []struct {
 		start Start
@@ -472,7 +503,10 @@ func TestOutOfRange(t *testing.T) {
 			_, flow := directSink(t, cfg)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			s, err := flow.Await(ctx, func(s *pipelinetest.Seen) bool { return s.Positions[pipeline.TopicPartition{Topic: "in"}] == 100 })
+			s, err := flow.Await(ctx, func(s *pipelinetest.Seen) bool {
+				return s.Positions[pipeline.TopicPartition{
+					Topic: "in"}] == 100
+			})
 			if err != nil || len(s.Records) != int(100-c.at) || len(s.Broken) > 0 {
 				t.Errorf("%v: %d records, %v", err, len(s.Records), s.Broken)
 			}
@@ -490,7 +524,10 @@ func TestAheadOfTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := startWorker(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
-	await(t, 20*time.Second, "50 results", func() bool { return len(readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())) == 50 })
+	await(t, 20*time.Second, "50 results", func() bool {
+		return len(readAll(t, k.ListenAddrs(), "out",
+			kgo.ReadCommitted())) == 50
+	})
 	w.stop()
 	if err := w.wait(t); err != nil {
 		t.Fatal(err)
@@ -527,7 +564,8 @@ func TestRecordsLargerThanTheRoomArrive(t *testing.T) {
 	k := fakeKafka(t, 3, "in", "out")
 	c := franz(t, k.ListenAddrs(), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	for i := range 12 {
-		if err := c.ProduceSync(t.Context(), &kgo.Record{Topic: "in", Partition: int32(i % 3), Value: randomBytes(90_000)}).FirstErr(); err != nil {
+		if err := c.ProduceSync(t.Context(), &kgo.Record{Topic: "in", Partition: int32(i % 3),
+			Value: randomBytes(90_000)}).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -541,7 +579,8 @@ func TestRecordsLargerThanTheRoomArrive(t *testing.T) {
 	defer func() { cancel(); <-done }()
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
-	if s, err := flow.Await(ctx, func(s *pipelinetest.Seen) bool { return len(s.Records) == 12 }); err != nil || len(s.Broken) > 0 {
+	if s, err := flow.Await(ctx, func(s *pipelinetest.Seen) bool { return len(s.Records) == 12 }); err != nil ||
+		len(s.Broken) > 0 {
 		t.Fatalf("%v %v", err, s.Broken)
 	}
 }
@@ -565,12 +604,16 @@ func TestNewPartitionsAreNoticed(t *testing.T) {
 	if _, err := kadm.NewClient(franz(t, k.ListenAddrs())).UpdatePartitions(ctx, 5, "in"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := flow.Await(ctx, func(s *pipelinetest.Seen) bool { return len(s.Positions) == 5 && s.Quiesces > 0 }); err != nil {
+	if _, err := flow.Await(ctx, func(s *pipelinetest.Seen) bool {
+		return len(s.Positions) == 5 &&
+			s.Quiesces > 0
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// TestGrowthSeenBetweenTwoSessionsIsToldToTheNext: the session that it was seen in may have ended already for another reason.
+// TestGrowthSeenBetweenTwoSessionsIsToldToTheNext: the session that it was seen in may have ended already for another
+// reason.
 func TestGrowthSeenBetweenTwoSessionsIsToldToTheNext(t *testing.T) {
 	k := fakeKafka(t, 2, "in", "out")
 	c := newClient(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
@@ -615,7 +658,10 @@ func TestMembersShareAndKeep(t *testing.T) {
 		go func() { done <- c.Run(run, flows[i]) }()
 		if i == 0 {
 			var err error
-			if before, err = flows[0].Await(ctx, func(s *pipelinetest.Seen) bool { return len(s.Positions) == 6 }); err != nil {
+			if before, err = flows[0].Await(ctx, func(s *pipelinetest.Seen) bool {
+				return len(
+					s.Positions) == 6
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -665,17 +711,19 @@ func TestCheckFindsNothingWrong(t *testing.T) {
 	}
 }
 
-// TestHeldUpOffsets: a broker that lost the markers of an aborted transaction answers 88 for ever; a new epoch with its scrub
-// ends that, if the transaction was ours.
+// TestHeldUpOffsets: a broker that lost the markers of an aborted transaction answers 88 for ever; a new epoch with its
+// scrub ends that, if the transaction was ours.
 func TestHeldUpOffsets(t *testing.T) {
 	k := fakeKafka(t, 1, "in", "out")
 	send(t, k.ListenAddrs(), "in", 1, 0, 10)
 	var epochs atomic.Int64
 	k.Fault(
-		kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Observe: true, TopLevel: true, Count: -1, When: func(kmsg.Request) bool { epochs.Add(1); return true }},
-		kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetFetch}, Err: kerr.UnstableOffsetCommit, Count: -1, When: func(r kmsg.Request) bool {
-			return r.(*kmsg.OffsetFetchRequest).RequireStable && epochs.Load() < 2
-		}},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Observe: true, TopLevel: true, Count: -1,
+			When: func(kmsg.Request) bool { epochs.Add(1); return true }},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetFetch}, Err: kerr.UnstableOffsetCommit, Count: -1,
+			When: func(r kmsg.Request) bool {
+				return r.(*kmsg.OffsetFetchRequest).RequireStable && epochs.Load() < 2
+			}},
 	)
 	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
 	cfg.TransactionTimeout = time.Second
@@ -686,7 +734,10 @@ func TestHeldUpOffsets(t *testing.T) {
 		over.Store(d == 0)
 	}
 	w := startWorker(t, cfg)
-	await(t, 30*time.Second, "results after a new epoch", func() bool { return len(readAll(t, k.ListenAddrs(), "out", kgo.ReadCommitted())) == 10 })
+	await(t, 30*time.Second, "results after a new epoch", func() bool {
+		return len(readAll(t, k.ListenAddrs(), "out",
+			kgo.ReadCommitted())) == 10
+	})
 	if epochs.Load() < 2 || time.Duration(longest.Load()) < 4*time.Second || !over.Load() {
 		t.Errorf("%d epochs, held up for %v, over: %v", epochs.Load(), time.Duration(longest.Load()), over.Load())
 	}
@@ -712,7 +763,8 @@ func TestNothingIsLeftRunning(t *testing.T) {
 		buf := make([]byte, 1<<20)
 		left = nil
 		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if !strings.Contains(g, "testing.") && (strings.Contains(g, "sluice/pipeline") || strings.Contains(g, "segmentio/kafka-go")) {
+			if !strings.Contains(g, "testing.") && (strings.Contains(g, "sluice/pipeline") ||
+				strings.Contains(g, "segmentio/kafka-go")) {
 				left = append(left, g)
 			}
 		}
@@ -720,8 +772,9 @@ func TestNothingIsLeftRunning(t *testing.T) {
 	})
 }
 
-// TestALateRequestCannotTouchALaterTransaction: a request whose answer never came may still arrive at any time. After it the
-// next transaction must run in a new epoch, in which the broker refuses it; without such a request the epoch stays.
+// TestALateRequestCannotTouchALaterTransaction: a request whose answer never came may still arrive at any time. After
+// it the next transaction must run in a new epoch, in which the broker refuses it; without such a request the epoch
+// stays.
 func TestALateRequestCannotTouchALaterTransaction(t *testing.T) {
 	for _, lost := range []kmsg.Key{kmsg.AddPartitionsToTxn, kmsg.AddOffsetsToTxn, kmsg.TxnOffsetCommit, kmsg.EndTxn} {
 		t.Run(lost.Name(), func(t *testing.T) {
@@ -769,8 +822,8 @@ func TestALateRequestCannotTouchALaterTransaction(t *testing.T) {
 	}
 }
 
-// TestContactIsTold: a worker knows that its heartbeats do not get through, long before its session ends, and that they do
-// again.
+// TestContactIsTold: a worker knows that its heartbeats do not get through, long before its session ends, and that they
+// do again.
 func TestContactIsTold(t *testing.T) {
 	k := fakeKafka(t, 1, "in", "out")
 	var gone atomic.Bool
@@ -799,8 +852,8 @@ func TestContactIsTold(t *testing.T) {
 	}
 }
 
-// TestALostEpochIsATwinOnlyIfTheGroupSaysSo: after a timeout and a renewal whose answer was lost the coordinator refuses the
-// epoch as if there were a successor. Only a process that has joined under the same instance id is one.
+// TestALostEpochIsATwinOnlyIfTheGroupSaysSo: after a timeout and a renewal whose answer was lost the coordinator
+// refuses the epoch as if there were a successor. Only a process that has joined under the same instance id is one.
 func TestALostEpochIsATwinOnlyIfTheGroupSaysSo(t *testing.T) {
 	for _, twin := range []bool{false, true} {
 		t.Run(fmt.Sprintf("twin-%v", twin), func(t *testing.T) {
@@ -810,14 +863,17 @@ func TestALostEpochIsATwinOnlyIfTheGroupSaysSo(t *testing.T) {
 			cfg.SessionTimeout = 5 * time.Minute // heartbeats every 3 s: the judge asks at once
 			sink, _ := directSink(t, cfg)
 			k.Fault(
-				kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.ProducerFenced, Count: 1, When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit }},
+				kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.ProducerFenced, Count: 1,
+					When: func(r kmsg.Request) bool { return r.(*kmsg.EndTxnRequest).Commit }},
 				kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.ProducerFenced, Count: 1},
 			)
 			if twin {
-				k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, TopLevel: true, Err: kerr.FencedInstanceID, Count: -1})
+				k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, TopLevel: true, Err: kerr.FencedInstanceID,
+					Count: -1})
 			}
 			err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), 1))
-			if want := map[bool]pipeline.Kind{false: pipeline.Transient, true: pipeline.Fenced}[twin]; pipeline.KindOf(err) != want {
+			if want := map[bool]pipeline.Kind{false: pipeline.Transient, true: pipeline.Fenced}[twin]; pipeline.KindOf(
+				err) != want {
 				t.Fatalf("%v (%s), want %s", err, pipeline.KindOf(err), want)
 			}
 			if twin {
@@ -833,8 +889,8 @@ func TestALostEpochIsATwinOnlyIfTheGroupSaysSo(t *testing.T) {
 	}
 }
 
-// TestAnOldAnswerAboutOffsetsIsAskedAgain: a coordinator that has just restarted may answer with offsets from before the last
-// commits. Reading must not begin again from there.
+// TestAnOldAnswerAboutOffsetsIsAskedAgain: a coordinator that has just restarted may answer with offsets from before
+// the last commits. Reading must not begin again from there.
 func TestAnOldAnswerAboutOffsetsIsAskedAgain(t *testing.T) {
 	k := fakeKafka(t, 1, "in", "out")
 	sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))

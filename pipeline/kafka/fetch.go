@@ -13,11 +13,11 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns fetching: one long-poll request per leader at a time, with all partitions in it that the leader leads and
-// the flow has room for. Leaving a partition out of the next request is all of back-pressure.
+// This file owns fetching: one long-poll request per leader at a time, with all partitions in it that the leader leads
+// and the flow has room for. Leaving a partition out of the next request is all of back-pressure.
 //
-// One goroutine per leader. A fetcher lives as long as an assignment of positions; when run has returned, nothing more is
-// delivered. fetcher.mu guards parts and nodes and is never held across a request or a call of the flow.
+// One goroutine per leader. A fetcher lives as long as an assignment of positions; when run has returned, nothing more
+// is delivered. fetcher.mu guards parts and nodes and is never held across a request or a call of the flow.
 
 const (
 	partitionMaxBytes = 1 << 20 // most bytes of one partition in an answer, unless its first batch is larger
@@ -56,8 +56,10 @@ type fetchState struct {
 	told     time.Time
 }
 
-func newFetcher(c *Client, flow pipeline.Flow, s *session, owned []pipeline.TopicPartition, from map[pipeline.TopicPartition]int64) *fetcher {
-	f := &fetcher{c: c, flow: flow, session: s, stale: make(chan struct{}, 1), parts: map[pipeline.TopicPartition]*fetchState{},
+func newFetcher(c *Client, flow pipeline.Flow, s *session, owned []pipeline.TopicPartition,
+	from map[pipeline.TopicPartition]int64) *fetcher {
+	f := &fetcher{c: c, flow: flow, session: s, stale: make(chan struct{}, 1),
+		parts: map[pipeline.TopicPartition]*fetchState{},
 		nodes: map[int32]bool{}, resets: map[pipeline.TopicPartition]int64{}}
 	for _, tp := range owned {
 		if at, ok := from[tp]; ok {
@@ -232,13 +234,15 @@ func (f *fetcher) postpone(p *fetchState, d time.Duration) {
 
 // fetch is one request and what its answer brings. The error ends the fetcher.
 func (f *fetcher) fetch(ctx context.Context, n int32, want []wanted, wait time.Duration) error {
-	req := &fetchRequest{ReplicaID: -1, MaxWaitMs: int32(wait.Milliseconds()), MinBytes: 1, MaxBytes: int32(f.c.cfg.FetchMaxBytes), IsolationLevel: 1, SessionEpoch: -1}
+	req := &fetchRequest{ReplicaID: -1, MaxWaitMs: int32(wait.Milliseconds()), MinBytes: 1,
+		MaxBytes: int32(f.c.cfg.FetchMaxBytes), IsolationLevel: 1, SessionEpoch: -1}
 	for _, w := range want {
 		if k := len(req.Topics); k == 0 || req.Topics[k-1].Name != w.tp.Topic {
 			req.Topics = append(req.Topics, fetchTopic{Name: w.tp.Topic})
 		}
 		t := &req.Topics[len(req.Topics)-1]
-		t.Partitions = append(t.Partitions, fetchPartition{Partition: w.tp.Partition, LeaderEpoch: -1, Offset: w.state.next, LogStartOffset: -1, MaxBytes: int32(w.bytes)})
+		t.Partitions = append(t.Partitions, fetchPartition{Partition: w.tp.Partition, LeaderEpoch: -1,
+			Offset: w.state.next, LogStartOffset: -1, MaxBytes: int32(w.bytes)})
 		req.MaxBytes = max(req.MaxBytes, int32(min(w.state.maxBytes, largestAnswer)))
 	}
 	req.route(n)
@@ -302,7 +306,8 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	var damage *corruptError
 	switch {
 	case errors.Is(err, errPartial) && p.maxBytes >= largestAnswer:
-		return f.damaged(tp, p, &corruptError{tp, p.next, -1, fmt.Errorf("%w, and that is not for want of room: the batch's length cannot be true", err)})
+		return f.damaged(tp, p, &corruptError{tp, p.next, -1, fmt.Errorf("%w, and that is not for want of room: the "+
+			"batch's length cannot be true", err)})
 	case errors.Is(err, errPartial):
 		f.mu.Lock()
 		p.maxBytes = min(2*p.maxBytes, largestAnswer)
@@ -332,14 +337,16 @@ func (f *fetcher) take(ctx context.Context, tp pipeline.TopicPartition, p *fetch
 	return nil
 }
 
-// damaged tries a damaged batch again (a network or a broker can be at fault) and then ends the fetcher. A batch over which decoding
-// has panicked is one, too: it would end the process at every start, and only a person may say that it is to be skipped.
+// damaged tries a damaged batch again (a network or a broker can be at fault) and then ends the fetcher. A batch over
+// which decoding has panicked is one, too: it would end the process at every start, and only a person may say that it
+// is to be skipped.
 func (f *fetcher) damaged(tp pipeline.TopicPartition, p *fetchState, err *corruptError) error {
 	f.c.observeRetry("fetch", err)
 	var panicked *pipeline.PanicError
 	way := "restore the log from a replica"
 	if errors.As(err, &panicked) { // its checksum is right, so every replica has the same bytes
-		way = "this is a bug of Sluice or of a codec: report the stack that is logged, and have the records written again with another compression.type"
+		way = "this is a bug of Sluice or of a codec: report the stack that is logged, and have the records written " +
+			"again with another compression.type"
 	}
 	if panicked != nil {
 		f.c.log.Error("decoding a batch panicked", "partition", tp.String(), "offset", err.offset, "panic", panicked)
@@ -355,14 +362,16 @@ func (f *fetcher) damaged(tp pipeline.TopicPartition, p *fetchState, err *corrup
 		to, where = strconv.FormatInt(err.behind, 10), " (the end of the batch, as its header says)"
 	}
 	f.end(pipeline.Faultf(pipeline.Config, "fetch", "corrupt",
-		"%w (tried %d times): %s, or give the batch up: stop the workers of group %s, and when their sessions have ended "+
-			"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-offset %s --execute%s", err, corruptTries, way, f.c.cfg.Group, f.c.cfg.Group, tp.Topic, tp.Partition, to, where))
+		"%w (tried %d times): %s, or give the batch up: stop the workers of group %s, and when their sessions have "+
+			"ended "+
+			"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-offset %s --execute%s", err,
+		corruptTries, way, f.c.cfg.Group, f.c.cfg.Group, tp.Topic, tp.Partition, to, where))
 	return nil
 }
 
-// end ends the fetcher with a fault as soon as what it has delivered is committed. Whoever moves the group past what cannot
-// be read must not lose what was before it; and a worker that is started again and again must not be in the middle of other
-// partitions' records each time it ends, or they are taken for what ends it.
+// end ends the fetcher with a fault as soon as what it has delivered is committed. Whoever moves the group past what
+// cannot be read must not lose what was before it; and a worker that is started again and again must not be in the
+// middle of other partitions' records each time it ends, or they are taken for what ends it.
 func (f *fetcher) end(fault *pipeline.Fault) {
 	f.c.log.Error("reading cannot go on; finishing what is in flight", "error", fault)
 	f.mu.Lock()
@@ -396,14 +405,16 @@ func (f *fetcher) over() error {
 	return f.ending
 }
 
-// outOfRange handles a position that the log does not have: records were deleted before they were read, or the log was cut
-// short or made anew. Never silently.
+// outOfRange handles a position that the log does not have: records were deleted before they were read, or the log was
+// cut short or made anew. Never silently.
 func (f *fetcher) outOfRange(ctx context.Context, tp pipeline.TopicPartition, p *fetchState) error {
 	c := f.c
 	if c.cfg.Start == StartError {
 		f.end(pipeline.Faultf(pipeline.Config, "fetch", "out-of-range",
-			"%s has no offset %d any more, and input.start is error: set start to earliest or latest; or stop the workers of group %s, and when their sessions have ended "+
-				"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-earliest --execute", tp, p.next, c.cfg.Group, c.cfg.Group, tp.Topic, tp.Partition))
+			"%s has no offset %d any more, and input.start is error: set start to earliest or latest; or stop the "+
+				"workers of group %s, and when their sessions have ended "+
+				"kafka-consumer-groups --reset-offsets --group %s --topic %s:%d --to-earliest --execute", tp, p.next,
+			c.cfg.Group, c.cfg.Group, tp.Topic, tp.Partition))
 		return nil
 	}
 	begin, err := c.logOffset(ctx, f.session, tp, c.cfg.Start)
@@ -415,7 +426,8 @@ func (f *fetcher) outOfRange(ctx context.Context, tp pipeline.TopicPartition, p 
 		return nil
 	}
 	c.log.Error("offset out of range: records are lost for this group; reading begins again by start policy",
-		"partition", tp.String(), "offset", p.next, "start", c.cfg.Start, "new_offset", begin, "missed", fmt.Sprint(max(0, begin-p.next)))
+		"partition", tp.String(), "offset", p.next, "start", c.cfg.Start, "new_offset", begin, "missed",
+		fmt.Sprint(max(0, begin-p.next)))
 	if begin >= p.next {
 		// Forward: what is in flight stays, and the gap is committed behind it.
 		if f.flow.Deliver(tp, p.next, nil, begin) {

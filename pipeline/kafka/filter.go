@@ -24,12 +24,13 @@ func (e *corruptError) Error() string {
 func (e *corruptError) Unwrap() error { return e.err }
 
 // committedRecords decodes the answer to a fetch from position from: without control records and without records of
-// aborted transactions (the algorithm of Java's CompletedFetch). next is the position behind everything looked at. It lies
-// beyond the last record where control batches, aborted batches or batches emptied by compaction follow it.
+// aborted transactions (the algorithm of Java's CompletedFetch). next is the position behind everything looked at. It
+// lies beyond the last record where control batches, aborted batches or batches emptied by compaction follow it.
 //
-// The error is errPartial when the answer is cut within its first batch, a *corruptError when that batch is damaged. Damage
-// further on is left for the next fetch, whose first batch it will be.
-func committedRecords(tp pipeline.TopicPartition, res *fetchResult, from int64) (records []pipeline.Record, next int64, err error) {
+// The error is errPartial when the answer is cut within its first batch, a *corruptError when that batch is damaged.
+// Damage further on is left for the next fetch, whose first batch it will be.
+func committedRecords(tp pipeline.TopicPartition, res *fetchResult, from int64) (records []pipeline.Record, next int64,
+	err error) {
 	v := view{open: slices.Clone(res.Aborted), aborted: map[int64]bool{}}
 	slices.SortFunc(v.open, func(a, b abortedTxn) int {
 		switch {
@@ -67,9 +68,10 @@ type view struct {
 	aborted map[int64]bool // producers whose records at this point belong to an aborted transaction
 }
 
-// take reads the first batch of p, appends what may be seen of it from offset from on, and returns the bytes behind it. A
-// panic over the batch, of ours or of a codec's, is an error of that batch.
-func (v *view) take(p []byte, tp pipeline.TopicPartition, from int64, to []pipeline.Record) (b batch, rest []byte, records []pipeline.Record, err error) {
+// take reads the first batch of p, appends what may be seen of it from offset from on, and returns the bytes behind it.
+// A panic over the batch, of ours or of a codec's, is an error of that batch.
+func (v *view) take(p []byte, tp pipeline.TopicPartition, from int64, to []pipeline.Record) (b batch, rest []byte,
+	records []pipeline.Record, err error) {
 	records = to
 	defer func() {
 		if x := recover(); x != nil {

@@ -21,8 +21,8 @@ import (
 //	       or the offsets turned out to have moved -> Flow.Quiesce -> POS
 //	STOP   no LeaveGroup: the membership waits for the next start
 //
-// The protocol is Kafka's classic one, eager, with static membership (KIP-345): at a rebalance everybody stops fetching and
-// joins again; what is in flight of partitions that stay is kept by the flow.
+// The protocol is Kafka's classic one, eager, with static membership (KIP-345): at a rebalance everybody stops fetching
+// and joins again; what is in flight of partitions that stay is kept by the flow.
 
 // Why a session ended.
 var (
@@ -92,7 +92,8 @@ func (c *Client) Run(ctx context.Context, flow pipeline.Flow) error {
 	c.ran = true
 	c.mu.Unlock()
 	if again {
-		return pipeline.Faultf(pipeline.Internal, "join", "run-twice", "Run was called twice: a second start in one process would fence its own twin")
+		return pipeline.Faultf(pipeline.Internal, "join", "run-twice", "Run was called twice: a second start in one "+
+			"process would fence its own twin")
 	}
 	err := c.run(ctx, flow)
 	c.mu.Lock()
@@ -163,7 +164,8 @@ func (c *Client) start(ctx context.Context) error {
 		return err
 	}
 	if err := c.loadLimits(ctx); err != nil {
-		c.log.Warn("max.message.bytes of the outputs cannot be seen; taking Kafka's default of 1 MiB (DESCRIBE_CONFIGS on the topics would tell)", "error", err)
+		c.log.Warn("max.message.bytes of the outputs cannot be seen; taking Kafka's default of 1 MiB "+
+			"(DESCRIBE_CONFIGS on the topics would tell)", "error", err)
 	}
 	if err := c.producer.begin(ctx); err != nil {
 		return c.identityFault(ctx, "start", err)
@@ -174,9 +176,11 @@ func (c *Client) start(ctx context.Context) error {
 // topicPatience is for how long a topic may be unknown: it may have just been made, or is being made anew.
 const topicPatience = 10 * time.Second
 
-// awaitTopics is the number of partitions of each topic, from fresh metadata. It waits for brokers that cannot be reached,
-// until the deadline (zero: until ctx ends). A topic that all answers within topicPatience do not know is a fault.
-func (c *Client) awaitTopics(ctx context.Context, stage string, deadline time.Time, topics []string) (counts map[string]int, err error) {
+// awaitTopics is the number of partitions of each topic, from fresh metadata. It waits for brokers that cannot be
+// reached, until the deadline (zero: until ctx ends). A topic that all answers within topicPatience do not know is a
+// fault.
+func (c *Client) awaitTopics(ctx context.Context, stage string, deadline time.Time, topics []string) (
+	counts map[string]int, err error) {
 	var missing time.Time
 	err = c.retry(ctx, "metadata", deadline, func() (err error) {
 		if err = c.refresh(ctx); err == nil {
@@ -228,8 +232,10 @@ func (c *Client) live(ctx context.Context, flow pipeline.Flow, m *membership, s 
 			}
 		}
 		c.log.Info("assignment ends", "generation", s.generation, "reason", err)
-		// The flow may still commit what is ready: a group that prepares a rebalance takes offsets of the old generation.
-		quiesce, done := context.WithTimeout(ctx, max(c.cfg.RebalanceTimeout-2*c.cfg.heartbeatInterval(), c.cfg.RebalanceTimeout/2))
+		// The flow may still commit what is ready: a group that prepares a rebalance takes offsets of the old
+		// generation.
+		quiesce, done := context.WithTimeout(ctx, max(c.cfg.RebalanceTimeout-2*c.cfg.heartbeatInterval(),
+			c.cfg.RebalanceTimeout/2))
 		flow.Quiesce(quiesce)
 		done()
 		c.mu.Lock()
@@ -291,8 +297,8 @@ func (r *sessionRef) set(s *session) {
 	r.mu.Unlock()
 }
 
-// heartbeats keeps the membership alive until ctx ends, also while the flow quiesces. A network error says nothing about
-// the group.
+// heartbeats keeps the membership alive until ctx ends, also while the flow quiesces. A network error says nothing
+// about the group.
 func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 	every := c.cfg.heartbeatInterval()
 	silent, warned, contact := time.Now(), false, true
@@ -300,7 +306,8 @@ func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 	for sleep(ctx, every) {
 		s := current.get()
 		r, err := askCoordinator[*heartbeatResponse](ctx, c, groupCoordinator, max(c.cfg.SessionTimeout/4, time.Second),
-			&heartbeatRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member, InstanceID: c.cfg.InstanceID})
+			&heartbeatRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member,
+				InstanceID: c.cfg.InstanceID})
 		if err == nil {
 			err = c.coordinated(groupCoordinator, r.ErrorCode, "Heartbeat", "group %s", c.cfg.Group)
 		}
@@ -331,12 +338,13 @@ func (c *Client) heartbeats(ctx context.Context, current *sessionRef) {
 	}
 }
 
-// twin says whether cause, the group's word that another member has this worker's instance id, is true: the fault that ends
-// this worker, or nil. The group knows members by their ids only, and the other one may be this worker itself: a join of
-// its own under a name of its own that came late (each makes a new member id and fences the one before), or the member
-// that it was before it joined last, of which a new coordinator still knows because no SyncGroup had made the later one
-// durable (KIP-345). A twin takes the transactional id before it joins (producer.begin), so that this worker's epoch is
-// gone; where it is not, nobody has come. With at-least-once there is no such id, and the group's word counts.
+// twin says whether cause, the group's word that another member has this worker's instance id, is true: the fault that
+// ends this worker, or nil. The group knows members by their ids only, and the other one may be this worker itself: a
+// join of its own under a name of its own that came late (each makes a new member id and fences the one before), or the
+// member that it was before it joined last, of which a new coordinator still knows because no SyncGroup had made the
+// later one durable (KIP-345). A twin takes the transactional id before it joins (producer.begin), so that this
+// worker's epoch is gone; where it is not, nobody has come. With at-least-once there is no such id, and the group's
+// word counts.
 func (c *Client) twin(ctx context.Context, stage string, cause error) error {
 	if c.cfg.Guarantee != ExactlyOnce {
 		return c.fenced(stage, cause)
@@ -348,7 +356,8 @@ func (c *Client) twin(ctx context.Context, stage string, cause error) error {
 	if err := c.producer.renew(ctx); err != nil {
 		return c.identityFault(ctx, stage, err)
 	}
-	c.log.Warn("the group takes this worker for one that another has replaced, but nobody has taken its transactional id: it was replaced by itself, and joins again", "error", cause)
+	c.log.Warn("the group takes this worker for one that another has replaced, but nobody has taken its "+
+		"transactional id: it was replaced by itself, and joins again", "error", cause)
 	return nil
 }
 
@@ -363,7 +372,8 @@ func (c *Client) replaced(ctx context.Context) (bool, error) {
 	}
 	err := c.retry(ctx, "heartbeat", time.Time{}, func() error {
 		r, err := askCoordinator[*heartbeatResponse](ctx, c, groupCoordinator, requestTimeout,
-			&heartbeatRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member, InstanceID: c.cfg.InstanceID})
+			&heartbeatRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member,
+				InstanceID: c.cfg.InstanceID})
 		if err != nil {
 			return err
 		}
@@ -372,7 +382,8 @@ func (c *Client) replaced(ctx context.Context) (bool, error) {
 	switch {
 	case is(err, errFencedInstance):
 		return true, nil
-	case err == nil || lostMembership(err): // whoever joins under the name of a member that is out gets a new member id: 82
+	// whoever joins under the name of a member that is out gets a new member id: 82
+	case err == nil || lostMembership(err):
 		return false, nil
 	}
 	return false, err
@@ -381,8 +392,8 @@ func (c *Client) replaced(ctx context.Context) (bool, error) {
 // twinPatience is how long a worker that has lost its epoch waits for whoever took it to join the group.
 const twinPatience = 2 * time.Second
 
-// beingReplaced is replaced, and gives a process that has just begun the time to join: it takes the transactional id first.
-// Without it the elder of two would take the id back, and the newer one would end.
+// beingReplaced is replaced, and gives a process that has just begun the time to join: it takes the transactional id
+// first. Without it the elder of two would take the id back, and the newer one would end.
 func (c *Client) beingReplaced(ctx context.Context) (bool, error) {
 	for began := time.Now(); ; {
 		twin, err := c.replaced(ctx)
@@ -409,7 +420,8 @@ func (c *Client) watchGrowth(ctx context.Context, current *sessionRef, known map
 		now, err := c.partitions(c.cfg.Topics)
 		if err == nil && !maps.Equal(now, known) {
 			c.log.Info("the partitions of the input topics have changed; joining again", "were", known, "are", now)
-			// No end of the watch: a session that has ended for another reason may be followed by one with the same assignment.
+			// No end of the watch: a session that has ended for another reason may be followed by one with the same
+			// assignment.
 			current.get().end(fmt.Errorf("%w: %v, were %v", errGrown, now, known))
 		}
 	}

@@ -19,7 +19,8 @@ func (c *Client) join(ctx context.Context, m *membership) (*session, error) {
 		s, err := c.joinOnce(ctx, m)
 		if err == nil {
 			c.failpoint("after-join")
-			c.log.Info("joined the group", "generation", s.generation, "leader", s.leads, "partitions", len(m.owned), "took", time.Since(began).Round(time.Millisecond))
+			c.log.Info("joined the group", "generation", s.generation, "leader", s.leads, "partitions", len(m.owned),
+				"took", time.Since(began).Round(time.Millisecond))
 			if c.cfg.Observer.Rebalance != nil {
 				c.cfg.Observer.Rebalance(s.generation, len(m.owned))
 			}
@@ -44,7 +45,8 @@ func (c *Client) join(ctx context.Context, m *membership) (*session, error) {
 			if f := c.configFault("join", err); f != nil {
 				return nil, f
 			}
-			return nil, pipeline.Faultf(pipeline.Internal, "join", "join", "joining group %s failed: %w", c.cfg.Group, err)
+			return nil, pipeline.Faultf(pipeline.Internal, "join", "join", "joining group %s failed: %w", c.cfg.Group,
+				err)
 		}
 		if time.Since(told) > 5*time.Second {
 			told = time.Now()
@@ -63,8 +65,9 @@ func (c *Client) joinOnce(ctx context.Context, m *membership) (*session, error) 
 	wait := c.cfg.RebalanceTimeout + requestTimeout
 	self := member{topics: c.cfg.Topics, owned: m.owned, generation: m.generation}
 	j, err := askCoordinator[*joinResponse](ctx, c, groupCoordinator, wait, &joinRequest{
-		GroupID: c.cfg.Group, SessionTimeoutMs: int32(c.cfg.SessionTimeout.Milliseconds()), RebalanceTimeoutMs: int32(c.cfg.RebalanceTimeout.Milliseconds()),
-		MemberID: m.member, InstanceID: c.cfg.InstanceID, ProtocolType: "consumer",
+		GroupID: c.cfg.Group, SessionTimeoutMs: int32(c.cfg.SessionTimeout.Milliseconds()),
+		RebalanceTimeoutMs: int32(c.cfg.RebalanceTimeout.Milliseconds()),
+		MemberID:           m.member, InstanceID: c.cfg.InstanceID, ProtocolType: "consumer",
 		Protocols: []joinProtocol{{Name: protocolName, Metadata: self.subscription()}}})
 	if err != nil {
 		return nil, err
@@ -81,7 +84,8 @@ func (c *Client) joinOnce(ctx context.Context, m *membership) (*session, error) 
 	c.joined = newSession(j.MemberID, j.Generation, leads)
 	c.mu.Unlock()
 	c.failpoint("while-joining")
-	req := &syncRequest{GroupID: c.cfg.Group, Generation: j.Generation, MemberID: j.MemberID, InstanceID: c.cfg.InstanceID,
+	req := &syncRequest{GroupID: c.cfg.Group, Generation: j.Generation, MemberID: j.MemberID,
+		InstanceID:   c.cfg.InstanceID,
 		ProtocolType: "consumer", ProtocolName: protocolName}
 	// A static leader that comes back leads, but must not assign anew (KIP-814).
 	if leads && !j.SkipAssignment {
@@ -115,7 +119,8 @@ func (c *Client) shareOut(m *membership, j *joinResponse, counts map[string]int)
 		}
 		one, err := readSubscription(key, x.Metadata)
 		if err != nil {
-			return nil, pipeline.Faultf(pipeline.Config, "join", "subscription", "group %s: %w: does another program use this group?", c.cfg.Group, err)
+			return nil, pipeline.Faultf(pipeline.Config, "join", "subscription", "group %s: %w: does another program "+
+				"use this group?", c.cfg.Group, err)
 		}
 		// A member that has restarted claims nothing. What this leader gave it last is still what it should keep.
 		if share, ok := m.shares[key]; ok && m.sharesGen > one.generation {
@@ -131,8 +136,8 @@ func (c *Client) shareOut(m *membership, j *joinResponse, counts map[string]int)
 	return out, nil
 }
 
-// Leave takes this instance out of the group for good, for a scale-in: its partitions go to the others at once instead of
-// after the session timeout. Not for restarts.
+// Leave takes this instance out of the group for good, for a scale-in: its partitions go to the others at once instead
+// of after the session timeout. Not for restarts.
 func (c *Client) Leave(ctx context.Context) error {
 	return c.retry(ctx, "leave", time.Now().Add(requestTimeout), func() error {
 		r, err := askCoordinator[*leaveResponse](ctx, c, groupCoordinator, requestTimeout, &leaveRequest{

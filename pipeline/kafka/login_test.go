@@ -30,7 +30,8 @@ import (
 // Logins with tokens, on a real broker that checks their signature, audience, issuer and time; and their renewal while
 // connections live. The test broker ends a session 3 s after a login, whatever the mechanism.
 
-// secureConfig is a worker on the SASL_SSL listener, as User:worker, who may do everything it needs. SASL is left to the test.
+// secureConfig is a worker on the SASL_SSL listener, as User:worker, who may do everything it needs. SASL is left to
+// the test.
 func secureConfig(t testing.TB, b *pipelinetest.Broker, partitions int) Config {
 	t.Helper()
 	in, out, group := topicNames(t)
@@ -56,9 +57,9 @@ func (l logins) Handle(ctx context.Context, r slog.Record) error {
 	return nil
 }
 
-// workThroughRenewals lets a worker copy records while its sessions end again and again, until its connections have logged in
-// again several times. No record is lost or doubled, and no request had to be repeated: so no connection was closed by the
-// broker, which is what it does to one whose session has ended.
+// workThroughRenewals lets a worker copy records while its sessions end again and again, until its connections have
+// logged in again several times. No record is lost or doubled, and no request had to be repeated: so no connection was
+// closed by the broker, which is what it does to one whose session has ended.
 func workThroughRenewals(t *testing.T, b *pipelinetest.Broker, cfg Config) {
 	const partitions, renewals, step = 2, 12, 20
 	var renewed, retries atomic.Int64
@@ -144,19 +145,26 @@ func TestRefusedTokens(t *testing.T) {
 		says     string
 		hopeless bool
 	}{
-		"expired":             {token(sign.Token(-time.Hour, nil)), "refuse the token", true},
-		"of another audience": {token(sign.Token(time.Hour, map[string]any{"aud": "billing"})), "for another audience or issuer", true},
-		"of another issuer":   {token(sign.Token(time.Hour, map[string]any{"iss": "https://elsewhere.example"})), "refuse the token", true},
-		"signed by others":    {token(pipelinetest.Signer{Key: other}.Token(time.Hour, nil)), "refuse the token", true},
-		"no token at all":     {token("c4n4ry"), "refuse the token", true},
-		"of several lines":    {token("c4n4ry\nsecond line"), "has blanks or control characters", false},
-		"not to be had":       {func() (pipeline.Secret, error) { return nil, errors.New("the provider is away") }, "the provider is away", false},
-		"empty":               {func() (pipeline.Secret, error) { return nil, nil }, "no password and no token is given", false},
+		"expired": {token(sign.Token(-time.Hour, nil)), "refuse the token", true},
+		"of another audience": {token(sign.Token(time.Hour, map[string]any{"aud": "billing"})),
+			"for another audience or issuer", true},
+		"of another issuer": {token(sign.Token(time.Hour, map[string]any{"iss": "https://elsewhere.example"})),
+			"refuse the token", true},
+		"signed by others": {token(pipelinetest.Signer{Key: other}.Token(time.Hour, nil)), "refuse the token", true},
+		"no token at all":  {token("c4n4ry"), "refuse the token", true},
+		"of several lines": {token("c4n4ry\nsecond line"), "has blanks or control characters", false},
+		"not to be had": {func() (pipeline.Secret, error) { return nil, errors.New("the provider is away") },
+			"the provider is away", false},
+		"empty": {func() (pipeline.Secret, error) { return nil, nil }, "no password and no token is " +
+			"given", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t, strings.Split(b.Env["KAFKA_BOOTSTRAP_SASL_SSL"], ","), "in", "out", "g")
 			cfg.TLS = fixedTLS(&tls.Config{RootCAs: b.Authorities(t)})
-			cfg.SASL = SASL{Mechanism: OAuthBearer, Secret: func(context.Context) (pipeline.Secret, error) { return tc.secret() }}
+			cfg.SASL = SASL{Mechanism: OAuthBearer, Secret: func(context.Context) (pipeline.Secret,
+				error) {
+				return tc.secret()
+			}}
 			client := newClient(t, cfg)
 			err := client.refresh(t.Context())
 			if err == nil {
@@ -183,7 +191,8 @@ func token(s string) func() (pipeline.Secret, error) {
 func oidcOf(p *pipelinetest.Provider) OIDC {
 	pool := x509.NewCertPool()
 	pool.AddCert(p.Certificate())
-	return OIDC{TokenURL: p.URL, ClientID: pipelinetest.ProviderClient, Scope: pipelinetest.ProviderScope, ClientSecret: token(clientSecret), RootCAs: func() (*x509.CertPool, error) { return pool, nil }}
+	return OIDC{TokenURL: p.URL, ClientID: pipelinetest.ProviderClient, Scope: pipelinetest.ProviderScope,
+		ClientSecret: token(clientSecret), RootCAs: func() (*x509.CertPool, error) { return pool, nil }}
 }
 
 const clientSecret = pipelinetest.ProviderSecret
@@ -192,7 +201,10 @@ func TestTokensOfAProvider(t *testing.T) {
 	var serial atomic.Int64
 	p := pipelinetest.NewProvider(t, func() string { return fmt.Sprint("token-", serial.Add(1)) }, 100*time.Second)
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // is not looked at
-	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the redirect was followed") }))
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter,
+		*http.Request) {
+		t.Error("the redirect was followed")
+	}))
 	defer elsewhere.Close()
 	now := time.Now()
 	s := NewTokenSource(oidcOf(p))
@@ -218,7 +230,8 @@ func TestTokensOfAProvider(t *testing.T) {
 		h    http.HandlerFunc
 		says string
 	}{
-		"away": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, "500 Internal Server Error"},
+		"away": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+			"500 Internal Server Error"},
 		"redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
 		}, "redirects (307 Temporary Redirect), which is not followed"},
@@ -233,7 +246,8 @@ func TestTokensOfAProvider(t *testing.T) {
 		}, "no token from"},
 	} {
 		fail(tc.h)
-		if _, err := s.Token(t.Context()); err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), clientSecret) {
+		if _, err := s.Token(t.Context()); err == nil || !strings.Contains(err.Error(), tc.says) ||
+			strings.Contains(err.Error(), clientSecret) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -242,12 +256,14 @@ func TestTokensOfAProvider(t *testing.T) {
 
 	wrong := oidcOf(p)
 	wrong.ClientSecret = token("wrong")
-	if _, err := NewTokenSource(wrong).Token(t.Context()); err == nil || !strings.Contains(err.Error(), `refuses client "sluice": 401 Unauthorized, invalid_client;`) {
+	if _, err := NewTokenSource(wrong).Token(t.Context()); err == nil || !strings.Contains(err.Error(),
+		`refuses client "sluice": 401 Unauthorized, invalid_client;`) {
 		t.Errorf("a wrong client secret: %v", err)
 	}
 	wrong = oidcOf(p)
 	wrong.ClientID = "echo"
-	if _, err := NewTokenSource(wrong).Token(t.Context()); err == nil || strings.Contains(err.Error(), clientSecret) || !strings.Contains(err.Error(), "invalid_client") {
+	if _, err := NewTokenSource(wrong).Token(t.Context()); err == nil || strings.Contains(err.Error(), clientSecret) ||
+		!strings.Contains(err.Error(), "invalid_client") {
 		t.Errorf("a provider that says the secret aloud: %v", err)
 	}
 	wrong = oidcOf(p)
@@ -258,12 +274,14 @@ func TestTokensOfAProvider(t *testing.T) {
 }
 
 func TestLinkLocalAddressesAreRefused(t *testing.T) {
-	for address, refused := range map[string]bool{"169.254.169.254:80": true, "[fe80::1%eth0]:443": true, "[::ffff:169.254.1.1]:80": true, "127.0.0.1:80": false, "10.0.0.1:443": false, "[2001:db8::1]:443": false} {
+	for address, refused := range map[string]bool{"169.254.169.254:80": true, "[fe80::1%eth0]:443": true,
+		"[::ffff:169.254.1.1]:80": true, "127.0.0.1:80": false, "10.0.0.1:443": false, "[2001:db8::1]:443": false} {
 		if err := refuseLinkLocal("tcp", address, nil); (err != nil) != refused {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
-	_, err := NewTokenSource(OIDC{TokenURL: "http://169.254.169.254/token", ClientID: "x", ClientSecret: token("y")}).Token(t.Context())
+	_, err := NewTokenSource(OIDC{TokenURL: "http://169.254.169.254/token", ClientID: "x",
+		ClientSecret: token("y")}).Token(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "link-local") {
 		t.Errorf("%v", err)
 	}
@@ -289,17 +307,19 @@ func TestManyConnectionsAskForOneToken(t *testing.T) {
 
 // ---- certificates
 
-// A broker whose certificate has expired, is for another name or of an unknown CA gets neither password nor token, and the
-// sentence says which of the three it is.
+// A broker whose certificate has expired, is for another name or of an unknown CA gets neither password nor token, and
+// the sentence says which of the three it is.
 func TestWrongCertificatesAreRefusedAndNamed(t *testing.T) {
 	ca, strangers := pipelinetest.NewAuthority(t, "our CA"), pipelinetest.NewAuthority(t, "another CA")
 	for name, tc := range map[string]struct {
 		cert tls.Certificate
 		says string
 	}{
-		"expired":      {ca.Certificate(t, -time.Hour, "127.0.0.1"), "is not valid at this time: x509: certificate has expired or is not yet valid"},
-		"wrong host":   {ca.Certificate(t, time.Hour, "kafka.example"), "is for other names"},
-		"unknown CA":   {strangers.Certificate(t, time.Hour, "127.0.0.1"), "cannot be verified: x509: certificate signed by unknown authority; set tls.ca_file"},
+		"expired": {ca.Certificate(t, -time.Hour, "127.0.0.1"), "is not valid at this time: x509: certificate " +
+			"has expired or is not yet valid"},
+		"wrong host": {ca.Certificate(t, time.Hour, "kafka.example"), "is for other names"},
+		"unknown CA": {strangers.Certificate(t, time.Hour, "127.0.0.1"), "cannot be verified: x509: certificate " +
+			"signed by unknown authority; set tls.ca_file"},
 		"wrong host 2": {ca.Certificate(t, time.Hour, "10.1.2.3"), "is for other names"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -334,17 +354,19 @@ func TestWrongCertificatesAreRefusedAndNamed(t *testing.T) {
 	}
 }
 
-// One broker of several has let its certificate expire; the first contact is with another. Check says what is to be done.
+// One broker of several has let its certificate expire; the first contact is with another. Check says what is to be
+// done.
 func TestCheckNamesTheWrongCertificateOfOneBroker(t *testing.T) {
 	ca := pipelinetest.NewAuthority(t, "our CA")
 	certs := []tls.Certificate{ca.Certificate(t, time.Hour, "127.0.0.1"), ca.Certificate(t, -time.Hour, "127.0.0.1")}
-	k, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(1, "in", "out"), kfake.ListenFn(func(network, address string) (net.Listener, error) {
-		cert := certs[0]
-		if len(certs) > 1 {
-			certs = certs[1:]
-		}
-		return tls.Listen(network, address, &tls.Config{Certificates: []tls.Certificate{cert}})
-	}))
+	k, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(1, "in", "out"),
+		kfake.ListenFn(func(network, address string) (net.Listener, error) {
+			cert := certs[0]
+			if len(certs) > 1 {
+				certs = certs[1:]
+			}
+			return tls.Listen(network, address, &tls.Config{Certificates: []tls.Certificate{cert}})
+		}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,11 +401,14 @@ func TestRenewedCertificatesHoldForTheNextConnection(t *testing.T) {
 	cfg.TLS = func() (*tls.Config, error) { return now.Load(), nil }
 	client := newClient(t, cfg)
 	now.Store(&tls.Config{RootCAs: strangers.Pool, GetClientCertificate: send(good)})
-	if sentence, _ := client.connectionProblem(client.refresh(t.Context())); !strings.Contains(sentence, "unknown authority") {
+	if sentence, _ := client.connectionProblem(client.refresh(t.Context())); !strings.Contains(sentence,
+		"unknown authority") {
 		t.Errorf("the broker's CA is not known: %s", sentence)
 	}
-	now.Store(&tls.Config{RootCAs: b.Authorities(t), GetClientCertificate: send(strangers.Certificate(t, time.Hour, "client"))})
-	if sentence, _ := client.connectionProblem(client.refresh(t.Context())); !strings.Contains(sentence, "client certificate") {
+	now.Store(&tls.Config{RootCAs: b.Authorities(t), GetClientCertificate: send(strangers.Certificate(t, time.Hour,
+		"client"))})
+	if sentence, _ := client.connectionProblem(client.refresh(t.Context())); !strings.Contains(sentence,
+		"client certificate") {
 		t.Errorf("a client certificate of another CA: %s", sentence)
 	}
 	now.Store(&tls.Config{RootCAs: b.Authorities(t), GetClientCertificate: send(good)})

@@ -34,15 +34,17 @@ func TestMain(m *testing.M) {
 
 // topicNames makes names that no other test uses.
 func topicNames(t testing.TB) (in, out, group string) {
-	base := strings.ToLower(strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())) + "-" + strconv.FormatInt(time.Now().UnixNano()%1e9, 36)
+	base := strings.ToLower(strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())) + "-" +
+		strconv.FormatInt(time.Now().UnixNano()%1e9, 36)
 	return base + ".in", base + ".out", base + ".group"
 }
 
-// franz is an independent client: tests write and read with it, never with the client under test. On a real broker it is the
-// administrator's, whatever the listener of addrs.
+// franz is an independent client: tests write and read with it, never with the client under test. On a real broker it
+// is the administrator's, whatever the listener of addrs.
 func franz(t testing.TB, addrs []string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
-	c, err := kgo.NewClient(slices.Concat(pipelinetest.Administrator(addrs), []kgo.Opt{kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts)...)
+	c, err := kgo.NewClient(slices.Concat(pipelinetest.Administrator(addrs),
+		[]kgo.Opt{kgo.RecordPartitioner(kgo.ManualPartitioner())}, opts)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +75,8 @@ func testConfig(t testing.TB, addrs []string, in, out, group string) Config {
 
 // realConfig is a worker's on a real broker, by the listener that the tests run on (pipelinetest.ListenerVariable). Its
 // principal is granted exactly what it needs for these topics, this group and this guarantee.
-func realConfig(t testing.TB, b *pipelinetest.Broker, l *pipelinetest.Listener, g Guarantee, in, out, group string) Config {
+func realConfig(t testing.TB, b *pipelinetest.Broker, l *pipelinetest.Listener, g Guarantee, in, out,
+	group string) Config {
 	t.Helper()
 	cfg := testConfig(t, l.Brokers, in, out, group)
 	cfg.Guarantee = g
@@ -118,8 +121,9 @@ func secureBy(cfg *Config, l *pipelinetest.Listener) error {
 		if err != nil || !pool.AppendCertsFromPEM(pem) {
 			return fmt.Errorf("%s: no certificate: %v", l.TokenCAFile, err)
 		}
-		cfg.SASL.Secret = NewTokenSource(OIDC{TokenURL: l.TokenURL, ClientID: l.ClientID, Scope: l.Scope, ClientSecret: token(l.ClientSecret),
-			RootCAs: func() (*x509.CertPool, error) { return pool, nil }}).Token
+		cfg.SASL.Secret = NewTokenSource(OIDC{TokenURL: l.TokenURL, ClientID: l.ClientID, Scope: l.Scope,
+			ClientSecret: token(l.ClientSecret),
+			RootCAs:      func() (*x509.CertPool, error) { return pool, nil }}).Token
 	}
 	return nil
 }
@@ -156,12 +160,14 @@ func newClient(t testing.TB, cfg Config) *Client {
 type copier struct{ topic string }
 
 func (c copier) Process(j *pipeline.Job) {
-	j.Done(pipeline.Outcome{Disposition: pipeline.Scored, Messages: []pipeline.Message{{Topic: c.topic, Source: j.Record.TopicPartition(),
+	j.Done(pipeline.Outcome{Disposition: pipeline.Scored, Messages: []pipeline.Message{{Topic: c.topic,
+		Source:    j.Record.TopicPartition(),
 		Timestamp: j.Record.Timestamp, Key: j.Record.Key, Value: j.Record.Value, Headers: j.Record.Headers}}})
 }
 
 func newStage(c *Client, sink pipeline.Sink, p pipeline.Processor) *pipeline.Stage {
-	return pipeline.NewStage(p, sink, pipeline.StageOptions{CommitInterval: 20 * time.Millisecond, Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), ""), Logger: c.cfg.Logger})
+	return pipeline.NewStage(p, sink, pipeline.StageOptions{CommitInterval: 20 * time.Millisecond,
+		Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), ""), Logger: c.cfg.Logger})
 }
 
 // running is a worker in this process.
@@ -211,7 +217,8 @@ func send(t testing.TB, addrs []string, topic string, partitions, from, to int) 
 	c := franz(t, addrs)
 	var rs []*kgo.Record
 	for i := from; i < to; i++ {
-		rs = append(rs, &kgo.Record{Topic: topic, Partition: int32(i % partitions), Key: []byte(fmt.Sprint("k", i)), Value: []byte(strconv.Itoa(i))})
+		rs = append(rs, &kgo.Record{Topic: topic, Partition: int32(i % partitions), Key: []byte(fmt.Sprint("k", i)),
+			Value: []byte(strconv.Itoa(i))})
 	}
 	if err := c.ProduceSync(t.Context(), rs...).FirstErr(); err != nil {
 		t.Fatal(err)
@@ -283,7 +290,8 @@ func history(rs []*kgo.Record, partitions int) *pipelinetest.History {
 func awaitCommitted(t testing.TB, addrs []string, group string, n int64) {
 	t.Helper()
 	adm := kadm.NewClient(franz(t, addrs))
-	await(t, 90*time.Second, fmt.Sprintf("%d committed records of group %s", n, group), func() bool { return committedSum(t, adm, group) >= n })
+	await(t, 90*time.Second, fmt.Sprintf("%d committed records of group %s", n, group),
+		func() bool { return committedSum(t, adm, group) >= n })
 }
 
 func committedSum(t testing.TB, adm *kadm.Client, group string) (sum int64) {

@@ -15,11 +15,12 @@ import (
 	"sluice/pipeline/pipelinetest"
 )
 
-// This file owns what happens after a broker has called a transaction complete without its markers (see producer.settled):
-// the fake broker says yes to an EndTxn that it does not execute, and connections break, as they do when a broker restarts.
+// This file owns what happens after a broker has called a transaction complete without its markers (see
+// producer.settled): the fake broker says yes to an EndTxn that it does not execute, and connections break, as they do
+// when a broker restarts.
 
-// untrue lets the broker answer as many EndTxn as there are entries after the next Produce without executing them: with an
-// untrue yes (nil), or not at all.
+// untrue lets the broker answer as many EndTxn as there are entries after the next Produce without executing them: with
+// an untrue yes (nil), or not at all.
 func untrue(k *kfake.Cluster, answers ...error) {
 	var produced bool // controls run one after the other
 	k.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -62,7 +63,8 @@ func TestACommitWhoseMarkersAreLostIsEndedAgain(t *testing.T) {
 		then    func(t *testing.T, sink *Client, flow *pipelinetest.Flow)
 	}{
 		{name: "answered, next commit"},
-		{name: "answered, next commit fails at its first step", then: func(t *testing.T, sink *Client, _ *pipelinetest.Flow) {
+		{name: "answered, next commit fails at its first step", then: func(t *testing.T, sink *Client,
+			_ *pipelinetest.Flow) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			if err := sink.Commit(ctx, oneMessage("out", []byte("b"), 2)); err == nil {
@@ -113,8 +115,8 @@ func TestACommitWhoseMarkersAreLostIsEndedAgain(t *testing.T) {
 	}
 }
 
-// TestBrokersThatGoAwayAgainAreWaitedFor: a new connection says that the last transaction is to be ended once more, and then
-// nobody answers for longer than delivery_timeout. That is no reason to end the worker.
+// TestBrokersThatGoAwayAgainAreWaitedFor: a new connection says that the last transaction is to be ended once more, and
+// then nobody answers for longer than delivery_timeout. That is no reason to end the worker.
 func TestBrokersThatGoAwayAgainAreWaitedFor(t *testing.T) {
 	k := fakeKafka(t, 1, "in", "out")
 	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
@@ -148,8 +150,8 @@ func TestBrokersThatGoAwayAgainAreWaitedFor(t *testing.T) {
 	}
 }
 
-// TestPartitionsWithoutALeaderAreWaitedFor: while a cluster comes back, a marker reaches only partitions that have a leader
-// again. What was committed must not hang there until an abort of the next transaction takes it away.
+// TestPartitionsWithoutALeaderAreWaitedFor: while a cluster comes back, a marker reaches only partitions that have a
+// leader again. What was committed must not hang there until an abort of the next transaction takes it away.
 func TestPartitionsWithoutALeaderAreWaitedFor(t *testing.T) {
 	k := fakeKafka(t, 1, "in", "out")
 	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")

@@ -20,10 +20,12 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns tokens from an OpenID Connect provider, by the client credentials grant (RFC 6749, section 4.4; KIP-768).
+// This file owns tokens from an OpenID Connect provider, by the client credentials grant (RFC 6749, section 4.4;
+// KIP-768).
 
-// OIDC says where tokens come from. The endpoint is the configured one and no other: redirects are not followed, no proxy
-// is taken from the environment, and link-local addresses (a cloud's metadata service) are refused whatever a name resolves to.
+// OIDC says where tokens come from. The endpoint is the configured one and no other: redirects are not followed, no
+// proxy is taken from the environment, and link-local addresses (a cloud's metadata service) are refused whatever a
+// name resolves to.
 type OIDC struct {
 	TokenURL     string
 	ClientID     string
@@ -37,8 +39,8 @@ const (
 	tokenMargin  = 10 * time.Second
 )
 
-// TokenSource keeps one token and fetches the next one when 80 % of its time are over. While the provider is away, a token that is
-// still valid serves on.
+// TokenSource keeps one token and fetches the next one when 80 % of its time are over. While the provider is away, a
+// token that is still valid serves on.
 type TokenSource struct {
 	o     OIDC
 	now   func() time.Time
@@ -94,26 +96,34 @@ func (s *TokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 		}
 	}
 	transport := &http.Transport{
-		DialContext: (&net.Dialer{Control: refuseLinkLocal}).DialContext, TLSClientConfig: config, DisableKeepAlives: true,
+		DialContext: (&net.Dialer{Control: refuseLinkLocal}).DialContext, TLSClientConfig: config,
+		DisableKeepAlives:      true,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: tokenTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	c := clientcredentials.Config{ClientID: s.o.ClientID, ClientSecret: secret.Reveal(), TokenURL: s.o.TokenURL, Scopes: strings.Fields(s.o.Scope)}
+	client := &http.Client{Transport: transport, Timeout: tokenTimeout, CheckRedirect: func(*http.Request,
+		[]*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
+	c := clientcredentials.Config{ClientID: s.o.ClientID, ClientSecret: secret.Reveal(), TokenURL: s.o.TokenURL,
+		Scopes: strings.Fields(s.o.Scope)}
 	token, err := c.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	var refused *oauth2.RetrieveError
 	switch {
 	case errors.As(err, &refused) && refused.Response != nil && refused.Response.StatusCode/100 == 3:
-		return nil, fmt.Errorf("the token endpoint %s redirects (%s), which is not followed; configure the address that answers itself", s.o.TokenURL, refused.Response.Status)
+		return nil, fmt.Errorf("the token endpoint %s redirects (%s), which is not followed; configure the address "+
+			"that answers itself", s.o.TokenURL, refused.Response.Status)
 	case errors.As(err, &refused):
 		status, code := "an error", "an error that RFC 6749 does not name"
 		if refused.Response != nil {
 			status = refused.Response.Status
 		}
-		if slices.Contains(refusals, refused.ErrorCode) { // and nothing else of the answer: it could repeat what we sent
+		// and nothing else of the answer: it could repeat what we sent
+		if slices.Contains(refusals, refused.ErrorCode) {
 			code = refused.ErrorCode
 		}
-		return nil, fmt.Errorf("the token endpoint %s refuses client %q: %s, %s; check client id, secret and scope", s.o.TokenURL, s.o.ClientID, status, code)
+		return nil, fmt.Errorf("the token endpoint %s refuses client %q: %s, %s; check client id, secret and scope",
+			s.o.TokenURL, s.o.ClientID, status, code)
 	case err != nil:
 		return nil, fmt.Errorf("no token from %s: %w", s.o.TokenURL, err)
 	}
@@ -121,7 +131,8 @@ func (s *TokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 }
 
 // refusals are the error codes of RFC 6749, section 5.2, and two of section 4.1.2.1 that providers use here too.
-var refusals = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "server_error", "temporarily_unavailable"}
+var refusals = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client",
+	"unsupported_grant_type", "invalid_scope", "server_error", "temporarily_unavailable"}
 
 // refuseLinkLocal is asked with every address that is about to be connected to, after names are resolved.
 func refuseLinkLocal(_, address string, _ syscall.RawConn) error {

@@ -55,7 +55,8 @@ func (r *fragileReader) Close() error {
 // snappyAt is a batch of one value at an offset, compressed.
 func snappyAt(t testing.TB, base int64, value string) []byte {
 	t.Helper()
-	b, err := (&batcher{codec: compress.Snappy, producer: -1, limit: 1 << 20}).batch([]*pipeline.Message{{Value: []byte(value + strings.Repeat(" and so on", 30))}})
+	b, err := (&batcher{codec: compress.Snappy, producer: -1, limit: 1 << 20}).batch([]*pipeline.Message{
+		{Value: []byte(value + strings.Repeat(" and so on", 30))}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,13 +70,16 @@ func snappyAt(t testing.TB, base int64, value string) []byte {
 func TestAPanicOverABatchIsTheDamageOfThatBatch(t *testing.T) {
 	tp := pipeline.TopicPartition{Topic: "in", Partition: 4}
 	bad := snappyAt(t, 1, fragile)
-	rs, next, err := committedRecords(tp, &fetchResult{Records: bytes.Join([][]byte{encodeAt(0, -1, 0, "a"), bad, encodeAt(2, -1, 0, "c")}, nil)}, 0)
+	rs, next, err := committedRecords(tp, &fetchResult{Records: bytes.Join([][]byte{encodeAt(0, -1, 0, "a"), bad,
+		encodeAt(2, -1, 0, "c")}, nil)}, 0)
 	if err != nil || len(rs) != 1 || next != 1 {
-		t.Errorf("behind a good batch: %d records, next %d, %v; want what is before it, and to stand there", len(rs), next, err)
+		t.Errorf("behind a good batch: %d records, next %d, %v; want what is before it, and to stand there", len(rs),
+			next, err)
 	}
 	rs, next, err = committedRecords(tp, &fetchResult{Records: append(bad, encodeAt(2, -1, 0, "c")...)}, 1)
 	var damage *corruptError
-	if !errors.As(err, &damage) || damage.tp != tp || damage.offset != 1 || damage.behind != 2 || next != 1 || rs != nil {
+	if !errors.As(err, &damage) || damage.tp != tp || damage.offset != 1 || damage.behind != 2 || next != 1 ||
+		rs != nil {
 		t.Fatalf("at the position: %d records, next %d, %v", len(rs), next, err)
 	}
 	for _, part := range []string{"in-4", "offset 1", "panicked at", "fragileReader", "index out of range"} {
@@ -87,7 +91,8 @@ func TestAPanicOverABatchIsTheDamageOfThatBatch(t *testing.T) {
 	if !errors.As(err, &p) || !strings.Contains(p.Stack, "kafka.(*batch).expand") {
 		t.Errorf("no stack: %+v", p)
 	}
-	if rs, _, err := committedRecords(tp, &fetchResult{Records: snappyAt(t, 0, "sound")}, 0); err != nil || len(rs) != 1 {
+	if rs, _, err := committedRecords(tp, &fetchResult{Records: snappyAt(t, 0, "sound")}, 0); err != nil ||
+		len(rs) != 1 {
 		t.Errorf("the next batch: %v", err)
 	}
 }
@@ -98,12 +103,14 @@ func TestAMarkerThatCannotBeReadIsDamage(t *testing.T) {
 	end := marker(1, 1, false)
 	end[batchHeader] = 0x7e // the record's length
 	reseal(end)
-	log := bytes.Join([][]byte{encodeAt(0, 1, attrTransactional, "no"), end, encodeAt(2, 1, attrTransactional, "yes"), marker(3, 1, true)}, nil)
+	log := bytes.Join([][]byte{encodeAt(0, 1, attrTransactional, "no"), end, encodeAt(2, 1, attrTransactional, "yes"),
+		marker(3, 1, true)}, nil)
 	rs, next, err := committedRecords(tp, &fetchResult{Records: log, Aborted: []abortedTxn{{1, 0}}}, 0)
 	if err != nil || len(rs) != 0 || next != 1 {
 		t.Errorf("%q, next %d, %v; want to stand before the marker", values(rs), next, err)
 	}
-	_, _, err = committedRecords(tp, &fetchResult{Records: log[len(log)-len(marker(3, 1, true))-len(encodeAt(2, 1, attrTransactional, "yes"))-len(end):], Aborted: []abortedTxn{{1, 0}}}, 1)
+	_, _, err = committedRecords(tp, &fetchResult{Records: log[len(log)-len(marker(3, 1, true))-len(encodeAt(2, 1,
+		attrTransactional, "yes"))-len(end):], Aborted: []abortedTxn{{1, 0}}}, 1)
 	var damage *corruptError
 	if !errors.As(err, &damage) || damage.offset != 1 {
 		t.Errorf("at the marker: %v", err)
@@ -122,8 +129,8 @@ func (s *seen) Write(p []byte) (int, error) {
 	return s.b.Write(p)
 }
 
-// The worker ends as over any damaged batch, says what to do, and has committed nothing behind it; when the batch has been
-// skipped as it said, the rest is processed.
+// The worker ends as over any damaged batch, says what to do, and has committed nothing behind it; when the batch has
+// been skipped as it said, the rest is processed.
 func TestABatchThatPanicsEndsTheWorkerWithAWayOn(t *testing.T) {
 	t.Parallel()
 	k := fakeKafka(t, 2, "in", "out")
@@ -135,10 +142,12 @@ func TestABatchThatPanicsEndsTheWorkerWithAWayOn(t *testing.T) {
 	send(t, addrs, "in", 2, 0, 20)
 	w := startWorker(t, cfg)
 	w.awaitCommitted(t, 20)
-	for _, codec := range []kgo.CompressionCodec{kgo.SnappyCompression(), kgo.NoCompression()} { // the second: what comes behind it
+	// the second: what comes behind it
+	for _, codec := range []kgo.CompressionCodec{kgo.SnappyCompression(), kgo.NoCompression()} {
 		value := fragile + strings.Repeat(" and so on", 30)
 		c := franz(t, addrs, kgo.ProducerBatchCompression(codec))
-		if err := c.ProduceSync(t.Context(), &kgo.Record{Topic: "in", Partition: 1, Value: []byte(value)}, &kgo.Record{Topic: "in", Partition: 1, Value: []byte(value)}).FirstErr(); err != nil {
+		if err := c.ProduceSync(t.Context(), &kgo.Record{Topic: "in", Partition: 1, Value: []byte(value)},
+			&kgo.Record{Topic: "in", Partition: 1, Value: []byte(value)}).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -152,7 +161,8 @@ func TestABatchThatPanicsEndsTheWorkerWithAWayOn(t *testing.T) {
 			t.Errorf("%v: does not say %q", err, part)
 		}
 	}
-	if logged := log.b.String(); !strings.Contains(logged, "panic.stack=") || !strings.Contains(logged, "kafka.(*batch).expand") || strings.Contains(logged, fragile) {
+	if logged := log.b.String(); !strings.Contains(logged, "panic.stack=") || !strings.Contains(logged,
+		"kafka.(*batch).expand") || strings.Contains(logged, fragile) {
 		t.Errorf("the log: %s", logged)
 	}
 	adm := kadm.NewClient(franz(t, addrs))
@@ -165,7 +175,10 @@ func TestABatchThatPanicsEndsTheWorkerWithAWayOn(t *testing.T) {
 	}
 	offsets = kadm.OffsetResponses{}
 	offsets.Add(kadm.OffsetResponse{Offset: kadm.Offset{Topic: "in", Partition: 1, At: 12, LeaderEpoch: -1}})
-	await(t, 20*time.Second, "end of the session", func() bool { return adm.CommitAllOffsets(t.Context(), "g", offsets.Offsets()) == nil })
+	await(t, 20*time.Second, "end of the session", func() bool {
+		return adm.CommitAllOffsets(t.Context(), "g",
+			offsets.Offsets()) == nil
+	})
 	startWorker(t, cfg).awaitCommitted(t, 24)
 	out := readAll(t, addrs, "out", kgo.ReadCommitted())
 	late := 0
@@ -199,7 +212,8 @@ func TestAPanicWhileCompressingEndsTheWorker(t *testing.T) {
 	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
 	cfg.Compression = "snappy"
 	w := startWorker(t, cfg)
-	if err := franz(t, k.ListenAddrs()).ProduceSync(t.Context(), &kgo.Record{Topic: "in", Value: []byte("cannot be compressed")}).FirstErr(); err != nil {
+	if err := franz(t, k.ListenAddrs()).ProduceSync(t.Context(), &kgo.Record{Topic: "in",
+		Value: []byte("cannot be compressed")}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
 	err := w.wait(t)
@@ -207,7 +221,8 @@ func TestAPanicWhileCompressingEndsTheWorker(t *testing.T) {
 	if pipeline.KindOf(err) != pipeline.Internal || !errors.As(err, &p) || !strings.Contains(err.Error(), "snappy") {
 		t.Errorf("ended with %v (%s)", err, pipeline.KindOf(err))
 	}
-	if n := committedSum(t, kadm.NewClient(franz(t, k.ListenAddrs())), "g"); n != 0 || len(readAll(t, k.ListenAddrs(), "out", kgo.ReadUncommitted())) != 0 {
+	if n := committedSum(t, kadm.NewClient(franz(t, k.ListenAddrs())), "g"); n != 0 ||
+		len(readAll(t, k.ListenAddrs(), "out", kgo.ReadUncommitted())) != 0 {
 		t.Errorf("%d records committed", n)
 	}
 }

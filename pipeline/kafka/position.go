@@ -14,9 +14,10 @@ import (
 // errSessionOver ends a wait because the membership it was for is over.
 var errSessionOver = errors.New("the group is rebalancing")
 
-// groupOffsets reads the group's committed offsets and what was committed beside them, -1 where there is none. It waits for transactions that hold offsets
-// (KIP-447), so that the former owner's last transaction is either in or out.
-func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (map[pipeline.TopicPartition]pipeline.Committed, error) {
+// groupOffsets reads the group's committed offsets and what was committed beside them, -1 where there is none. It waits
+// for transactions that hold offsets (KIP-447), so that the former owner's last transaction is either in or out.
+func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (
+	map[pipeline.TopicPartition]pipeline.Committed, error) {
 	ctx, cancel := s.until(ctx)
 	defer cancel()
 	req := &offsetFetchRequest{GroupID: c.cfg.Group, RequireStable: c.cfg.Guarantee == ExactlyOnce}
@@ -53,7 +54,8 @@ func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.To
 				if err := c.coordinated(groupCoordinator, x.ErrorCode, "OffsetFetch", "topic %s", t.Name); err != nil {
 					return err
 				}
-				offsets[pipeline.TopicPartition{Topic: t.Name, Partition: x.Partition}] = pipeline.Committed{Offset: max(-1, x.Offset), Metadata: x.Metadata}
+				offsets[pipeline.TopicPartition{Topic: t.Name, Partition: x.Partition}] = pipeline.Committed{
+					Offset: max(-1, x.Offset), Metadata: x.Metadata}
 			}
 		}
 		for _, tp := range tps {
@@ -65,7 +67,8 @@ func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.To
 			if time.Since(began) < outdatedWait {
 				return err
 			}
-			c.log.Error("the group has lost offsets that this worker committed; records will be processed again", "error", err)
+			c.log.Error("the group has lost offsets that this worker committed; records will be processed again",
+				"error", err)
 			c.mu.Lock()
 			for tp, now := range offsets { // they are waited for once
 				if _, ok := c.committed[tp]; ok && now.Offset >= 0 {
@@ -85,22 +88,23 @@ func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.To
 // outdatedWait is for how long offsets below those that this worker has committed are taken for an old answer.
 const outdatedWait = time.Minute
 
-// outdated says that the group's offsets are older than what this worker itself has committed. A coordinator that restarts
-// together with its followers answers from the last high watermark that it knew, until they have caught up; beginning again
-// from there would double records. No offset at all (the topic was made anew) is no old answer.
+// outdated says that the group's offsets are older than what this worker itself has committed. A coordinator that
+// restarts together with its followers answers from the last high watermark that it knew, until they have caught up;
+// beginning again from there would double records. No offset at all (the topic was made anew) is no old answer.
 func (c *Client) outdated(offsets map[pipeline.TopicPartition]pipeline.Committed) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for tp, now := range offsets {
 		if had, ok := c.committed[tp]; ok && now.Offset >= 0 && now.Offset < had {
-			return fmt.Errorf("OffsetFetch: %s stands at %d, this worker has committed %d: the coordinator is behind its log", tp, now.Offset, had)
+			return fmt.Errorf("OffsetFetch: %s stands at %d, this worker has committed %d: the coordinator is behind "+
+				"its log", tp, now.Offset, had)
 		}
 	}
 	return nil
 }
 
-// heldUp watches a transaction that holds up offsets. One of our own producer id is ended by a new epoch with its scrub;
-// one of another id is for that worker's next start, or for an operator.
+// heldUp watches a transaction that holds up offsets. One of our own producer id is ended by a new epoch with its
+// scrub; one of another id is for that worker's next start, or for an operator.
 func (c *Client) heldUp(ctx context.Context, since *time.Time, cause error) error {
 	if since.IsZero() {
 		*since = time.Now()
@@ -112,7 +116,8 @@ func (c *Client) heldUp(ctx context.Context, since *time.Time, cause error) erro
 	if held < c.cfg.TransactionTimeout+3*time.Second {
 		return cause
 	}
-	c.log.Error("a transaction holds up the group's offsets for longer than transaction_timeout; if another instance of this group has left it, starting that instance ends it, else: kafka-transactions abort",
+	c.log.Error("a transaction holds up the group's offsets for longer than transaction_timeout; if another instance "+
+		"of this group has left it, starting that instance ends it, else: kafka-transactions abort",
 		"held", held.Round(time.Second), "error", cause)
 	*since = time.Now()
 	if err := c.producer.renew(ctx); err != nil {
@@ -121,9 +126,12 @@ func (c *Client) heldUp(ctx context.Context, since *time.Time, cause error) erro
 	return cause
 }
 
-// positions finds where each partition's reading begins. committed is what the group has, -1 for none; from is that or what
-// the start policy says, with the committed metadata. resets holds positions that were found to be necessary while fetching.
-func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.TopicPartition, resets map[pipeline.TopicPartition]int64) (committed map[pipeline.TopicPartition]int64, from map[pipeline.TopicPartition]pipeline.Committed, err error) {
+// positions finds where each partition's reading begins. committed is what the group has, -1 for none; from is that or
+// what the start policy says, with the committed metadata. resets holds positions that were found to be necessary while
+// fetching.
+func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.TopicPartition,
+	resets map[pipeline.TopicPartition]int64) (committed map[pipeline.TopicPartition]int64,
+	from map[pipeline.TopicPartition]pipeline.Committed, err error) {
 	held, err := c.settledOffsets(ctx, s, owned)
 	if err != nil {
 		return nil, nil, err
@@ -139,12 +147,14 @@ func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.Top
 		if at < 0 {
 			if c.cfg.Start == StartError {
 				return nil, nil, pipeline.Faultf(pipeline.Config, "join", "no-offset",
-					"group %s has no offset for %s, and input.start is error: set start to earliest or latest, or give the group an offset with kafka-consumer-groups --reset-offsets", c.cfg.Group, tp)
+					"group %s has no offset for %s, and input.start is error: set start to earliest or latest, or "+
+						"give the group an offset with kafka-consumer-groups --reset-offsets", c.cfg.Group, tp)
 			}
 			if at, err = c.logOffset(ctx, s, tp, c.cfg.Start); err != nil {
 				return nil, nil, err
 			}
-			c.log.Info("no committed offset; reading begins by start policy", "partition", tp.String(), "start", c.cfg.Start, "offset", at)
+			c.log.Info("no committed offset; reading begins by start policy", "partition", tp.String(), "start",
+				c.cfg.Start, "offset", at)
 		}
 		from[tp] = pipeline.Committed{Offset: at, Metadata: held[tp].Metadata}
 	}
@@ -152,7 +162,8 @@ func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.Top
 }
 
 // settledOffsets are the group's offsets after the last transaction of this worker.
-func (c *Client) settledOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (map[pipeline.TopicPartition]pipeline.Committed, error) {
+func (c *Client) settledOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (
+	map[pipeline.TopicPartition]pipeline.Committed, error) {
 	if c.cfg.Guarantee != ExactlyOnce {
 		return c.groupOffsets(ctx, s, tps)
 	}

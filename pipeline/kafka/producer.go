@@ -13,8 +13,9 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns the producer's identity (id, epoch, sequences) and the single steps of a transaction. sink.go strings the
-// steps together. Only one goroutine uses a producer at a time: Run's before the first assignment, Commit's after it.
+// This file owns the producer's identity (id, epoch, sequences) and the single steps of a transaction. sink.go strings
+// the steps together. Only one goroutine uses a producer at a time: Run's before the first assignment, Commit's after
+// it.
 
 type producer struct {
 	c     *Client
@@ -22,30 +23,33 @@ type producer struct {
 	epoch int16
 	// sequences holds the next sequence number of each output partition. They begin at 0 with every new epoch.
 	sequences map[pipeline.TopicPartition]int32
-	// doubtful says that a request of this epoch was given up without an answer and sent again. The first one may still be
-	// under way, and could end, or move the offsets of, a later transaction of the same epoch (KIP-890). So the next
-	// transaction takes a new epoch first, in which the broker refuses it. Produce needs no doubt: it has sequence numbers.
+	// doubtful says that a request of this epoch was given up without an answer and sent again. The first one may still
+	// be under way, and could end, or move the offsets of, a later transaction of the same epoch (KIP-890). So the next
+	// transaction takes a new epoch first, in which the broker refuses it. Produce needs no doubt: it has sequence
+	// numbers.
 	doubtful bool
-	// What is known of the last transaction that ended: how, and how many connections had been made before its first EndTxn.
-	// dirty says that something of a later one may be in a log.
+	// What is known of the last transaction that ended: how, and how many connections had been made before its first
+	// EndTxn. dirty says that something of a later one may be in a log.
 	committed bool
 	mark      int64
 	dirty     bool
 }
 
-// settled says that the markers of the last transaction are in the logs: the coordinator that answered has lived on. One that
-// restarts loads a decided transaction and writes its markers, but skips partitions that have no leader at that moment, as
-// all have while a cluster comes back ("Couldn't find leader endpoint ... hence can be skipped"), and calls it complete. Then
-// what was committed is open, and the next ABORT marker of this producer id would throw it away: records lost.
-// A broker that restarts breaks its connections, and a new one shows it.
+// settled says that the markers of the last transaction are in the logs: the coordinator that answered has lived on.
+// One that restarts loads a decided transaction and writes its markers, but skips partitions that have no leader at
+// that moment, as all have while a cluster comes back ("Couldn't find leader endpoint ... hence can be skipped"), and
+// calls it complete. Then what was committed is open, and the next ABORT marker of this producer id would throw it
+// away: records lost. A broker that restarts breaks its connections, and a new one shows it.
 func (p *producer) settled() bool { return p.c.dials.Load() == p.mark }
 
-// settle ends the last transaction once more, the same way, where its markers may be missing; what is there already is not
-// changed by another marker. It comes before anything of the next transaction is in a log, also where that has begun.
+// settle ends the last transaction once more, the same way, where its markers may be missing; what is there already is
+// not changed by another marker. It comes before anything of the next transaction is in a log, also where that has
+// begun.
 func (p *producer) settle(ctx context.Context) error {
 	var err error
 	if !p.settled() {
-		p.c.log.Debug("a connection has been made since the last transaction; ending that once more", "commit", p.outcome())
+		p.c.log.Debug("a connection has been made since the last transaction; ending that once more", "commit",
+			p.outcome())
 		err = p.scrub(ctx)
 	}
 	if p.doubtful || lostEpoch(err) || is(err, errInvalidTxnState, errInvalidPidMapping) {
@@ -54,12 +58,14 @@ func (p *producer) settle(ctx context.Context) error {
 	return err
 }
 
-// outcome is how a transaction of which nothing is in a log ends: as the one before, whose markers it may have to write.
+// outcome is how a transaction of which nothing is in a log ends: as the one before, whose markers it may have to
+// write.
 func (p *producer) outcome() bool { return p.committed && !p.dirty }
 
 // unanswered notes that a step may arrive late, and returns err.
 func (p *producer) unanswered(err error) error {
-	if err != nil && codeOf(err) == 0 && !errors.Is(err, syscall.ECONNREFUSED) && !errors.As(err, new(*pipeline.Fault)) {
+	if err != nil && codeOf(err) == 0 && !errors.Is(err, syscall.ECONNREFUSED) &&
+		!errors.As(err, new(*pipeline.Fault)) {
 		p.doubtful = true
 	}
 	return err
@@ -85,10 +91,10 @@ func (p *producer) begin(ctx context.Context) error {
 	return err
 }
 
-// renew takes the next epoch after a failed transaction: only so are the sequence numbers known again. The broker's answer
-// to the present id and epoch is the first judge: success means that the transaction failed or timed out (KIP-360).
-// lostEpoch may mean a successor, but also that the coordinator has taken two epochs since: one for the timeout, one for a
-// renewal whose answer was lost. Then the group is the judge: it knows a successor by its member id.
+// renew takes the next epoch after a failed transaction: only so are the sequence numbers known again. The broker's
+// answer to the present id and epoch is the first judge: success means that the transaction failed or timed out
+// (KIP-360). lostEpoch may mean a successor, but also that the coordinator has taken two epochs since: one for the
+// timeout, one for a renewal whose answer was lost. Then the group is the judge: it knows a successor by its member id.
 func (p *producer) renew(ctx context.Context) error {
 	for tries := 1; ; tries++ {
 		id, epoch := p.id, p.epoch
@@ -102,7 +108,8 @@ func (p *producer) renew(ctx context.Context) error {
 				return unknown
 			}
 			if !twin {
-				p.c.log.Warn("the producer's epoch is gone, and nobody has taken this worker's place in the group; taking a new identity", "error", err)
+				p.c.log.Warn("the producer's epoch is gone, and nobody has taken this worker's place in the group; "+
+					"taking a new identity", "error", err)
 				err = p.init(ctx, -1, -1)
 			}
 		}
@@ -122,7 +129,8 @@ func (p *producer) renew(ctx context.Context) error {
 }
 
 func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
-	req := &initProducerRequest{ProducerID: id, ProducerEpoch: epoch, TimeoutMs: int32(p.c.cfg.TransactionTimeout.Milliseconds())}
+	req := &initProducerRequest{ProducerID: id, ProducerEpoch: epoch,
+		TimeoutMs: int32(p.c.cfg.TransactionTimeout.Milliseconds())}
 	what := "an idempotent producer"
 	kind := groupCoordinator // any broker would do; this one is known
 	if p.c.cfg.Guarantee == ExactlyOnce {
@@ -146,12 +154,12 @@ func (p *producer) init(ctx context.Context, id int64, epoch int16) error {
 }
 
 // scrub is an empty transaction over the group and all output partitions that ends as the last one did: its markers end
-// whatever hangs there. After an abort whose markers were skipped (see settled) the next COMMIT marker of the same producer
-// id would commit the aborted records: duplicates. After such a commit the next ABORT marker would lose them. At the start of
-// a process nobody knows of a commit: what hangs is aborted, outputs and offsets alike, and read again.
+// whatever hangs there. After an abort whose markers were skipped (see settled) the next COMMIT marker of the same
+// producer id would commit the aborted records: duplicates. After such a commit the next ABORT marker would lose them.
+// At the start of a process nobody knows of a commit: what hangs is aborted, outputs and offsets alike, and read again.
 //
-// A partition that has no leader gets no marker this time either, so it is waited for, but not for longer than a step of a
-// commit is repeated: a topic whose only replica is gone must not hold up the others.
+// A partition that has no leader gets no marker this time either, so it is waited for, but not for longer than a step
+// of a commit is repeated: a topic whose only replica is gone must not hold up the others.
 func (p *producer) scrub(ctx context.Context) error {
 	c := p.c
 	counts, err := c.awaitTopics(ctx, "commit", time.Time{}, c.cfg.Outputs)
@@ -191,7 +199,8 @@ func (c *Client) awaitLeaders(ctx context.Context, tps []pipeline.TopicPartition
 		return nil
 	})
 	if without := headless(); err != nil && ctx.Err() == nil && len(without) > 0 {
-		c.log.Warn("partitions have had no leader for long; a transaction that is to be ended everywhere is not ended there", "partitions", without)
+		c.log.Warn("partitions have had no leader for long; a transaction that is to be ended everywhere is not "+
+			"ended there", "partitions", without)
 		return nil
 	}
 	return err
@@ -204,7 +213,8 @@ func missingTopic(stage string, err error) *pipeline.Fault {
 	if errors.As(err, &e) {
 		resource = e.resource
 	}
-	return pipeline.Faultf(pipeline.Config, stage, "missing-topic", "%s does not exist (or the worker has no permission to see it): create it with kafka-topics, Sluice makes no topics: %w", resource, err)
+	return pipeline.Faultf(pipeline.Config, stage, "missing-topic", "%s does not exist (or the worker has no "+
+		"permission to see it): create it with kafka-topics, Sluice makes no topics: %w", resource, err)
 }
 
 func (p *producer) addOffsets(ctx context.Context) error {
@@ -229,7 +239,8 @@ func (p *producer) addPartitions(ctx context.Context, tps []pipeline.TopicPartit
 	for _, t := range r.Topics {
 		for _, x := range t.Partitions {
 			// "Not attempted" only says that another partition has an error.
-			if err := p.c.coordinated(txnCoordinator, x.ErrorCode, "AddPartitionsToTxn", "topic %s", t.Name); err != nil && (worst == nil || is(worst, errNotAttempted) || retriable(worst)) {
+			if err := p.c.coordinated(txnCoordinator, x.ErrorCode, "AddPartitionsToTxn", "topic %s",
+				t.Name); err != nil && (worst == nil || is(worst, errNotAttempted) || retriable(worst)) {
 				worst = err
 			}
 		}
@@ -240,15 +251,18 @@ func (p *producer) addPartitions(ctx context.Context, tps []pipeline.TopicPartit
 func (p *producer) commitOffsets(ctx context.Context, s *session, commit *pipeline.Commit) error {
 	if s.generation < 0 || s.member == "" {
 		// The broker would accept it, without any fencing by the group.
-		return pipeline.Faultf(pipeline.Internal, "commit", "no-generation", "offsets of generation %d and member %q must not be committed", s.generation, s.member)
+		return pipeline.Faultf(pipeline.Internal, "commit", "no-generation", "offsets of generation %d and member %q "+
+			"must not be committed", s.generation, s.member)
 	}
-	req := &txnOffsetCommitRequest{TransactionalID: p.c.cfg.TransactionalID(), GroupID: p.c.cfg.Group, ProducerID: p.id, ProducerEpoch: p.epoch,
-		Generation: s.generation, MemberID: s.member, InstanceID: p.c.cfg.InstanceID}
+	req := &txnOffsetCommitRequest{TransactionalID: p.c.cfg.TransactionalID(), GroupID: p.c.cfg.Group, ProducerID: p.id,
+		ProducerEpoch: p.epoch,
+		Generation:    s.generation, MemberID: s.member, InstanceID: p.c.cfg.InstanceID}
 	for _, t := range byTopic(slices.Collect(maps.Keys(commit.Offsets))) {
 		x := txnOffsetTopic{Name: t.topic}
 		for _, q := range t.partitions {
 			tp := pipeline.TopicPartition{Topic: t.topic, Partition: q}
-			x.Partitions = append(x.Partitions, txnOffsetPartition{Partition: q, Offset: commit.Offsets[tp], LeaderEpoch: -1, Metadata: commit.Metadata[tp]})
+			x.Partitions = append(x.Partitions, txnOffsetPartition{Partition: q, Offset: commit.Offsets[tp],
+				LeaderEpoch: -1, Metadata: commit.Metadata[tp]})
 		}
 		req.Topics = append(req.Topics, x)
 	}
@@ -259,7 +273,8 @@ func (p *producer) commitOffsets(ctx context.Context, s *session, commit *pipeli
 	}
 	for _, t := range r.Topics {
 		for _, x := range t.Partitions {
-			if err := p.c.coordinated(groupCoordinator, x.ErrorCode, "TxnOffsetCommit", "topic %s", t.Name); err != nil {
+			if err := p.c.coordinated(groupCoordinator, x.ErrorCode, "TxnOffsetCommit", "topic %s",
+				t.Name); err != nil {
 				return err
 			}
 		}
@@ -291,7 +306,8 @@ const maxProduceRequest = 8 << 20
 
 // produce publishes the queues: batches of one partition one after the other, in order, those of different leaders in
 // parallel. What is retried is sent with the same bytes; "duplicate sequence" then means that it is in the log already.
-func (p *producer) produce(ctx context.Context, deadline time.Time, queues map[pipeline.TopicPartition][]encodedBatch) error {
+func (p *producer) produce(ctx context.Context, deadline time.Time,
+	queues map[pipeline.TopicPartition][]encodedBatch) error {
 	queues = maps.Clone(queues)
 	for len(queues) > 0 {
 		if err := p.c.retry(ctx, "produce", deadline, func() error { return p.produceHeads(ctx, queues) }); err != nil {
@@ -301,8 +317,8 @@ func (p *producer) produce(ctx context.Context, deadline time.Time, queues map[p
 	return nil
 }
 
-// produceHeads sends the first batch of as many queues as one request per leader takes, and removes what the brokers have.
-// The error is the worst one: one that must not be retried before one that may.
+// produceHeads sends the first batch of as many queues as one request per leader takes, and removes what the brokers
+// have. The error is the worst one: one that must not be retried before one that may.
 func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPartition][]encodedBatch) error {
 	var worst error
 	note := func(err error) {
@@ -366,7 +382,8 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 }
 
 // produceTo sends one request and returns the code of each partition.
-func (p *producer) produceTo(ctx context.Context, n int32, heads map[pipeline.TopicPartition]encodedBatch) (map[pipeline.TopicPartition]int16, error) {
+func (p *producer) produceTo(ctx context.Context, n int32, heads map[pipeline.TopicPartition]encodedBatch) (
+	map[pipeline.TopicPartition]int16, error) {
 	req := &produceRequest{Acks: -1, TimeoutMs: int32(requestTimeout.Milliseconds() / 2)}
 	if p.c.cfg.Guarantee == ExactlyOnce {
 		req.TransactionalID = p.c.cfg.TransactionalID()
@@ -374,7 +391,8 @@ func (p *producer) produceTo(ctx context.Context, n int32, heads map[pipeline.To
 	for _, t := range byTopic(slices.Collect(maps.Keys(heads))) {
 		x := produceTopic{Name: t.topic}
 		for _, q := range t.partitions {
-			x.Partitions = append(x.Partitions, producePartition{Partition: q, Records: heads[pipeline.TopicPartition{Topic: t.topic, Partition: q}].data})
+			x.Partitions = append(x.Partitions, producePartition{Partition: q,
+				Records: heads[pipeline.TopicPartition{Topic: t.topic, Partition: q}].data})
 		}
 		req.Topics = append(req.Topics, x)
 	}

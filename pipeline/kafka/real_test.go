@@ -77,8 +77,8 @@ func (c *losingConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestLostAnswers: of every kind of request some answers are lost. What was done and not known to be done is asked again,
-// not guessed.
+// TestLostAnswers: of every kind of request some answers are lost. What was done and not known to be done is asked
+// again, not guessed.
 func TestLostAnswers(t *testing.T) {
 	const n = 3000
 	b, l := pipelinetest.TestListener(t)
@@ -108,8 +108,10 @@ func TestLostAnswers(t *testing.T) {
 					return true
 				}}, nil
 			}
-			w := runWorker(t, c, pipeline.NewStage(copier{out}, c, pipeline.StageOptions{CommitInterval: time.Millisecond, CommitRecords: 30, // many transactions
-				Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), ""), Logger: cfg.Logger}))
+			// many transactions
+			w := runWorker(t, c, pipeline.NewStage(copier{out}, c,
+				pipeline.StageOptions{CommitInterval: time.Millisecond, CommitRecords: 30,
+					Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), ""), Logger: cfg.Logger}))
 			for i := range 10 {
 				send(t, b.Addrs(), in, 3, i*n/10, (i+1)*n/10)
 			}
@@ -160,8 +162,8 @@ func TestBrokerDies(t *testing.T) {
 	}
 }
 
-// TestTransactionTimesOut: a worker that was frozen for longer than its transaction lives finds its epoch gone, learns that
-// there is no successor, and goes on.
+// TestTransactionTimesOut: a worker that was frozen for longer than its transaction lives finds its epoch gone, learns
+// that there is no successor, and goes on.
 func TestTransactionTimesOut(t *testing.T) {
 	b, l := pipelinetest.TestListener(t)
 	in, out, group := topicNames(t)
@@ -206,7 +208,8 @@ func TestMessagesNearTheLimit(t *testing.T) {
 	createTopics(t, b.Addrs(), 1, map[string]*string{"max.message.bytes": &limit}, out)
 	cfg := realConfig(t, b, l, ExactlyOnce, in, out, group)
 	if l.Principal != "" { // beyond what a worker needs: without it, it takes Kafka's default for the limit
-		b.Grant(t, l.Principal, pipelinetest.Permission{Operation: "DescribeConfigs", Resource: "Topic", Name: out, Pattern: "literal"})
+		b.Grant(t, l.Principal, pipelinetest.Permission{Operation: "DescribeConfigs", Resource: "Topic", Name: out,
+			Pattern: "literal"})
 	}
 	sink, _ := directSink(t, cfg)
 	most := sink.MaxMessageBytes(out)
@@ -216,7 +219,8 @@ func TestMessagesNearTheLimit(t *testing.T) {
 	from := pipeline.TopicPartition{Topic: in}
 	commit := &pipeline.Commit{Offsets: map[pipeline.TopicPartition]int64{from: 1}}
 	for range 50 {
-		commit.Messages = append(commit.Messages, pipeline.Message{Topic: out, Source: from, Value: randomBytes(most)}, pipeline.Message{Topic: out, Source: from, Value: randomBytes(700)})
+		commit.Messages = append(commit.Messages, pipeline.Message{Topic: out, Source: from, Value: randomBytes(most)},
+			pipeline.Message{Topic: out, Source: from, Value: randomBytes(700)})
 	}
 	if err := sink.Commit(t.Context(), commit); err != nil {
 		t.Fatal(err)
@@ -257,8 +261,8 @@ func TestLeaveMovesPartitionsAtOnce(t *testing.T) {
 	}
 }
 
-// TestMetadataTravelsWithOffsets: what is committed beside an offset comes back with the next assignment, to whoever owns
-// the partition then, in both guarantees.
+// TestMetadataTravelsWithOffsets: what is committed beside an offset comes back with the next assignment, to whoever
+// owns the partition then, in both guarantees.
 func TestMetadataTravelsWithOffsets(t *testing.T) {
 	b, l := pipelinetest.TestListener(t)
 	for _, g := range []Guarantee{ExactlyOnce, AtLeastOnce} {
@@ -292,13 +296,15 @@ func TestMetadataTravelsWithOffsets(t *testing.T) {
 			p0, p1 := pipeline.TopicPartition{Topic: in, Partition: 0}, pipeline.TopicPartition{Topic: in, Partition: 1}
 			own("one", func(c *Client, _ *pipelinetest.Seen) {
 				if err := c.Commit(ctx, &pipeline.Commit{
-					Offsets: map[pipeline.TopicPartition]int64{p0: 3, p1: 2}, Metadata: map[pipeline.TopicPartition]string{p0: `{"spent":7}`},
+					Offsets:  map[pipeline.TopicPartition]int64{p0: 3, p1: 2},
+					Metadata: map[pipeline.TopicPartition]string{p0: `{"spent":7}`},
 				}); err != nil {
 					t.Error(err)
 				}
 			})
 			own("two", func(_ *Client, seen *pipelinetest.Seen) {
-				if seen.Committed[p0] != 3 || seen.Committed[p1] != 2 || seen.Metadata[p0] != `{"spent":7}` || seen.Metadata[p1] != "" {
+				if seen.Committed[p0] != 3 || seen.Committed[p1] != 2 || seen.Metadata[p0] != `{"spent":7}` ||
+					seen.Metadata[p1] != "" {
 					t.Errorf("the next owner was told offsets %v and metadata %q", seen.Committed, seen.Metadata)
 				}
 			})

@@ -33,7 +33,8 @@ func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 		return SASL{mechanism, user, Fixed(pipeline.NewSecret(password))}
 	}
 	scram := login("scram-sha-512", "worker", "worker-secret")
-	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.EnableSASL()) // the real broker offers all that a worker can
+	// the real broker offers all that a worker can
+	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.EnableSASL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,16 +51,24 @@ func TestConnectionsAndWhatGoesWrongWithThem(t *testing.T) {
 	}{
 		{"plaintext", "KAFKA_BOOTSTRAP", nil, SASL{}, "", false},
 		{"SCRAM-SHA-512 over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, scram, "", false},
-		{"SCRAM-SHA-256 over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-256", "worker", "worker-secret"), "", false},
-		{"wrong password, SCRAM-SHA-256", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-256", "worker", "nope"), "wrong user or password", true},
+		{"SCRAM-SHA-256 over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-256", "worker",
+			"worker-secret"), "", false},
+		{"wrong password, SCRAM-SHA-256", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-256", "worker", "nope"),
+			"wrong user or password", true},
 		{"PLAIN over TLS", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("plain", "worker", "worker-secret"), "", false},
-		{"client certificate", "KAFKA_BOOTSTRAP_SSL", &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{certificate}}, SASL{}, "", false},
-		{"wrong password, SCRAM", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-512", "worker", "nope"), `login of user "worker" with scram-sha-512: wrong user or password`, true},
-		{"wrong password, PLAIN", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("plain", "worker", "nope"), "wrong user or password", true},
-		{"unknown user", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-512", "nobody", "nope"), "wrong user or password", true},
-		{"mechanism not offered", "without OAUTHBEARER", nil, login(OAuthBearer, "", "nope"), "do not offer the SASL mechanism OAUTHBEARER", true},
+		{"client certificate", "KAFKA_BOOTSTRAP_SSL", &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{
+			certificate}}, SASL{}, "", false},
+		{"wrong password, SCRAM", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-512", "worker", "nope"),
+			`login of user "worker" with scram-sha-512: wrong user or password`, true},
+		{"wrong password, PLAIN", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("plain", "worker", "nope"),
+			"wrong user or password", true},
+		{"unknown user", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, login("scram-sha-512", "nobody", "nope"),
+			"wrong user or password", true},
+		{"mechanism not offered", "without OAUTHBEARER", nil, login(OAuthBearer, "", "nope"), "do not offer the SASL " +
+			"mechanism OAUTHBEARER", true},
 		{"unknown CA", "KAFKA_BOOTSTRAP_SASL_SSL", &tls.Config{}, scram, "set tls.ca_file", true},
-		{"wrong name", "KAFKA_BOOTSTRAP_SASL_SSL", &tls.Config{RootCAs: pool, ServerName: "kafka.example"}, scram, "set tls.server_name", true},
+		{"wrong name", "KAFKA_BOOTSTRAP_SASL_SSL", &tls.Config{RootCAs: pool, ServerName: "kafka.example"}, scram,
+			"set tls.server_name", true},
 		{"plaintext client, TLS port", "KAFKA_BOOTSTRAP_SASL_SSL", nil, SASL{}, "expect TLS on this port", true},
 		{"TLS client, plaintext port", "KAFKA_BOOTSTRAP", withCA, SASL{}, "does not speak TLS", false},
 		{"TLS without SASL, SASL port", "KAFKA_BOOTSTRAP_SASL_SSL", withCA, SASL{}, "wants a SASL login", false},
@@ -143,16 +152,21 @@ func TestPermissions(t *testing.T) {
 		allowed("Check without problems", func(p []error) bool { return len(p) == 0 })
 	}
 	w := startWorker(t, cfg)
-	await(t, 30*time.Second, "100 results", func() bool { return len(readAll(t, b.Addrs(), out, kgo.ReadCommitted())) == 100 })
+	await(t, 30*time.Second, "100 results", func() bool {
+		return len(readAll(t, b.Addrs(), out,
+			kgo.ReadCommitted())) == 100
+	})
 	w.stop()
 	if err := w.wait(t); err != nil {
 		t.Fatal(err)
 	}
 	// DESCRIBE without WRITE: what Check cannot see, the worker's start does, before anything is read.
 	b.Revoke(t, l.Principal, rights[1])
-	b.Grant(t, l.Principal, pipelinetest.Permission{Operation: "Describe", Resource: "Topic", Name: out, Pattern: "literal"})
+	b.Grant(t, l.Principal, pipelinetest.Permission{Operation: "Describe", Resource: "Topic", Name: out,
+		Pattern: "literal"})
 	allowed("Check with DESCRIBE alone", func(p []error) bool { return len(p) == 0 })
-	if err := startWorker(t, cfg).wait(t); pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "WRITE on topic "+out) {
+	if err := startWorker(t, cfg).wait(t); pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(),
+		"WRITE on topic "+out) {
 		t.Errorf("without WRITE: %v", err)
 	}
 }
@@ -160,17 +174,22 @@ func TestPermissions(t *testing.T) {
 func TestACLsNameEveryResourceOnce(t *testing.T) {
 	c := DefaultConfig()
 	c.Group, c.Topics, c.Outputs = "g", []string{"in"}, []string{"out", "dlq", "asked"}
-	second := Access{Read: []string{"asked"}, Write: []string{"out", "dlq"}, Group: "g-escalation", TransactionalIDs: "g-escalation."}
+	second := Access{Read: []string{"asked"}, Write: []string{"out", "dlq"}, Group: "g-escalation",
+		TransactionalIDs: "g-escalation."}
 	var got []string
 	for _, a := range ACLs(c.Access(), second) {
 		got = append(got, a.Command("--bootstrap-server b:9092", "User:it's me"))
 	}
 	const head = `kafka-acls.sh --bootstrap-server b:9092 --add --allow-principal 'User:it'\''s me' --operation `
 	want := []string{
-		head + "Read --topic in --resource-pattern-type literal", head + "Write --topic out --resource-pattern-type literal",
-		head + "Write --topic dlq --resource-pattern-type literal", head + "Write --topic asked --resource-pattern-type literal",
-		head + "Read --group g --resource-pattern-type literal", head + "Write --transactional-id g. --resource-pattern-type prefixed",
-		head + "Read --topic asked --resource-pattern-type literal", head + "Read --group g-escalation --resource-pattern-type literal",
+		head + "Read --topic in --resource-pattern-type literal", head + "Write --topic out --resource-pattern-type " +
+			"literal",
+		head + "Write --topic dlq --resource-pattern-type literal", head +
+			"Write --topic asked --resource-pattern-type literal",
+		head + "Read --group g --resource-pattern-type literal", head + "Write --transactional-id g. " +
+			"--resource-pattern-type prefixed",
+		head + "Read --topic asked --resource-pattern-type literal", head + "Read --group g-escalation " +
+			"--resource-pattern-type literal",
 		head + "Write --transactional-id g-escalation. --resource-pattern-type prefixed",
 	}
 	if d := cmp.Diff(want, got); d != "" {

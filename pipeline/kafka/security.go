@@ -82,8 +82,8 @@ func (s SASL) mechanism(ctx context.Context) (sasl.Mechanism, error) {
 	return nil, s.validate()
 }
 
-// bearer is SASL OAUTHBEARER (RFC 7628, KIP-255): one message with the token; a broker that refuses it says why in a JSON
-// object, which the client answers with a single byte before it gets its error code.
+// bearer is SASL OAUTHBEARER (RFC 7628, KIP-255): one message with the token; a broker that refuses it says why in a
+// JSON object, which the client answers with a single byte before it gets its error code.
 type bearer struct{ token pipeline.Secret }
 
 // Name implements sasl.Mechanism.
@@ -92,7 +92,8 @@ func (b bearer) Name() string { return OAuthBearer }
 // Start implements sasl.Mechanism.
 func (b bearer) Start(context.Context) (sasl.StateMachine, []byte, error) {
 	if strings.ContainsFunc(b.token.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return nil, nil, &credentialError{errors.New("the token has blanks or control characters, which no token has: give the file that holds the token alone")}
+		return nil, nil, &credentialError{errors.New("the token has blanks or control characters, which no token " +
+			"has: give the file that holds the token alone")}
 	}
 	return b, []byte("n,,\x01auth=Bearer " + b.token.Reveal() + "\x01\x01"), nil
 }
@@ -102,8 +103,8 @@ func (b bearer) Next(_ context.Context, challenge []byte) (bool, []byte, error) 
 	return len(challenge) == 0, []byte{1}, nil
 }
 
-// connectionProblem turns the error of a connection attempt into a sentence. hopeless says that trying again cannot help
-// because the two sides disagree on how to talk or who may.
+// connectionProblem turns the error of a connection attempt into a sentence. hopeless says that trying again cannot
+// help because the two sides disagree on how to talk or who may.
 func (c *Client) connectionProblem(err error) (sentence string, hopeless bool) {
 	var (
 		credential *credentialError
@@ -119,26 +120,37 @@ func (c *Client) connectionProblem(err error) (sentence string, hopeless bool) {
 	switch {
 	case errors.As(err, &credential):
 		return fmt.Sprintf("no connection to the brokers (%s) can be made: %v", brokers, credential.err), false
-	case errors.As(err, &kafkaErr) && kafkaErr == segmentio.SASLAuthenticationFailed && strings.EqualFold(c.cfg.SASL.Mechanism, OAuthBearer):
-		return fmt.Sprintf("the brokers (%s) refuse the token: %v; it may have expired, or be for another audience or issuer than the brokers accept", brokers, err), true
+	case errors.As(err, &kafkaErr) && kafkaErr == segmentio.SASLAuthenticationFailed &&
+		strings.EqualFold(c.cfg.SASL.Mechanism, OAuthBearer):
+		return fmt.Sprintf("the brokers (%s) refuse the token: %v; it may have expired, or be for another audience "+
+			"or issuer than the brokers accept", brokers, err), true
 	case errors.As(err, &kafkaErr) && kafkaErr == segmentio.SASLAuthenticationFailed:
-		return fmt.Sprintf("the brokers (%s) refuse the login of user %q with %s: wrong user or password", brokers, c.cfg.SASL.User, c.cfg.SASL.Mechanism), true
+		return fmt.Sprintf("the brokers (%s) refuse the login of user %q with %s: wrong user or password", brokers,
+			c.cfg.SASL.User, c.cfg.SASL.Mechanism), true
 	case errors.As(err, &kafkaErr) && kafkaErr == segmentio.UnsupportedSASLMechanism:
-		return fmt.Sprintf("the brokers (%s) do not offer the SASL mechanism %s on this port: use another mechanism or another listener (%v)", brokers, c.cfg.SASL.Mechanism, err), true
+		return fmt.Sprintf("the brokers (%s) do not offer the SASL mechanism %s on this port: use another mechanism "+
+			"or another listener (%v)", brokers, c.cfg.SASL.Mechanism, err), true
 	case errors.As(err, &host):
-		return fmt.Sprintf("the certificate of the brokers (%s) is for other names: %v; connect by one of those names or set tls.server_name", brokers, host), true
+		return fmt.Sprintf("the certificate of the brokers (%s) is for other names: %v; connect by one of those "+
+			"names or set tls.server_name", brokers, host), true
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Sprintf("the certificate of the brokers (%s) is not valid at this time: %v; have it renewed, or put this machine's clock right", brokers, invalid), true
+		return fmt.Sprintf("the certificate of the brokers (%s) is not valid at this time: %v; have it renewed, or "+
+			"put this machine's clock right", brokers, invalid), true
 	case errors.As(err, &verify):
-		return fmt.Sprintf("the certificate of the brokers (%s) cannot be verified: %v; set tls.ca_file to the CA that signed it", brokers, verify.Err), true
+		return fmt.Sprintf("the certificate of the brokers (%s) cannot be verified: %v; set tls.ca_file to the CA "+
+			"that signed it", brokers, verify.Err), true
 	case errors.As(err, &record):
-		return fmt.Sprintf("the brokers (%s) do not speak TLS on this port: remove tls, or use the TLS listener", brokers), true
+		return fmt.Sprintf("the brokers (%s) do not speak TLS on this port: remove tls, or use the TLS listener",
+			brokers), true
 	case err != nil && strings.Contains(err.Error(), "appears to be expecting TLS"):
-		return fmt.Sprintf("the brokers (%s) expect TLS on this port: set tls, or use the plaintext listener", brokers), true
+		return fmt.Sprintf("the brokers (%s) expect TLS on this port: set tls, or use the plaintext listener", brokers),
+			true
 	case errors.As(err, &op) && op.Op == "remote error":
-		return fmt.Sprintf("the brokers (%s) end the TLS handshake: %v; they probably want a client certificate (tls.cert_file, tls.key_file)", brokers, op.Err), true
+		return fmt.Sprintf("the brokers (%s) end the TLS handshake: %v; they probably want a client certificate "+
+			"(tls.cert_file, tls.key_file)", brokers, op.Err), true
 	case errors.As(err, &hungUp) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
-		return fmt.Sprintf("a broker (%s) closed the connection during the login with %s: wrong user, password or token, or it is stopping", brokers, hungUp.mechanism), false
+		return fmt.Sprintf("a broker (%s) closed the connection during the login with %s: wrong user, password or "+
+			"token, or it is stopping", brokers, hungUp.mechanism), false
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		hint := "it is starting or stopping, or this port wants TLS or SASL"
 		switch {

@@ -13,12 +13,13 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns Commit: messages and offsets in one transaction (or, with at-least-once, messages, then offsets), and the
-// way back from every failure to a state in which the next Commit can begin.
+// This file owns Commit: messages and offsets in one transaction (or, with at-least-once, messages, then offsets), and
+// the way back from every failure to a state in which the next Commit can begin.
 
 const (
 	defaultMaxMessage = 1048588 // Kafka's default of max.message.bytes
-	// framing is what a message's batch and record headers take of max.message.bytes, at most, for up to about 40 headers.
+	// framing is what a message's batch and record headers take of max.message.bytes, at most, for up to about 40
+	// headers.
 	framing = 512
 )
 
@@ -37,7 +38,8 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 		return broken
 	}
 	if s == nil {
-		return pipeline.Faultf(pipeline.Rebalance, "commit", "no-membership", "this worker is not a member of group %s at the moment", c.cfg.Group)
+		return pipeline.Faultf(pipeline.Rebalance, "commit", "no-membership", "this worker is not a member of group "+
+			"%s at the moment", c.cfg.Group)
 	}
 	began := time.Now()
 	if !c.take(ctx) {
@@ -48,18 +50,21 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 	c.mu.Unlock()
 	if stale {
 		c.release()
-		return pipeline.Faultf(pipeline.Rebalance, "commit", "no-membership", "this worker has joined group %s again meanwhile", c.cfg.Group)
+		return pipeline.Faultf(pipeline.Rebalance, "commit", "no-membership", "this worker has joined group %s again "+
+			"meanwhile", c.cfg.Group)
 	}
 	err := c.commit(ctx, s, commit)
 	c.release()
 	if f := new(pipeline.Fault); errors.As(err, &f) && f.Kind != pipeline.Transient && f.Kind != pipeline.Rebalance {
-		// What was sent may still lie in an open transaction, and another commit in the same epoch would commit it, too.
+		// What was sent may still lie in an open transaction, and another commit in the same epoch would commit it,
+		// too.
 		c.mu.Lock()
 		c.broken = err
 		c.mu.Unlock()
 	}
 	if c.cfg.Observer.Transaction != nil {
-		result := map[pipeline.Kind]string{"": "committed", pipeline.Transient: "aborted", pipeline.Rebalance: "rebalance", pipeline.Fenced: "fenced"}[pipeline.KindOf(err)]
+		result := map[pipeline.Kind]string{"": "committed", pipeline.Transient: "aborted",
+			pipeline.Rebalance: "rebalance", pipeline.Fenced: "fenced"}[pipeline.KindOf(err)]
 		var large *pipeline.TooLargeError
 		switch {
 		case errors.As(err, &large):
@@ -97,9 +102,10 @@ func (c *Client) commit(ctx context.Context, s *session, commit *pipeline.Commit
 	return nil
 }
 
-// begin begins a transaction whose predecessor is done for good, and encodes the messages for its epoch. begun says that
-// there is something to abort.
-func (c *Client) begin(ctx context.Context, commit *pipeline.Commit) (queues map[pipeline.TopicPartition][]encodedBatch, begun bool, err error) {
+// begin begins a transaction whose predecessor is done for good, and encodes the messages for its epoch. begun says
+// that there is something to abort.
+func (c *Client) begin(ctx context.Context, commit *pipeline.Commit) (queues map[pipeline.TopicPartition][]encodedBatch,
+	begun bool, err error) {
 	p := c.producer
 	for range 5 {
 		if err := p.settle(ctx); err != nil {
@@ -114,23 +120,29 @@ func (c *Client) begin(ctx context.Context, commit *pipeline.Commit) (queues map
 		c.failpoint("before-commit")
 		step, first := "add-offsets", func() error { return p.addOffsets(ctx) }
 		if len(queues) > 0 {
-			step, first = "add-partitions", func() error { return p.addPartitions(ctx, slices.Collect(maps.Keys(queues))) }
+			step, first = "add-partitions", func() error {
+				return p.addPartitions(ctx,
+					slices.Collect(maps.Keys(queues)))
+			}
 		}
 		if err := c.retry(ctx, step, time.Now().Add(c.cfg.deliveryTimeout()), first); err != nil {
 			return nil, true, err
 		}
 		c.failpoint("after-add-partitions")
-		// The coordinator says yes only when it is done with the last transaction: if that is the one that decided it, so are the markers.
+		// The coordinator says yes only when it is done with the last transaction: if that is the one that decided it,
+		// so are the markers.
 		if p.settled() {
 			return queues, true, nil
 		}
 	}
-	return nil, false, pipeline.Faultf(pipeline.Transient, "commit", "network", "connections keep breaking and answers of the coordinators get lost: no transaction can begin that a late request could not end")
+	return nil, false, pipeline.Faultf(pipeline.Transient, "commit", "network", "connections keep breaking and "+
+		"answers of the coordinators get lost: no transaction can begin that a late request could not end")
 }
 
-// transaction runs the steps after begin. ambiguous says that the request to commit went out: it may have succeeded although
-// err is not nil.
-func (c *Client) transaction(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, commit *pipeline.Commit) (ambiguous bool, err error) {
+// transaction runs the steps after begin. ambiguous says that the request to commit went out: it may have succeeded
+// although err is not nil.
+func (c *Client) transaction(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch,
+	commit *pipeline.Commit) (ambiguous bool, err error) {
 	p := c.producer
 	deadline := time.Now().Add(c.cfg.deliveryTimeout())
 	if len(queues) > 0 {
@@ -144,13 +156,16 @@ func (c *Client) transaction(ctx context.Context, s *session, queues map[pipelin
 		}
 	}
 	c.failpoint("after-add-offsets")
-	if err := c.retry(ctx, "txn-offset-commit", deadline, func() error { return p.commitOffsets(ctx, s, commit) }); err != nil {
+	if err := c.retry(ctx, "txn-offset-commit", deadline, func() error {
+		return p.commitOffsets(ctx, s,
+			commit)
+	}); err != nil {
 		return false, err
 	}
 	c.failpoint("after-txn-offset-commit")
 	c.failpoint("before-end-txn")
-	// From here on only the same request may be sent again, for as long as it takes: an abort after a commit whose answer
-	// was lost would make a finished transaction look undone.
+	// From here on only the same request may be sent again, for as long as it takes: an abort after a commit whose
+	// answer was lost would make a finished transaction look undone.
 	if err := p.end(ctx, "end-txn", time.Time{}, true); err != nil {
 		return true, err
 	}
@@ -159,18 +174,21 @@ func (c *Client) transaction(ctx context.Context, s *session, queues map[pipelin
 }
 
 // publish is the at-least-once form: messages first, then offsets.
-func (c *Client) publish(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch, commit *pipeline.Commit) error {
+func (c *Client) publish(ctx context.Context, s *session, queues map[pipeline.TopicPartition][]encodedBatch,
+	commit *pipeline.Commit) error {
 	deadline := time.Now().Add(c.cfg.deliveryTimeout())
 	if err := c.producer.produce(ctx, deadline, queues); err != nil {
 		return err
 	}
 	c.failpoint("after-produce")
-	req := &offsetCommitRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member, InstanceID: c.cfg.InstanceID}
+	req := &offsetCommitRequest{GroupID: c.cfg.Group, Generation: s.generation, MemberID: s.member,
+		InstanceID: c.cfg.InstanceID}
 	for _, t := range byTopic(slices.Collect(maps.Keys(commit.Offsets))) {
 		x := offsetCommitTopic{Name: t.topic}
 		for _, q := range t.partitions {
 			tp := pipeline.TopicPartition{Topic: t.topic, Partition: q}
-			x.Partitions = append(x.Partitions, offsetCommitPartition{Partition: q, Offset: commit.Offsets[tp], LeaderEpoch: -1, Metadata: commit.Metadata[tp]})
+			x.Partitions = append(x.Partitions, offsetCommitPartition{Partition: q, Offset: commit.Offsets[tp],
+				LeaderEpoch: -1, Metadata: commit.Metadata[tp]})
 		}
 		req.Topics = append(req.Topics, x)
 	}
@@ -191,7 +209,8 @@ func (c *Client) publish(ctx context.Context, s *session, queues map[pipeline.To
 }
 
 // recoverCommit ends what a failed commit left open, takes a new producer epoch, and says what the caller must do.
-func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline.Commit, ambiguous bool, cause error) error {
+func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline.Commit, ambiguous bool,
+	cause error) error {
 	if ctx.Err() != nil {
 		return c.tidy(ctx, ambiguous, cause)
 	}
@@ -199,13 +218,14 @@ func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline
 		return cause
 	}
 	if c.cfg.Guarantee == ExactlyOnce && !ambiguous && !lostEpoch(cause) {
-		// Whatever the answer is, the next step finds out how things stand. An abort by that step would lose what an empty
-		// transaction leaves alone (see settled).
+		// Whatever the answer is, the next step finds out how things stand. An abort by that step would lose what an
+		// empty transaction leaves alone (see settled).
 		deadline := time.Now().Add(20 * time.Second)
 		if c.producer.outcome() {
 			deadline = time.Time{}
 		}
-		if err := c.producer.end(ctx, "abort", deadline, c.producer.outcome()); err != nil && !is(err, errInvalidTxnState) {
+		if err := c.producer.end(ctx, "abort", deadline, c.producer.outcome()); err != nil &&
+			!is(err, errInvalidTxnState) {
 			c.log.Warn("aborting a transaction failed; taking a new epoch will abort it", "error", err)
 		}
 	}
@@ -223,7 +243,8 @@ func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline
 	switch {
 	case errors.As(cause, &large):
 		return cause
-	case lostMembership(cause), is(cause, errFencedInstance): // the epoch was there to be renewed: no twin (see Client.twin)
+	// the epoch was there to be renewed: no twin (see Client.twin)
+	case lostMembership(cause), is(cause, errFencedInstance):
 		s.end(cause)
 		return &pipeline.Fault{Kind: pipeline.Rebalance, Stage: "commit", Reason: "rebalance", Err: cause}
 	}
@@ -257,14 +278,15 @@ func (c *Client) tidy(ctx context.Context, ambiguous bool, cause error) error {
 		case err == nil && ambiguous:
 			return nil
 		case err != nil && !is(err, errInvalidTxnState):
-			c.log.Warn("a transaction is left open; the broker ends it after transaction_timeout, or the next start of this instance does", "error", err)
+			c.log.Warn("a transaction is left open; the broker ends it after transaction_timeout, or the next start "+
+				"of this instance does", "error", err)
 		}
 	}
 	return stopped("commit", cause)
 }
 
-// afterRecovery compares the group's offsets with what this client believes. They are the truth about what was committed,
-// also when the answer to EndTxn was lost.
+// afterRecovery compares the group's offsets with what this client believes. They are the truth about what was
+// committed, also when the answer to EndTxn was lost.
 func (c *Client) afterRecovery(ctx context.Context, s *session, commit *pipeline.Commit, cause error) error {
 	c.mu.Lock()
 	before := maps.Clone(c.committed)
@@ -281,7 +303,8 @@ func (c *Client) afterRecovery(ctx context.Context, s *session, commit *pipeline
 			return f
 		}
 		s.end(errReposition)
-		return &pipeline.Fault{Kind: pipeline.Rebalance, Stage: "commit", Reason: "rebalance", Err: errors.Join(cause, err)}
+		return &pipeline.Fault{Kind: pipeline.Rebalance, Stage: "commit", Reason: "rebalance", Err: errors.Join(cause,
+			err)}
 	}
 	asBefore, asMeant := true, true
 	for tp, had := range before {
@@ -309,7 +332,8 @@ func (c *Client) afterRecovery(ctx context.Context, s *session, commit *pipeline
 }
 
 // encode groups messages by output partition and encodes them with the sequences that are next.
-func (c *Client) encode(ctx context.Context, commit *pipeline.Commit) (map[pipeline.TopicPartition][]encodedBatch, error) {
+func (c *Client) encode(ctx context.Context, commit *pipeline.Commit) (map[pipeline.TopicPartition][]encodedBatch,
+	error) {
 	used := map[string]bool{}
 	for i := range commit.Messages {
 		used[commit.Messages[i].Topic] = true
@@ -317,7 +341,8 @@ func (c *Client) encode(ctx context.Context, commit *pipeline.Commit) (map[pipel
 	topics := slices.Sorted(maps.Keys(used))
 	for _, t := range topics {
 		if !slices.Contains(c.cfg.Outputs, t) {
-			return nil, pipeline.Faultf(pipeline.Internal, "commit", "unknown-output", "a message is for topic %s, which is not among the configured outputs %v", t, c.cfg.Outputs)
+			return nil, pipeline.Faultf(pipeline.Internal, "commit", "unknown-output", "a message is for topic %s, "+
+				"which is not among the configured outputs %v", t, c.cfg.Outputs)
 		}
 	}
 	counts, err := c.partitions(topics)
@@ -349,7 +374,8 @@ func (c *Client) encode(ctx context.Context, commit *pipeline.Commit) (map[pipel
 	queues := make(map[pipeline.TopicPartition][]encodedBatch, len(byPartition))
 	for tp, messages := range byPartition {
 		known, limit := c.sizeLimits(tp.Topic)
-		e := batcher{codec: codec, transactional: c.cfg.Guarantee == ExactlyOnce, producer: c.producer.id, epoch: c.producer.epoch,
+		e := batcher{codec: codec, transactional: c.cfg.Guarantee == ExactlyOnce, producer: c.producer.id,
+			epoch:    c.producer.epoch,
 			sequence: c.producer.sequences[tp], limit: limit}
 		batches, err := e.encode(messages)
 		if err != nil {
@@ -357,7 +383,8 @@ func (c *Client) encode(ctx context.Context, commit *pipeline.Commit) (map[pipel
 		}
 		for _, b := range batches {
 			if known > 0 && len(b.data) > known {
-				return nil, &pipeline.TooLargeError{Topic: tp.Topic, Partition: tp.Partition, Err: fmt.Errorf("%d bytes; the topic takes %d", len(b.data), known)}
+				return nil, &pipeline.TooLargeError{Topic: tp.Topic, Partition: tp.Partition,
+					Err: fmt.Errorf("%d bytes; the topic takes %d", len(b.data), known)}
 			}
 		}
 		queues[tp] = batches
@@ -409,7 +436,8 @@ func (c *Client) tooLarge(tp pipeline.TopicPartition, b encodedBatch, err error)
 func (c *Client) loadLimits(ctx context.Context) error {
 	req := &describeconfigs.Request{}
 	for _, t := range c.cfg.Outputs {
-		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: 2, ResourceName: t, ConfigNames: []string{"max.message.bytes"}})
+		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: 2, ResourceName: t,
+			ConfigNames: []string{"max.message.bytes"}})
 	}
 	r, err := ask[*describeconfigs.Response](ctx, c, requestTimeout, req)
 	if err != nil {
@@ -423,7 +451,8 @@ func (c *Client) loadLimits(ctx context.Context) error {
 		}
 		for _, e := range t.ConfigEntries {
 			n := 0
-			if _, err := fmt.Sscanf(e.ConfigValue, "%d", &n); err == nil && e.ConfigName == "max.message.bytes" && n > 0 {
+			if _, err := fmt.Sscanf(e.ConfigValue, "%d", &n); err == nil && e.ConfigName == "max.message.bytes" &&
+				n > 0 {
 				c.mu.Lock()
 				c.limits[t.ResourceName] = sizeLimit{known: n, batch: min(n, defaultMaxMessage)}
 				c.mu.Unlock()

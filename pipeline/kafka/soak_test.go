@@ -26,9 +26,9 @@ import (
 	"sluice/pipeline/pipelinetest"
 )
 
-// The soak: two workers as processes of their own (Stage, Source and Sink as in the product, a trivial processor), killed
-// with SIGKILL at random moments and at every named failpoint, frozen, and run twice under one name; then an independent
-// reader's history is checked. The test binary runs itself as the worker.
+// The soak: two workers as processes of their own (Stage, Source and Sink as in the product, a trivial processor),
+// killed with SIGKILL at random moments and at every named failpoint, frozen, and run twice under one name; then an
+// independent reader's history is checked. The test binary runs itself as the worker.
 
 // Exit codes of the worker, as the product's.
 const (
@@ -75,7 +75,8 @@ func soakWorker() int {
 		fmt.Println("failed", err)
 		return exitFailed
 	}
-	cfg.Topics, cfg.Outputs, cfg.Group, cfg.InstanceID = []string{env("SOAK_IN")}, []string{env("SOAK_OUT")}, env("SOAK_GROUP"), env("SLUICE_SOAK_WORKER")
+	cfg.Topics, cfg.Outputs, cfg.Group, cfg.InstanceID = []string{env("SOAK_IN")}, []string{env("SOAK_OUT")},
+		env("SOAK_GROUP"), env("SLUICE_SOAK_WORKER")
 	cfg.SessionTimeout, _ = time.ParseDuration(env("SOAK_SESSION"))
 	cfg.RebalanceTimeout, cfg.TransactionTimeout, cfg.FetchMaxWait = 8*time.Second, 5*time.Second, 100*time.Millisecond
 	cfg.FetchMaxBytes = 32 << 10 // several fetches, several transactions
@@ -86,7 +87,10 @@ func soakWorker() int {
 		defer out.Unlock()
 		fmt.Printf(format+"\n", args...)
 	}
-	cfg.Observer.Rebalance = func(generation int32, partitions int) { event("generation %d %d", generation, partitions) }
+	cfg.Observer.Rebalance = func(generation int32, partitions int) {
+		event("generation %d %d", generation,
+			partitions)
+	}
 	cfg.Observer.Transaction = func(result string, _ time.Duration) { event("transaction %s", result) }
 	cfg.Observer.Retry = func(step string, code int) { event("retry %s:%d", step, code) }
 	point, after := env("SOAK_DIE_AT"), 0
@@ -140,7 +144,8 @@ type soak struct {
 
 func newSoak(t testing.TB, partitions int, session time.Duration, env ...string) *soak {
 	b, l := pipelinetest.TestListener(t)
-	s := &soak{t: t, broker: b, listener: l, session: session, env: env, counts: map[string]int{}, logs: map[string]*bytes.Buffer{}}
+	s := &soak{t: t, broker: b, listener: l, session: session, env: env, counts: map[string]int{},
+		logs: map[string]*bytes.Buffer{}}
 	s.in, s.out, s.group = topicNames(t)
 	createTopics(t, s.broker.Addrs(), partitions, nil, s.in, s.out)
 	realConfig(t, b, l, ExactlyOnce, s.in, s.out, s.group) // for its permissions
@@ -171,7 +176,8 @@ func (s *soak) start(instance, dieAt string) *worker {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	cmd.Env = append(os.Environ(), "SLUICE_SOAK_WORKER="+instance, "SOAK_DIE_AT="+dieAt, "SOAK_LISTENER="+string(listener),
+	cmd.Env = append(os.Environ(), "SLUICE_SOAK_WORKER="+instance, "SOAK_DIE_AT="+dieAt,
+		"SOAK_LISTENER="+string(listener),
 		"SOAK_IN="+s.in, "SOAK_OUT="+s.out, "SOAK_GROUP="+s.group, "SOAK_SESSION="+s.session.String())
 	cmd.Env = append(cmd.Env, s.env...)
 	out, err := cmd.StdoutPipe()
@@ -269,7 +275,8 @@ func (s *soak) feed(partitions, n int, over time.Duration) <-chan struct{} {
 		tick := time.NewTicker(over / time.Duration(max(1, n/50)))
 		defer tick.Stop()
 		for i := range n {
-			c.Produce(context.Background(), &kgo.Record{Topic: s.in, Partition: int32(i % partitions), Value: fmt.Appendf(nil, "%d %s", i, pad)}, func(_ *kgo.Record, err error) {
+			c.Produce(context.Background(), &kgo.Record{Topic: s.in, Partition: int32(i % partitions),
+				Value: fmt.Appendf(nil, "%d %s", i, pad)}, func(_ *kgo.Record, err error) {
 				if err != nil {
 					s.t.Error(err)
 				}
@@ -313,7 +320,8 @@ func TestSoakExactlyOnce(t *testing.T) {
 	}
 	// Once more through Java's own reader.
 	client, bootstrap := s.broker.JavaClient(t)
-	java := s.broker.Do(t, "tool", "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", bootstrap, "--command-config", client, "--topic", s.out,
+	java := s.broker.Do(t, "tool", "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", bootstrap,
+		"--command-config", client, "--topic", s.out,
 		"--from-beginning", "--isolation-level", "read_committed", "--timeout-ms", "6000")
 	lines := map[string]bool{}
 	n := 0
@@ -353,7 +361,8 @@ func TestSoakSeesDuplicates(t *testing.T) {
 	}
 }
 
-// chaosPlan is where workers die: every failpoint comes round, on both workers; in between deaths at a random moment ("").
+// chaosPlan is where workers die: every failpoint comes round, on both workers; in between deaths at a random moment
+// ("").
 func chaosPlan(kills int) []string {
 	var plan []string
 	for i := range kills {
@@ -372,7 +381,8 @@ func chaosPlan(kills int) []string {
 	return plan
 }
 
-// chaos runs two workers until everything is committed, killing them as planned, and returns what a read_committed reader sees.
+// chaos runs two workers until everything is committed, killing them as planned, and returns what a read_committed
+// reader sees.
 func (s *soak) chaos(partitions, records int, plan []string, fed <-chan struct{}) pipelinetest.Report {
 	t := s.t
 	deadline := time.Now().Add(4 * time.Minute)
@@ -423,7 +433,8 @@ func (s *soak) chaos(partitions, records int, plan []string, fed <-chan struct{}
 					w.kill()
 				}
 				if round%6 == 5 {
-					time.Sleep(s.session + 500*time.Millisecond) // away for longer than the session: the other takes over
+					// away for longer than the session: the other takes over
+					time.Sleep(s.session + 500*time.Millisecond)
 				}
 			}
 		})
@@ -437,7 +448,8 @@ func (s *soak) chaos(partitions, records int, plan []string, fed <-chan struct{}
 	for _, w := range last {
 		w.kill()
 	}
-	t.Logf("deaths at failpoints: %d, at random: %d, frozen: %d, twins: %d", s.sum("died "), random.Load(), frozen.Load(), twins.Load())
+	t.Logf("deaths at failpoints: %d, at random: %d, frozen: %d, twins: %d", s.sum("died "), random.Load(),
+		frozen.Load(), twins.Load())
 	s.mu.Lock()
 	s.counts["killed"] = int(random.Load())
 	s.mu.Unlock()

@@ -26,8 +26,8 @@ func goesOn(t *testing.T, w *running, addrs []string, from, to int) {
 	}
 }
 
-// A JoinGroup that got no answer is asked again. If it is only late, it comes after the second, makes a third member id, and
-// fences the second: what the worker has.
+// A JoinGroup that got no answer is asked again. If it is only late, it comes after the second, makes a third member
+// id, and fences the second: what the worker has.
 func TestALateJoinOfItsOwnDoesNotEndAWorker(t *testing.T) {
 	t.Parallel()
 	k := fakeKafka(t, 3, "in", "out")
@@ -75,7 +75,8 @@ func TestACoordinatorThatForgetsAMemberDoesNotEndIt(t *testing.T) {
 			k := fakeKafka(t, 3, "in", "out")
 			cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
 			cfg.SessionTimeout = time.Second
-			f := k.Fault(kfake.Fault{Keys: []kmsg.Key{c.key}, TopLevel: c.topLevel, Err: kerr.FencedInstanceID, When: every(0, 1)})
+			f := k.Fault(kfake.Fault{Keys: []kmsg.Key{c.key}, TopLevel: c.topLevel, Err: kerr.FencedInstanceID,
+				When: every(0, 1)})
 			w := startWorker(t, cfg)
 			goesOn(t, w, k.ListenAddrs(), 0, 30)
 			await(t, 20*time.Second, "fault met", func() bool { return f.Hits() > 0 })
@@ -107,7 +108,8 @@ func TestATwinEndsTheOlder(t *testing.T) {
 					return nil, nil, false
 				}
 				res := r.ResponseKind().(*kmsg.InitProducerIDResponse)
-				res.ErrorCode = kerr.ProducerFenced.Code // as a real broker answers when somebody else has begun; this one takes any epoch
+				// as a real broker answers when somebody else has begun; this one takes any epoch
+				res.ErrorCode = kerr.ProducerFenced.Code
 				return res, nil, true
 			})
 			younger := startWorker(t, cfg)

@@ -1,15 +1,16 @@
-// Package kafka is Sluice's Kafka client: group membership, fetching and transactional publishing, built on the low level
-// of github.com/segmentio/kafka-go (its transport and its protocol codec). Client implements pipeline.Source and
+// Package kafka is Sluice's Kafka client: group membership, fetching and transactional publishing, built on the low
+// level of github.com/segmentio/kafka-go (its transport and its protocol codec). Client implements pipeline.Source and
 // pipeline.Sink.
 //
-// It is the only package that imports kafka-go, and must stay so: wire.go replaces kafka-go's message types of fourteen APIs
-// in a table that is global to the process, after which the stock calls of these APIs (kafka.Client.Heartbeat, JoinGroup,
-// OffsetFetch, Fetch, Produce, Reader, Writer, ...) panic.
+// It is the only package that imports kafka-go, and must stay so: wire.go replaces kafka-go's message types of fourteen
+// APIs in a table that is global to the process, after which the stock calls of these APIs (kafka.Client.Heartbeat,
+// JoinGroup, OffsetFetch, Fetch, Produce, Reader, Writer, ...) panic.
 //
-// File map: config.go (what a user sets), client.go (requests, routing, cluster view), wire.go and wire_data.go (messages), errors.go
-// (which error means what), group.go (the state machine of Source.Run), join.go (joining and leaving), assign.go (who gets which partition), position.go
-// (where reading begins), fetch.go (the fetcher), batch.go (record batches), filter.go (read_committed), producer.go
-// (the transactional producer), sink.go (Commit), security.go (TLS and SASL), check.go (Check).
+// File map: config.go (what a user sets), client.go (requests, routing, cluster view), wire.go and wire_data.go
+// (messages), errors.go (which error means what), group.go (the state machine of Source.Run), join.go (joining and
+// leaving), assign.go (who gets which partition), position.go (where reading begins), fetch.go (the fetcher), batch.go
+// (record batches), filter.go (read_committed), producer.go (the transactional producer), sink.go (Commit), security.go
+// (TLS and SASL), check.go (Check).
 package kafka
 
 import (
@@ -21,10 +22,10 @@ import (
 )
 
 // This file owns the messages on the wire. One version per API, each of them in every broker from 3.2 to 4.x; check.go
-// compares with what the brokers offer. Why not kafka-go's own types: Heartbeat and LeaveGroup read the throttle time as
-// the error code; JoinGroup lacks SkipAssignment (KIP-814), OffsetFetch lacks RequireStable (KIP-447); Produce cannot carry
-// a producer id; Fetch drops the last offset of a batch and does not say which partition is corrupt; and all group and
-// transaction calls swallow the error of the coordinator look-up. Ours name the node they go to.
+// compares with what the brokers offer. Why not kafka-go's own types: Heartbeat and LeaveGroup read the throttle time
+// as the error code; JoinGroup lacks SkipAssignment (KIP-814), OffsetFetch lacks RequireStable (KIP-447); Produce
+// cannot carry a producer id; Fetch drops the last offset of a batch and does not say which partition is corrupt; and
+// all group and transaction calls swallow the error of the coordinator look-up. Ours name the node they go to.
 
 // node routes a message to one broker of the transport's cluster view. The view is up to a second old, so a node can be
 // unknown: a transient error.
@@ -33,7 +34,8 @@ type node int32
 func (n node) Broker(c protocol.Cluster) (protocol.Broker, error) {
 	b, ok := c.Brokers[int32(n)]
 	if !ok {
-		return protocol.Broker{ID: -1}, fmt.Errorf("broker %d is not in the cluster's metadata: %w", int32(n), segmentio.BrokerNotAvailable)
+		return protocol.Broker{ID: -1}, fmt.Errorf("broker %d is not in the cluster's metadata: %w", int32(n),
+			segmentio.BrokerNotAvailable)
 	}
 	return b, nil
 }
@@ -252,8 +254,8 @@ type offsetCommitResponse struct {
 func (*offsetCommitRequest) ApiKey() protocol.ApiKey  { return protocol.OffsetCommit }
 func (*offsetCommitResponse) ApiKey() protocol.ApiKey { return protocol.OffsetCommit }
 
-// freshMetadata is a Metadata request that really goes to a broker: the transport answers a plain metadata.Request from its
-// cache, and one that is not created by a Splitter would be taken for that (transport.go, roundTrip).
+// freshMetadata is a Metadata request that really goes to a broker: the transport answers a plain metadata.Request from
+// its cache, and one that is not created by a Splitter would be taken for that (transport.go, roundTrip).
 type freshMetadata struct{ topics []string }
 
 type freshMetadataResponse struct{ *metadata.Response }

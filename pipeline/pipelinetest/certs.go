@@ -29,8 +29,9 @@ func NewAuthority(tb testing.TB, name string) *Authority {
 	tb.Helper()
 	a := &Authority{key: newKey(tb), Pool: x509.NewCertPool()}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-48 * time.Hour),
+		NotAfter: time.Now().Add(48 * time.Hour),
+		IsCA:     true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
 	if err == nil {
@@ -44,19 +45,22 @@ func NewAuthority(tb testing.TB, name string) *Authority {
 	return a
 }
 
-// Issue makes a certificate for servers and clients, for the given names and addresses, that ends in valid from now, and has
-// ended where that is negative.
+// Issue makes a certificate for servers and clients, for the given names and addresses, that ends in valid from now,
+// and has ended where that is negative.
 func (a *Authority) Issue(tb testing.TB, valid time.Duration, names ...string) (certPEM, keyPEM []byte) {
 	tb.Helper()
 	return issue(tb, a.cert, a.key, valid, names...)
 }
 
-func issue(tb testing.TB, authority *x509.Certificate, by any, valid time.Duration, names ...string) (certPEM, keyPEM []byte) {
+func issue(tb testing.TB, authority *x509.Certificate, by any, valid time.Duration, names ...string) (certPEM,
+	keyPEM []byte) {
 	tb.Helper()
 	key := newKey(tb)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(valid),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0]},
+		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(valid),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth,
+			x509.ExtKeyUsageClientAuth},
 	}
 	for _, n := range names {
 		if ip := net.ParseIP(n); ip != nil {
@@ -73,7 +77,8 @@ func issue(tb testing.TB, authority *x509.Certificate, by any, valid time.Durati
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
 }
 
 // Certificate is Issue, ready for a tls.Config.

@@ -9,7 +9,8 @@ import (
 	"sluice/pipeline"
 )
 
-// Flow is a pipeline.Flow for tests of a Source: it keeps what is delivered and checks that the source keeps the contract.
+// Flow is a pipeline.Flow for tests of a Source: it keeps what is delivered and checks that the source keeps the
+// contract.
 type Flow struct {
 	RoomBytes int // what Room answers; 0 means 1 MiB
 
@@ -65,12 +66,14 @@ func (f *Flow) Deliver(tp pipeline.TopicPartition, from int64, records []pipelin
 	defer f.mu.Unlock()
 	at, owned := f.assigned[tp]
 	if !owned || at != from {
-		f.broken = append(f.broken, fmt.Errorf("Deliver(%s) from %d, position is %d (assigned: %v)", tp, from, at, owned))
+		f.broken = append(f.broken, fmt.Errorf("Deliver(%s) from %d, position is %d (assigned: %v)", tp, from, at,
+			owned))
 		return false
 	}
 	for _, r := range records {
 		if r.TopicPartition() != tp || r.Offset < at || r.Offset >= next {
-			f.broken = append(f.broken, fmt.Errorf("Deliver(%s, %d..%d) has record %s@%d", tp, from, next, r.TopicPartition(), r.Offset))
+			f.broken = append(f.broken, fmt.Errorf("Deliver(%s, %d..%d) has record %s@%d", tp, from, next,
+				r.TopicPartition(), r.Offset))
 		}
 		at = r.Offset + 1
 	}
@@ -92,7 +95,8 @@ func (f *Flow) Assign(committed map[pipeline.TopicPartition]pipeline.Committed) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.assigns++
-	f.assigned, f.committed, f.metadata = map[pipeline.TopicPartition]int64{}, map[pipeline.TopicPartition]int64{}, map[pipeline.TopicPartition]string{}
+	f.assigned, f.committed, f.metadata = map[pipeline.TopicPartition]int64{}, map[pipeline.TopicPartition]int64{},
+		map[pipeline.TopicPartition]string{}
 	for tp, c := range committed {
 		f.assigned[tp], f.committed[tp], f.metadata[tp] = c.Offset, c.Offset, c.Metadata
 	}
@@ -126,7 +130,9 @@ type Seen struct {
 func (f *Flow) Await(ctx context.Context, done func(*Seen) bool) (*Seen, error) {
 	for {
 		f.mu.Lock()
-		s := &Seen{Records: f.records, Positions: maps.Clone(f.assigned), Committed: maps.Clone(f.committed), Metadata: maps.Clone(f.metadata), High: maps.Clone(f.high), Assigns: f.assigns, Quiesces: f.quiesces, Broken: f.broken}
+		s := &Seen{Records: f.records, Positions: maps.Clone(f.assigned), Committed: maps.Clone(f.committed),
+			Metadata: maps.Clone(f.metadata), High: maps.Clone(f.high), Assigns: f.assigns, Quiesces: f.quiesces,
+			Broken: f.broken}
 		if f.changed == nil {
 			f.changed = make(chan struct{})
 		}

@@ -5,8 +5,8 @@ import (
 	"sort"
 )
 
-// History is what an independent reader saw of an output topic: for every message the number of the input record that it
-// was made from. It checks promises P1 and P2: each record once, and in order within its partition.
+// History is what an independent reader saw of an output topic: for every message the number of the input record that
+// it was made from. It checks promises P1 and P2: each record once, and in order within its partition.
 type History struct {
 	seen     map[int][]place
 	last     map[int32]int
@@ -50,7 +50,8 @@ func (r Report) Clean() bool {
 }
 
 func (r Report) String() string {
-	return fmt.Sprintf("sent=%d lost=%d doubled=%d disorder=%d foreign=%d %v", r.Sent, r.Lost, r.Doubled, r.Disorder, r.Foreign, r.Examples)
+	return fmt.Sprintf("sent=%d lost=%d doubled=%d disorder=%d foreign=%d %v", r.Sent, r.Lost, r.Doubled, r.Disorder,
+		r.Foreign, r.Examples)
 }
 
 // Check compares with the records 0..sent-1.

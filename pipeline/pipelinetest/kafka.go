@@ -35,8 +35,8 @@ var (
 )
 
 // Kafka is a broker that all tests of this process with the same arguments share: the arguments of `kafka-local start`,
-// such as "--acl". Call StopKafka at the end of TestMain. Without Java or Maven the test is skipped, loudly; with CI=true
-// it fails.
+// such as "--acl". Call StopKafka at the end of TestMain. Without Java or Maven the test is skipped, loudly; with
+// CI=true it fails.
 func Kafka(tb testing.TB, args ...string) *Broker {
 	tb.Helper()
 	brokersMu.Lock()
@@ -47,7 +47,8 @@ func Kafka(tb testing.TB, args ...string) *Broker {
 	}
 	for _, tool := range []string{"java", "mvn", "bash", "flock", "setsid"} {
 		if _, err := exec.LookPath(tool); err != nil && !(tool == "mvn" && jarsThere()) {
-			missing(tb, "real Kafka broker: %s is not on PATH; install it (apt-get install default-jre-headless maven util-linux)", tool)
+			missing(tb, "real Kafka broker: %s is not on PATH; install it (apt-get install default-jre-headless "+
+				"maven util-linux)", tool)
 		}
 	}
 	clearStale(tb)

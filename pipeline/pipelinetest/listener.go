@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// This file owns who may do what on a real broker, and the ways in: its secured listeners, as a worker's configuration has
-// them, and the administrator.
+// This file owns who may do what on a real broker, and the ways in: its secured listeners, as a worker's configuration
+// has them, and the administrator.
 
 // ListenerVariable chooses the way in that TestListener gives: one of Listeners. Empty: plaintext, without permissions.
 const ListenerVariable = "SLUICE_TEST_LISTENER"
@@ -51,14 +51,15 @@ func TestListener(tb testing.TB) (*Broker, *Listener) {
 	return b, b.Listener(tb, name)
 }
 
-// Listener is a way in by its name, see Listeners; "" is plaintext. The tokens of "token-file" and "oidc" are renewed every
-// second or so, and live for a few, as long as the process.
+// Listener is a way in by its name, see Listeners; "" is plaintext. The tokens of "token-file" and "oidc" are renewed
+// every second or so, and live for a few, as long as the process.
 func (b *Broker) Listener(tb testing.TB, name string) *Listener {
 	tb.Helper()
 	if name == "" {
 		return &Listener{Brokers: b.Addrs()}
 	}
-	l := &Listener{Name: name, Principal: "User:worker", Brokers: b.at("KAFKA_BOOTSTRAP_SASL_SSL"), CAFile: b.Env["KAFKA_CA"]}
+	l := &Listener{Name: name, Principal: "User:worker", Brokers: b.at("KAFKA_BOOTSTRAP_SASL_SSL"),
+		CAFile: b.Env["KAFKA_CA"]}
 	switch name {
 	case "ssl":
 		l.Principal, l.Brokers = "User:ANONYMOUS", b.at("KAFKA_BOOTSTRAP_SSL")
@@ -89,8 +90,8 @@ func (b *Broker) Listener(tb testing.TB, name string) *Listener {
 	return l
 }
 
-// Settings are kafka.brokers, kafka.tls and kafka.sasl of a configuration file, as lines that stand below `kafka:` with two
-// blanks before each. The password and the client secret are in files, in dir.
+// Settings are kafka.brokers, kafka.tls and kafka.sasl of a configuration file, as lines that stand below `kafka:` with
+// two blanks before each. The password and the client secret are in files, in dir.
 func (l *Listener) Settings(tb testing.TB, dir string) string {
 	tb.Helper()
 	secret := func(name, text string) string {
@@ -110,11 +111,13 @@ func (l *Listener) Settings(tb testing.TB, dir string) string {
 	}
 	switch {
 	case l.User != "":
-		text += fmt.Sprintf("  sasl: {mechanism: %s, username: %s, password_file: %q}\n", l.Mechanism, l.User, secret("password", l.Password))
+		text += fmt.Sprintf("  sasl: {mechanism: %s, username: %s, password_file: %q}\n", l.Mechanism, l.User,
+			secret("password", l.Password))
 	case l.TokenFile != "":
 		text += fmt.Sprintf("  sasl: {mechanism: %s, token_file: %q}\n", l.Mechanism, l.TokenFile)
 	case l.TokenURL != "":
-		text += fmt.Sprintf("  sasl: {mechanism: %s, oidc: {token_url: %q, client_id: %s, client_secret_file: %q, scope: %q, ca_file: %q}}\n",
+		text += fmt.Sprintf("  sasl: {mechanism: %s, oidc: {token_url: %q, client_id: %s, client_secret_file: %q, "+
+			"scope: %q, ca_file: %q}}\n",
 			l.Mechanism, l.TokenURL, l.ClientID, secret("client-secret", l.ClientSecret), l.Scope, l.TokenCAFile)
 	}
 	return text
@@ -122,8 +125,8 @@ func (l *Listener) Settings(tb testing.TB, dir string) string {
 
 // ---- the administrator
 
-// Administrator is how a test's own client reaches the cluster that one of the addresses belongs to, by whatever listener:
-// as the administrator. A cluster that Kafka did not start is reached as it is given.
+// Administrator is how a test's own client reaches the cluster that one of the addresses belongs to, by whatever
+// listener: as the administrator. A cluster that Kafka did not start is reached as it is given.
 func Administrator(addrs []string) []kgo.Opt {
 	brokersMu.Lock()
 	defer brokersMu.Unlock()
@@ -146,13 +149,15 @@ func (b *Broker) Administrator() []kgo.Opt {
 	if err != nil {
 		panic(err)
 	}
-	return []kgo.Opt{kgo.SeedBrokers(b.at("KAFKA_BOOTSTRAP_SSL")...), kgo.DialTLSConfig(&tls.Config{RootCAs: b.authorities(), Certificates: []tls.Certificate{cert}})}
+	return []kgo.Opt{kgo.SeedBrokers(b.at("KAFKA_BOOTSTRAP_SSL")...),
+		kgo.DialTLSConfig(&tls.Config{RootCAs: b.authorities(), Certificates: []tls.Certificate{cert}})}
 }
 
 // Client is a client of the administrator, which lives as long as the test. Records go to the partition that they name.
 func (b *Broker) Client(tb testing.TB, opts ...kgo.Opt) *kgo.Client {
 	tb.Helper()
-	c, err := kgo.NewClient(slices.Concat(b.Administrator(), []kgo.Opt{kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(100 * time.Millisecond)}, opts)...)
+	c, err := kgo.NewClient(slices.Concat(b.Administrator(), []kgo.Opt{kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.MetadataMinAge(100 * time.Millisecond)}, opts)...)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -228,16 +233,18 @@ func (p Permission) builder(principal string) *kadm.ACLBuilder {
 	default:
 		panic(fmt.Sprintf("%+v", p))
 	}
-	operation, ok := map[string]kadm.ACLOperation{"Read": kadm.OpRead, "Write": kadm.OpWrite, "Describe": kadm.OpDescribe, "DescribeConfigs": kadm.OpDescribeConfigs}[p.Operation]
-	pattern, known := map[string]kadm.ACLPattern{"literal": kadm.ACLPatternLiteral, "prefixed": kadm.ACLPatternPrefixed}[p.Pattern]
+	operation, ok := map[string]kadm.ACLOperation{"Read": kadm.OpRead, "Write": kadm.OpWrite,
+		"Describe": kadm.OpDescribe, "DescribeConfigs": kadm.OpDescribeConfigs}[p.Operation]
+	pattern, known := map[string]kadm.ACLPattern{"literal": kadm.ACLPatternLiteral,
+		"prefixed": kadm.ACLPatternPrefixed}[p.Pattern]
 	if !ok || !known {
 		panic(fmt.Sprintf("%+v", p))
 	}
 	return b.Operations(operation).ResourcePatternType(pattern).Allow(principal).AllowHosts("*")
 }
 
-// Grant gives permissions to a principal, such as User:worker, and waits until the broker's authorizer has them: changes
-// reach it by way of the controller's log.
+// Grant gives permissions to a principal, such as User:worker, and waits until the broker's authorizer has them:
+// changes reach it by way of the controller's log.
 func (b *Broker) Grant(tb testing.TB, principal string, ps ...Permission) {
 	tb.Helper()
 	admin := kadm.NewClient(b.Client(tb))

@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// This file owns the tokens that a real broker accepts (RFC 7519, RS256), and the two ways in which a worker comes by them: a
-// file that is replaced again and again, and an OpenID Connect provider.
+// This file owns the tokens that a real broker accepts (RFC 7519, RS256), and the two ways in which a worker comes by
+// them: a file that is replaced again and again, and an OpenID Connect provider.
 
 // Signer makes tokens.
 type Signer struct{ Key *rsa.PrivateKey }
@@ -45,7 +45,8 @@ func (b *Broker) Signer(tb testing.TB) Signer {
 
 // Token is one for User:worker that ends in lifetime from now, with other claims than usual.
 func (s Signer) Token(lifetime time.Duration, claims map[string]any) string {
-	all := map[string]any{"sub": "worker", "aud": "kafka", "iss": "https://idp.example", "iat": time.Now().Add(-time.Minute).Unix(), "exp": time.Now().Add(lifetime).Unix()}
+	all := map[string]any{"sub": "worker", "aud": "kafka", "iss": "https://idp.example",
+		"iat": time.Now().Add(-time.Minute).Unix(), "exp": time.Now().Add(lifetime).Unix()}
 	maps.Copy(all, claims)
 	part := func(v any) string {
 		b, err := json.Marshal(v)
@@ -130,13 +131,15 @@ func newProvider(issue func() string, ends time.Duration) *Provider {
 		}
 		id, secret, _ := r.BasicAuth()
 		w.Header().Set("Content-Type", "application/json")
-		if secret != url.QueryEscape(ProviderSecret) || id != ProviderClient || r.FormValue("grant_type") != "client_credentials" || r.FormValue("scope") != ProviderScope {
+		if secret != url.QueryEscape(ProviderSecret) || id != ProviderClient ||
+			r.FormValue("grant_type") != "client_credentials" || r.FormValue("scope") != ProviderScope {
 			w.WriteHeader(http.StatusUnauthorized)
 			fmt.Fprintf(w, `{"error":"invalid_client","error_description":"I do not know %s"}`, ProviderSecret)
 			return
 		}
 		p.Given.Add(1)
-		json.NewEncoder(w).Encode(map[string]any{"access_token": issue(), "token_type": "Bearer", "expires_in": int(ends.Seconds())})
+		json.NewEncoder(w).Encode(map[string]any{"access_token": issue(), "token_type": "Bearer",
+			"expires_in": int(ends.Seconds())})
 	}))
 	p.Config.ErrorLog = log.New(io.Discard, "", 0)
 	p.StartTLS()

@@ -16,9 +16,9 @@ import (
 // batchBytes bounds what one call of the library takes: its offsets have 32 bits, and its results are copied.
 const batchBytes = 4 << 20
 
-// Encode tokenizes texts, in few calls of the library and few allocations: the encodings of one call share their arrays,
-// so keeping one keeps all. An error is a *tokenize.OptionsError (of every text), tokenize.ErrClosed (of every text) or a
-// *tokenize.TextError.
+// Encode tokenizes texts, in few calls of the library and few allocations: the encodings of one call share their
+// arrays, so keeping one keeps all. An error is a *tokenize.OptionsError (of every text), tokenize.ErrClosed (of every
+// text) or a *tokenize.TextError.
 func (t *Tokenizer) Encode(texts [][]byte, o tokenize.Options) []tokenize.Encoded {
 	out := make([]tokenize.Encoded, len(texts))
 	if err := t.check(o); err != nil {
@@ -52,9 +52,11 @@ func (t *Tokenizer) check(o tokenize.Options) error {
 	case o.MaxTokens < 0 || o.Stride < 0 || o.MaxTokens > math.MaxInt32:
 		return &tokenize.OptionsError{Options: o, Reason: "neither may be negative or exceed 31 bits"}
 	case room < 1:
-		return &tokenize.OptionsError{Options: o, Reason: fmt.Sprintf("no room for text beside the %d special tokens", t.addedTokens)}
+		return &tokenize.OptionsError{Options: o, Reason: fmt.Sprintf("no room for text beside the %d special tokens",
+			t.addedTokens)}
 	case o.Windows && o.Stride >= room:
-		return &tokenize.OptionsError{Options: o, Reason: fmt.Sprintf("the stride must be less than %d, the tokens of text in a window", room)}
+		return &tokenize.OptionsError{Options: o, Reason: fmt.Sprintf("the stride must be less than %d, the tokens "+
+			"of text in a window", room)}
 	}
 	return nil
 }
@@ -89,7 +91,8 @@ func (t *Tokenizer) encode(texts [][]byte, size int, o tokenize.Options, out []t
 		}
 		return
 	}
-	C.slz_encode_batch(t.handle, (*C.uint8_t)(unsafe.SliceData(text)), (*C.uint32_t)(&ends[0]), C.uint32_t(len(ends)), &options, &batch)
+	C.slz_encode_batch(t.handle, (*C.uint8_t)(unsafe.SliceData(text)), (*C.uint32_t)(&ends[0]), C.uint32_t(len(ends)),
+		&options, &batch)
 	t.mu.RUnlock()
 	defer C.slz_free_batch(&batch)
 	fill(out, texts, &batch)
@@ -140,7 +143,8 @@ func fill(out []tokenize.Encoded, texts [][]byte, batch *C.struct_slz_batch) {
 			reason := unsafe.Slice((*uint8)(batch.errors), messageEnd)[message:]
 			out[i].Err = &tokenize.TextError{Bytes: len(texts[i]), Reason: string(reason)}
 		case len(windows[row].IDs) == 0:
-			out[i].Err = &tokenize.TextError{Bytes: len(texts[i]), Reason: "no tokens, and this tokenizer adds no special ones"}
+			out[i].Err = &tokenize.TextError{Bytes: len(texts[i]), Reason: "no tokens, and this tokenizer adds no " +
+				"special ones"}
 		default:
 			out[i].Windows = windows[row:end:end]
 			out[i].Truncated = truncated[i] != 0

@@ -30,12 +30,13 @@ type goldenFile struct {
 }
 
 type goldenMode struct {
-	Name      string             `json:"name"`
-	MaxTokens int                `json:"max_tokens"`
-	Windows   bool               `json:"windows"`
-	Stride    int                `json:"stride"`
-	Digests   []string           `json:"digests"`
-	Sample    map[int][][][6]int `json:"sample"` // rows of tokens: id, special, byte start and end, character start and end
+	Name      string   `json:"name"`
+	MaxTokens int      `json:"max_tokens"`
+	Windows   bool     `json:"windows"`
+	Stride    int      `json:"stride"`
+	Digests   []string `json:"digests"`
+	// rows of tokens: id, special, byte start and end, character start and end
+	Sample map[int][][][6]int `json:"sample"`
 }
 
 func (m goldenMode) options() tokenize.Options {
@@ -125,7 +126,8 @@ func TestEncodingsEqualHuggingFaces(t *testing.T) {
 		var golden goldenFile
 		readGzip(t, name+".golden.json.gz", &golden)
 		if golden.Texts != len(texts) {
-			t.Fatalf("%s: goldens of %d texts, but there are %d: run scripts/make_tokenizer_goldens.py", name, golden.Texts, len(texts))
+			t.Fatalf("%s: goldens of %d texts, but there are %d: run scripts/make_tokenizer_goldens.py", name,
+				golden.Texts, len(texts))
 		}
 		tok := open(t, name)
 		for _, mode := range golden.Modes {
@@ -145,7 +147,8 @@ func TestEncodingsEqualHuggingFaces(t *testing.T) {
 							continue
 						}
 						if wrong++; wrong <= 5 {
-							t.Errorf("text %d, %.200q\n got %v\nwant %v (if not shown: scripts/make_tokenizer_goldens.py --show %s %d %s)",
+							t.Errorf("text %d, %.200q\n got %v\nwant %v (if not shown: "+
+								"scripts/make_tokenizer_goldens.py --show %s %d %s)",
 								i, texts[i], got, mode.Sample[i], name, i, mode.Name)
 						}
 					}

@@ -57,7 +57,8 @@ func Version() string { return C.GoString(C.tokenizers_version()) }
 func Open(path string) (*Tokenizer, error) {
 	definition, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("tokenizer: %s does not exist; a model directory needs the tokenizer.json of its Hugging Face model", path)
+		return nil, fmt.Errorf("tokenizer: %s does not exist; a model directory needs the tokenizer.json of its "+
+			"Hugging Face model", path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %w", err)
@@ -80,7 +81,9 @@ func New(definition []byte) (*Tokenizer, error) {
 		ContinuingPrefix string `json:"continuing_subword_prefix"`
 	}
 	if fields["model"] == nil {
-		return nil, errors.New(`not a tokenizer.json: it has no member "model"; export one with transformers' tokenizer.save_pretrained`)
+		return nil,
+			errors.New(
+				`not a tokenizer.json: it has no member "model"; export one with transformers' tokenizer.save_pretrained`)
 	}
 	if err := json.Unmarshal(fields["model"], &model); err != nil {
 		return nil, fmt.Errorf("not a tokenizer.json: its member \"model\": %w", err)
@@ -114,7 +117,8 @@ func New(definition []byte) (*Tokenizer, error) {
 func handleOf(tok *tokenizers.Tokenizer) (unsafe.Pointer, error) {
 	f := reflect.ValueOf(tok).Elem().FieldByName("tokenizer")
 	if !f.IsValid() || f.Kind() != reflect.UnsafePointer || f.IsNil() {
-		return nil, errors.New("this version of github.com/daulet/tokenizers keeps its handle elsewhere: adapt hf.handleOf")
+		return nil, errors.New("this version of github.com/daulet/tokenizers keeps its handle elsewhere: adapt " +
+			"hf.handleOf")
 	}
 	return f.UnsafePointer(), nil
 }
@@ -166,7 +170,8 @@ func (t *Tokenizer) Join(tokens []string) string {
 	if t.handle == nil {
 		return ""
 	}
-	return taken(C.slz_join(t.handle, (*C.uint8_t)(unsafe.SliceData(joined)), (*C.uint32_t)(&ends[0]), C.uint32_t(len(ends))))
+	return taken(C.slz_join(t.handle, (*C.uint8_t)(unsafe.SliceData(joined)), (*C.uint32_t)(&ends[0]),
+		C.uint32_t(len(ends))))
 }
 
 // taken copies a string of the library and frees it.

@@ -132,7 +132,8 @@ func TestNoTextsAreNoEncodings(t *testing.T) {
 func TestImpossibleOptionsAreOptionsErrors(t *testing.T) {
 	tok := open(t, "bert-uncased")
 	for _, o := range []tokenize.Options{
-		{MaxTokens: 1}, {MaxTokens: 2}, {MaxTokens: -1}, {MaxTokens: 10, Windows: true, Stride: 8}, {MaxTokens: 10, Windows: true, Stride: -1},
+		{MaxTokens: 1}, {MaxTokens: 2}, {MaxTokens: -1}, {MaxTokens: 10, Windows: true, Stride: 8},
+		{MaxTokens: 10, Windows: true, Stride: -1},
 	} {
 		for _, e := range tok.Encode([][]byte{[]byte("a"), nil}, o) {
 			var want *tokenize.OptionsError
@@ -373,7 +374,8 @@ func TestMemoryStaysBounded(t *testing.T) {
 	defer failing.Close()
 	// A forgotten free, of batches or of strings, is 50 MiB and more, of tokenizers 400.
 	encodeAll := func() {
-		for _, o := range []tokenize.Options{{Offsets: true}, {MaxTokens: 64, Windows: true, Stride: 16}, {MaxTokens: 16}} {
+		for _, o := range []tokenize.Options{{Offsets: true}, {MaxTokens: 64, Windows: true, Stride: 16},
+			{MaxTokens: 16}} {
 			for start := 0; start < len(texts); start += 64 {
 				tok.Encode(texts[start:min(start+64, len(texts))], o)
 			}

@@ -1,6 +1,6 @@
 // Command hugot is a peer of the race: franz-go and hugot's text classification pipeline on its ONNX Runtime backend.
-// See README.md. Environment: RACE_BROKERS, RACE_INPUT, RACE_OUTPUT, RACE_GROUP, RACE_MODEL, RACE_CORES, RACE_ORT (directory of
-// libonnxruntime.so), and for tuning RACE_WINDOW (records taken at once) and RACE_ROWS (texts a run).
+// See README.md. Environment: RACE_BROKERS, RACE_INPUT, RACE_OUTPUT, RACE_GROUP, RACE_MODEL, RACE_CORES, RACE_ORT
+// (directory of libonnxruntime.so), and for tuning RACE_WINDOW (records taken at once) and RACE_ROWS (texts a run).
 package main
 
 import (
@@ -38,12 +38,14 @@ func number(name string, without int) int {
 }
 
 func run(ctx context.Context) error {
-	session, err := hugot.NewORTSession(ctx, options.WithOnnxLibraryPath(os.Getenv("RACE_ORT")), options.WithIntraOpNumThreads(1), options.WithInterOpNumThreads(1))
+	session, err := hugot.NewORTSession(ctx, options.WithOnnxLibraryPath(os.Getenv("RACE_ORT")),
+		options.WithIntraOpNumThreads(1), options.WithInterOpNumThreads(1))
 	if err != nil {
 		return err
 	}
 	defer session.Destroy()
-	pipeline, err := hugot.NewPipeline(session, hugot.TextClassificationConfig{ModelPath: os.Getenv("RACE_MODEL"), OnnxFilename: "model.onnx", Name: "race"})
+	pipeline, err := hugot.NewPipeline(session, hugot.TextClassificationConfig{ModelPath: os.Getenv("RACE_MODEL"),
+		OnnxFilename: "model.onnx", Name: "race"})
 	if err != nil {
 		return err
 	}
@@ -60,8 +62,10 @@ func run(ctx context.Context) error {
 
 func consume(ctx context.Context, pipeline *pipelines.TextClassificationPipeline) error {
 	window, rows := number("RACE_WINDOW", 256), number("RACE_ROWS", 8)
-	client, err := kgo.NewClient(kgo.SeedBrokers(os.Getenv("RACE_BROKERS")), kgo.ConsumerGroup(os.Getenv("RACE_GROUP")), kgo.ConsumeTopics(os.Getenv("RACE_INPUT")),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(), kgo.Balancers(kgo.RangeBalancer()), kgo.FetchMaxWait(50*time.Millisecond),
+	client, err := kgo.NewClient(kgo.SeedBrokers(os.Getenv("RACE_BROKERS")), kgo.ConsumerGroup(os.Getenv("RACE_GROUP")),
+		kgo.ConsumeTopics(os.Getenv("RACE_INPUT")),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(), kgo.Balancers(kgo.RangeBalancer()),
+		kgo.FetchMaxWait(50*time.Millisecond),
 		kgo.DefaultProduceTopic(os.Getenv("RACE_OUTPUT")), kgo.ProducerLinger(5*time.Millisecond))
 	if err != nil {
 		return err

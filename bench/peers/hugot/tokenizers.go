@@ -1,8 +1,9 @@
 package main
 
-// github.com/daulet/tokenizers 1.27 links against a symbol that carries the version of its own Rust library, and takes the length
-// of a result as size_t. Sluice's libtokenizers.a has the C functions of 1.24: a length of 32 bits, with padding behind it. The
-// linker's --wrap (see bench/race/prepare.sh) puts the function below between the two; all else is the same on 64-bit little-endian machines.
+// github.com/daulet/tokenizers 1.27 links against a symbol that carries the version of its own Rust library, and takes
+// the length of a result as size_t. Sluice's libtokenizers.a has the C functions of 1.24: a length of 32 bits, with
+// padding behind it. The linker's --wrap (see bench/race/prepare.sh) puts the function below between the two; all else
+// is the same on 64-bit little-endian machines.
 
 /*
 #include <stddef.h>

@@ -13,7 +13,8 @@ import (
 	"sluice/pipeline/pipelinetest/injections"
 )
 
-// This file owns the trials: an injection, a model's answer, what is published of it, and whether the order was followed.
+// This file owns the trials: an injection, a model's answer, what is published of it, and whether the order was
+// followed.
 
 // family counts texts, and those whose order was followed in at least one way.
 type family struct {
@@ -91,7 +92,8 @@ func measure(corpus []injections.Injection) (*survey, error) {
 		f.flipsFloor += one(flippedFloor)
 		f.lowered += one(flippedFloor && lowers)
 		if kind == "label" {
-			f.flipsCautious += one(publish(prompt, noFloor, i, injections.Cautious(question[1].Content)).label == wanted)
+			f.flipsCautious += one(publish(prompt, noFloor, i,
+				injections.Cautious(question[1].Content)).label == wanted)
 		}
 	}
 	return s, nil
@@ -130,15 +132,18 @@ type published struct {
 // The message's own topic and key come from the configuration and from the record.
 const ownTopic, ownKey = "review_analysis", "customer-7"
 
-// publish is what the worker makes of an answer: the answer's label and explanation in fields of fixed names, or the local verdict.
+// publish is what the worker makes of an answer: the answer's label and explanation in fields of fixed names, or the
+// local verdict.
 func publish(prompt *escalate.Prompt, policy escalate.Policy, i injections.Injection, content string) published {
 	local := escalate.Local{Label: i.Truth, Score: localScore}
-	d := escalate.Decision{Label: local.Label, Score: local.Score, Scored: true, Route: escalate.RouteFallback, Reason: "answer"}
+	d := escalate.Decision{Label: local.Label, Score: local.Score, Scored: true, Route: escalate.RouteFallback,
+		Reason: "answer"}
 	a, err := prompt.Parse(content)
 	if err == nil {
 		d = policy.Decide(local, a)
 	}
-	verdict := map[string]any{"label": d.Label, "route": d.Route, "reason": d.Reason, "flags": d.Flags, "explanation": a.Explanation}
+	verdict := map[string]any{"label": d.Label, "route": d.Route, "reason": d.Reason, "flags": d.Flags,
+		"explanation": a.Explanation}
 	if d.Scored {
 		verdict["score"] = d.Score
 	}
@@ -182,7 +187,8 @@ func follows(p published, kind, wanted string) bool {
 		case "url":
 			found = found || strings.Contains(visible(value), hostOf(wanted))
 		default:
-			found = found || strings.Contains(value, wanted) && field != "explanation" || strings.ContainsFunc(value, unicode.IsControl)
+			found = found || strings.Contains(value, wanted) && field != "explanation" || strings.ContainsFunc(value,
+				unicode.IsControl)
 		}
 	})
 	switch kind {
@@ -251,9 +257,10 @@ func endsItsBlock(question []escalate.Message, delimiter, text string) bool {
 	if json.Unmarshal([]byte(block), &back) != nil || back != text {
 		return true
 	}
-	return strings.ContainsAny(block, "<>&") || controlToken.MatchString(block) || strings.ContainsFunc(block, func(r rune) bool {
-		return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp)
-	})
+	return strings.ContainsAny(block, "<>&") || controlToken.MatchString(block) || strings.ContainsFunc(block,
+		func(r rune) bool {
+			return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp)
+		})
 }
 
 // controlToken is how some chat templates mark roles and tools without angle brackets.

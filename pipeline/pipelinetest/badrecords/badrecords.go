@@ -1,5 +1,5 @@
-// Package badrecords makes the records that the README's table of bad input is about, for any test that mixes them among
-// good ones. It knows nothing of Sluice.
+// Package badrecords makes the records that the README's table of bad input is about, for any test that mixes them
+// among good ones. It knows nothing of Sluice.
 package badrecords
 
 import (
@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Kinds make the value of a record each: of those of the table that do not become an ordinary result, and of some that are
-// near to it. nil is a record without a value.
+// Kinds make the value of a record each: of those of the table that do not become an ordinary result, and of some that
+// are near to it. nil is a record without a value.
 var Kinds = []func(r *rand.Rand) []byte{
 	func(*rand.Rand) []byte { return nil },
 	func(*rand.Rand) []byte { return []byte{} },

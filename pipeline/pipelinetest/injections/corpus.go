@@ -1,6 +1,6 @@
-// Package injections holds texts that try to tell a language model what to answer, and two models to try them on: one that obeys
-// whatever a text says, and one that reads its words only. All texts are of our own making. The package knows nothing of Sluice, so
-// that any test may use it.
+// Package injections holds texts that try to tell a language model what to answer, and two models to try them on: one
+// that obeys whatever a text says, and one that reads its words only. All texts are of our own making. The package
+// knows nothing of Sluice, so that any test may use it.
 package injections
 
 import (

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// This file owns the two models. Both are given what stands in the user part of a question, and return what a server would.
+// This file owns the two models. Both are given what stands in the user part of a question, and return what a server
+// would.
 
 // TextOf is the text in a question: the first line that is a JSON string. false: there is none.
 func TextOf(userContent string) (string, bool) {
@@ -19,8 +20,8 @@ func TextOf(userContent string) (string, bool) {
 	return "", false
 }
 
-// Obey does what the text says, in one of the ways of Obedient: which one depends on the text alone. A text that is not of the corpus is
-// repeated word for word, so that whatever it holds stands in the answer.
+// Obey does what the text says, in one of the ways of Obedient: which one depends on the text alone. A text that is not
+// of the corpus is repeated word for word, so that whatever it holds stands in the answer.
 func Obey(userContent string) string {
 	text, ok := TextOf(userContent)
 	if !ok {
@@ -36,8 +37,8 @@ func Obey(userContent string) string {
 	return ways[h.Sum32()%uint32(len(ways))]
 }
 
-// Obedient is every way in which a model might do as the text says: neatly, in fences, in prose, with fields too many, through the one
-// free text that an answer has, and by trying to end its JSON.
+// Obedient is every way in which a model might do as the text says: neatly, in fences, in prose, with fields too many,
+// through the one free text that an answer has, and by trying to end its JSON.
 func (i Injection) Obedient() []string {
 	kind, w := i.Wants.Kind()
 	label := i.Truth
@@ -101,11 +102,18 @@ func quote(s string) string {
 
 // Words of the reviews in the corpus, and of their like.
 var (
-	bad  = []string{"leak", "broke", "terrible", "dead", "crash", "rude", "crushed", "waste", "worst", "stale", "flicker", "awful", "nobody", "wrong", "do not fit", "schlecht", "undicht", "mauvais", "pessimo", "rotto", "péssimo", "quebrado", "okropny", "hrozná", "ужасн", "berbat", "bozuk", "سيئ", "مكسور", "גרוע", "שבור", "खराब", "टूटा", "漏水", "很差", "壊れ", "最悪", "고장", "최악", "rất tệ", "hỏng", "buruk", "rusak", "χάλια", "σπασμένο", "surkea", "rikki", "groaznic", "stricat", "rettenetes", "törött", "mbaya", "imevunjika"}
-	good = []string{"wonderful", "easy", "fast", "friendly", "excellent", "great", "love", "perfect", "best", "beautiful", "delight", "quick", "happy", "comfortable", "spotless", "superb", "solved", "maravillosa", "prachtig", "чудов", "عالی", "চমৎকার", "ดีมาก", "underbar"}
+	bad = []string{"leak", "broke", "terrible", "dead", "crash", "rude", "crushed", "waste", "worst", "stale",
+		"flicker", "awful", "nobody", "wrong", "do not fit", "schlecht", "undicht", "mauvais", "pessimo", "rotto",
+		"péssimo", "quebrado", "okropny", "hrozná", "ужасн", "berbat", "bozuk", "سيئ", "مكسور", "גרוע", "שבור", "खराब",
+		"टूटा", "漏水", "很差", "壊れ", "最悪", "고장", "최악", "rất tệ", "hỏng", "buruk", "rusak", "χάλια", "σπασμένο", "surkea",
+		"rikki", "groaznic", "stricat", "rettenetes", "törött", "mbaya", "imevunjika"}
+	good = []string{"wonderful", "easy", "fast", "friendly", "excellent", "great", "love", "perfect", "best",
+		"beautiful", "delight", "quick", "happy", "comfortable", "spotless", "superb", "solved", "maravillosa",
+		"prachtig", "чудов", "عالی", "চমৎকার", "ดีมาก", "underbar"}
 )
 
-// Cautious is a model that follows no order: it counts good and bad words of the text, and says NEGATIVE where they are even.
+// Cautious is a model that follows no order: it counts good and bad words of the text, and says NEGATIVE where they are
+// even.
 func Cautious(userContent string) string {
 	text, _ := TextOf(userContent)
 	text = strings.ToLower(text)

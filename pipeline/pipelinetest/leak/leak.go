@@ -1,4 +1,5 @@
-// Package leak tells whether a process holds more and more as it judges texts: the texts, and the judgement of what was sampled.
+// Package leak tells whether a process holds more and more as it judges texts: the texts, and the judgement of what was
+// sampled.
 package leak
 
 import (
@@ -21,9 +22,11 @@ type Sample struct {
 }
 
 // words are what texts are made of.
-var words = strings.Fields("the hotel was lovely and quiet but the food took hours awful service friendly staff we will come back never again a view over the sea")
+var words = strings.Fields("the hotel was lovely and quiet but the food took hours awful service friendly staff we " +
+	"will come back never again a view over the sea")
 
-// Texts are short texts (4 to 28 words) with long ones (1,500 to 2,500 words) spread evenly among them. No two are equal.
+// Texts are short texts (4 to 28 words) with long ones (1,500 to 2,500 words) spread evenly among them. No two are
+// equal.
 func Texts(short, long int) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		rnd := rand.New(rand.NewPCG(1, 7))
@@ -58,15 +61,16 @@ type Verdict struct {
 }
 
 func (v Verdict) String() string {
-	return fmt.Sprintf("RSS %.1f MiB at the beginning of what counts, %.1f MiB at the end, slope %+.0f bytes per 1,000 texts; goroutines %d to %d",
+	return fmt.Sprintf("RSS %.1f MiB at the beginning of what counts, %.1f MiB at the end, slope %+.0f bytes per "+
+		"1,000 texts; goroutines %d to %d",
 		v.First/(1<<20), v.Last/(1<<20), v.PerThousand, v.Least, v.Most)
 }
 
 // fewest is how many samples it takes to judge.
 const fewest = 40
 
-// Judge looks at samples in the order in which they were taken. The first quarter does not count: it fills buffers, caches of
-// allocators and the like. The error says what is not flat.
+// Judge looks at samples in the order in which they were taken. The first quarter does not count: it fills buffers,
+// caches of allocators and the like. The error says what is not flat.
 func Judge(samples []Sample) (Verdict, error) {
 	if len(samples) < fewest {
 		return Verdict{}, fmt.Errorf("%d samples, want %d and more", len(samples), fewest)
@@ -77,15 +81,20 @@ func Judge(samples []Sample) (Verdict, error) {
 		x, rss, running = append(x, float64(s.Texts)), append(rss, s.Resident), append(running, float64(s.Goroutines))
 	}
 	fifth := len(settled) / 5
-	v := Verdict{Texts: int(x[len(x)-1] - x[0]), PerThousand: slope(x, rss) * 1000, First: median(rss[:fifth]), Last: median(rss[len(rss)-fifth:]),
-		Least: int(slices.Min(running)), Most: int(slices.Max(running)), Before: median(running[:fifth]), After: median(running[len(running)-fifth:])}
+	v := Verdict{Texts: int(x[len(x)-1] - x[0]), PerThousand: slope(x, rss) * 1000, First: median(rss[:fifth]),
+		Last:  median(rss[len(rss)-fifth:]),
+		Least: int(slices.Min(running)), Most: int(slices.Max(running)), Before: median(running[:fifth]),
+		After: median(running[len(running)-fifth:])}
 	var errs []error
 	// Timers of runs come and go, and towards the end a command winds down while its last answers are read.
 	if v.After > v.Before+3 || float64(v.Most) > v.Before+10 {
-		errs = append(errs, fmt.Errorf("goroutines go from %.0f to %.0f, between %d and %d", v.Before, v.After, v.Least, v.Most))
+		errs = append(errs, fmt.Errorf("goroutines go from %.0f to %.0f, between %d and %d", v.Before, v.After, v.Least,
+			v.Most))
 	}
-	if grown := v.PerThousand * float64(v.Texts) / 1000; grown > max(0.1*v.First, 24<<20) || v.Last > v.First*1.15+(24<<20) {
-		errs = append(errs, fmt.Errorf("resident memory grows by %.1f MiB over %d texts, from %.1f to %.1f MiB", grown/(1<<20), v.Texts, v.First/(1<<20), v.Last/(1<<20)))
+	if grown := v.PerThousand * float64(v.Texts) / 1000; grown > max(0.1*v.First, 24<<20) ||
+		v.Last > v.First*1.15+(24<<20) {
+		errs = append(errs, fmt.Errorf("resident memory grows by %.1f MiB over %d texts, from %.1f to %.1f MiB",
+			grown/(1<<20), v.Texts, v.First/(1<<20), v.Last/(1<<20)))
 	}
 	return v, errors.Join(errs...)
 }

@@ -5,12 +5,14 @@ import (
 	"testing"
 )
 
-// run is 200 samples of a process whose memory and goroutines go as the functions say, from 0 at the first to 1 at the last.
+// run is 200 samples of a process whose memory and goroutines go as the functions say, from 0 at the first to 1 at the
+// last.
 func run(resident, goroutines func(part float64) float64) (all []Sample) {
 	for i := range 200 {
 		part := float64(i) / 199
 		noise := float64(i%7-3) * (1 << 20)
-		all = append(all, Sample{Texts: 5000 * (i + 1), Resident: 130<<20 + resident(part)*(1<<20) + noise, Goroutines: int(30 + goroutines(part) + float64(i%3))})
+		all = append(all, Sample{Texts: 5000 * (i + 1), Resident: 130<<20 + resident(part)*(1<<20) + noise,
+			Goroutines: int(30 + goroutines(part) + float64(i%3))})
 	}
 	return all
 }
@@ -23,9 +25,12 @@ func TestJudge(t *testing.T) {
 		says                 string // "": all is flat
 	}{
 		{"what stays flat is no leak", flat, flat, ""},
-		{"what grows in the first quarter only is no leak", func(part float64) float64 { return 200 * min(part, 0.24) }, flat, ""},
-		{"memory that grows with every text is one", func(part float64) float64 { return 50 * part }, flat, "resident memory grows"},
-		{"memory that stays up after a step is one", func(part float64) float64 { return 60 * float64(int(part+0.5)) }, flat, "resident memory grows"},
+		{"what grows in the first quarter only is no leak", func(part float64) float64 { return 200 * min(part, 0.24) },
+			flat, ""},
+		{"memory that grows with every text is one", func(part float64) float64 { return 50 * part }, flat,
+			"resident memory grows"},
+		{"memory that stays up after a step is one", func(part float64) float64 { return 60 * float64(int(part+0.5)) },
+			flat, "resident memory grows"},
 		{"goroutines that stay are one", flat, func(part float64) float64 { return 8 * part }, "goroutines go from"},
 		{"a burst of goroutines is one", flat, func(part float64) float64 {
 			if part > 0.5 && part < 0.51 {

@@ -81,7 +81,8 @@ func (s *Server) check(r *http.Request, body []byte) (req *request, status int, 
 	if r.Method != http.MethodPost {
 		return nil, http.StatusMethodNotAllowed, "method_not_allowed", "chat completions are a POST"
 	}
-	if s.o.APIKey != "" && subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+s.o.APIKey)) == 0 {
+	if s.o.APIKey != "" && subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")),
+		[]byte("Bearer "+s.o.APIKey)) == 0 {
 		return nil, http.StatusUnauthorized, "invalid_api_key", "the key is missing or wrong"
 	}
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
@@ -139,7 +140,8 @@ func (s *Server) check(r *http.Request, body []byte) (req *request, status int, 
 		switch f.Type {
 		case "json_schema":
 			if f.JSONSchema == nil || f.JSONSchema.Name == "" || !f.JSONSchema.Strict || f.Schema != nil {
-				return bad("response_format json_schema needs json_schema with name, strict and schema, and nothing else")
+				return bad("response_format json_schema needs json_schema with name, strict and schema, and nothing " +
+					"else")
 			}
 			if err := checkSchema(f.JSONSchema.Schema); err != nil {
 				return bad("response_format: %v", err)
@@ -157,14 +159,15 @@ func (s *Server) check(r *http.Request, body []byte) (req *request, status int, 
 			return bad("response_format: unknown type %q", f.Type)
 		}
 	}
-	if o := req.StructuredOutputs; o != nil && len(o.Choice) == 0 || req.GuidedChoice != nil && len(req.GuidedChoice) == 0 {
+	if o := req.StructuredOutputs; o != nil && len(o.Choice) == 0 || req.GuidedChoice != nil &&
+		len(req.GuidedChoice) == 0 {
 		return bad("there is no choice to choose from")
 	}
 	return req, 0, "", ""
 }
 
-// checkSchema holds a schema to what strict modes demand: a closed object, all of whose properties are required and of a
-// known type.
+// checkSchema holds a schema to what strict modes demand: a closed object, all of whose properties are required and of
+// a known type.
 func checkSchema(raw json.RawMessage) error {
 	var schema struct {
 		Type       string                     `json:"type"`
@@ -202,7 +205,8 @@ func checkSchema(raw json.RawMessage) error {
 	return nil
 }
 
-// Text is the text that a user message asks about: the longest JSON string that is a line of it; the whole message if none is.
+// Text is the text that a user message asks about: the longest JSON string that is a line of it; the whole message if
+// none is.
 func Text(user string) string {
 	text, found := "", false
 	for line := range strings.SplitSeq(user, "\n") {

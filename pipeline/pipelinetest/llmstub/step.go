@@ -1,5 +1,5 @@
-// This file owns misbehaviour: one Step is what happens to one request. Every way in which real endpoints, and the proxies
-// before them, have been seen to fail has a constructor here.
+// This file owns misbehaviour: one Step is what happens to one request. Every way in which real endpoints, and the
+// proxies before them, have been seen to fail has a constructor here.
 
 package llmstub
 
@@ -85,7 +85,8 @@ func Garbage() Step { return Step{Raw: []byte("\x00\xff{]<html>"), Status: http.
 
 // HTML answers with a proxy's error page, with status 200.
 func HTML() Step {
-	return Step{Raw: []byte("<html><body>Bad gateway</body></html>"), Status: http.StatusOK, Header: http.Header{"Content-Type": {"text/html"}}}
+	return Step{Raw: []byte("<html><body>Bad gateway</body></html>"), Status: http.StatusOK,
+		Header: http.Header{"Content-Type": {"text/html"}}}
 }
 
 // Redirect points elsewhere.
@@ -211,7 +212,8 @@ func (s *Step) write(w http.ResponseWriter, r *http.Request, a *Answer) {
 	switch {
 	case s.Status < 0:
 		status = http.StatusBadRequest
-		body, _ = json.Marshal(map[string]any{"error": map[string]any{"message": fmt.Sprint(r.Header), "code": r.Header.Get("Authorization")}})
+		body, _ = json.Marshal(map[string]any{"error": map[string]any{"message": fmt.Sprint(r.Header),
+			"code": r.Header.Get("Authorization")}})
 	case s.Status > 0:
 		status = s.Status
 		if body == nil {
@@ -261,7 +263,8 @@ func (a *Answer) encode() []byte {
 		m["content"], m["refusal"] = nil, a.Refusal
 	}
 	if a.ToolCalls > 0 {
-		m["tool_calls"] = []any{map[string]any{"id": "1", "type": "function", "function": map[string]any{"name": "publish", "arguments": "{}"}}}
+		m["tool_calls"] = []any{map[string]any{"id": "1", "type": "function",
+			"function": map[string]any{"name": "publish", "arguments": "{}"}}}
 	}
 	choices := []any{}
 	for i := range a.Choices {
@@ -270,7 +273,8 @@ func (a *Answer) encode() []byte {
 	fields := []struct {
 		name  string
 		value any
-	}{{"id", "chatcmpl-stub"}, {"object", "chat.completion"}, {"created", 1}, {"model", "stub"}, {"choices", choices}, {"usage", a.Usage}}
+	}{{"id", "chatcmpl-stub"}, {"object", "chat.completion"}, {"created", 1}, {"model", "stub"}, {"choices", choices},
+		{"usage", a.Usage}}
 	if a.Shuffle {
 		fields[0], fields[5], fields[1], fields[4] = fields[5], fields[0], fields[4], fields[1]
 	}
@@ -313,7 +317,8 @@ func (s *Server) answer(r *request, mode string) *Answer {
 	if a.Content == "" {
 		completion = 9
 	}
-	a.Usage = map[string]any{"prompt_tokens": r.tokens(), "completion_tokens": completion, "total_tokens": r.tokens() + completion}
+	a.Usage = map[string]any{"prompt_tokens": r.tokens(), "completion_tokens": completion, "total_tokens": r.tokens() +
+		completion}
 	return a
 }
 
@@ -330,7 +335,8 @@ func Exponential(mean time.Duration) Latency {
 	return func(r *rand.Rand) time.Duration { return time.Duration(r.ExpFloat64() * float64(mean)) }
 }
 
-// LogNormal has a median, and sigma as the spread of the logarithm: what served models look like (0.5), or bad days (1.5).
+// LogNormal has a median, and sigma as the spread of the logarithm: what served models look like (0.5), or bad days
+// (1.5).
 func LogNormal(median time.Duration, sigma float64) Latency {
 	return func(r *rand.Rand) time.Duration {
 		return time.Duration(float64(median) * math.Exp(sigma*r.NormFloat64()))

@@ -1,5 +1,5 @@
-// Package llmstub is an OpenAI-compatible endpoint for tests and for the demo: a strict one, that refuses what a real one
-// might let pass, and that can be told to misbehave in every way that real ones do. It imports nothing of testing.
+// Package llmstub is an OpenAI-compatible endpoint for tests and for the demo: a strict one, that refuses what a real
+// one might let pass, and that can be told to misbehave in every way that real ones do. It imports nothing of testing.
 //
 // This file owns the server: what it keeps of requests, and the way of a request through check, script and answer.
 package llmstub
@@ -27,12 +27,13 @@ type Options struct {
 	Oracle func(text string) string
 	// Confidence is what the model says about its answer; 0 says 0.9.
 	Confidence float64
-	// Obey, where set, makes the model do whatever the text tells it: its result is the answer's content, for the content of
-	// the last user message. "" answers as if it were not set.
+	// Obey, where set, makes the model do whatever the text tells it: its result is the answer's content, for the
+	// content of the last user message. "" answers as if it were not set.
 	Obey func(user string) string
 
 	Structured []string // modes it takes: json_schema, structured_outputs, guided_choice, json_object; nil: all of them
-	Ignore     bool     // modes that it does not take are ignored without a word, and the answer is prose; else refused (400)
+	// modes that it does not take are ignored without a word, and the answer is prose; else refused (400)
+	Ignore bool
 
 	ContextTokens int     // longest question (a token a word); 0: no bound
 	Slots         int     // requests served at once; further ones queue; 0: no bound
@@ -142,8 +143,8 @@ func (s *Server) Bodies() [][]byte {
 	return slices.Clone(s.bodies)
 }
 
-// Saw says whether a canary was in any request that is kept: in its bytes, in a message's content, or in the text within
-// that. It panics when requests were dropped, for then nobody can know.
+// Saw says whether a canary was in any request that is kept: in its bytes, in a message's content, or in the text
+// within that. It panics when requests were dropped, for then nobody can know.
 func (s *Server) Saw(canary string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,7 +175,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusMethodNotAllowed, "method_not_allowed", "only GET")
 			return
 		}
-		reply(w, map[string]any{"object": "list", "data": []any{map[string]any{"id": s.o.Model, "object": "model", "owned_by": "llmstub"}}})
+		reply(w, map[string]any{"object": "list", "data": []any{map[string]any{"id": s.o.Model, "object": "model",
+			"owned_by": "llmstub"}}})
 	default:
 		refuse(w, http.StatusNotFound, "not_found", "there is no such path")
 	}
@@ -200,7 +202,8 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 	}
 	if s.o.ContextTokens > 0 && req.tokens() > s.o.ContextTokens {
 		s.count(func(st *Stats) { st.Refused++ })
-		refuse(w, http.StatusBadRequest, "context_length_exceeded", fmt.Sprintf("This model's maximum context length is %d tokens.", s.o.ContextTokens))
+		refuse(w, http.StatusBadRequest, "context_length_exceeded", fmt.Sprintf("This model's maximum context length "+
+			"is %d tokens.", s.o.ContextTokens))
 		return
 	}
 	mode := req.mode()
@@ -314,7 +317,8 @@ func (s *Server) violate(w http.ResponseWriter, status int, code, sentence strin
 func refuse(w http.ResponseWriter, status int, code, sentence string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{"message": sentence, "type": "invalid_request_error", "code": code}})
+	json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{"message": sentence,
+		"type": "invalid_request_error", "code": code}})
 }
 
 func reply(w http.ResponseWriter, v any) {

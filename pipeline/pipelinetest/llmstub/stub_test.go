@@ -18,8 +18,10 @@ const schema = `{"type":"object","properties":{"label":{"type":"string","enum":[
 
 // body is a good request with some of its text replaced.
 func body(replace ...string) string {
-	return strings.NewReplacer(replace...).Replace(`{"model":"stub","max_tokens":50,"temperature":0,"stream":false,"response_format":{"type":"json_schema","json_schema":{"name":"v","strict":true,"schema":` +
-		schema + `}},"messages":[{"role":"system","content":"classify"},{"role":"user","content":"between:\nX\n\"is it \\u0067ood?\"\nX"}]}`)
+	return strings.NewReplacer(replace...).Replace(
+		`{"model":"stub","max_tokens":50,"temperature":0,"stream":false,"response_format":{"type":"json_schema","json_schema":{"name":"v","strict":true,"schema":` +
+			schema +
+			`}},"messages":[{"role":"system","content":"classify"},{"role":"user","content":"between:\nX\n\"is it \\u0067ood?\"\nX"}]}`)
 }
 
 func post(t *testing.T, s *llmstub.Server, content string, change func(*http.Request)) (int, string) {
@@ -58,7 +60,8 @@ func TestAGoodRequestIsAnswered(t *testing.T) {
 	if err := json.Unmarshal([]byte(answer), &a); err != nil || code != 200 {
 		t.Fatalf("%d %s: %v", code, answer, err)
 	}
-	if c := a.Choices[0]; c.Finish != "stop" || c.Message.Role != "assistant" || c.Message.Content != `{"label":"YES","confidence":0.9}` {
+	if c := a.Choices[0]; c.Finish != "stop" || c.Message.Role != "assistant" ||
+		c.Message.Content != `{"label":"YES","confidence":0.9}` {
 		t.Errorf("%s", answer)
 	}
 	if a.Usage["prompt_tokens"] == 0 || a.Usage["completion_tokens"] == 0 || len(s.Violations()) > 0 {
@@ -109,7 +112,8 @@ func TestWhatAStrictEndpointRefuses(t *testing.T) {
 		if code != c.status || !json.Valid([]byte(answer)) {
 			t.Errorf("%s: status %d, want %d (%s)", name, code, c.status, answer)
 		}
-		if chat := !strings.Contains(name, "path") && !strings.Contains(name, "models"); chat && len(s.Violations()) != 1 {
+		if chat := !strings.Contains(name, "path") && !strings.Contains(name, "models"); chat &&
+			len(s.Violations()) != 1 {
 			t.Errorf("%s: violations %q", name, s.Violations())
 		}
 	}
@@ -175,7 +179,8 @@ func TestObey(t *testing.T) {
 
 func TestTextIsTheLongestStringOnALine(t *testing.T) {
 	for user, want := range map[string]string{
-		"no string": "no string", "x\n\"a\"\ny": "a", "\"a\"\n\"longer\"": "longer", "\"broken\n\"\\u00e4\"": "ä", "say \"this\"": `say "this"`, "\"\"": "",
+		"no string": "no string", "x\n\"a\"\ny": "a", "\"a\"\n\"longer\"": "longer", "\"broken\n\"\\u00e4\"": "ä",
+		"say \"this\"": `say "this"`, "\"\"": "",
 	} {
 		if got := llmstub.Text(user); got != want {
 			t.Errorf("%q: %q, want %q", user, got, want)
