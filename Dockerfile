@@ -48,14 +48,10 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY --from=tokenizers /libtokenizers /libtokenizers
 COPY VERSION ./
-COPY bench/audit bench/audit
-COPY bench/bare bench/bare
-COPY bench/load bench/load
 COPY cmd cmd
 COPY model model
 COPY pipeline pipeline
 COPY tokenize tokenize
-COPY tune tune
 RUN CGO_ENABLED=1 CGO_LDFLAGS=-L/libtokenizers \
     go build -trimpath -ldflags="-s -w -buildid= -X main.version=$(cat VERSION)" -o /out/sluice ./cmd/sluice
 

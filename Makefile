@@ -48,15 +48,15 @@ dist: build ## a relocatable folder dist/: binary, library, bundled models, exam
 
 lint: native ## gofmt, go vet, staticcheck
 	$(step) 'gofmt, go vet, staticcheck'
-	@files=$$(gofmt -l cmd faults model pipeline tokenize tune bench); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
+	@files=$$(gofmt -l bench cmd model pipeline tokenize); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
 	@$(native) && go vet ./... && go tool staticcheck ./... && go vet -tags failpoint ./pipeline/failpoint ./cmd/sluice && go vet -tags llama ./pipeline/escalate && go tool staticcheck -tags failpoint ./pipeline/failpoint
 	@python3 -W error -m py_compile bench/race/*.py bench/peers/*/*.py && bash -n bench/race/prepare.sh
 
 test-pure: ## the pure core without cgo, and with the race detector
 	$(step) 'pure Go: CGO_ENABLED=0, then the race detector'
-	@CGO_ENABLED=0 go test ./pipeline ./pipeline/escalate/... ./pipeline/pipelinetest/llmstub ./pipeline/pipelinetest/injections ./pipeline/pipelinetest/leak ./model ./model/calibrate ./tokenize ./bench/load ./bench/bare ./tune ./pipeline/failpoint ./faults/...
+	@CGO_ENABLED=0 go test ./pipeline ./pipeline/escalate/... ./pipeline/llm/... ./pipeline/pipelinetest/injections ./pipeline/pipelinetest/leak ./model ./model/calibrate ./tokenize ./cmd/sluice/load/... ./model/tune ./pipeline/failpoint ./bench/faults/...
 	@CGO_ENABLED=0 go test -tags failpoint ./pipeline/failpoint
-	@go test -race ./pipeline ./pipeline/escalate/... ./pipeline/pipelinetest/llmstub ./pipeline/pipelinetest/injections ./pipeline/pipelinetest/leak ./model ./model/calibrate ./tokenize ./bench/load ./bench/bare ./tune ./pipeline/failpoint ./faults/...
+	@go test -race ./pipeline ./pipeline/escalate/... ./pipeline/llm/... ./pipeline/pipelinetest/injections ./pipeline/pipelinetest/leak ./model ./model/calibrate ./tokenize ./cmd/sluice/load/... ./model/tune ./pipeline/failpoint ./bench/faults/...
 
 test-export: venv ## the export script: tiny models of every architecture against transformers
 	$(step) 'export script'
@@ -89,7 +89,7 @@ test-secured: native ## every test on a real broker over each of its secured lis
 
 test-faults: faults-build ## the short form of `make faults`, with a fixed seed; a scenario that fails, though not by its history, may try again once
 	$(step) 'faults, on real brokers'
-	@$(native) && go run ./faults -page '' -again -seed 2026
+	@$(native) && go run ./bench/faults -page '' -again -seed 2026
 
 test-llama: ## the client of LLM endpoints on a real llama.cpp server (compiles one from PyPI: minutes, once); writes bench/results/llama-server.md
 	@scripts/llama-test.sh
@@ -115,7 +115,7 @@ bench-profile: dist ## where a worker's CPU time and allocations go, on a real b
 	@$(native) && go run ./bench/profile $(if $(MODEL),-model $(MODEL))
 
 injections: ## how often texts that give orders get their way with the escalation endpoint; fails if a field, topic, key or URL does; writes under bench/results
-	@go run ./pipeline/escalate/injections -o bench/results/injections.md
+	@go run ./bench/injections -o bench/results/injections.md
 
 soak-leak: dist ## 1,000,000 short and 10,000 long texts through one process: memory and goroutines stay flat; writes bench/results/leak.md
 	@$(native) && SOAK_LEAK_REPORT=$(CURDIR)/bench/results/leak.md go test ./cmd/sluice -count=1 -timeout 2h -v -run TestNothingLeaksPerText
@@ -127,16 +127,16 @@ race: dist ## Sluice against what else one could use, Kafka to Kafka (RACE_ROUND
 	@$(native) && go run ./bench/race -rounds $(RACE_ROUNDS) -seconds $(RACE_SECONDS) $(RACE)
 
 faults: faults-build ## inject faults into workers, brokers and the network on real brokers, and check the promises (LONG=1: an hour; FAULTS='-only twin -seed 7'); writes docs/reliability.md
-	@$(native) && go run ./faults $(if $(LONG),-long) $(FAULTS)
+	@$(native) && go run ./bench/faults $(if $(LONG),-long) $(FAULTS)
 
 # The second worker has a clock that can be stepped; its overlay of Go's runtime knows one platform.
 faults-build: native
 	@mkdir -p build/faults
 	@$(native) && go build -tags failpoint $(goflags) -o build/faults/sluice ./cmd/sluice
-	@[ "$$(go env GOOS) $$(go env GOARCH)" != 'linux amd64' ] || { $(native) && go run ./faults/clockstep && go build -overlay build/faults/_clockstep/overlay.json -tags failpoint,clockstep $(goflags) -o build/faults/sluice-clock ./cmd/sluice; }
+	@[ "$$(go env GOOS) $$(go env GOARCH)" != 'linux amd64' ] || { $(native) && go run ./bench/faults/clockstep && go build -overlay build/faults/_clockstep/overlay.json -tags failpoint,clockstep $(goflags) -o build/faults/sluice-clock ./cmd/sluice; }
 
 fuzz: native ## run every fuzz target for FUZZTIME (30s), one after the other; what fails is kept under testdata/fuzz
-	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./tokenize ./model ./model/ort ./cmd/sluice ./faults/proxy; do \
+	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./tokenize ./model ./model/ort ./cmd/sluice ./bench/faults/proxy; do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 	    printf '\n== %s %s\n' $$p $$f; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s -parallel 1 $$p; \
 	  done; \

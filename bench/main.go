@@ -21,8 +21,8 @@ import (
 	"strings"
 	"time"
 
-	"sluice/bench/bare"
-	"sluice/bench/load"
+	"sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline"

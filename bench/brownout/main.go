@@ -20,8 +20,8 @@ import (
 	"slices"
 	"time"
 
-	"sluice/bench/load"
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/cmd/sluice/load"
+	"sluice/pipeline/llm/standin"
 )
 
 // state is what the endpoint does.
@@ -72,10 +72,10 @@ func main() {
 const latency = 150 * time.Millisecond
 
 func serve(address string, fail float64, hang bool) error {
-	s := llmstub.New(llmstub.Options{Labels: []string{"NEGATIVE", "POSITIVE"}, Latency: llmstub.LogNormal(latency, 0.5),
+	s := standin.New(standin.Options{Labels: []string{"NEGATIVE", "POSITIVE"}, Latency: standin.LogNormal(latency, 0.5),
 		FailureShare: fail, Seed: 1, KeepBytes: 1})
 	if hang {
-		s.Always(llmstub.Hang())
+		s.Always(standin.Hang())
 	}
 	return http.ListenAndServe(address, s)
 }

@@ -18,7 +18,7 @@ import (
 	"strings"
 	"time"
 
-	"sluice/bench/load"
+	"sluice/cmd/sluice/load"
 )
 
 // setting is one way to run the worker.

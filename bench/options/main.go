@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"sluice/bench/load"
+	"sluice/cmd/sluice/load"
 )
 
 func main() {

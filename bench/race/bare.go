@@ -9,7 +9,7 @@ import (
 	"runtime"
 	"time"
 
-	"sluice/bench/bare"
+	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline"

@@ -16,8 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"sluice/bench/load"
-	"sluice/tune"
+	"sluice/cmd/sluice/load"
+	"sluice/model/tune"
 )
 
 type options struct {

@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest"
-	"sluice/pipeline/pipelinetest/llmstub"
 )
 
 // This file owns the permissions as an administrator grants them: the commands that `sluice acls` prints, run by a
@@ -47,9 +47,9 @@ func newGuarded(t *testing.T, name string) *guarded {
 		g.topics.letters, g.topics.requests); err != nil {
 		t.Fatal(err)
 	}
-	stub := llmstub.Options{Labels: []string{"NEGATIVE", "POSITIVE"}}
+	stub := standin.Options{Labels: []string{"NEGATIVE", "POSITIVE"}}
 	stub.Oracle = func(text string) string { return stub.Labels[len(text)%2] }
-	server := httptest.NewServer(llmstub.New(stub))
+	server := httptest.NewServer(standin.New(stub))
 	t.Cleanup(server.Close)
 
 	ca := g.broker.Env["KAFKA_CA"]

@@ -18,14 +18,14 @@ import (
 	"github.com/tidwall/gjson"
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	loadgen "sluice/bench/load"
+	loadgen "sluice/cmd/sluice/load"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
 
-// This file measures a worker, or any other system between two topics, under load. The measuring is done by bench/load;
+// This file measures a worker, or any other system between two topics, under load. The measuring is done by cmd/sluice/load;
 // here are the flags, the tokenizer that counts tokens, and the worker and broker of a first look.
 
 // benchOptions are the flags of bench and its subcommands; each shows those that it knows.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	loadgen "sluice/bench/load"
+	loadgen "sluice/cmd/sluice/load"
 )
 
 func TestBenchMeasuresAWorkerOnItsOwnBroker(t *testing.T) {

@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"sluice/bench/bare"
-	loadgen "sluice/bench/load"
+	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/load/bare"
 	"sluice/model/ort"
 	"sluice/pipeline"
 )

@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sluice/bench/bare"
-	loadgen "sluice/bench/load"
+	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
 )
 

@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"sluice/bench/audit"
+	"sluice/cmd/sluice/audit"
 	"sluice/pipeline/pipelinetest"
 )
 

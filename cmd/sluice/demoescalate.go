@@ -9,7 +9,7 @@ import (
 	"time"
 	"unicode"
 
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 // This file gives the demo an endpoint to escalate to: a stand-in in this process, on an address of this machine, with
@@ -63,9 +63,9 @@ func demoEscalate(s *Settings) (end func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("demo: the stand-in of the endpoint: %w", err)
 	}
-	stub := llmstub.New(llmstub.Options{Model: demoEndpoint, Labels: []string{"NEGATIVE", "POSITIVE"},
+	stub := standin.New(standin.Options{Model: demoEndpoint, Labels: []string{"NEGATIVE", "POSITIVE"},
 		Oracle: demoOracle, Confidence: 0.8,
-		Latency: llmstub.LogNormal(350*time.Millisecond, 0.4), Seed: 1})
+		Latency: standin.LogNormal(350*time.Millisecond, 0.4), Seed: 1})
 	server := &http.Server{Handler: stub, ReadHeaderTimeout: 5 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()

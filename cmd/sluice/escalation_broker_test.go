@@ -21,8 +21,8 @@ import (
 
 	"sluice/pipeline"
 	"sluice/pipeline/failpoint"
+	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest"
-	"sluice/pipeline/pipelinetest/llmstub"
 )
 
 // This file owns the escalation as a user runs it: processes of `sluice run` in all three stages, killed while they
@@ -37,14 +37,14 @@ type cascade struct {
 	t                                *testing.T
 	client                           *kgo.Client
 	admin                            *kadm.Client
-	stub                             *llmstub.Server
+	stub                             *standin.Server
 	config                           string
 	group                            string
 	input, output, letters, requests string
 	random                           *rand.Rand
 }
 
-func newCascade(t *testing.T, name string, partitions int32, stub llmstub.Options, escalation string) *cascade {
+func newCascade(t *testing.T, name string, partitions int32, stub standin.Options, escalation string) *cascade {
 	t.Helper()
 	dir := needModel(t, "sentiment-tiny")
 	broker, listener := pipelinetest.TestListener(t)
@@ -59,7 +59,7 @@ func newCascade(t *testing.T, name string, partitions int32, stub llmstub.Option
 	}
 	stub.Labels = []string{"NEGATIVE", "POSITIVE"}
 	stub.Oracle = func(text string) string { return stub.Labels[len(text)%2] }
-	c.stub = llmstub.New(stub)
+	c.stub = standin.New(stub)
 	server := httptest.NewServer(c.stub)
 	t.Cleanup(server.Close)
 	text := fmt.Sprintf(`kafka:
@@ -229,7 +229,7 @@ func TestKilledWorkersGiveEveryEscalatedRecordOneFinalVerdictOnARealBroker(t *te
 
 func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 	const partitions, every, threshold = 3, 100, 0.75
-	c := newCascade(t, "soak-"+string(mode), partitions, llmstub.Options{Latency: llmstub.Exponential(
+	c := newCascade(t, "soak-"+string(mode), partitions, standin.Options{Latency: standin.Exponential(
 		5 * time.Millisecond), FailureShare: 0.05, Seed: 1},
 		fmt.Sprintf("  when: sentiment.score < %v\n  mode: %s\n", threshold, mode))
 	texts := streamTexts(t)
@@ -392,7 +392,7 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 	// (8 rounds of its concurrency, see newEscalateStage), a call each.
 	const lostByKill = 8 * 4
 	today := time.Now().UTC().YearDay()
-	c := newCascade(t, "budget", partitions, llmstub.Options{Latency: llmstub.Exponential(10 * time.Millisecond),
+	c := newCascade(t, "budget", partitions, standin.Options{Latency: standin.Exponential(10 * time.Millisecond),
 		Seed: 2},
 		fmt.Sprintf("  when: 'true'\n  mode: amend\n  cache: 0\n  budget: {calls_per_day: %d}\n", calls))
 	texts := streamTexts(t)

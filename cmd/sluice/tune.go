@@ -15,9 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/model"
+	"sluice/model/tune"
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
-	"sluice/tune"
 )
 
 // This file is the command that chooses thresholds: its flags, and what becomes of them. The models are run by

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"sluice/tune"
+	"sluice/model/tune"
 )
 
 // tuneFiles are a configuration with the bundled sentiment pair, and labelled texts of our own.

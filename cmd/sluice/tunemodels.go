@@ -12,12 +12,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"sluice/bench/bare"
-	loadgen "sluice/bench/load"
+	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
+	"sluice/model/tune"
 	"sluice/pipeline"
 	"sluice/tokenize"
-	"sluice/tune"
 )
 
 // This file runs a model and its student over labelled texts, in this process, and measures how fast each is.

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/term"
 
+	"sluice/model/tune"
 	"sluice/pipeline"
-	"sluice/tune"
 )
 
 // This file shows what a tuning changes in the configuration file, and writes it.

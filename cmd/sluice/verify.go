@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"sluice/bench/audit"
-	loadgen "sluice/bench/load"
+	"sluice/cmd/sluice/audit"
+	loadgen "sluice/cmd/sluice/load"
 )
 
 func verifyCommand() *cobra.Command {

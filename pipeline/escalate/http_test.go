@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"sluice/pipeline"
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 func TestAddressesThatAreRefused(t *testing.T) {
@@ -92,16 +92,16 @@ func TestTheKeyIsNeverTold(t *testing.T) {
 		conn.Close()
 	})
 	inBubble(t, func(t *bubble) {
-		t.a = newStub(llmstub.Options{APIKey: canaryKey})
+		t.a = newStub(standin.Options{APIKey: canaryKey})
 		var log bytes.Buffer
 		text := "good canary-text"
-		for name, step := range map[string]llmstub.Step{
-			"good": llmstub.Good(), "echo": llmstub.Echo(), "redirect": llmstub.Redirect("http://b/?" + canaryKey +
-				"canary-text"), "401": llmstub.Status(401, canaryKey), "malformed": {},
+		for name, step := range map[string]standin.Step{
+			"good": standin.Good(), "echo": standin.Echo(), "redirect": standin.Redirect("http://b/?" + canaryKey +
+				"canary-text"), "401": standin.Status(401, canaryKey), "malformed": {},
 			"type": {Status: 200, Raw: []byte(canaryKey), Header: http.Header{"Content-Type": {canaryKey +
 				"canary-text"}}},
-			"garbage": {Status: 200, Raw: []byte(canaryKey + "canary-text")}, "usage": llmstub.Usage(canaryKey,
-				"canary-text"), "finish": llmstub.Finish(canaryKey),
+			"garbage": {Status: 200, Raw: []byte(canaryKey + "canary-text")}, "usage": standin.Usage(canaryKey,
+				"canary-text"), "finish": standin.Finish(canaryKey),
 		} {
 			t.net.Serve("a", t.a)
 			if name == "malformed" {
@@ -208,7 +208,7 @@ func TestKeyFileIsReadAgainWhenItChanges(t *testing.T) {
 
 // TestOverTLS is on real sockets: certificates, HTTP/2 and what goes wrong with them.
 func TestOverTLS(t *testing.T) {
-	stub := newStub(llmstub.Options{})
+	stub := newStub(standin.Options{})
 	server := httptest.NewUnstartedServer(stub)
 	server.EnableHTTP2 = true
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)

@@ -18,8 +18,8 @@ import (
 
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
+	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest/injections"
-	"sluice/pipeline/pipelinetest/llmstub"
 )
 
 // requests is a source of escalation requests.
@@ -109,7 +109,7 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 			ways := corpus[n].Obedient()
 			return ways[(3*round+n)%len(ways)]
 		}
-		got := throughStage(t, prompt, nil, policy, source, llmstub.New(llmstub.Options{Labels: injections.Labels,
+		got := throughStage(t, prompt, nil, policy, source, standin.New(standin.Options{Labels: injections.Labels,
 			Obey: obey}))
 		for _, m := range got {
 			n, i := sourceOf(t, &m, corpus)
@@ -134,9 +134,9 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 // throughStage runs the requests through a stage whose endpoint is server, until each has a message, and returns the
 // messages.
 func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Redactor, policy escalate.Policy,
-	source requests, server *llmstub.Server) []pipeline.Message {
+	source requests, server *standin.Server) []pipeline.Message {
 	t.Helper()
-	var network llmstub.Network
+	var network standin.Network
 	network.Serve("llm", server)
 	defer network.Close()
 	pool, err := escalate.NewPool(escalate.PoolOptions{URLs: []string{"http://llm/v1"}, Model: "stub",

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"sluice/pipeline"
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 // This file owns the tests of panics: each is the fate of one request, wherever it happens.
@@ -178,9 +178,9 @@ func TestAPanicOfTheTimerLeavesThePoolUsable(t *testing.T) {
 					panic(fmt.Sprint("no gauge for ", state))
 				}
 			}}}, "a")
-		t.a.Always(llmstub.Status(http.StatusInternalServerError, ""))
+		t.a.Always(standin.Status(http.StatusInternalServerError, ""))
 		t.fails(t.Context(), p, "good")
-		t.a.Always(llmstub.Good())
+		t.a.Always(standin.Good())
 		waited := make(chan error, 1)
 		go func() {
 			_, err := p.Ask(t.Context(), question(t.prompt, "good"))
@@ -207,9 +207,9 @@ func TestAPanicOfAnObserverKeepsNoGrant(t *testing.T) {
 					panic("no gauge")
 				}
 			}}}, "a")
-		t.a.Always(llmstub.Status(http.StatusInternalServerError, ""))
+		t.a.Always(standin.Status(http.StatusInternalServerError, ""))
 		t.fails(t.Context(), p, "good")
-		t.a.Always(llmstub.Good())
+		t.a.Always(standin.Good())
 		time.Sleep(time.Minute) // the breaker half-opens at the next call, which finds it so
 		func() {
 			defer func() { recover() }()

@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 var labels = []string{"NEGATIVE", "POSITIVE"}
@@ -25,9 +25,9 @@ func oracle(text string) string {
 	return "NEGATIVE"
 }
 
-func newStub(o llmstub.Options) *llmstub.Server {
+func newStub(o standin.Options) *standin.Server {
 	o.Labels, o.Oracle = labels, oracle
-	return llmstub.New(o)
+	return standin.New(o)
 }
 
 func poolPrompt(t testing.TB) *Prompt {
@@ -45,14 +45,14 @@ func question(p *Prompt, text string) Call {
 // bubble runs a test in a synctest bubble, with endpoints in memory: a and b, both good until told otherwise.
 type bubble struct {
 	*testing.T
-	net    *llmstub.Network
-	a, b   *llmstub.Server
+	net    *standin.Network
+	a, b   *standin.Server
 	prompt *Prompt
 }
 
 func inBubble(t *testing.T, f func(t *bubble)) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{T: t, net: &llmstub.Network{}, a: newStub(llmstub.Options{}), b: newStub(llmstub.Options{}),
+		b := &bubble{T: t, net: &standin.Network{}, a: newStub(standin.Options{}), b: newStub(standin.Options{}),
 			prompt: poolPrompt(t)}
 		b.net.Serve("a", b.a)
 		b.net.Serve("b", b.b)
@@ -142,7 +142,7 @@ func TestStructuredModeIsFound(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
-				t.net.Serve("a", newStub(llmstub.Options{Structured: c.takes, Ignore: c.ignore}))
+				t.net.Serve("a", newStub(standin.Options{Structured: c.takes, Ignore: c.ignore}))
 				p := t.pool(PoolOptions{}, "a")
 				for range 4 { // ignored modes show by answers in prose
 					if _, err := p.Ask(t.Context(), question(t.prompt, "good")); err != nil {
@@ -160,7 +160,7 @@ func TestStructuredModeIsFound(t *testing.T) {
 
 func TestStructuredModeIsFoundAgainAfterARestart(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		old := newStub(llmstub.Options{Structured: []string{"json_object"}})
+		old := newStub(standin.Options{Structured: []string{"json_object"}})
 		t.net.Serve("a", old)
 		p := t.pool(PoolOptions{}, "a")
 		t.must(p, "good")
@@ -183,26 +183,26 @@ func TestStructuredModeIsFoundAgainAfterARestart(t *testing.T) {
 
 func TestABadRequestIsNotTakenForAMode(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		small := newStub(llmstub.Options{ContextTokens: 1000})
+		small := newStub(standin.Options{ContextTokens: 1000})
 		t.net.Serve("a", small)
 		p := t.pool(PoolOptions{}, "a")
 		if e := t.fails(t.Context(), p, strings.Repeat("word ", 2000)); e.Reason != ReasonTooLong || !e.Unusable() ||
 			e.Attempts != 1 || e.Status != 400 {
 			t.Errorf("%+v", e)
 		}
-		small.Always(llmstub.Status(400, ""))
+		small.Always(standin.Status(400, ""))
 		if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonRefused || !e.Unusable() {
 			t.Errorf("%+v", e)
 		}
-		small.Always(llmstub.Good())
+		small.Always(standin.Good())
 		t.must(p, "good")
 		before := small.Stats().Requests
-		small.Always(llmstub.Status(400, ""))
+		small.Always(standin.Status(400, ""))
 		t.fails(t.Context(), p, "good")
 		if n := small.Stats().Requests - before; n != 1 {
 			t.Errorf("a refusal in a mode that has worked was asked about %d times", n)
 		}
-		small.Always(llmstub.Good())
+		small.Always(standin.Good())
 		if got := p.Status()[0]; got.Structured != "json_schema" || got.Breaker != "closed" {
 			t.Errorf("after refusals that were not about the mode: %+v", got)
 		}
@@ -212,43 +212,43 @@ func TestABadRequestIsNotTakenForAMode(t *testing.T) {
 func TestReasons(t *testing.T) {
 	for _, c := range []struct {
 		name     string
-		step     llmstub.Step
+		step     standin.Step
 		want     Reason
 		attempts int
 		unusable bool
 		spent    bool
 	}{
-		{"500", llmstub.Status(500, ""), ReasonStatus, 4, false, false},
-		{"502", llmstub.Status(502, ""), ReasonStatus, 4, false, false},
-		{"503", llmstub.Status(503, ""), ReasonStatus, 4, false, false},
-		{"503 that says when", llmstub.Status(503, "1"), ReasonRateLimited, 4, false, false},
-		{"429", llmstub.Status(429, ""), ReasonRateLimited, 4, false, false},
-		{"429 that says when", llmstub.Status(429, "1"), ReasonRateLimited, 4, false, false},
-		{"429 that says nonsense", llmstub.Status(429, "soon, -3"), ReasonRateLimited, 4, false, false},
-		{"401", llmstub.Status(401, ""), ReasonUnauthorized, 4, false, false},
-		{"404", llmstub.Status(404, ""), ReasonNotFound, 4, false, false},
-		{"413", llmstub.Status(413, ""), ReasonTooLong, 1, true, false},
-		{"418", llmstub.Status(418, ""), ReasonRefused, 1, true, false},
-		{"204", llmstub.Status(204, ""), ReasonStatus, 4, false, false},
-		{"echo", llmstub.Echo(), ReasonRefused, 1, true, false},
-		{"redirect", llmstub.Redirect("http://b/v1/chat/completions"), ReasonRedirect, 4, false, false},
-		{"hang", llmstub.Hang(), ReasonTimeout, 4, false, true},
-		{"drip", llmstub.Drip(time.Second), ReasonTimeout, 4, false, true},
-		{"endless", llmstub.Endless(), ReasonTooLarge, 4, false, true},
-		{"garbage", llmstub.Garbage(), ReasonMalformed, 4, false, true},
-		{"packed", llmstub.Step{Header: http.Header{"Content-Encoding": {"gzip"}}}, ReasonContentType, 4, false, true},
-		{"html", llmstub.HTML(), ReasonContentType, 4, false, true},
-		{"cut", llmstub.Cut(), ReasonMalformed, 4, false, true},
-		{"reset", llmstub.Reset(), ReasonConnect, 4, false, true},
-		{"two choices", llmstub.Choices(2), ReasonMalformed, 4, false, true},
-		{"no choice", llmstub.Choices(0), ReasonMalformed, 4, false, true},
-		{"tool call", llmstub.ToolCall(), ReasonMalformed, 4, false, true},
-		{"strange end", llmstub.Finish("abort"), ReasonMalformed, 4, false, true},
-		{"length", llmstub.Finish("length"), ReasonLength, 1, true, true},
-		{"filter", llmstub.Finish("content_filter"), ReasonRefusal, 1, true, true},
-		{"refusal", llmstub.Refusal(), ReasonRefusal, 1, true, true},
-		{"empty", llmstub.Empty(), ReasonEmpty, 1, true, true},
-		{"usage of words", llmstub.Usage("many", "more"), ReasonMalformed, 4, false, true},
+		{"500", standin.Status(500, ""), ReasonStatus, 4, false, false},
+		{"502", standin.Status(502, ""), ReasonStatus, 4, false, false},
+		{"503", standin.Status(503, ""), ReasonStatus, 4, false, false},
+		{"503 that says when", standin.Status(503, "1"), ReasonRateLimited, 4, false, false},
+		{"429", standin.Status(429, ""), ReasonRateLimited, 4, false, false},
+		{"429 that says when", standin.Status(429, "1"), ReasonRateLimited, 4, false, false},
+		{"429 that says nonsense", standin.Status(429, "soon, -3"), ReasonRateLimited, 4, false, false},
+		{"401", standin.Status(401, ""), ReasonUnauthorized, 4, false, false},
+		{"404", standin.Status(404, ""), ReasonNotFound, 4, false, false},
+		{"413", standin.Status(413, ""), ReasonTooLong, 1, true, false},
+		{"418", standin.Status(418, ""), ReasonRefused, 1, true, false},
+		{"204", standin.Status(204, ""), ReasonStatus, 4, false, false},
+		{"echo", standin.Echo(), ReasonRefused, 1, true, false},
+		{"redirect", standin.Redirect("http://b/v1/chat/completions"), ReasonRedirect, 4, false, false},
+		{"hang", standin.Hang(), ReasonTimeout, 4, false, true},
+		{"drip", standin.Drip(time.Second), ReasonTimeout, 4, false, true},
+		{"endless", standin.Endless(), ReasonTooLarge, 4, false, true},
+		{"garbage", standin.Garbage(), ReasonMalformed, 4, false, true},
+		{"packed", standin.Step{Header: http.Header{"Content-Encoding": {"gzip"}}}, ReasonContentType, 4, false, true},
+		{"html", standin.HTML(), ReasonContentType, 4, false, true},
+		{"cut", standin.Cut(), ReasonMalformed, 4, false, true},
+		{"reset", standin.Reset(), ReasonConnect, 4, false, true},
+		{"two choices", standin.Choices(2), ReasonMalformed, 4, false, true},
+		{"no choice", standin.Choices(0), ReasonMalformed, 4, false, true},
+		{"tool call", standin.ToolCall(), ReasonMalformed, 4, false, true},
+		{"strange end", standin.Finish("abort"), ReasonMalformed, 4, false, true},
+		{"length", standin.Finish("length"), ReasonLength, 1, true, true},
+		{"filter", standin.Finish("content_filter"), ReasonRefusal, 1, true, true},
+		{"refusal", standin.Refusal(), ReasonRefusal, 1, true, true},
+		{"empty", standin.Empty(), ReasonEmpty, 1, true, true},
+		{"usage of words", standin.Usage("many", "more"), ReasonMalformed, 4, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
@@ -269,7 +269,7 @@ func TestReasons(t *testing.T) {
 				if n := t.b.Stats().Requests; n != 0 {
 					t.Errorf("%d requests at an endpoint that is not in the configuration", n)
 				}
-				t.a.Always(llmstub.Good())
+				t.a.Always(standin.Good())
 				t.must(p, "good") // and the pool goes on
 			})
 		})
@@ -277,11 +277,11 @@ func TestReasons(t *testing.T) {
 }
 
 func TestAnswersThatThePromptMustJudge(t *testing.T) {
-	for name, step := range map[string]llmstub.Step{
-		"fences": llmstub.Fences(), "prose": llmstub.Prose(), "wrong label": llmstub.WrongLabel(),
-		"missing field": llmstub.MissingField(),
-		"extra field":   llmstub.ExtraField(), "out of range": llmstub.OutOfRange(),
-		"reordered": llmstub.ReorderedFields(),
+	for name, step := range map[string]standin.Step{
+		"fences": standin.Fences(), "prose": standin.Prose(), "wrong label": standin.WrongLabel(),
+		"missing field": standin.MissingField(),
+		"extra field":   standin.ExtraField(), "out of range": standin.OutOfRange(),
+		"reordered": standin.ReorderedFields(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
@@ -312,7 +312,7 @@ func TestUsageIsNotTrusted(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.prompt, c.completion), func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
-				t.a.Always(llmstub.Usage(c.prompt, c.completion))
+				t.a.Always(standin.Usage(c.prompt, c.completion))
 				p := t.pool(PoolOptions{MaxTokens: 50}, "a")
 				call := question(t.prompt, "good")
 				most, _ := p.Ceiling(&call)
@@ -330,12 +330,12 @@ func TestUsageIsOfAllAttempts(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		p := t.pool(PoolOptions{}, "a")
 		once := t.must(p, "good")
-		t.a.Script(llmstub.ToolCall(), llmstub.Status(500, "")) // the first has cost what it says, the second nothing
+		t.a.Script(standin.ToolCall(), standin.Status(500, "")) // the first has cost what it says, the second nothing
 		r := t.must(p, "good")
 		if r.Attempts != 3 || r.PromptTokens != 2*once.PromptTokens || r.CompletionTokens != 2*once.CompletionTokens {
 			t.Errorf("usage %+v after one attempt, %+v after three of which two were answered", once.Usage, r.Usage)
 		}
-		t.a.Script(llmstub.Hang()) // nobody knows what that has cost: as much as it can
+		t.a.Script(standin.Hang()) // nobody knows what that has cost: as much as it can
 		c := question(t.prompt, "good")
 		most, mostCompleted := p.Ceiling(&c)
 		r = t.must(p, "good")
@@ -348,7 +348,7 @@ func TestUsageIsOfAllAttempts(t *testing.T) {
 
 func TestDeadlineAndCancel(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Always(llmstub.Hang())
+		t.a.Always(standin.Hang())
 		p := t.pool(PoolOptions{Timeout: 10 * time.Second, BreakerFailures: 3}, "a")
 		for want, set := range map[Reason]func() (context.Context, context.CancelFunc){
 			ReasonDeadline: func() (context.Context, context.CancelFunc) {
@@ -379,7 +379,7 @@ func TestDeadlineAndCancel(t *testing.T) {
 
 func TestCloseEndsCalls(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Always(llmstub.Hang())
+		t.a.Always(standin.Hang())
 		p := t.pool(PoolOptions{MaxConcurrency: 2}, "a")
 		var wg sync.WaitGroup
 		for range 6 {
@@ -400,7 +400,7 @@ func TestCloseEndsCalls(t *testing.T) {
 
 func TestAttemptMayBeRefused(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Always(llmstub.Status(500, ""))
+		t.a.Always(standin.Status(500, ""))
 		p := t.pool(PoolOptions{}, "a")
 		c := question(t.prompt, "good")
 		over := errors.New("over budget")

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"sluice/pipeline"
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 // This file owns the tests of what becomes of a request: answer, fallback, or neither.
@@ -165,7 +165,7 @@ func TestAgeIsARecordsOwn(t *testing.T) {
 
 func TestARepairIsAskedOnce(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Script(llmstub.WrongLabel(), llmstub.Good(), llmstub.OutOfRange(), llmstub.MissingField(), llmstub.Good())
+		t.a.Script(standin.WrongLabel(), standin.Good(), standin.OutOfRange(), standin.MissingField(), standin.Good())
 		b := newBroker(1)
 		b.add(t, distinct(3, 1)...)
 		d := t.work(b, deskOptions{pool: PoolOptions{Structured: "json_object"}, limits: Limits{CallsPerDay: 100}})
@@ -196,23 +196,23 @@ func TestNoAnswerFallsBack(t *testing.T) {
 		reason string
 	}{
 		{"down", func(t *bubble) { t.net.Stop("a") }, FallbackEndpoint},
-		{"hangs", func(t *bubble) { t.a.Always(llmstub.Hang()) }, FallbackEndpoint},
-		{"fails", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusInternalServerError, "")) }, FallbackEndpoint},
+		{"hangs", func(t *bubble) { t.a.Always(standin.Hang()) }, FallbackEndpoint},
+		{"fails", func(t *bubble) { t.a.Always(standin.Status(http.StatusInternalServerError, "")) }, FallbackEndpoint},
 		{"wants to wait for an hour", func(t *bubble) {
-			t.a.Always(llmstub.Status(http.StatusTooManyRequests,
+			t.a.Always(standin.Status(http.StatusTooManyRequests,
 				"3600"))
 		}, FallbackEndpoint},
-		{"redirects", func(t *bubble) { t.a.Always(llmstub.Redirect("http://b/v1/chat/completions")) },
+		{"redirects", func(t *bubble) { t.a.Always(standin.Redirect("http://b/v1/chat/completions")) },
 			FallbackEndpoint},
-		{"does not know us", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusUnauthorized, "")) },
+		{"does not know us", func(t *bubble) { t.a.Always(standin.Status(http.StatusUnauthorized, "")) },
 			FallbackEndpoint},
-		{"endless", func(t *bubble) { t.a.Always(llmstub.Endless()) }, FallbackEndpoint},
-		{"garbage", func(t *bubble) { t.a.Always(llmstub.Garbage()) }, FallbackEndpoint},
-		{"refuses", func(t *bubble) { t.a.Always(llmstub.Refusal()) }, FallbackAnswer},
-		{"is cut off", func(t *bubble) { t.a.Always(llmstub.Finish("length")) }, FallbackAnswer},
-		{"finds the question wrong", func(t *bubble) { t.a.Always(llmstub.Status(http.StatusUnprocessableEntity, "")) },
+		{"endless", func(t *bubble) { t.a.Always(standin.Endless()) }, FallbackEndpoint},
+		{"garbage", func(t *bubble) { t.a.Always(standin.Garbage()) }, FallbackEndpoint},
+		{"refuses", func(t *bubble) { t.a.Always(standin.Refusal()) }, FallbackAnswer},
+		{"is cut off", func(t *bubble) { t.a.Always(standin.Finish("length")) }, FallbackAnswer},
+		{"finds the question wrong", func(t *bubble) { t.a.Always(standin.Status(http.StatusUnprocessableEntity, "")) },
 			FallbackAnswer},
-		{"empty", func(t *bubble) { t.a.Always(llmstub.Empty()) }, FallbackAnswer},
+		{"empty", func(t *bubble) { t.a.Always(standin.Empty()) }, FallbackAnswer},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
@@ -237,7 +237,7 @@ func TestNoAnswerFallsBack(t *testing.T) {
 				d.stop()
 				// When the endpoint is there again, the next question is answered.
 				t.net.Serve("a", t.a)
-				t.a.Always(llmstub.Good())
+				t.a.Always(standin.Good())
 				b.add(t, ask{text: "good", score: 0.6})
 				d = t.work(b, deskOptions{})
 				if got := d.await(7); got[6].Verdict.Route != "llm" {
@@ -294,7 +294,7 @@ func TestAnAnswerMayNotLowerTheSeverity(t *testing.T) {
 
 func TestShadowPublishesNothing(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Script(llmstub.Good(), llmstub.Good(), llmstub.Refusal())
+		t.a.Script(standin.Good(), standin.Good(), standin.Refusal())
 		b := newBroker(1)
 		b.add(t, ask{text: "good", score: 0.6, mode: pipeline.Shadow}, ask{text: "bad", score: 0.6,
 			mode: pipeline.Shadow}, ask{text: "ugly", score: 0.6, mode: pipeline.Shadow})
@@ -310,7 +310,7 @@ func TestShadowPublishesNothing(t *testing.T) {
 
 func TestADeferredRecordHasOneResult(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Script(llmstub.Good(), llmstub.Refusal())
+		t.a.Script(standin.Good(), standin.Refusal())
 		b := newBroker(1)
 		sources := b.add(t, ask{text: "good", score: 0.6, mode: pipeline.Defer}, ask{text: "bad", score: 0.6,
 			mode: pipeline.Defer})

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"sluice/pipeline"
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 // This file owns the tests of what a worker keeps, and of what leaves it: budgets, work in flight, and texts.
@@ -56,7 +56,7 @@ func TestTheBudgetOfCallsIsNeverExceeded(t *testing.T) {
 // Attempts that fail are calls, too.
 func TestRetriesAreCharged(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Always(llmstub.Status(http.StatusInternalServerError, ""))
+		t.a.Always(standin.Status(http.StatusInternalServerError, ""))
 		b := newBroker(1)
 		b.add(t, distinct(8, 1)...)
 		d := t.work(b, deskOptions{concurrency: 2, limits: Limits{CallsPerDay: 9},
@@ -134,7 +134,7 @@ func TestWorkInFlightIsLeftToTheNextWorker(t *testing.T) {
 		d := t.work(b, deskOptions{concurrency: 2, grace: 3 * time.Second, pool: PoolOptions{Timeout: time.Hour},
 			deadline: time.Hour, limits: Limits{CallsPerDay: 100}})
 		d.await(1)
-		t.a.Script(llmstub.Hang())
+		t.a.Script(standin.Hang())
 		b.add(t, asks[1])
 		synctest.Wait()
 		b.add(t, asks[2:]...)
@@ -163,7 +163,7 @@ func TestWorkInFlightIsLeftToTheNextWorker(t *testing.T) {
 func TestCloseEndsCallsAtOnce(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		b := newBroker(1)
-		t.a.Always(llmstub.Hang())
+		t.a.Always(standin.Hang())
 		b.add(t, distinct(10, 1)...)
 		d := t.work(b, deskOptions{concurrency: 2, grace: time.Second})
 		synctest.Wait()
@@ -183,7 +183,7 @@ func TestQuestionsOfALostPartitionAreNotAsked(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		b := newBroker(2)
 		stays, goes := b.owned[0], b.owned[1]
-		t.a.Always(llmstub.Slow(10 * time.Second))
+		t.a.Always(standin.Slow(10 * time.Second))
 		b.add(t, ask{text: "stays 0", score: 0.6}, ask{text: "stays 1", score: 0.6},
 			ask{partition: 1, text: "goes 0", score: 0.6}, ask{partition: 1, text: "goes 1", score: 0.6})
 		d := t.work(b, deskOptions{limits: Limits{CallsPerDay: 100}})
@@ -227,7 +227,7 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 			"4000 0012 3456 7899"
 		text := fmt.Sprintf("%s wrote from %s, call %s, card %s. %s is not good.", person, mail, phone, card, person)
 		// The endpoint repeats the text that it was given, and makes up what it was not.
-		t.a.Always(llmstub.Step{Bend: func(a *llmstub.Answer) {
+		t.a.Always(standin.Step{Bend: func(a *standin.Answer) {
 			explanation, err := json.Marshal(a.Text())
 			if err != nil {
 				panic(err)

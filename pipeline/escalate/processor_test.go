@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sluice/pipeline"
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 // This file owns the whole escalate stage on a broker in memory: what the tests of processor_*_test.go stand on.
@@ -458,4 +458,4 @@ func distinct(n int, partitions int32) []ask {
 }
 
 // slowly makes endpoint a take so long for every answer.
-func (t *bubble) slowly(d time.Duration) { t.a.Always(llmstub.Slow(d)) }
+func (t *bubble) slowly(d time.Duration) { t.a.Always(standin.Slow(d)) }

@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 func TestFailOverAndReturn(t *testing.T) {
@@ -35,7 +35,7 @@ func TestFailOverAndReturn(t *testing.T) {
 		if s := p.Status()[i]; s.Breaker != "open" || s.LastReason != ReasonConnect || s.BreakerUntil.IsZero() {
 			t.Errorf("status of the stopped endpoint: %+v", s)
 		}
-		t.net.Serve(name, map[string]*llmstub.Server{"a": t.a, "b": t.b}[name])
+		t.net.Serve(name, map[string]*standin.Server{"a": t.a, "b": t.b}[name])
 		time.Sleep(11 * time.Second)
 		if r := t.must(p, "good"); r.Endpoint != first || r.Attempts != 1 {
 			t.Errorf("the endpoint is back, but %+v", r)
@@ -50,7 +50,7 @@ func TestAffinity(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		names := []string{"a", "b", "c", "d"}
 		for _, n := range names {
-			t.net.Serve(n, newStub(llmstub.Options{}))
+			t.net.Serve(n, newStub(standin.Options{}))
 		}
 		p, q := t.pool(PoolOptions{}, names...), t.pool(PoolOptions{}, "d", "c", "b", "a")
 		before, count := map[string]string{}, map[string]int{}
@@ -91,7 +91,7 @@ func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
 				if after == "DATE" {
 					after = time.Now().Add(5 * time.Second).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
 				}
-				t.a.Script(llmstub.Status(429, after))
+				t.a.Script(standin.Status(429, after))
 				p := t.pool(PoolOptions{}, "a")
 				start := time.Now()
 				var wg sync.WaitGroup
@@ -120,7 +120,7 @@ func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
 
 func TestRetryAfterBeyondTheDeadlineEndsTheCallAtOnce(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Always(llmstub.Status(429, "50"))
+		t.a.Always(standin.Status(429, "50"))
 		p := t.pool(PoolOptions{}, "a")
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -137,7 +137,7 @@ func TestRetryAfterBeyondTheDeadlineEndsTheCallAtOnce(t *testing.T) {
 
 func TestBackoffIsExponentialWithFullJitter(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Always(llmstub.Status(500, ""))
+		t.a.Always(standin.Status(500, ""))
 		p := t.pool(PoolOptions{MaxAttempts: 8, BackoffBase: time.Second, BackoffMax: 10 * time.Second,
 			BreakerFailures: 100}, "a")
 		start := time.Now()
@@ -157,7 +157,7 @@ func TestBackoffIsExponentialWithFullJitter(t *testing.T) {
 func TestBreakerAndMaxDown(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		var states []string
-		t.a.Always(llmstub.Status(500, ""))
+		t.a.Always(standin.Status(500, ""))
 		p := t.pool(PoolOptions{MaxAttempts: 5, BackoffBase: time.Millisecond, Observer: Observer{
 			Breaker: func(_, state string) { states = append(states, state) }}}, "a")
 		start := time.Now()
@@ -188,7 +188,7 @@ func TestBreakerAndMaxDown(t *testing.T) {
 		if took := time.Since(at); took > time.Second {
 			t.Errorf("10 calls to endpoints that have been down for long took %v", took)
 		}
-		t.a.Always(llmstub.Good())
+		t.a.Always(standin.Good())
 		time.Sleep(11 * time.Second)
 		t.must(p, "good")
 		if states[0] != "open" || states[1] != "half-open" || states[len(states)-1] != "closed" {
@@ -219,7 +219,7 @@ func TestABlipCostsNoAnswer(t *testing.T) {
 
 func TestConcurrencyFindsWhatTheEndpointTakes(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		served := newStub(llmstub.Options{Slots: 8, Queue: 2, Latency: llmstub.Constant(100 * time.Millisecond)})
+		served := newStub(standin.Options{Slots: 8, Queue: 2, Latency: standin.Constant(100 * time.Millisecond)})
 		t.net.Serve("a", served)
 		var mu sync.Mutex
 		var limits []int // after every answer
@@ -257,7 +257,7 @@ func TestConcurrencyFindsWhatTheEndpointTakes(t *testing.T) {
 func TestConcurrencyShrinksWhenAnswersBecomeSlow(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		// queues without a word
-		served := newStub(llmstub.Options{Slots: 4, Latency: llmstub.Constant(200 * time.Millisecond)})
+		served := newStub(standin.Options{Slots: 4, Latency: standin.Constant(200 * time.Millisecond)})
 		t.net.Serve("a", served)
 		p := t.pool(PoolOptions{MaxConcurrency: 64, Timeout: 10 * time.Minute}, "a")
 		var wg sync.WaitGroup
@@ -278,7 +278,7 @@ func TestConcurrencyShrinksWhenAnswersBecomeSlow(t *testing.T) {
 
 func TestMaxConcurrencyHolds(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		served := newStub(llmstub.Options{Latency: llmstub.Exponential(50 * time.Millisecond), Seed: 3})
+		served := newStub(standin.Options{Latency: standin.Exponential(50 * time.Millisecond), Seed: 3})
 		t.net.Serve("a", served)
 		p := t.pool(PoolOptions{MaxConcurrency: 3}, "a")
 		var wg sync.WaitGroup
@@ -294,7 +294,7 @@ func TestMaxConcurrencyHolds(t *testing.T) {
 
 func TestAHungEndpointDoesNotHoldUpTheOther(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		t.a.Always(llmstub.Hang())
+		t.a.Always(standin.Hang())
 		p := t.pool(PoolOptions{Timeout: 5 * time.Second}, "a", "b")
 		var wg sync.WaitGroup
 		for i := range 400 {
@@ -319,8 +319,8 @@ func TestFailuresAreRiddenOut(t *testing.T) {
 		t.Run(fmt.Sprint(share), func(t *testing.T) {
 			inBubble(t, func(t *bubble) {
 				for i, n := range []string{"a", "b"} {
-					t.net.Serve(n, newStub(llmstub.Options{FailureShare: share, Seed: uint64(i),
-						Latency: llmstub.LogNormal(200*time.Millisecond, 0.5)}))
+					t.net.Serve(n, newStub(standin.Options{FailureShare: share, Seed: uint64(i),
+						Latency: standin.LogNormal(200*time.Millisecond, 0.5)}))
 				}
 				p := t.pool(PoolOptions{}, "a", "b")
 				attempts := map[int]int{}

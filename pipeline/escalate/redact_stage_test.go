@@ -11,8 +11,8 @@ import (
 	"github.com/tidwall/gjson"
 
 	"sluice/pipeline/escalate"
+	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest/injections"
-	"sluice/pipeline/pipelinetest/llmstub"
 )
 
 // TestNoCanaryLeavesTheWorker reads every request that an endpoint got: the question, and the repair that repeats its
@@ -53,7 +53,7 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 	}
 	var mu sync.Mutex
 	before := map[string]bool{}
-	server := llmstub.New(llmstub.Options{Labels: injections.Labels, Obey: func(user string) string {
+	server := standin.New(standin.Options{Labels: injections.Labels, Obey: func(user string) string {
 		mu.Lock()
 		defer mu.Unlock()
 		text, _ := injections.TextOf(user)

@@ -12,7 +12,7 @@ import (
 	_ "unsafe" // for go:linkname
 )
 
-// This file owns the wall clock of a binary that was built with the overlay of faults/clockstep; only such a one has
+// This file owns the wall clock of a binary that was built with the overlay of bench/faults/clockstep; only such a one has
 // wallStep.
 
 //go:linkname wallStep runtime.wallStep

@@ -22,5 +22,5 @@ var Names = []string{AfterFetch, AfterTokenize, InInference, AfterInference, Esc
 const EnvTexts = "FAILPOINT_TEXTS"
 
 // EnvClock is the variable that names a file with the milliseconds by which the wall clock is ahead of the true one. It
-// is read over and over, by a binary that was built with the overlay of faults/clockstep too.
+// is read over and over, by a binary that was built with the overlay of bench/faults/clockstep too.
 const EnvClock = "FAILPOINT_CLOCK"

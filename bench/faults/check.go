@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"sluice/faults/history"
+	"sluice/bench/faults/history"
 )
 
 // This file owns what an independent client sees of a run: where groups stand, what lies in the topics, and the history

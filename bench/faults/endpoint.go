@@ -7,8 +7,8 @@ import (
 	"net/http"
 	"time"
 
-	"sluice/faults/history"
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/bench/faults/history"
+	"sluice/pipeline/llm/standin"
 )
 
 // This file owns the LLM endpoint of scenarios with an escalation, and the rules by which their workers alert and
@@ -64,17 +64,17 @@ func judge(o *history.Output) error {
 
 // endpoint is a strict stand-in for an LLM endpoint, that can go away and come back at the same address.
 type endpoint struct {
-	stub    *llmstub.Server
+	stub    *standin.Server
 	address string
 	server  *http.Server // nil: away
 }
 
 func startEndpoint(seed uint64) (*endpoint, error) {
 	labels := []string{"NEGATIVE", "POSITIVE"}
-	e := &endpoint{address: "127.0.0.1:0", stub: llmstub.New(llmstub.Options{Labels: labels, Confidence: surelyStated,
+	e := &endpoint{address: "127.0.0.1:0", stub: standin.New(standin.Options{Labels: labels, Confidence: surelyStated,
 		Seed: seed, KeepBytes: 1,
 		Oracle:  func(text string) string { return labels[len(text)%2] },
-		Latency: llmstub.Exponential(5 * time.Millisecond)})}
+		Latency: standin.Exponential(5 * time.Millisecond)})}
 	return e, e.start()
 }
 

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"sluice/pipeline/failpoint"
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 // This file owns the scenarios in which the escalate stage or its LLM endpoint fails.
@@ -46,8 +46,8 @@ func dieApart(r *run) error {
 func endpointFails(r *run) error {
 	e := r.endpoint
 	const gone = "gone"
-	ways := map[string]llmstub.Step{gone: {}, "hanging": llmstub.Hang(), "answering 500": llmstub.Status(500, ""),
-		"talking nonsense": llmstub.WrongLabel()}
+	ways := map[string]standin.Step{gone: {}, "hanging": standin.Hang(), "answering 500": standin.Status(500, ""),
+		"talking nonsense": standin.WrongLabel()}
 	order := []string{gone, "hanging", "answering 500", "talking nonsense"}
 	for range pick(r, 1, 3) {
 		r.rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
@@ -64,7 +64,7 @@ func endpointFails(r *run) error {
 			if way == gone {
 				err = errors.Join(err, e.start())
 			} else {
-				e.stub.Always(llmstub.Good())
+				e.stub.Always(standin.Good())
 				if n := e.stub.Stats().Requests - before.Requests; n == 0 {
 					err = errors.Join(err, fmt.Errorf("nobody asked the endpoint while it was %s", way))
 				}

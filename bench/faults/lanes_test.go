@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"sluice/faults/report"
+	"sluice/bench/faults/report"
 )
 
 func TestLanesAreSharedOut(t *testing.T) {

@@ -31,7 +31,7 @@ const (
 const head = `# Faults survived
 
 What happens to Sluice when what is around it fails, as it was last tried on real Apache Kafka brokers. ` + "`make faults`" + ` makes the short rows anew, ` + "`LONG=1 make faults`" + `
-the long ones, ` + "`go run ./faults -only NAME -seed SEED`" + ` one of them again with the same schedule. Up to three
+the long ones, ` + "`go run ./bench/faults -only NAME -seed SEED`" + ` one of them again with the same schedule. Up to three
 scenarios run at the same time, each on brokers of its own. Every row: workers are processes of ` + "`sluice run`" + ` with the bundled model
 sentiment-tiny, a proxy stands between them and the brokers, records keep coming while the fault lasts, supervisors start ended workers again, and nobody else does
 anything. Afterwards an independent client (franz-go) reads every topic, and a checker compares.

@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"sluice/faults/report"
+	"sluice/bench/faults/report"
 )
 
 // This file owns the command line and the page.

@@ -619,7 +619,7 @@ func TestTheArithmeticOfATokenIsKnown(t *testing.T) {
 }
 
 func TestTheBundledModelsHaveAShape(t *testing.T) {
-	files, err := filepath.Glob("../../models/*/config.json")
+	files, err := filepath.Glob("../../../models/*/config.json")
 	if err != nil || len(files) < 4 {
 		t.Fatalf("%d models, %v", len(files), err)
 	}

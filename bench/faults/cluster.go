@@ -18,7 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"sluice/faults/proxy"
+	"sluice/bench/faults/proxy"
 )
 
 // This file owns the brokers: a real Kafka cluster made by scripts/kafka-local, the proxy before it, and the client of

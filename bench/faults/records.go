@@ -12,7 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"sluice/faults/history"
+	"sluice/bench/faults/history"
 	"sluice/pipeline/pipelinetest/leak"
 )
 

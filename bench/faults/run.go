@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"sluice/faults/history"
-	"sluice/faults/report"
+	"sluice/bench/faults/history"
+	"sluice/bench/faults/report"
 )
 
 // This file owns one scenario from its topics to its verdict: records are fed, workers work, the fault happens, the lag

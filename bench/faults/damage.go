@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"sluice/faults/history"
+	"sluice/bench/faults/history"
 )
 
 // This file owns the scenarios in which a batch is damaged where the broker keeps it, so that fetching it again does

@@ -1,7 +1,7 @@
 // This file owns misbehaviour: one Step is what happens to one request. Every way in which real endpoints, and the
 // proxies before them, have been seen to fail has a constructor here.
 
-package llmstub
+package standin
 
 import (
 	"bytes"
@@ -289,7 +289,7 @@ func (a *Answer) encode() []byte {
 		}
 		v, err := json.Marshal(f.value)
 		if err != nil {
-			panic("llmstub: " + err.Error())
+			panic("standin: " + err.Error())
 		}
 		fmt.Fprintf(&b, "%q:%s", f.name, v)
 	}

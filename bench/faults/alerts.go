@@ -6,7 +6,7 @@ import (
 	"syscall"
 	"time"
 
-	"sluice/faults/history"
+	"sluice/bench/faults/history"
 )
 
 // This file owns the scenarios in which workers publish alerts beside results.

@@ -13,7 +13,7 @@ import (
 
 // This file owns the scenario in which the wall clocks of workers are stepped.
 
-// steppedBinary is a worker whose wall clock can be stepped; faults/clockstep says how it is built.
+// steppedBinary is a worker whose wall clock can be stepped; bench/faults/clockstep says how it is built.
 const steppedBinary = "build/faults/sluice-clock"
 
 func (r *run) clockFile(worker int) string {

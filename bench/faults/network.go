@@ -6,7 +6,7 @@ import (
 	"syscall"
 	"time"
 
-	"sluice/faults/proxy"
+	"sluice/bench/faults/proxy"
 )
 
 // This file owns the scenarios in which the network between workers and brokers fails.

@@ -1,8 +1,8 @@
-// Package llmstub is an OpenAI-compatible endpoint for tests and for the demo: a strict one, that refuses what a real
+// Package standin is an OpenAI-compatible endpoint for tests and for the demo: a strict one, that refuses what a real
 // one might let pass, and that can be told to misbehave in every way that real ones do. It imports nothing of testing.
 //
 // This file owns the server: what it keeps of requests, and the way of a request through check, script and answer.
-package llmstub
+package standin
 
 import (
 	"bytes"
@@ -77,7 +77,7 @@ type Stats struct {
 // New returns a server. It panics where the options make no sense: they are the test's own.
 func New(o Options) *Server {
 	if len(o.Labels) == 0 {
-		panic("llmstub: no labels")
+		panic("standin: no labels")
 	}
 	if o.Model == "" {
 		o.Model = "stub"
@@ -149,7 +149,7 @@ func (s *Server) Saw(canary string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stats.DroppedKeep > 0 {
-		panic(fmt.Sprintf("llmstub: %d request bodies were dropped; set Options.KeepBytes", s.stats.DroppedKeep))
+		panic(fmt.Sprintf("standin: %d request bodies were dropped; set Options.KeepBytes", s.stats.DroppedKeep))
 	}
 	return slices.ContainsFunc(s.bodies, func(b []byte) bool {
 		if bytes.Contains(b, []byte(canary)) {
@@ -176,7 +176,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		reply(w, map[string]any{"object": "list", "data": []any{map[string]any{"id": s.o.Model, "object": "model",
-			"owned_by": "llmstub"}}})
+			"owned_by": "standin"}}})
 	default:
 		refuse(w, http.StatusNotFound, "not_found", "there is no such path")
 	}

@@ -1,4 +1,4 @@
-package llmstub_test
+package standin_test
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"sluice/pipeline/pipelinetest/llmstub"
+	"sluice/pipeline/llm/standin"
 )
 
 const schema = `{"type":"object","properties":{"label":{"type":"string","enum":["NO","YES"]},"confidence":{"type":"number"}},"required":["label","confidence"],"additionalProperties":false}`
@@ -24,7 +24,7 @@ func body(replace ...string) string {
 			`}},"messages":[{"role":"system","content":"classify"},{"role":"user","content":"between:\nX\n\"is it \\u0067ood?\"\nX"}]}`)
 }
 
-func post(t *testing.T, s *llmstub.Server, content string, change func(*http.Request)) (int, string) {
+func post(t *testing.T, s *standin.Server, content string, change func(*http.Request)) (int, string) {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodPost, "/v1/chat/completions", strings.NewReader(content))
 	r.Header.Set("Content-Type", "application/json")
@@ -36,7 +36,7 @@ func post(t *testing.T, s *llmstub.Server, content string, change func(*http.Req
 	return w.Code, w.Body.String()
 }
 
-func stub(o llmstub.Options) *llmstub.Server {
+func stub(o standin.Options) *standin.Server {
 	o.Labels = []string{"NO", "YES"}
 	o.Oracle = func(text string) string {
 		if text == "is it good?" {
@@ -44,11 +44,11 @@ func stub(o llmstub.Options) *llmstub.Server {
 		}
 		return "NO"
 	}
-	return llmstub.New(o)
+	return standin.New(o)
 }
 
 func TestAGoodRequestIsAnswered(t *testing.T) {
-	s := stub(llmstub.Options{})
+	s := stub(standin.Options{})
 	code, answer := post(t, s, body(), nil)
 	var a struct {
 		Choices []struct {
@@ -102,7 +102,7 @@ func TestWhatAStrictEndpointRefuses(t *testing.T) {
 		"another path (not kept)":  {body(), func(r *http.Request) { r.URL.Path = "/v1/completions" }, 404},
 		"models, but not with GET": {"", func(r *http.Request) { r.URL.Path = "/v1/models" }, 405},
 	} {
-		s := stub(llmstub.Options{APIKey: "k"})
+		s := stub(standin.Options{APIKey: "k"})
 		code, answer := post(t, s, c.body, func(r *http.Request) {
 			r.Header.Set("Authorization", "Bearer k")
 			if c.change != nil {
@@ -121,7 +121,7 @@ func TestWhatAStrictEndpointRefuses(t *testing.T) {
 
 func TestModelsAreListed(t *testing.T) {
 	w := httptest.NewRecorder()
-	stub(llmstub.Options{Model: "m"}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/models", nil))
+	stub(standin.Options{Model: "m"}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/models", nil))
 	if w.Code != 200 || !strings.Contains(w.Body.String(), `"id":"m"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -129,7 +129,7 @@ func TestModelsAreListed(t *testing.T) {
 
 func TestFailuresAreDrawnFromTheSeed(t *testing.T) {
 	draw := func(seed uint64) string {
-		s := stub(llmstub.Options{FailureShare: 0.3, Seed: seed})
+		s := stub(standin.Options{FailureShare: 0.3, Seed: seed})
 		var b strings.Builder
 		for range 200 {
 			code, _ := post(t, s, body(), nil)
@@ -147,7 +147,7 @@ func TestFailuresAreDrawnFromTheSeed(t *testing.T) {
 }
 
 func TestBodiesAreBounded(t *testing.T) {
-	s := stub(llmstub.Options{KeepBytes: 2000})
+	s := stub(standin.Options{KeepBytes: 2000})
 	for range 20 {
 		post(t, s, body(), nil)
 	}
@@ -163,8 +163,8 @@ func TestBodiesAreBounded(t *testing.T) {
 }
 
 func TestObey(t *testing.T) {
-	s := stub(llmstub.Options{Obey: func(user string) string {
-		if strings.Contains(llmstub.Text(user), "good") {
+	s := stub(standin.Options{Obey: func(user string) string {
+		if strings.Contains(standin.Text(user), "good") {
 			return `{"topic":"admin"}`
 		}
 		return ""
@@ -182,7 +182,7 @@ func TestTextIsTheLongestStringOnALine(t *testing.T) {
 		"no string": "no string", "x\n\"a\"\ny": "a", "\"a\"\n\"longer\"": "longer", "\"broken\n\"\\u00e4\"": "ä",
 		"say \"this\"": `say "this"`, "\"\"": "",
 	} {
-		if got := llmstub.Text(user); got != want {
+		if got := standin.Text(user); got != want {
 			t.Errorf("%q: %q, want %q", user, got, want)
 		}
 	}
@@ -190,7 +190,7 @@ func TestTextIsTheLongestStringOnALine(t *testing.T) {
 
 func TestNetworkStopsAndServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var network llmstub.Network
+		var network standin.Network
 		defer network.Close()
 		transport := &http.Transport{DialContext: network.Dial}
 		defer transport.CloseIdleConnections()
@@ -207,11 +207,11 @@ func TestNetworkStopsAndServes(t *testing.T) {
 		if _, err := get(); err == nil {
 			t.Error("nobody is there, and no error")
 		}
-		network.Serve("host", stub(llmstub.Options{Model: "first"}))
+		network.Serve("host", stub(standin.Options{Model: "first"}))
 		if b, err := get(); err != nil || !strings.Contains(b, "first") {
 			t.Error(b, err)
 		}
-		network.Serve("host", stub(llmstub.Options{Model: "second"}))
+		network.Serve("host", stub(standin.Options{Model: "second"}))
 		if b, err := get(); err != nil || !strings.Contains(b, "second") {
 			t.Error(b, err)
 		}
@@ -224,7 +224,7 @@ func TestNetworkStopsAndServes(t *testing.T) {
 
 func TestSlotsQueueThenRefuse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := stub(llmstub.Options{Slots: 2, Queue: 1, Latency: llmstub.Constant(time.Second)})
+		s := stub(standin.Options{Slots: 2, Queue: 1, Latency: standin.Constant(time.Second)})
 		codes := make(chan int, 5)
 		for range 5 {
 			go func() {

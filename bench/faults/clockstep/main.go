@@ -2,7 +2,7 @@
 // from outside while its monotonic clock goes on: what a correction by NTP or the resumption of a virtual machine does
 // to a process. libfaketime cannot do it, as Go programs read the clock past the C library.
 //
-//	go run ./faults/clockstep -o DIR && go build -overlay DIR/overlay.json -tags failpoint,clockstep ...
+//	go run ./bench/faults/clockstep -o DIR && go build -overlay DIR/overlay.json -tags failpoint,clockstep ...
 //
 // Two files of the Go toolchain are replaced by copies in which runtime.time_now adds runtime.wallStep (ns) to what the
 // clock says. Package failpoint sets that variable. For linux/amd64, where the clock is read in assembly.

@@ -1,7 +1,7 @@
 // This file owns what a request may look like. It is stricter than any real endpoint: whatever some of them refuse, it
 // refuses.
 
-package llmstub
+package standin
 
 import (
 	"bytes"

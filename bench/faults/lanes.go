@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"sluice/faults/report"
+	"sluice/bench/faults/report"
 )
 
 // This file owns lanes: scenarios that run at the same time, each lane on a cluster and behind a proxy of its own. Most

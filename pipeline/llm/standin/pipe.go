@@ -1,7 +1,7 @@
 // This file owns a network of pipes in memory: many endpoints by host name, without a socket, so that tests can run in
 // a synctest bubble, and endpoints can die and come back.
 
-package llmstub
+package standin
 
 import (
 	"context"
