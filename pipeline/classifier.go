@@ -206,11 +206,11 @@ func (c *Classifier) start(jobs []*Job) {
 	began := time.Now()
 	works := make([]*work, 0, len(jobs))
 	texts := make([][]byte, 0, len(jobs))
-	dog := c.engine.watch("decode", ofReading(jobs[0].Record))
-	defer dog.end()
+	dog := c.engine.dog.Watch("decode", ofReading(jobs[0].Record))
+	defer dog.End()
 	for i, j := range jobs {
 		if i > 0 {
-			dog.next("decode", ofReading(j.Record))
+			dog.Next("decode", ofReading(j.Record))
 		}
 		if w := c.openSafely(j); w != nil {
 			works = append(works, w)
@@ -222,12 +222,12 @@ func (c *Classifier) start(jobs []*Job) {
 	}
 	encoded := make([][]tokenize.Encoded, len(c.groups))
 	for g := range c.groups {
-		dog.next("tokenize", ofTokenizing(works))
+		dog.Next("tokenize", ofTokenizing(works))
 		encoded[g] = encodeSafely(c.groups[g].tokenizer, texts, c.groups[g].options)
 	}
 	c.o.Metrics.tokenizeTime.Observe(time.Since(began).Seconds())
 	failpoint.Hit(failpoint.AfterTokenize)
-	dog.next("judge", ofVerdicts(len(works))) // where the cache has the answers
+	dog.Next("judge", ofVerdicts(len(works))) // where the cache has the answers
 	for i, w := range works {
 		tokens := 0
 		w.encoded = make([]tokenize.Encoded, len(c.groups))
@@ -308,7 +308,7 @@ func (c *Classifier) openSafely(j *Job) (w *work) {
 	defer func() {
 		if p := recover(); p != nil {
 			w = nil
-			j.Done(c.o.Writer.DeadLetter(j.Record, panicked("decode", p), 1))
+			j.Done(c.o.Writer.DeadLetter(j.Record, Panicked("decode", p), 1))
 		}
 	}()
 	return c.open(j)
@@ -324,7 +324,7 @@ func encodeSafely(t tokenize.Tokenizer, texts [][]byte, o tokenize.Options) (enc
 		}
 		encoded = make([]tokenize.Encoded, len(texts))
 		if len(texts) == 1 {
-			encoded[0].Err = panicked("tokenize", p)
+			encoded[0].Err = Panicked("tokenize", p)
 			return
 		}
 		for i := range texts {
@@ -393,7 +393,7 @@ func (c *Classifier) verdict(w *work, s *Step, name string, e *tokenize.Encoded,
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = panicked("judge", fmt.Sprintf("model %s: %v", name, p))
+			err = Panicked("judge", fmt.Sprintf("model %s: %v", name, p))
 		}
 	}()
 	if v, err = s.Judge.Verdict(w.text, *e, a.Logits); err != nil {
@@ -408,7 +408,7 @@ func (c *Classifier) close(w *work) { w.job.Done(c.outcome(w)) }
 func (c *Classifier) outcome(w *work) (o Outcome) {
 	defer func() {
 		if p := recover(); p != nil {
-			o = c.o.Writer.DeadLetter(w.job.Record, panicked("encode", p), 1)
+			o = c.o.Writer.DeadLetter(w.job.Record, Panicked("encode", p), 1)
 		}
 	}()
 	if w.fault != nil {

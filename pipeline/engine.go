@@ -97,6 +97,7 @@ type Engine struct {
 	o       EngineOptions
 	count   []modelCounters
 	budgets []Budget
+	dog     *Watchdog
 	epoch   time.Time // zero of the clock of due
 	seed    maphash.Seed
 	cache   *resultCache // nil: none
@@ -130,6 +131,7 @@ func NewEngine(models []EngineModel, o EngineOptions) (*Engine, error) {
 		o.Grace = 10 * time.Second
 	}
 	e := &Engine{models: models, o: o, epoch: time.Now(), seed: maphash.MakeSeed(), inFlight: map[uint64]*task{}}
+	e.dog = NewWatchdog(WatchdogOptions{Timeout: o.Timeout, Grace: o.Grace, Wedged: e.wedge})
 	e.work = sync.NewCond(&e.mu)
 	if o.CacheBytes > 0 {
 		e.cache = newResultCache(o.CacheBytes)
@@ -306,9 +308,9 @@ func (e *Engine) prepare(n int) (runners []Runner, curves [][]BudgetPoint, err e
 			_, err = e.try(r, []Row{m.Probe})
 		}
 		if err == nil && m.Warm != nil {
-			w := e.watch("infer", ofRun(1))
+			w := e.dog.Watch("infer", ofRun(1))
 			err = m.Warm(context.Background(), r)
-			w.end()
+			w.End()
 		}
 		var curve []BudgetPoint
 		if err == nil && e.o.BatchTokens <= 0 {
@@ -403,16 +405,16 @@ func (e *Engine) run(r Runner, b batch) {
 			logits = make([][]float32, len(rows))
 		}
 	}
-	w := e.watch("judge", ofVerdicts(len(b.tasks))) // what waits for these rows goes on within settle
+	w := e.dog.Watch("judge", ofVerdicts(len(b.tasks))) // what waits for these rows goes on within settle
 	e.settle(b.tasks, logits, err)
-	w.end()
+	w.End()
 }
 
 // try runs rows within the time limit and checks that every logit is a number.
 func (e *Engine) try(r Runner, rows []Row) ([][]float32, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), e.o.Timeout)
 	defer cancel()
-	defer e.watch("infer", ofRun(len(rows))).end()
+	defer e.dog.Watch("infer", ofRun(len(rows))).End()
 	logits, err := runSafely(ctx, r, rows)
 	if err != nil {
 		return nil, err
@@ -432,7 +434,7 @@ func (e *Engine) try(r Runner, rows []Row) ([][]float32, error) {
 func runSafely(ctx context.Context, r Runner, rows []Row) (logits [][]float32, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			f := panicked("infer", p)
+			f := Panicked("infer", p)
 			f.Kind = Internal // whose fault it is, is found out
 			err = f
 		}
@@ -497,5 +499,18 @@ func (e *Engine) settle(tasks []*task, logits [][]float32, err error) {
 			r.answer.Logits = nil
 		}
 		r.done(r.answer)
+	}
+}
+
+// wedge gives up on the process.
+func (e *Engine) wedge(err error) {
+	e.mu.Lock()
+	serving := e.batcher != nil
+	e.mu.Unlock()
+	if serving { // else NewEngine has not returned, and there is nobody to fail yet
+		e.o.Fail(err)
+	}
+	if e.o.Wedged != nil {
+		e.o.Wedged(err)
 	}
 }

@@ -12,37 +12,6 @@ import (
 // are ready; a commit takes a prefix of them and either settles it (the entries go) or releases it (they stay, outcomes
 // and all, so that nothing is inferred twice).
 
-// Disposition says what became of a record; it labels metrics.
-type Disposition string
-
-const (
-	Scored     Disposition = "result"
-	Empty      Disposition = "empty"
-	Tombstone  Disposition = "tombstone"
-	DeadLetter Disposition = "dead_letter"
-	Deferred   Disposition = "deferred" // only an escalation request was published; the verdict comes with its answer
-
-	// of the escalate stage
-	Amended  Disposition = "amended"  // the endpoint's answer became the verdict
-	FellBack Disposition = "fallback" // the local verdict became final
-	Compared Disposition = "compared" // shadow: nothing was published
-)
-
-// Outcome is everything that is to be published for one record. Pure data: making it again gives the same bytes.
-type Outcome struct {
-	Messages    []Message
-	Disposition Disposition
-	Fault       *Fault // why, when Disposition is DeadLetter
-}
-
-func (o *Outcome) size() int {
-	n := 0
-	for i := range o.Messages {
-		n += o.Messages[i].Size()
-	}
-	return n
-}
-
 // entry is one record in flight.
 type entry struct {
 	lane     *lane

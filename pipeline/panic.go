@@ -53,8 +53,8 @@ func (e *PanicError) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("what", e.Error()), slog.String("stack", e.Stack))
 }
 
-// panicked is the fault of a record whose processing panicked, in the panic's own words: a dead letter holds the
+// Panicked is the fault of a record whose processing panicked, in the panic's own words: a dead letter holds the
 // payload, too.
-func panicked(stage string, value any) *Fault {
+func Panicked(stage string, value any) *Fault {
 	return Faultf(Poison, stage, "panic", "processing panicked at %s: %v", Recovered(value).Where, value)
 }

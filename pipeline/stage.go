@@ -486,7 +486,7 @@ func (s *Stage) replace(es []*entry, cause *TooLargeError) {
 func (s *Stage) replacement(e *entry, cause *TooLargeError) (o Outcome) {
 	defer func() {
 		if x := recover(); x != nil {
-			o = s.o.Panicked(&e.record, panicked("commit", x))
+			o = s.o.Panicked(&e.record, Panicked("commit", x))
 		}
 	}()
 	return s.o.Replace(&e.record, cause)

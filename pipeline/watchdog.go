@@ -15,9 +15,24 @@ import (
 // was frozen for a while, with its work, has not waited.
 const graceSteps = 10
 
-// watch is an eye on one goroutine's work.
-type watch struct {
-	e *Engine
+// WatchdogOptions configure a Watchdog; all are required.
+type WatchdogOptions struct {
+	Timeout time.Duration // longest one piece of work may take
+	Grace   time.Duration // how much longer it may take to end after that
+	// Wedged is called when a piece of work does not end. Its thread cannot be ended: the process must be left. It may be
+	// called for several pieces of work, on any goroutine.
+	Wedged func(error)
+}
+
+// Watchdog looks at work that nobody can interrupt. Safe for concurrent use.
+type Watchdog struct{ o WatchdogOptions }
+
+// NewWatchdog makes a watchdog.
+func NewWatchdog(o WatchdogOptions) *Watchdog { return &Watchdog{o} }
+
+// Watch is an eye on one goroutine's work.
+type Watch struct {
+	dog *Watchdog
 
 	mu    sync.Mutex
 	stage string
@@ -28,63 +43,52 @@ type watch struct {
 	timer *time.Timer
 }
 
-// watch begins to look at work that begins now.
-func (e *Engine) watch(stage string, doing func() string) *watch {
-	w := &watch{e: e, stage: stage, doing: doing, began: time.Now(), left: graceSteps}
+// Watch begins to look at work that begins now; stage is where a fault would say that it arose. doing is called when the work
+// does not end: subject and verb of a sentence, such as "a model has been running on 3 rows".
+func (d *Watchdog) Watch(stage string, doing func() string) *Watch {
+	w := &Watch{dog: d, stage: stage, doing: doing, began: time.Now(), left: graceSteps}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(e.o.Timeout, w.look)
+	w.timer = time.AfterFunc(d.o.Timeout, w.look)
 	return w
 }
 
-// next says that the work before has ended, and that other work begins now, with as much time.
-func (w *watch) next(stage string, doing func() string) {
+// Next says that the work before has ended, and that other work begins now, with as much time.
+func (w *Watch) Next(stage string, doing func() string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stage, w.doing, w.began, w.left = stage, doing, time.Now(), graceSteps
-	w.timer.Reset(w.e.o.Timeout)
+	w.timer.Reset(w.dog.o.Timeout)
 }
 
-// end says that the work has ended.
-func (w *watch) end() {
+// End says that the work has ended.
+func (w *Watch) End() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ended = true
 	w.timer.Stop()
 }
 
-func (w *watch) look() {
+func (w *Watch) look() {
+	timeout := w.dog.o.Timeout
 	w.mu.Lock()
 	took := time.Since(w.began)
-	if w.ended || took < w.e.o.Timeout { // other work began as the timer fired
+	if w.ended || took < timeout { // other work began as the timer fired
 		w.mu.Unlock()
 		return
 	}
 	if w.left > 0 {
 		w.left--
-		w.timer.Reset(w.e.o.Grace / graceSteps)
+		w.timer.Reset(w.dog.o.Grace / graceSteps)
 		w.mu.Unlock()
 		return
 	}
-	err := Faultf(Internal, w.stage, "wedged", "%s for %v and does not end, although its time was over after %v "+
-		"(run_timeout): its thread cannot be got back, "+
-		"so the worker ends; what is not committed will be processed again after a restart", w.doing(),
-		took.Round(time.Second), w.e.o.Timeout)
+	err := Faultf(Internal, w.stage, "wedged",
+		"%s for %v and does not end, although its time was over after %v (run_timeout): its thread cannot be got back, "+
+			"so the worker ends; what is not committed will be processed again after a restart",
+		w.doing(), took.Round(time.Second), timeout)
 	w.mu.Unlock()
-	w.e.wedge(err)
-}
-
-// wedge gives up on the process.
-func (e *Engine) wedge(err error) {
-	e.mu.Lock()
-	serving := e.batcher != nil
-	e.mu.Unlock()
-	if serving { // else NewEngine has not returned, and there is nobody to fail yet
-		e.o.Fail(err)
-	}
-	if e.o.Wedged != nil {
-		e.o.Wedged(err)
-	}
+	w.dog.o.Wedged(err)
 }
 
 // What is being done, as sentences name it.

@@ -1,0 +1,55 @@
+package pipeline
+
+// This file owns what becomes of a record: the facts that were found out about it, and the messages made of them.
+
+// Fact is one thing that was found out about a record. Its value stays a typed value until it is durable: whoever looks at
+// outcomes (Tap) or keeps them elsewhere needs to read no message.
+type Fact struct {
+	Name        string // member of the output field
+	Tag         string // which model made it: "sentiment@3f9c2a1b2c3d"
+	By          Route  // how it came to be
+	Reason      string // of a Fallback
+	Revision    int    // 1; an amendment has 2
+	Provisional bool   // an amendment follows
+	Value       any    // *model.Verdict of a text model; nil: nothing could be said (an empty text)
+	Unsure      any    // what a smaller model had said that was not sure enough; nil: none was asked
+}
+
+// Tap looks at outcomes that have become durable.
+type Tap interface {
+	// Durable is called for each record once its outcome has been committed, in order within a partition, with no lock of
+	// the stage held. Record and outcome are not to be kept or written to. It holds up the next commit: it must be quick.
+	Durable(r *Record, o *Outcome)
+}
+
+// Disposition says what became of a record; it labels metrics.
+type Disposition string
+
+const (
+	Scored     Disposition = "result"
+	Empty      Disposition = "empty"
+	Tombstone  Disposition = "tombstone"
+	DeadLetter Disposition = "dead_letter"
+	Deferred   Disposition = "deferred" // only an escalation request was published; the verdict comes with its answer
+
+	// of the escalate stage
+	Amended  Disposition = "amended"  // the endpoint's answer became the verdict
+	FellBack Disposition = "fallback" // the local verdict became final
+	Compared Disposition = "compared" // shadow: nothing was published
+)
+
+// Outcome is everything that is to be published for one record. Pure data: making it again gives the same bytes.
+type Outcome struct {
+	Facts       []Fact // what was found out; for taps and stores, who need not read messages
+	Messages    []Message
+	Disposition Disposition
+	Fault       *Fault // why, when Disposition is DeadLetter
+}
+
+func (o *Outcome) size() int {
+	n := 0
+	for i := range o.Messages {
+		n += o.Messages[i].Size()
+	}
+	return n
+}
