@@ -40,6 +40,15 @@ func Faultf(kind Kind, stage, reason, format string, args ...any) *Fault {
 	return &Fault{Kind: kind, Stage: stage, Reason: reason, Err: fmt.Errorf(format, args...)}
 }
 
+// AsFault is err as a fault: itself where it is one, else a poison fault of the given stage.
+func AsFault(stage string, err error) *Fault {
+	var f *Fault
+	if errors.As(err, &f) {
+		return f
+	}
+	return &Fault{Kind: Poison, Stage: stage, Reason: "failed", Err: err}
+}
+
 // KindOf is the kind of the first fault in err's chain; any other error is Internal, and nil is "".
 func KindOf(err error) Kind {
 	if err == nil {

@@ -21,12 +21,10 @@ type Metrics struct {
 	duplicates    *prometheus.CounterVec
 	cacheHits     *prometheus.CounterVec
 	cacheMisses   *prometheus.CounterVec
-	student       *prometheus.CounterVec
-	urgent        prometheus.Counter
 	reg           promauto.Factory // for what is there only with some options
 
 	// children resolved once: the hot path adds to a counter, it does not look one up
-	queueTime, tokenizeTime, inferTime prometheus.Observer
+	queueTime, inferTime prometheus.Observer
 }
 
 // seconds are the buckets of every latency: 0.5 ms to about a minute.
@@ -64,18 +62,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		cacheMisses: counter("cache_misses_total", "Rows that were not found in the cache. When nearly all are "+
 			"misses the cache costs memory and gains nothing: set cache.max_bytes to 0; "+
 			"when sluice_cache_bytes is at its limit, raise it.", "model"),
-		student: counter("student_verdicts_total", "Records that a student model looked at, by result: final (it was "+
-			"sure), unsure (the full model was asked). Mostly unsure: the student costs more than it saves; lower "+
-			"student_threshold or remove it.", "model", "result"),
-		urgent: f.NewCounter(prometheus.CounterOpts{Name: "sluice_urgent_records_total", Help: "Records that went " +
-			"first, by the rules of the section urgent. When it is most of sluice_records_total nothing is urgent " +
-			"any more: narrow the rules."}),
 		reg: f,
 		failed: counter("runs_failed_total", "Model runs that failed and were halved, or failed alone, by reason: "+
 			"run-failed, not-finite, deadline, bad-row.", "model", "reason"),
 	}
 	m.queueTime = m.stage.WithLabelValues("queue")
-	m.tokenizeTime = m.stage.WithLabelValues("tokenize")
 	m.inferTime = m.stage.WithLabelValues("infer")
 	return m
 }

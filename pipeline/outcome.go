@@ -7,13 +7,25 @@ package pipeline
 type Fact struct {
 	Name        string // member of the output field
 	Tag         string // which model made it: "sentiment@3f9c2a1b2c3d"
-	By          Route  // how it came to be
+	By          By     // how it came to be
 	Reason      string // of a Fallback
 	Revision    int    // 1; an amendment has 2
+	Amends      string // id of the result that an amendment takes the place of
 	Provisional bool   // an amendment follows
 	Value       any    // *model.Verdict of a text model; nil: nothing could be said (an empty text)
 	Unsure      any    // what a smaller model had said that was not sure enough; nil: none was asked
 }
+
+// By says how a fact came to be.
+type By string
+
+const (
+	ByModel   By = "model"    // computed for this record, or at the same time for another one with the same tokens
+	ByStudent By = "student"  // the student was sure enough
+	ByCache   By = "cache"    // computed before
+	ByLLM     By = "llm"      // the endpoint's answer
+	Fallback  By = "fallback" // the local verdict, because the endpoint was not asked or not believed; a reason says why
+)
 
 // Tap looks at outcomes that have become durable.
 type Tap interface {

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 )
@@ -29,7 +30,8 @@ import (
 const (
 	fewInFlight  = 32 // records of a partition in flight after one unclean end
 	suspectAfter = 2  // unclean ends after which records run alone
-	deathsAlone  = 2  // after which a record is not run again
+	// DeathsAlone is how many workers may end while a record runs alone until it is not run again.
+	DeathsAlone = 2
 )
 
 // markKey is the member of a partition's metadata that holds the mark. Other members belong to others and are kept.
@@ -73,6 +75,17 @@ func (m mark) write(metadata string) string {
 		return ""
 	}
 	return string(mustJSON(members))
+}
+
+// mustJSON encodes what cannot fail: strings, numbers and JSON.
+func mustJSON(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // what others have written stays as it is
+	if err := e.Encode(v); err != nil {
+		panic(err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
 }
 
 // suspicion is what a lane knows of the workers before it.
@@ -193,7 +206,7 @@ func (l *ledger) begin() (start, condemned []*entry) {
 		if !ln.alone() || ln.committed < 0 || ln.started > 0 || len(ln.entries) == 0 {
 			continue
 		}
-		if e := ln.entries[0]; ln.deaths < deathsAlone {
+		if e := ln.entries[0]; ln.deaths < DeathsAlone {
 			l.trial = &trial{entry: e}
 		} else {
 			ln.started, ln.deaths = 1, 0

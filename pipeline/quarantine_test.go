@@ -168,7 +168,7 @@ func TestARecordThatKillsTheWorkerIsQuarantinedAndNoOther(t *testing.T) {
 						t.Errorf("in the dead letters are %v, want %v", condemned, c.killers)
 					}
 					for _, k := range c.killers {
-						if p.runs[k] > 2+2*deathsAlone { // once more for every death by another killer before it
+						if p.runs[k] > 2+2*DeathsAlone { // once more for every death by another killer before it
 							t.Errorf("%s ran %d times", k, p.runs[k])
 						}
 					}

@@ -100,20 +100,3 @@ func ofRun(rows int) func() string {
 func ofVerdicts(texts int) func() string {
 	return func() string { return fmt.Sprintf("verdicts on %d texts have been made", texts) }
 }
-
-func ofReading(r *Record) func() string {
-	return func() string {
-		return fmt.Sprintf("the record of %s at offset %d has been read", r.TopicPartition(), r.Offset)
-	}
-}
-
-func ofTokenizing(works []*work) func() string {
-	return func() string {
-		r := works[0].job.Record
-		if len(works) == 1 {
-			return fmt.Sprintf("the text of %s at offset %d has been tokenized", r.TopicPartition(), r.Offset)
-		}
-		return fmt.Sprintf("%d texts, the first of them of %s at offset %d, have been tokenized", len(works),
-			r.TopicPartition(), r.Offset)
-	}
-}

@@ -17,13 +17,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sluice/pipeline"
+	"sluice/pipeline/codec"
+	"sluice/pipeline/codec/jsonvalue"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest/injections"
+	"sluice/pipeline/publish"
 )
 
 // requests is a source of escalation requests.
 type requests []pipeline.Record
+
+// textOf is how the values of these tests hold their text.
+var textOf = jsonvalue.New(jsonvalue.Options{Text: codec.Path{"text"}, Field: "inference", MaxDepth: 32})
 
 func (r requests) Run(ctx context.Context, flow pipeline.Flow) error {
 	flow.Quiesce(ctx)
@@ -65,7 +71,7 @@ func asked(t *testing.T, id, text, label string, offset int64, spans ...escalate
 		}
 		return b
 	}
-	verdicts := map[string]any{"sentiment": map[string]any{"label": label, "score": 0.7, "route": "model",
+	verdicts := map[string]any{"sentiment": map[string]any{"label": label, "score": 0.7, "by": "model",
 		"model": "sentiment@1", "revision": 1, "provisional": true}}
 	if len(spans) > 0 {
 		var entities []any
@@ -73,15 +79,15 @@ func asked(t *testing.T, id, text, label string, offset int64, spans ...escalate
 			entities = append(entities, map[string]any{"entity_group": s.Group, "score": 0.9, "word": "",
 				"start": s.Start, "end": s.End})
 		}
-		verdicts["ner"] = map[string]any{"entities": entities, "route": "model", "model": "ner@1", "revision": 1}
+		verdicts["ner"] = map[string]any{"entities": entities, "by": "model", "model": "ner@1", "revision": 1}
 	}
 	return pipeline.Record{Topic: "escalations", Offset: offset, Timestamp: time.Now(), Key: []byte("customer-" + id),
 		Value: encode(map[string]any{"text": text}),
-		Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-1")}, {Key: pipeline.HeaderSource,
-			Value: fmt.Appendf(nil, "reviews/0/%d", offset)}, {Key: pipeline.HeaderID, Value: fmt.Appendf(nil,
+		Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-1")}, {Key: publish.HeaderSource,
+			Value: fmt.Appendf(nil, "reviews/0/%d", offset)}, {Key: publish.HeaderID, Value: fmt.Appendf(nil,
 			"reviews/0/%d#escalation", offset)},
-			{Key: pipeline.HeaderModel, Value: []byte("sentiment@1")},
-			{Key: pipeline.HeaderEscalation, Value: encode(map[string]any{"version": 1, "mode": "amend",
+			{Key: publish.HeaderModel, Value: []byte("sentiment@1")},
+			{Key: escalate.HeaderEscalation, Value: encode(map[string]any{"version": 1, "mode": "amend",
 				"verdict": "sentiment", "rules": map[string]any{}, "verdicts": verdicts})}}}
 }
 
@@ -149,11 +155,10 @@ func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Reda
 	budget := escalate.NewBudget(escalate.Limits{}, time.Now)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
-		Decoder:      pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32},
+		Codec:        textOf,
 		MaxTextBytes: 1 << 20,
-		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "review_analysis", DeadLetters: "review_dlq",
-			Field: "inference"},
-		Prompt: prompt, Redactor: redactor, Policy: policy, Pool: pool, Budget: budget,
+		Publisher:    &publish.Publisher{Codec: textOf, Output: "review_analysis", DeadLetters: "review_dlq"},
+		Prompt:       prompt, Redactor: redactor, Policy: policy, Pool: pool, Budget: budget,
 		Model: "stub", Deadline: time.Minute, Concurrency: 8, Metrics: escalate.NewMetrics(registry), Logger: log,
 	})
 	defer processor.Close()
@@ -191,7 +196,7 @@ func sourceOf(t *testing.T, m *pipeline.Message, corpus []injections.Injection) 
 	t.Helper()
 	for _, h := range m.Headers {
 		var n int
-		if h.Key == pipeline.HeaderSource {
+		if h.Key == publish.HeaderSource {
 			if _, err := fmt.Sscanf(string(h.Value), "reviews/0/%d", &n); err == nil && n < len(corpus) {
 				return n, corpus[n]
 			}
@@ -220,9 +225,9 @@ func checkResult(t *testing.T, m *pipeline.Message, r *pipeline.Record, i inject
 	if err := decoder.Decode(&added); err != nil || len(added.Inference) != 1 || added.Inference["sentiment"] == nil {
 		t.Fatalf("%s: %s: %v", i.ID, rest, err)
 	}
-	var said struct{ Label, Route, Explanation string }
+	var said struct{ Label, By, Explanation string }
 	for name, value := range added.Inference["sentiment"] {
-		if !slices.Contains([]string{"label", "score", "route", "reason", "model", "prompt", "explanation", "flags",
+		if !slices.Contains([]string{"label", "score", "by", "reason", "model", "prompt", "explanation", "flags",
 			"local", "revision", "amends"}, name) {
 			t.Errorf("%s: brought the field %q", i.ID, name)
 		}
@@ -233,8 +238,8 @@ func checkResult(t *testing.T, m *pipeline.Message, r *pipeline.Record, i inject
 		switch name {
 		case "label":
 			said.Label = s
-		case "route":
-			said.Route = s
+		case "by":
+			said.By = s
 		case "explanation":
 			said.Explanation = s
 		}
@@ -258,13 +263,13 @@ func checkResult(t *testing.T, m *pipeline.Message, r *pipeline.Record, i inject
 		t.Errorf("%s: %s became %q", i.ID, i.Truth, said.Label)
 	}
 	for _, h := range m.Headers {
-		if !slices.Contains([]string{"traceparent", pipeline.HeaderSource, pipeline.HeaderID, pipeline.HeaderModel,
-			pipeline.HeaderRevision, pipeline.HeaderAmends}, h.Key) || kind != "label" && bytes.Contains(h.Value,
+		if !slices.Contains([]string{"traceparent", publish.HeaderSource, publish.HeaderID, publish.HeaderModel,
+			publish.HeaderRevision, publish.HeaderAmends}, h.Key) || kind != "label" && bytes.Contains(h.Value,
 			[]byte(wanted)) {
 			t.Errorf("%s: header %s: %s", i.ID, h.Key, h.Value)
 		}
 	}
-	if said.Route == "llm" {
+	if said.By == "llm" {
 		return 1
 	}
 	return 0

@@ -139,9 +139,9 @@ func (m *Metrics) unusable(err error) {
 }
 
 // decided counts a final verdict.
-func (m *Metrics) decided(q *pipeline.Request, d decided) {
+func (m *Metrics) decided(q *Request, d decided) {
 	switch {
-	case d.Route == pipeline.Fallback:
+	case d.By == pipeline.Fallback:
 		m.questions.WithLabelValues("fallback").Inc()
 		m.fallbacks.WithLabelValues(d.Reason).Inc()
 	case d.reused:

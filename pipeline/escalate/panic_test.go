@@ -16,6 +16,7 @@ import (
 
 	"sluice/pipeline"
 	"sluice/pipeline/llm/standin"
+	"sluice/pipeline/publish"
 )
 
 // This file owns the tests of panics: each is the fate of one request, wherever it happens.
@@ -49,13 +50,13 @@ func TestAPanicOverARequestIsThatRequestsFate(t *testing.T) {
 					}
 					switch {
 					case offset != 5:
-						if p.Verdict.Route != "llm" || p.Verdict.Label != oracle(asks[offset].text) {
+						if p.Verdict.By != "llm" || p.Verdict.Label != oracle(asks[offset].text) {
 							t.Errorf("record %d, beside the one that panics: %+v", offset, p.Verdict)
 						}
-					case dead && (p.Topic != "letters" || p.header(pipeline.HeaderErrorStage) != step ||
-						p.header(pipeline.HeaderErrorReason) != "panic"):
+					case dead && (p.Topic != "letters" || p.header(publish.HeaderErrorStage) != step ||
+						p.header(publish.HeaderErrorReason) != "panic"):
 						t.Errorf("the one that panics: %s %v", p.Topic, p.Headers)
-					case !dead && (p.Verdict.Route != "fallback" || p.Verdict.Reason != FallbackPanic ||
+					case !dead && (p.Verdict.By != "fallback" || p.Verdict.Reason != FallbackPanic ||
 						p.Verdict.Label != "NEGATIVE" || p.Verdict.Revision != 2):
 						t.Errorf("the one that panics: %s %+v", p.Topic, p.Verdict)
 					}

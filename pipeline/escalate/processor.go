@@ -11,7 +11,9 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"sluice/pipeline"
+	"sluice/pipeline/codec"
 	"sluice/pipeline/failpoint"
+	"sluice/pipeline/publish"
 	"sluice/tokenize"
 )
 
@@ -31,9 +33,9 @@ const (
 
 // ProcessorOptions configure a Processor. Everything without a default is required.
 type ProcessorOptions struct {
-	Decoder      pipeline.Decoder // finds the text in a request's value, as the classify stage does
-	MaxTextBytes int              // longer texts are cut
-	Writer       *pipeline.Writer
+	Codec        codec.Codec // of a request's value, as the classify stage has it
+	MaxTextBytes int         // longer texts are cut
+	Publisher    *publish.Publisher
 	Prompt       *Prompt
 	Redactor     *Redactor // nil: texts leave the worker as they are
 	Policy       Policy
@@ -135,19 +137,22 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 	defer func() {
 		if x := recover(); x != nil {
 			e := p.panicked(r, x, "it goes to the dead letter topic")
-			o, done = p.o.Writer.DeadLetter(r, pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1),
+			o, done = p.o.Publisher.DeadLetter(r, pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1),
 				true
 		}
 	}()
-	q, err := pipeline.ParseRequest(r)
+	q, err := ParseRequest(r)
 	if err != nil {
-		return p.o.Writer.DeadLetter(r, asFault(err), 0), true
+		return p.o.Publisher.DeadLetter(r, pipeline.AsFault("decode", err), 0), true
 	}
-	value, err := p.o.Decoder.Decode(q.Source.Value)
+	value, err := p.open(r, q)
+	if p.ctx.Err() != nil {
+		return o, false
+	}
 	if err != nil {
-		return p.o.Writer.DeadLetter(r, asFault(err), 0), true
+		return p.o.Publisher.DeadLetter(r, pipeline.AsFault("decode", err), 0), true
 	}
-	text := tokenize.Clean(value, p.o.MaxTextBytes).Bytes
+	text := tokenize.Clean(value.Text(), p.o.MaxTextBytes).Bytes
 	p.o.begin(stage, string(text))
 	f, done := p.final(r, q, string(text))
 	if !done {
@@ -155,9 +160,26 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 	}
 	stage = "encode"
 	p.o.begin(stage, string(text))
-	o = p.o.Writer.Final(q, text, f.Final)
+	o = Finals{p.o.Publisher}.Outcome(q, value, text, f.Final)
 	p.o.Metrics.decided(q, f)
 	return o, true
+}
+
+// open reads the value of a request's record. What the codec has to wait for is waited for; ctx ends that.
+func (p *Processor) open(r *pipeline.Record, q *Request) (codec.Value, error) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		value, err := p.o.Codec.Open(p.ctx, q.Source.Value)
+		if k := pipeline.KindOf(err); k == "" || k == pipeline.Poison {
+			return value, err
+		}
+		p.o.Logger.Warn("the value of a record cannot be read yet; trying again", "partition", r.TopicPartition().String(),
+			"offset", r.Offset, "error", err)
+		select {
+		case <-time.After(pause):
+		case <-p.ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // panicked tells the log of a panic over a request.
@@ -178,37 +200,29 @@ const localStands = "its local verdict is final"
 // (StageOptions.Quarantine): its local verdict is final, so that this record, too, has one. What cannot even be read is
 // a dead letter.
 func (p *Processor) Quarantine(r *pipeline.Record, deaths int) (o pipeline.Outcome) {
-	dead := func() pipeline.Outcome { return p.o.Writer.Quarantine(r, deaths) }
+	dead := func() pipeline.Outcome { return p.o.Publisher.Quarantine(r, deaths) }
 	defer func() {
 		if recover() != nil { // reading it may be what the workers died of
 			o = dead()
 		}
 	}()
-	q, err := pipeline.ParseRequest(r)
+	q, err := ParseRequest(r)
 	if err != nil {
 		return dead()
 	}
-	value, err := p.o.Decoder.Decode(q.Source.Value)
+	value, err := p.o.Codec.Open(p.ctx, q.Source.Value)
 	if err != nil {
 		return dead()
 	}
-	f := decided{Final: pipeline.Final{Route: pipeline.Fallback, Reason: FallbackQuarantine,
+	f := decided{Final: Final{By: pipeline.Fallback, Reason: FallbackQuarantine,
 		Prompt: p.o.Prompt.Version()}}
 	p.o.Metrics.decided(q, f)
-	return p.o.Writer.Final(q, tokenize.Clean(value, p.o.MaxTextBytes).Bytes, f.Final)
-}
-
-func asFault(err error) *pipeline.Fault {
-	var f *pipeline.Fault
-	if errors.As(err, &f) {
-		return f
-	}
-	return &pipeline.Fault{Kind: pipeline.Poison, Stage: "decode", Reason: "failed", Err: err}
+	return Finals{p.o.Publisher}.Outcome(q, value, tokenize.Clean(value.Text(), p.o.MaxTextBytes).Bytes, f.Final)
 }
 
 // decided is a final verdict and what metrics want to know about how it came to be.
 type decided struct {
-	pipeline.Final
+	Final
 	reused bool // it was there already, or another record's question brought it
 	answer string
 }
@@ -222,18 +236,18 @@ type result struct {
 var errClosing = errors.New("the processor is closing")
 
 // final decides about one request. A panic on the way is a fallback of this request and of no other.
-func (p *Processor) final(r *pipeline.Record, q *pipeline.Request, text string) (d decided, done bool) {
+func (p *Processor) final(r *pipeline.Record, q *Request, text string) (d decided, done bool) {
 	defer func() {
 		if x := recover(); x != nil {
 			p.panicked(r, x, localStands)
-			d = decided{Final: pipeline.Final{Route: pipeline.Fallback, Reason: FallbackPanic,
+			d = decided{Final: Final{By: pipeline.Fallback, Reason: FallbackPanic,
 				Prompt: p.o.Prompt.Version()}}
 			done = true
 		}
 	}()
 	d.Prompt = p.o.Prompt.Version()
 	fallback := func(reason string) (decided, bool) {
-		d.Route, d.Reason = pipeline.Fallback, reason
+		d.By, d.Reason = pipeline.Fallback, reason
 		return d, true
 	}
 	if p.tooOld(q) {
@@ -278,16 +292,16 @@ func (p *Processor) final(r *pipeline.Record, q *pipeline.Request, text string) 
 	if say.Route == RouteFallback {
 		return fallback(say.Reason)
 	}
-	d.Route, d.Label, d.Score, d.Scored = pipeline.ByLLM, say.Label, say.Score, say.Scored
+	d.By, d.Label, d.Score, d.Scored = pipeline.ByLLM, say.Label, say.Score, say.Scored
 	return d, true
 }
 
-func (p *Processor) tooOld(q *pipeline.Request) bool {
+func (p *Processor) tooOld(q *Request) bool {
 	return p.o.MaxAge > 0 && !q.Source.Timestamp.IsZero() && time.Since(q.Source.Timestamp) > p.o.MaxAge
 }
 
 // ask asks one question: a call, and one more where the answer cannot be used. The error is errClosing.
-func (p *Processor) ask(r *pipeline.Record, q *pipeline.Request, text string) (result, error) {
+func (p *Processor) ask(r *pipeline.Record, q *Request, text string) (result, error) {
 	if err := p.o.Budget.Wait(p.ctx); p.ctx.Err() != nil {
 		return result{}, errClosing
 	} else if err != nil { // this worker's share of calls_per_second is nothing: its partitions have moved away
@@ -415,7 +429,7 @@ func (p *Processor) budgetSpent(spent bool) {
 }
 
 // key names a question: equal keys have the same answer.
-func (p *Processor) key(q *pipeline.Request, text string) [sha256.Size]byte {
+func (p *Processor) key(q *Request, text string) [sha256.Size]byte {
 	h := sha256.New()
 	for _, s := range []string{p.o.Prompt.Version(), p.o.Model, q.Verdict, text} {
 		h.Write([]byte{byte(len(s) >> 24), byte(len(s) >> 16), byte(len(s) >> 8), byte(len(s))})

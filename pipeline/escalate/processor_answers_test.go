@@ -11,6 +11,7 @@ import (
 
 	"sluice/pipeline"
 	"sluice/pipeline/llm/standin"
+	"sluice/pipeline/publish"
 )
 
 // This file owns the tests of what becomes of a request: answer, fallback, or neither.
@@ -39,7 +40,7 @@ func TestAnAnswerAmendsTheProvisionalVerdict(t *testing.T) {
 			i := int(n)*4 + int(partition)
 			d.intact(&p, &sources[i])
 			v, id := &p.Verdict, fmt.Sprintf("reviews/%d/%d", partition, 1000+n)
-			if v.Route != "llm" || v.Label != oracle(asks[i].text) || v.Score == nil || *v.Score != 0.9 ||
+			if v.By != "llm" || v.Label != oracle(asks[i].text) || v.Score == nil || *v.Score != 0.9 ||
 				v.Model != "llama" || v.Prompt != t.prompt.Version() || v.Revision != 2 || v.Reason != "" ||
 				len(v.Flags) > 0 {
 				t.Errorf("verdict %+v about %q", v, asks[i].text)
@@ -48,8 +49,8 @@ func TestAnAnswerAmendsTheProvisionalVerdict(t *testing.T) {
 				v.Local.Model != "sentiment@1" {
 				t.Errorf("amends %q, local %+v", v.Amends, v.Local)
 			}
-			if p.header(pipeline.HeaderID) != id+"#2" || p.header(pipeline.HeaderAmends) != id+"#0" ||
-				p.header(pipeline.HeaderRevision) != "2" || p.header(pipeline.HeaderModel) != "llama,ner@2" {
+			if p.header(publish.HeaderID) != id+"#2" || p.header(publish.HeaderAmends) != id+"#0" ||
+				p.header(publish.HeaderRevision) != "2" || p.header(publish.HeaderModel) != "llama,ner@2" {
 				t.Errorf("headers %v", p.Headers)
 			}
 			if v.Label != "NEGATIVE" {
@@ -99,7 +100,7 @@ func TestEqualQuestionsAreAskedOnce(t *testing.T) {
 			t.Errorf("%d calls for two questions", n)
 		}
 		for _, p := range got {
-			if p.Verdict.Route != "llm" || (p.Verdict.Label == "POSITIVE") != strings.Contains(string(p.Value),
+			if p.Verdict.By != "llm" || (p.Verdict.Label == "POSITIVE") != strings.Contains(string(p.Value),
 				"good") {
 				t.Errorf("verdict %+v", p.Verdict)
 			}
@@ -131,7 +132,7 @@ func TestAKeptAnswerNeedsNoCall(t *testing.T) {
 				d.counts(map[string]float64{"questions_total result=answered": 5 - reused,
 					"questions_total result=reused": reused})
 				for _, p := range d.await(5) {
-					if p.Verdict.Route != "llm" || p.Verdict.Label != "POSITIVE" {
+					if p.Verdict.By != "llm" || p.Verdict.Label != "POSITIVE" {
 						t.Errorf("verdict %+v", p.Verdict)
 					}
 				}
@@ -156,7 +157,7 @@ func TestAgeIsARecordsOwn(t *testing.T) {
 			synctest.Wait()
 		}
 		got := d.await(3)
-		if got[1].Verdict.Reason != FallbackAge || got[2].Verdict.Route != "llm" {
+		if got[1].Verdict.Reason != FallbackAge || got[2].Verdict.By != "llm" {
 			t.Errorf("the old record: %+v; the young one: %+v", got[1].Verdict, got[2].Verdict)
 		}
 		d.stop()
@@ -170,12 +171,12 @@ func TestARepairIsAskedOnce(t *testing.T) {
 		b.add(t, distinct(3, 1)...)
 		d := t.work(b, deskOptions{pool: PoolOptions{Structured: "json_object"}, limits: Limits{CallsPerDay: 100}})
 		got := d.await(3)
-		if got[0].Verdict.Route != "llm" || got[1].Verdict.Reason != FallbackAnswer || got[2].Verdict.Route != "llm" {
+		if got[0].Verdict.By != "llm" || got[1].Verdict.Reason != FallbackAnswer || got[2].Verdict.By != "llm" {
 			t.Errorf("verdicts %+v, %+v, %+v; want the first repaired, the second not", got[0].Verdict, got[1].Verdict,
 				got[2].Verdict)
 		}
 		v := got[1].Verdict
-		if v.Label != "NEGATIVE" || v.Score == nil || *v.Score != 0.6 || v.Route != "fallback" ||
+		if v.Label != "NEGATIVE" || v.Score == nil || *v.Score != 0.6 || v.By != "fallback" ||
 			v.Model != "sentiment@1" || v.Revision != 2 || v.Local != nil {
 			t.Errorf("a fallback keeps the local verdict, it is %+v", v)
 		}
@@ -240,7 +241,7 @@ func TestNoAnswerFallsBack(t *testing.T) {
 				t.a.Always(standin.Good())
 				b.add(t, ask{text: "good", score: 0.6})
 				d = t.work(b, deskOptions{})
-				if got := d.await(7); got[6].Verdict.Route != "llm" {
+				if got := d.await(7); got[6].Verdict.By != "llm" {
 					t.Errorf("after the fault: %+v", got[6].Verdict)
 				}
 				d.stop()
@@ -256,7 +257,7 @@ func TestRecordsThatAreTooOldAreNotAsked(t *testing.T) {
 			ask{text: "young, good", score: 0.6, age: time.Hour - time.Second})
 		d := t.work(b, deskOptions{maxAge: time.Hour})
 		got := d.await(2)
-		if got[0].Verdict.Reason != FallbackAge || got[1].Verdict.Route != "llm" || t.a.Stats().Requests != 1 ||
+		if got[0].Verdict.Reason != FallbackAge || got[1].Verdict.By != "llm" || t.a.Stats().Requests != 1 ||
 			t.a.Saw("canary") {
 			t.Errorf("verdicts %+v and %+v after %d calls", got[0].Verdict, got[1].Verdict, t.a.Stats().Requests)
 		}
@@ -278,7 +279,7 @@ func TestAnAnswerMayNotLowerTheSeverity(t *testing.T) {
 		got := d.await(4)
 		var say []string
 		for _, p := range got {
-			say = append(say, strings.Join(append([]string{p.Verdict.Label, p.Verdict.Route + p.Verdict.Reason},
+			say = append(say, strings.Join(append([]string{p.Verdict.Label, p.Verdict.By + p.Verdict.Reason},
 				p.Verdict.Flags...), " "))
 		}
 		want := []string{"NEGATIVE fallbackseverity-floor", "POSITIVE llm", "NEGATIVE llm disagrees-with-confident",
@@ -296,8 +297,8 @@ func TestShadowPublishesNothing(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		t.a.Script(standin.Good(), standin.Good(), standin.Refusal())
 		b := newBroker(1)
-		b.add(t, ask{text: "good", score: 0.6, mode: pipeline.Shadow}, ask{text: "bad", score: 0.6,
-			mode: pipeline.Shadow}, ask{text: "ugly", score: 0.6, mode: pipeline.Shadow})
+		b.add(t, ask{text: "good", score: 0.6, mode: Shadow}, ask{text: "bad", score: 0.6,
+			mode: Shadow}, ask{text: "ugly", score: 0.6, mode: Shadow})
 		d := t.work(b, deskOptions{})
 		if got := d.await(3); len(got) > 0 {
 			t.Errorf("published %s", got[0].Value)
@@ -312,17 +313,17 @@ func TestADeferredRecordHasOneResult(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		t.a.Script(standin.Good(), standin.Refusal())
 		b := newBroker(1)
-		sources := b.add(t, ask{text: "good", score: 0.6, mode: pipeline.Defer}, ask{text: "bad", score: 0.6,
-			mode: pipeline.Defer})
+		sources := b.add(t, ask{text: "good", score: 0.6, mode: Defer}, ask{text: "bad", score: 0.6,
+			mode: Defer})
 		d := t.work(b, deskOptions{})
 		got := d.await(2)
-		if len(got) != 2 || got[0].Verdict.Route != "llm" || got[1].Verdict.Reason != FallbackAnswer {
+		if len(got) != 2 || got[0].Verdict.By != "llm" || got[1].Verdict.Reason != FallbackAnswer {
 			t.Fatalf("results %+v", got)
 		}
 		for i, p := range got {
 			d.intact(&p, &sources[i])
-			if p.Verdict.Revision != 1 || p.Verdict.Amends != "" || p.header(pipeline.HeaderAmends) != "" ||
-				p.header(pipeline.HeaderID) != fmt.Sprintf("reviews/0/%d#0", 1000+i) {
+			if p.Verdict.Revision != 1 || p.Verdict.Amends != "" || p.header(publish.HeaderAmends) != "" ||
+				p.header(publish.HeaderID) != fmt.Sprintf("reviews/0/%d#0", 1000+i) {
 				t.Errorf("result %+v %v", p.Verdict, p.Headers)
 			}
 		}
@@ -334,14 +335,14 @@ func TestWhatIsNoRequestIsADeadLetter(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		b := newBroker(1)
 		foreign := pipeline.Record{Topic: "asks", Key: []byte("k"), Value: []byte(`{"text":"not for you"}`),
-			Headers: []pipeline.Header{{Key: pipeline.HeaderEscalation, Value: []byte("{}")}}}
+			Headers: []pipeline.Header{{Key: HeaderEscalation, Value: []byte("{}")}}}
 		b.change(func() { b.log[b.owned[0]] = []pipeline.Record{foreign} })
 		b.add(t, ask{value: "not JSON"}, ask{text: "good", score: 0.6})
 		d := t.work(b, deskOptions{})
 		got := d.await(3)
 		var reasons []string
 		for _, p := range got {
-			reasons = append(reasons, p.Topic+" "+p.header(pipeline.HeaderErrorReason))
+			reasons = append(reasons, p.Topic+" "+p.header(publish.HeaderErrorReason))
 		}
 		if len(got) != 3 || reasons[0] != "letters not-a-request" || !strings.HasPrefix(reasons[1], "letters ") ||
 			reasons[2] != "results " || string(got[0].Value) != string(foreign.Value) || string(got[0].Key) != "k" {
@@ -366,7 +367,7 @@ func TestAQuarantinedRequestFallsBack(t *testing.T) {
 		tp := b.owned[0]
 		p := d.read(d.processor.Quarantine(&b.log[tp][0], 2).Messages)[0]
 		d.intact(&p, &sources[0])
-		if v := p.Verdict; v.Route != "fallback" || v.Reason != FallbackQuarantine || v.Label != "NEGATIVE" ||
+		if v := p.Verdict; v.By != "fallback" || v.Reason != FallbackQuarantine || v.Label != "NEGATIVE" ||
 			v.Revision != 2 || v.Amends != "reviews/0/1000#0" {
 			t.Errorf("verdict %+v", v)
 		}

@@ -9,8 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"sluice/pipeline"
 	"sluice/pipeline/llm/standin"
+	"sluice/pipeline/publish"
 )
 
 // This file owns the tests of what a worker keeps, and of what leaves it: budgets, work in flight, and texts.
@@ -151,7 +151,7 @@ func TestWorkInFlightIsLeftToTheNextWorker(t *testing.T) {
 		got := d.await(4)
 		seen := map[string]int{}
 		for _, p := range got {
-			seen[p.header(pipeline.HeaderID)]++
+			seen[p.header(publish.HeaderID)]++
 		}
 		if len(got) != 4 || len(seen) != 4 || fallbacks(got)[""] != 4 {
 			t.Errorf("%d results: %v", len(got), seen)
@@ -255,7 +255,7 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 		if e := p.Verdict.Explanation; !strings.HasPrefix(e, person+" wrote from ") || strings.Contains(e, "[PER_1]") {
 			t.Errorf("explanation %q: the name is not back", e)
 		}
-		if v := p.Verdict; v.Route != "llm" || v.Label != "POSITIVE" {
+		if v := p.Verdict; v.By != "llm" || v.Label != "POSITIVE" {
 			t.Errorf("verdict %+v", v)
 		}
 		d.stop()

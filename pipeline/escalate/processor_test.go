@@ -17,6 +17,7 @@ import (
 
 	"sluice/pipeline"
 	"sluice/pipeline/llm/standin"
+	"sluice/pipeline/publish"
 )
 
 // This file owns the whole escalate stage on a broker in memory: what the tests of processor_*_test.go stand on.
@@ -124,7 +125,7 @@ type ask struct {
 	text      string
 	label     string // NEGATIVE
 	score     float64
-	mode      pipeline.Mode // Amend
+	mode      Mode // Amend
 	age       time.Duration
 	student   string
 	spans     []Span
@@ -148,7 +149,7 @@ func (b *broker) add(t testing.TB, asks ...ask) []pipeline.Record {
 				a.label = "NEGATIVE"
 			}
 			if a.mode == "" {
-				a.mode = pipeline.Amend
+				a.mode = Amend
 			}
 			if a.value == "" {
 				a.value = fmt.Sprintf(`{"n": 1.50, "text":%s}`, encode(a.text))
@@ -165,19 +166,19 @@ func (b *broker) add(t testing.TB, asks ...ask) []pipeline.Record {
 					"end": s.End})
 			}
 			verdicts := map[string]any{
-				"sentiment": map[string]any{"label": a.label, "score": a.score, "route": "model",
+				"sentiment": map[string]any{"label": a.label, "score": a.score, "by": "model",
 					"model": "sentiment@1", "revision": 1, "provisional": true},
-				"names": map[string]any{"entities": entities, "route": "model", "model": "ner@2", "revision": 1},
+				"names": map[string]any{"entities": entities, "by": "model", "model": "ner@2", "revision": 1},
 			}
 			rules := map[string]any{"sentiment": map[string]any{"label": a.label, "score": a.score,
 				"student_label": a.student}}
 			at := fmt.Sprintf("reviews/%d/%d", a.partition, source.Offset)
 			r := source
 			r.Topic, r.Offset = tp.Topic, int64(n)
-			r.Headers = append(slices.Clone(source.Headers), pipeline.Header{Key: pipeline.HeaderSource,
-				Value: []byte(at)}, pipeline.Header{Key: pipeline.HeaderID, Value: []byte(at + "#escalation")},
-				pipeline.Header{Key: pipeline.HeaderModel, Value: []byte("sentiment@1,ner@2")},
-				pipeline.Header{Key: pipeline.HeaderEscalation, Value: encode(map[string]any{"version": 1,
+			r.Headers = append(slices.Clone(source.Headers), pipeline.Header{Key: publish.HeaderSource,
+				Value: []byte(at)}, pipeline.Header{Key: publish.HeaderID, Value: []byte(at + "#escalation")},
+				pipeline.Header{Key: publish.HeaderModel, Value: []byte("sentiment@1,ner@2")},
+				pipeline.Header{Key: HeaderEscalation, Value: encode(map[string]any{"version": 1,
 					"mode": a.mode, "verdict": "sentiment", "rules": rules, "verdicts": verdicts})})
 			b.log[tp] = append(b.log[tp], r)
 			sources = append(sources, source)
@@ -242,9 +243,9 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 		o.deadline = time.Minute
 	}
 	d.processor = NewProcessor(ProcessorOptions{
-		Decoder:      pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32},
+		Codec:        form,
 		MaxTextBytes: 1 << 20,
-		Writer:       &pipeline.Writer{Format: pipeline.JSON, Output: "results", DeadLetters: "letters", Field: "inference"},
+		Publisher:    &publish.Publisher{Codec: form, Output: "results", DeadLetters: "letters"},
 		Prompt:       prompt, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
 		Deadline: o.deadline, MaxAge: o.maxAge,
 		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log, step: o.step,
@@ -309,11 +310,11 @@ func (d *desk) await(n int64) []published {
 type published struct {
 	pipeline.Message
 	Verdict struct {
-		Label, Route, Reason, Model, Prompt, Explanation, Amends string
-		Score                                                    *float64
-		Flags                                                    []string
-		Revision                                                 int
-		Local                                                    *struct {
+		Label, By, Reason, Model, Prompt, Explanation, Amends string
+		Score                                                 *float64
+		Flags                                                 []string
+		Revision                                              int
+		Local                                                 *struct {
 			Label, Model string
 			Score        float64
 		}
@@ -333,8 +334,8 @@ func (p *published) header(name string) string {
 // source is the partition and the offset of the record it is about.
 func (p *published) source(t testing.TB) (partition int32, offset int64) {
 	t.Helper()
-	if _, err := fmt.Sscanf(p.header(pipeline.HeaderSource), "reviews/%d/%d", &partition, &offset); err != nil {
-		t.Fatalf("header %s: %q", pipeline.HeaderSource, p.header(pipeline.HeaderSource))
+	if _, err := fmt.Sscanf(p.header(publish.HeaderSource), "reviews/%d/%d", &partition, &offset); err != nil {
+		t.Fatalf("header %s: %q", publish.HeaderSource, p.header(publish.HeaderSource))
 	}
 	return partition, offset - 1000
 }

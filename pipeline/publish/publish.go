@@ -1,0 +1,216 @@
+// Package publish makes the messages of a finished record: its result, copies for routes, its dead letter. Everything here is a
+// pure function of its arguments, so that making an outcome again gives the same bytes (P5) and a repeat carries the same id
+// (P1).
+package publish
+
+import (
+	"encoding/json"
+	"slices"
+
+	"sluice/pipeline"
+	"sluice/pipeline/codec"
+	"sluice/pipeline/rule"
+)
+
+// Route copies results to another topic. Copy and result are in one transaction (P3).
+type Route struct {
+	Name  string
+	When  *rule.Verdicts
+	Topic string
+}
+
+// Publisher makes outcomes. Its fields do not change once it is in use; it is safe for concurrent use.
+type Publisher struct {
+	Codec       codec.Codec
+	Output      string // topic of results
+	DeadLetters string // topic of dead letters
+	Routes      []Route
+	RuleFailed  func(rule string) // told of every rule that could not be evaluated, which then does not hold; nil: nobody
+	// MaxBytes is the largest message a topic takes, 0 if unknown; nil: no limit is known.
+	MaxBytes func(topic string) int
+}
+
+// Judged is a record about which everything has been found out.
+type Judged struct {
+	Record         *pipeline.Record
+	Value          codec.Value // of the record
+	Text           []byte      // as it was judged
+	codec.Verdicts             // what has been found out
+	// Requests are messages to another stage, in the transaction of the result.
+	Requests []pipeline.Message
+	Deferred bool // nothing but Requests is published: the result comes from whoever answers them
+}
+
+// Subject is the record as rules see it.
+func (j *Judged) Subject() *rule.Subject {
+	return &rule.Subject{Record: j.Record, Value: j.Value, Text: j.Text}
+}
+
+// overhead is what a message needs beyond key, value and headers: the batch's header (61 bytes), the record's own varints
+// and those of its headers, rounded up.
+func overhead(m *pipeline.Message) int { return 61 + 32 + 10*len(m.Headers) }
+
+// Fits says whether the topic of a message takes it, as far as its limit (in bytes; 0: unknown) is known.
+func (p *Publisher) Fits(m *pipeline.Message) (limit int, ok bool) {
+	if p.MaxBytes == nil {
+		return 0, true
+	}
+	limit = p.MaxBytes(m.Topic)
+	return limit, limit <= 0 || m.Size()+overhead(m) <= limit
+}
+
+// Holds evaluates a rule. One that cannot be evaluated does not hold; name tells metrics which.
+func (p *Publisher) Holds(name string, r *rule.Verdicts, env rule.Env) bool {
+	yes, err := r.Holds(env)
+	if err != nil && p.RuleFailed != nil {
+		p.RuleFailed(name)
+	}
+	return yes
+}
+
+// Result publishes the record's value with the verdicts added, copies of it for the routes whose rules hold, and requests to
+// other stages. A deferred record has its requests only.
+func (p *Publisher) Result(j *Judged) pipeline.Outcome {
+	if j.Deferred {
+		return pipeline.Outcome{Facts: j.Facts, Messages: j.Requests, Disposition: pipeline.Deferred}
+	}
+	var env rule.Env
+	if len(p.Routes) > 0 {
+		env = rule.NewEnv(j.Subject(), j.Facts)
+	}
+	o := p.Amend(j, Amendment{Disposition: pipeline.Scored, Headers: ourHeaders(j.Record, j.Facts), Env: env})
+	if o.Disposition == pipeline.Scored {
+		o.Messages = append(o.Messages, j.Requests...)
+	}
+	return o
+}
+
+// Amendment is how a judged record is published where that is another stage's to say.
+type Amendment struct {
+	Disposition pipeline.Disposition
+	Headers     []pipeline.Header // behind the source's
+	Env         rule.Env          // what the rules of routes see; needed where there are routes
+}
+
+// Amend publishes the record's value with the verdicts added, and copies of it for the routes whose rules hold; a pointer in
+// the dead letter topic where a message is larger than its topic takes.
+func (p *Publisher) Amend(j *Judged, a Amendment) pipeline.Outcome {
+	value, err := p.Codec.Seal(j.Value, &j.Verdicts)
+	if err != nil {
+		return p.DeadLetter(j.Record, pipeline.AsFault("encode", err), 1)
+	}
+	o := p.publish(j.Record, a.Disposition, value, a.Headers)
+	o.Facts = j.Facts
+	if o.Disposition == a.Disposition && len(p.Routes) > 0 {
+		o = p.route(o, j.Record, a.Env)
+	}
+	return o
+}
+
+// Empty publishes the record's value with a null verdict for every fact.
+func (p *Publisher) Empty(j *Judged) pipeline.Outcome {
+	j.Reason = codec.ReasonEmpty
+	value, err := p.Codec.Seal(j.Value, &j.Verdicts)
+	if err != nil {
+		return p.DeadLetter(j.Record, pipeline.AsFault("encode", err), 1)
+	}
+	return p.publish(j.Record, pipeline.Empty, value, ourHeaders(j.Record, j.Facts))
+}
+
+// Tombstone forwards a null value as it is.
+func (p *Publisher) Tombstone(r *pipeline.Record) pipeline.Outcome {
+	return p.publish(r, pipeline.Tombstone, nil, origin(r))
+}
+
+// publish makes the result message, or a pointer in the dead letter topic when the result is larger than its topic takes.
+func (p *Publisher) publish(r *pipeline.Record, d pipeline.Disposition, value []byte,
+	ours []pipeline.Header) pipeline.Outcome {
+	m := pipeline.Message{Topic: p.Output, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value,
+		Headers: WithHeaders(r.Headers, ours...)}
+	if limit, ok := p.Fits(&m); !ok {
+		return p.pointer(r, pipeline.Faultf(pipeline.Poison, "encode", "result-too-large",
+			"the result has %d bytes, topic %s takes %d (max.message.bytes)", m.Size(), m.Topic, limit), m.Topic, m.Size(),
+			limit)
+	}
+	return pipeline.Outcome{Messages: []pipeline.Message{m}, Disposition: d}
+}
+
+// route adds copies of a result, which is o's only message, for the routes whose rules hold. A copy that its topic would
+// refuse for its size makes the whole outcome a dead letter: result and copies are seen together or not at all (P3).
+func (p *Publisher) route(o pipeline.Outcome, r *pipeline.Record, env rule.Env) pipeline.Outcome {
+	for i := range p.Routes {
+		t := &p.Routes[i]
+		if !p.Holds("routes."+t.Name, t.When, env) {
+			continue
+		}
+		m := o.Messages[0]
+		m.Topic = t.Topic
+		m.Headers = append(slices.Clone(m.Headers), pipeline.Header{Key: HeaderRoute, Value: []byte(t.Name)})
+		for k := range m.Headers[len(r.Headers):] {
+			if h := &m.Headers[len(r.Headers)+k]; h.Key == HeaderID {
+				h.Value = append(slices.Clone(h.Value), "@"+t.Name...)
+			}
+		}
+		if limit, ok := p.Fits(&m); !ok {
+			return p.pointer(r, pipeline.Faultf(pipeline.Poison, "encode", "result-too-large",
+				"the copy for route %s has %d bytes, topic %s takes %d (max.message.bytes)", t.Name, m.Size(), m.Topic,
+				limit), m.Topic, m.Size(), limit)
+		}
+		o.Messages = append(o.Messages, m)
+	}
+	return o
+}
+
+// DeadLetter publishes the record byte for byte, with the reason in headers. attempts says how often it was processed before
+// it was given up.
+func (p *Publisher) DeadLetter(r *pipeline.Record, f *pipeline.Fault, attempts int) pipeline.Outcome {
+	m := pipeline.Message{Topic: p.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: r.Value,
+		Headers: WithHeaders(r.Headers, errorHeaders(r, f, attempts)...)}
+	if limit, ok := p.Fits(&m); !ok {
+		return p.pointer(r, f, m.Topic, m.Size(), limit)
+	}
+	return pipeline.Outcome{Messages: []pipeline.Message{m}, Disposition: pipeline.DeadLetter, Fault: f}
+}
+
+// Replace is the outcome of a record whose message the broker refused for its size although it looked small enough.
+func (p *Publisher) Replace(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
+	return p.pointer(r, pipeline.Faultf(pipeline.Poison, "commit", "result-too-large", "%w", cause), cause.Topic, r.Size(), 0)
+}
+
+// Panicked is the outcome of a record over which making another outcome has panicked.
+func (p *Publisher) Panicked(r *pipeline.Record, f *pipeline.Fault) pipeline.Outcome {
+	return p.DeadLetter(r, f, 1)
+}
+
+// Quarantine is the outcome of a record that is not processed any more because it kills the process; deaths is how many
+// workers ended while it was in flight, the last DeathsAlone of them while it was the only one that ran.
+func (p *Publisher) Quarantine(r *pipeline.Record, deaths int) pipeline.Outcome {
+	return p.DeadLetter(r, pipeline.Faultf(pipeline.Poison, "process", "killed-the-worker",
+		"%d times a worker ended without stopping while this record was in flight, the last %d times while it was the only "+
+			"one that ran; it was not run again", deaths, pipeline.DeathsAlone), deaths)
+}
+
+// largestKey is how much of a key goes with a pointer: a dead letter that is itself too large would block its partition.
+const largestKey = 16 << 10
+
+// pointer is a dead letter that says where the record is instead of repeating it. The source's headers stay behind, and so
+// does a key of more than 16 KiB.
+func (p *Publisher) pointer(r *pipeline.Record, f *pipeline.Fault, topic string, bytes, limit int) pipeline.Outcome {
+	value, err := json.Marshal(struct {
+		Topic     string `json:"topic"`
+		Partition int32  `json:"partition"`
+		Offset    int64  `json:"offset"`
+		Bytes     int    `json:"bytes"`
+		Refused   string `json:"refused_by"`
+		Limit     int    `json:"limit,omitempty"`
+	}{r.Topic, r.Partition, r.Offset, bytes, topic, limit})
+	if err != nil { // strings and numbers always marshal
+		panic(err)
+	}
+	m := pipeline.Message{Topic: p.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value,
+		Headers: errorHeaders(r, f, 1)}
+	if len(m.Key) > largestKey {
+		m.Key = nil
+	}
+	return pipeline.Outcome{Messages: []pipeline.Message{m}, Disposition: pipeline.DeadLetter, Fault: f}
+}
