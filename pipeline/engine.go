@@ -197,6 +197,9 @@ func NewEngine(models []EngineModel, o EngineOptions) (*Engine, error) {
 	return e, nil
 }
 
+// Watchdog looks at what is done to records.
+func (e *Engine) Watchdog() *Watchdog { return e.dog }
+
 // Runners is how many runs may be in progress at once.
 func (e *Engine) Runners() int { return e.o.Runners }
 

@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"sluice/pipeline"
+	"sluice/pipeline/codec"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/rule"
 )
 
 // about notes a mistake in the value of a key, unless the key has one already.
@@ -371,7 +373,7 @@ func (l *loader) checkInput(s *Settings) {
 				"whole value is the text; remove it, or set format: json")
 		}
 	case "json":
-		if slices.Contains(pipeline.ParsePath(in.Text), "") {
+		if slices.Contains(codec.ParsePath(in.Text), "") {
 			l.about("input.text", "%q is not a path; write for example text, or review.body", in.Text)
 		}
 		if in.Text == s.Output.Field {
@@ -380,7 +382,7 @@ func (l *loader) checkInput(s *Settings) {
 				"field", s.Output.Field)
 		}
 	}
-	if err := pipeline.CheckField(s.Output.Field); err != nil {
+	if err := codec.CheckField(s.Output.Field); err != nil {
 		l.about("output.field", "%v; write for example inference", err)
 	}
 	if in.MaxTextBytes < 1 {
@@ -397,12 +399,12 @@ func (l *loader) checkModels(s *Settings) {
 		if m.Name != "" && !modelName.MatchString(m.Name) {
 			l.about(at("name"), "%q cannot be the name of a model: letters, digits, dot, dash and underscore", m.Name)
 		}
-		if slices.Contains(pipeline.ReservedNames, m.VerdictField()) {
+		if slices.Contains(codec.ReservedNames, m.VerdictField()) {
 			l.between([]string{at("field"), at("name")}, "%q is a member that the output field has itself; give the "+
 				"model another field, or another name", m.VerdictField())
 		}
 		if m.Field != "" {
-			if err := pipeline.CheckField(m.Field); err != nil {
+			if err := codec.CheckField(m.Field); err != nil {
 				l.about(at("field"), "%v", err)
 			}
 		}
@@ -498,7 +500,7 @@ func (l *loader) checkUrgent(s *Settings) {
 		l.about("urgent.header", "%q names no header; write for example priority=high", s.Urgent.Header)
 	}
 	if s.Urgent.When != "" {
-		if _, err := pipeline.ParseRule(s.Urgent.When); err != nil {
+		if _, err := rule.Parse(s.Urgent.When); err != nil {
 			l.about("urgent.when", "%v", err)
 		}
 	}
@@ -518,7 +520,7 @@ func (l *loader) checkRule(s *Settings, path, source string) {
 	if source == "" || len(s.Models) == 0 {
 		return
 	}
-	if _, err := pipeline.ParseVerdictRule(source, verdictNames(s)); err != nil {
+	if _, err := rule.ParseVerdicts(source, rule.Declare(verdictNames(s)...)); err != nil {
 		l.about(path, "%v", err)
 	}
 }

@@ -17,6 +17,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/pipeline"
+	"sluice/pipeline/codec"
+	"sluice/pipeline/plan"
+	"sluice/pipeline/plan/text"
+	"sluice/pipeline/publish"
 )
 
 // This file is the worker without Kafka: the same stage, with lines of a file as its source and lines of standard
@@ -108,7 +112,7 @@ func (o classifyOptions) settings() (*Settings, error) {
 		errs = append(errs, fmt.Errorf("--runners: %d is out of range; between 1 and 1024, or 0 for the number of CPUs",
 			o.runners))
 	}
-	if err := pipeline.CheckField(o.field); err != nil {
+	if err := codec.CheckField(o.field); err != nil {
 		errs = append(errs, fmt.Errorf("--field: %w", err))
 	}
 	if o.field == o.text {
@@ -148,7 +152,8 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	if err := nameModels(models); err != nil {
 		return err
 	}
-	metrics := pipeline.NewMetrics(prometheus.NewRegistry())
+	reg := prometheus.NewRegistry()
+	metrics := pipeline.NewMetrics(reg)
 	var stage *pipeline.Stage // set before the engine gets its first row
 	engine, err := newEngine(models, false, pipeline.EngineOptions{
 		Runners: runnersOf(s.Runners), BatchTokens: pipeline.DefaultBatchTokens, Timeout: s.RunTimeout,
@@ -159,23 +164,25 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	}
 	defer engine.Close()
 	s.Output.Topic, s.DeadLetter.Topic = linesOut, linesBad
-	p := &lineProcessor{format: o.format, bad: pipeline.Writer{DeadLetters: linesBad}}
-	for _, format := range []pipeline.Format{pipeline.JSON, pipeline.Text} {
-		s.Input.Format = string(format)
-		w, err := newWriter(s, nil, nil, metrics.RuleFailed)
+	fail := func(err error) { stage.Fail(err) }
+	po := plan.Options{Metrics: plan.NewMetrics(reg, metrics.StageMetrics), Watchdog: engine.Watchdog(), Fail: fail}
+	textMetrics := text.NewMetrics(reg)
+	p := &lineProcessor{format: o.format, bad: publish.Publisher{DeadLetters: linesBad}}
+	for _, to := range []struct {
+		format string
+		plan   *pipeline.Processor
+	}{{"json", &p.json}, {"text", &p.text}} {
+		s.Input.Format = to.format
+		publisher, err := publisherOf(s, nil, metrics.RuleFailed)
 		if err != nil {
 			return err
 		}
-		c, err := newClassifier(models, engine, s, w, metrics)
+		c, err := planOf(models, engine, s, nil, publisher, po, textMetrics)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		if format == pipeline.JSON {
-			p.json = c
-		} else {
-			p.text = c
-		}
+		*to.plan = c
 	}
 	return runLines(ctx, in, out, p, limitsOf(s.Limits), metrics, errw, &stage)
 }
@@ -193,13 +200,13 @@ func nameModels(models []*loadedModel) error {
 				"them", other, m.settings.Path, name)
 		}
 		seen[name] = m.settings.Path
-		for _, reserved := range pipeline.ReservedNames {
+		for _, reserved := range codec.ReservedNames {
 			if name == reserved {
 				return usageErrorf("classify: %q is a member that the output field has itself; write -m NAME=DIR "+
 					"with another name for %s", name, m.settings.Path)
 			}
 		}
-		if err := pipeline.CheckField(name); err != nil {
+		if err := codec.CheckField(name); err != nil {
 			return usageErrorf("classify: the name of the model in %s: %v", m.settings.Path, err)
 		}
 	}
@@ -210,7 +217,7 @@ func nameModels(models []*loadedModel) error {
 type lineProcessor struct {
 	format     string
 	json, text pipeline.Processor
-	bad        pipeline.Writer
+	bad        publish.Publisher
 }
 
 // Process implements pipeline.Processor.
@@ -417,11 +424,11 @@ func badLine(m *pipeline.Message) []byte {
 	}
 	for _, h := range m.Headers {
 		switch h.Key {
-		case pipeline.HeaderErrorMessage:
+		case publish.HeaderErrorMessage:
 			answer.Error = string(h.Value)
-		case pipeline.HeaderErrorReason:
+		case publish.HeaderErrorReason:
 			answer.Reason = string(h.Value)
-		case pipeline.HeaderErrorOffset:
+		case publish.HeaderErrorOffset:
 			fmt.Sscan(string(h.Value), &answer.Line)
 			answer.Line++
 		}

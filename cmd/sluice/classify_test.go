@@ -15,11 +15,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sluice/pipeline"
+	"sluice/pipeline/publish"
 )
 
 // echo answers jobs in any order: with the line itself, or with a dead letter for a line that begins with "bad".
 type echo struct {
-	writer pipeline.Writer
+	writer publish.Publisher
 	wg     sync.WaitGroup
 }
 
@@ -40,7 +41,7 @@ func (e *echo) Process(j *pipeline.Job) {
 func runEcho(ctx context.Context, in io.Reader, out io.Writer, limits pipeline.Limits) (string, error) {
 	var errw bytes.Buffer
 	var stage *pipeline.Stage
-	p := &echo{writer: pipeline.Writer{DeadLetters: linesBad}}
+	p := &echo{writer: publish.Publisher{DeadLetters: linesBad}}
 	err := runLines(ctx, in, out, p, limits, pipeline.NewMetrics(prometheus.NewRegistry()), &errw, &stage)
 	p.wg.Wait()
 	return errw.String(), err

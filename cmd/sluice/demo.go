@@ -22,6 +22,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"sluice/pipeline"
+	"sluice/pipeline/publish"
 )
 
 // This file shows the main job without a cluster: a broker inside this process, a producer of real sentences, the same
@@ -379,9 +380,9 @@ func newDemoRow(r *kgo.Record, now time.Time) demoRow {
 	row := demoRow{topic: r.Topic, latency: max(0, now.Sub(r.Timestamp))}
 	for _, h := range r.Headers {
 		switch h.Key {
-		case pipeline.HeaderSource:
+		case publish.HeaderSource:
 			_, row.source, _ = strings.Cut(string(h.Value), "/")
-		case pipeline.HeaderErrorMessage:
+		case publish.HeaderErrorMessage:
 			row.failure = string(h.Value)
 		}
 	}

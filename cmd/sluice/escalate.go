@@ -14,9 +14,14 @@ import (
 
 	"sluice/model"
 	"sluice/pipeline"
+	"sluice/pipeline/codec"
+	"sluice/pipeline/codec/jsonvalue"
+	"sluice/pipeline/codec/textvalue"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/publish"
+	"sluice/pipeline/rule"
 )
 
 // escalationPlan is what the settings of escalation mean, given the models.
@@ -131,37 +136,45 @@ func resultTopics(s *Settings) []string {
 	return topics
 }
 
-// newWriter makes the writer of a stage. plan is nil without escalation.
-func newWriter(s *Settings, plan *escalationPlan, maxBytes func(string) int, ruleFailed func(string)) (*pipeline.Writer,
-	error) {
-	w := &pipeline.Writer{Format: pipeline.Format(s.Input.Format), Output: s.Output.Topic,
-		DeadLetters: s.DeadLetter.Topic, Field: s.Output.Field, MaxBytes: maxBytes, RuleFailed: ruleFailed}
+// publisherOf makes the publisher of a stage.
+func publisherOf(s *Settings, maxBytes func(string) int, ruleFailed func(string)) (*publish.Publisher, error) {
+	p := &publish.Publisher{Codec: codecOf(s), Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, MaxBytes: maxBytes,
+		RuleFailed: ruleFailed}
 	var errs []error
-	names := verdictNames(s)
-	rule := func(path, source string) *pipeline.VerdictRule {
-		r, err := pipeline.ParseVerdictRule(source, names)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", path, err))
-		}
-		return r
-	}
 	for i, r := range s.Routes {
-		w.Routes = append(w.Routes, pipeline.TopicRoute{Name: r.Name, When: rule(fmt.Sprintf("routes[%d].when", i),
-			r.When), Topic: r.Topic})
-	}
-	if plan != nil {
-		w.Escalation = &pipeline.Escalation{When: rule("escalation.when", s.Escalation.When), Verdict: plan.verdict,
-			Topic: s.Escalation.Topic, Mode: pipeline.Mode(s.Escalation.Mode)}
+		when, err := verdictRule(s, r.When)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("routes[%d].when: %w", i, err))
+		}
+		p.Routes = append(p.Routes, publish.Route{Name: r.Name, When: when, Topic: r.Topic})
 	}
 	if len(errs) > 0 {
 		return nil, configFaultOf(errs)
 	}
-	return w, nil
+	return p, nil
 }
 
-func decoderOf(s *Settings) pipeline.Decoder {
-	return pipeline.Decoder{Format: pipeline.Format(s.Input.Format), Path: pipeline.ParsePath(s.Input.Text),
-		Field: s.Output.Field, MaxDepth: s.Input.MaxDepth}
+// verdictRule compiles a rule over the verdicts of the configuration.
+func verdictRule(s *Settings, source string) (*rule.Verdicts, error) {
+	return rule.ParseVerdicts(source, rule.Declare(verdictNames(s)...))
+}
+
+// askStep makes the step that decides which records go to the endpoint. needs are the steps that make the verdicts.
+func askStep(s *Settings, plan *escalationPlan, p *publish.Publisher, needs []string) (*escalate.Ask, error) {
+	when, err := verdictRule(s, s.Escalation.When)
+	if err != nil {
+		return nil, configFaultOf([]error{fmt.Errorf("escalation.when: %w", err)})
+	}
+	return escalate.NewAsk(escalate.AskOptions{When: when, Verdict: plan.verdict, Topic: s.Escalation.Topic,
+		Mode: escalate.Mode(s.Escalation.Mode), Needs: needs, Publisher: p}), nil
+}
+
+// codecOf is the codec of the input's format.
+func codecOf(s *Settings) codec.Codec {
+	if s.Input.Format == "text" {
+		return textvalue.New(s.Output.Field)
+	}
+	return jsonvalue.New(jsonvalue.Options{Text: codec.ParsePath(s.Input.Text), Field: s.Output.Field, MaxDepth: s.Input.MaxDepth})
 }
 
 // newPool makes the pool of endpoints.
@@ -230,7 +243,7 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	if err != nil {
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
 	}
-	writer, err := newWriter(s, nil, client.MaxMessageBytes, stageMetrics.RuleFailed)
+	publisher, err := publisherOf(s, client.MaxMessageBytes, stageMetrics.RuleFailed)
 	if err != nil {
 		client.Close()
 		return nil, err
@@ -252,7 +265,7 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	budget := escalate.NewBudget(limits, time.Now)
 	concurrency := min(e.Endpoint.MaxConcurrency*len(e.Endpoint.URLs), 1024)
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
-		Decoder: decoderOf(s), MaxTextBytes: int(s.Input.MaxTextBytes), Writer: writer, Prompt: plan.prompt,
+		Codec: publisher.Codec, MaxTextBytes: int(s.Input.MaxTextBytes), Publisher: publisher, Prompt: plan.prompt,
 		Redactor: plan.redactor, Policy: plan.policy,
 		Pool: pool, Budget: budget, Model: e.Endpoint.Model, Deadline: e.Endpoint.Deadline, MaxAge: e.MaxAge,
 		Concurrency: concurrency, CacheBytes: int(e.Cache),
@@ -264,12 +277,12 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 		8*concurrency)
 	stage := pipeline.NewStage(processor, client, pipeline.StageOptions{
 		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
-		Panicked: writer.Panicked,
+		Panicked: publisher.Panicked,
 		Replace: func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
-			if q, err := pipeline.ParseRequest(r); err == nil {
-				return writer.ReplaceFinal(q, cause)
+			if q, err := escalate.ParseRequest(r); err == nil {
+				return escalate.Finals{Publisher: publisher}.Replace(q, cause)
 			}
-			return writer.Replace(r, cause)
+			return publisher.Replace(r, cause)
 		},
 		Quarantine: processor.Quarantine,
 		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {

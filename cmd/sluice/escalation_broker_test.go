@@ -20,9 +20,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/pipeline"
+	"sluice/pipeline/escalate"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest"
+	"sluice/pipeline/publish"
 )
 
 // This file owns the escalation as a user runs it: processes of `sluice run` in all three stages, killed while they
@@ -137,10 +139,10 @@ func (c *cascade) read(ctx context.Context, each func(*seen)) {
 		s := &seen{key: string(r.Key), partition: r.Partition, offset: r.Offset}
 		if r.Topic == c.letters {
 			for _, h := range r.Headers {
-				if h.Key == pipeline.HeaderErrorReason {
+				if h.Key == publish.HeaderErrorReason {
 					s.dead = string(h.Value)
 				}
-				if h.Key == pipeline.HeaderEscalation {
+				if h.Key == escalate.HeaderEscalation {
 					c.t.Errorf("a request is a dead letter: %s: %v", r.Value, r.Headers)
 				}
 			}
@@ -149,9 +151,9 @@ func (c *cascade) read(ctx context.Context, each func(*seen)) {
 		}
 		for _, h := range r.Headers {
 			switch h.Key {
-			case pipeline.HeaderID:
+			case publish.HeaderID:
 				s.id = string(h.Value)
-			case pipeline.HeaderAmends:
+			case publish.HeaderAmends:
 				s.amends = string(h.Value)
 			}
 		}
@@ -222,12 +224,12 @@ func TestKilledWorkersGiveEveryEscalatedRecordOneFinalVerdictOnARealBroker(t *te
 			t.Fatalf("%s: %v", envSoak, err)
 		}
 	}
-	for _, mode := range []pipeline.Mode{pipeline.Amend, pipeline.Defer} {
+	for _, mode := range []escalate.Mode{escalate.Amend, escalate.Defer} {
 		t.Run(string(mode), func(t *testing.T) { soakEscalation(t, mode, records) })
 	}
 }
 
-func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
+func soakEscalation(t *testing.T, mode escalate.Mode, records int) {
 	const partitions, every, threshold = 3, 100, 0.75
 	c := newCascade(t, "soak-"+string(mode), partitions, standin.Options{Latency: standin.Exponential(
 		5 * time.Millisecond), FailureShare: 0.05, Seed: 1},
@@ -282,7 +284,7 @@ func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 		switch {
 		case v.Route == string(pipeline.Fallback) && v.Reason == "":
 			t.Errorf("record %s: a fallback without a reason: %+v", s.key, v)
-		case answered && mode == pipeline.Amend:
+		case answered && mode == escalate.Amend:
 			f := first[s.key]
 			if f == nil || v.Revision != 2 || s.amends != f.id || v.Amends != f.id || s.partition != f.partition ||
 				s.offset <= f.offset || !f.verdict.Provisional {
@@ -290,16 +292,16 @@ func soakEscalation(t *testing.T, mode pipeline.Mode, records int) {
 			}
 		case answered && (v.Revision != 1 || s.amends != "" || first[s.key] != nil):
 			t.Errorf("record %s: a deferred verdict %+v", s.key, s)
-		case !answered && (v.Revision != 1 || v.Provisional != (mode == pipeline.Amend && v.Score < threshold) ||
-			mode == pipeline.Defer && v.Score < threshold):
+		case !answered && (v.Revision != 1 || v.Provisional != (mode == escalate.Amend && v.Score < threshold) ||
+			mode == escalate.Defer && v.Score < threshold):
 			t.Errorf("record %s: %+v", s.key, v)
 		}
-		if v.Provisional || answered && mode == pipeline.Defer {
+		if v.Provisional || answered && mode == escalate.Defer {
 			escalated++
 		}
 	}
 	done := func() bool {
-		if mode == pipeline.Defer {
+		if mode == escalate.Defer {
 			return len(first)+len(final) >= records
 		}
 		return len(first) >= records && len(final) >= escalated

@@ -17,6 +17,8 @@ import (
 	"sluice/pipeline"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/plan"
+	"sluice/pipeline/plan/text"
 )
 
 func runCommand() *cobra.Command {
@@ -226,7 +228,7 @@ func runStages(ctx context.Context, stages []*workerStage) error {
 }
 
 // newClassifyStage loads the models and makes the stage that runs them.
-func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *escalationPlan, reg *prometheus.Registry,
+func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, escalation *escalationPlan, reg *prometheus.Registry,
 	srv *server, o workerOptions) (_ *workerStage, pages []modelPage, err error) {
 	metrics := pipeline.NewMetrics(reg)
 	runners := runnersOf(s.Runners)
@@ -289,18 +291,19 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 		return nil, nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
 	}
 	closers = append(closers, client.Close)
-	writer, err := newWriter(s, plan, client.MaxMessageBytes, metrics.RuleFailed)
+	publisher, err := publisherOf(s, client.MaxMessageBytes, metrics.RuleFailed)
 	if err != nil {
 		return nil, nil, err
 	}
-	classifier, err := newClassifier(models, engine, s, writer, metrics)
+	way, err := planOf(models, engine, s, escalation, publisher, plan.Options{Metrics: plan.NewMetrics(reg, metrics.StageMetrics),
+		Watchdog: engine.Watchdog(), Fail: func(err error) { stage.Fail(err) }}, text.NewMetrics(reg))
 	if err != nil {
 		return nil, nil, err
 	}
-	closers = append(closers, classifier.Close)
-	stage = pipeline.NewStage(wrapProcessor(classifier), client, pipeline.StageOptions{
+	closers = append(closers, way.Close)
+	stage = pipeline.NewStage(wrapProcessor(way), client, pipeline.StageOptions{
 		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval,
-		Grace: o.grace, Replace: writer.Replace, Panicked: writer.Panicked, Quarantine: writer.Quarantine,
+		Grace: o.grace, Replace: publisher.Replace, Panicked: publisher.Panicked, Quarantine: publisher.Quarantine,
 		Metrics: metrics.StageMetrics, Logger: o.log,
 	})
 	return &workerStage{name: "classify", stage: stage, source: client, close: closeAll}, pages, nil

@@ -17,6 +17,10 @@ import (
 	"sluice/model/ort"
 	"sluice/pipeline"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/plan"
+	"sluice/pipeline/plan/text"
+	"sluice/pipeline/publish"
+	"sluice/pipeline/rule"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
@@ -280,44 +284,47 @@ var (
 	wrapTokenizer = func(t tokenize.Tokenizer) tokenize.Tokenizer { return t }
 )
 
-// newClassifier starts the processor that runs all models on every record.
-func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, w *pipeline.Writer,
-	m *pipeline.Metrics) (*pipeline.Classifier, error) {
-	urgent, err := urgentOf(s.Urgent)
-	if err != nil {
+// planOf starts the processor that runs all models on every record. escalation is nil without one.
+func planOf(models []*loadedModel, engine *pipeline.Engine, s *Settings, escalation *escalationPlan, p *publish.Publisher,
+	o plan.Options, m *text.Metrics) (*plan.Plan, error) {
+	var err error
+	if o.Urgent, err = urgentOf(s.Urgent); err != nil {
 		return nil, err
 	}
 	all := withStudents(models)
-	step := func(m *loadedModel) pipeline.Step {
-		return pipeline.Step{Engine: slices.Index(all, m), Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer),
+	step := func(m *loadedModel) text.Step {
+		return text.Step{Engine: engine, Index: slices.Index(all, m), Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer),
 			Judge: m.judge, Options: m.tokenizeOptions()}
 	}
-	list := make([]pipeline.ClassifierModel, len(models))
+	list := make([]text.Model, len(models))
 	for i, m := range models {
-		list[i] = pipeline.ClassifierModel{Name: m.settings.VerdictField(), Step: step(m)}
+		list[i] = text.Model{Name: m.settings.VerdictField(), Step: step(m)}
 		if m.student != nil {
-			list[i].Student = &pipeline.Student{Step: step(m.student), Threshold: m.settings.StudentThreshold}
+			list[i].Student = &text.Student{Step: step(m.student), Threshold: m.settings.StudentThreshold}
 		}
 	}
-	return pipeline.NewClassifier(list, engine, pipeline.ClassifierOptions{
-		Decoder:      decoderOf(s),
-		Writer:       *w,
-		MaxTextBytes: int(s.Input.MaxTextBytes),
-		Urgent:       urgent,
-		Metrics:      m,
-	}), nil
+	steps := text.Steps(list, m)
+	if escalation != nil {
+		ask, err := askStep(s, escalation, p, text.Names(list))
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, ask)
+	}
+	o.Codec, o.Publisher, o.MaxTextBytes = p.Codec, p, int(s.Input.MaxTextBytes)
+	return plan.New(steps, o)
 }
 
 // urgentOf is nil where nothing is urgent.
-func urgentOf(s UrgentSettings) (*pipeline.Urgent, error) {
+func urgentOf(s UrgentSettings) (*plan.Urgent, error) {
 	if len(s.Topics) == 0 && s.Header == "" && s.When == "" {
 		return nil, nil
 	}
-	u := &pipeline.Urgent{Topics: s.Topics}
+	u := &plan.Urgent{Topics: s.Topics}
 	u.HeaderName, u.HeaderValue, _ = strings.Cut(s.Header, "=")
 	if s.When != "" {
 		var err error
-		if u.When, err = pipeline.ParseRule(s.When); err != nil {
+		if u.When, err = rule.Parse(s.When); err != nil {
 			return nil, pipeline.Faultf(pipeline.Config, "start", "urgent", "urgent.when: %w", err)
 		}
 	}

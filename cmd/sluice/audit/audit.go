@@ -17,6 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/pipeline"
+	"sluice/pipeline/escalate"
+	"sluice/pipeline/publish"
 )
 
 // This file owns the counting. It knows no broker: fetch.go tells it of records, in the order of each partition.
@@ -147,12 +149,12 @@ func (t *tally) output(kind Kind, r *kgo.Record, settled bool) {
 		}
 		l.Requests++
 		mode := modeOf(r)
-		if mode == string(pipeline.Defer) {
+		if mode == string(escalate.Defer) {
 			l.deferred.add(offset)
 			l.Deferred++
 		}
 		switch {
-		case mode == string(pipeline.Shadow): // nothing more is published
+		case mode == string(escalate.Shadow): // nothing more is published
 		case settled:
 			l.due.add(offset)
 		default:
@@ -275,14 +277,14 @@ func (l *lane) deleted(offset int64) bool {
 // of them: the last ones count. A dead letter of a request is about the record that the request was made for.
 func origin(r *kgo.Record, request string) (source, id string) {
 	for _, h := range slices.Backward(r.Headers) {
-		if h.Key == pipeline.HeaderSource && source == "" {
+		if h.Key == publish.HeaderSource && source == "" {
 			if s := string(h.Value); request == "" || !strings.HasPrefix(s, request+"/") {
 				source = s
 			} else {
 				id = s + "#2" // whatever its own id is, it ends an escalation
 			}
 		}
-		if h.Key == pipeline.HeaderID && id == "" {
+		if h.Key == publish.HeaderID && id == "" {
 			id = string(h.Value)
 		}
 	}
@@ -292,7 +294,7 @@ func origin(r *kgo.Record, request string) (source, id string) {
 // modeOf is the mode of a request: amend where it does not say.
 func modeOf(r *kgo.Record) string {
 	for _, h := range slices.Backward(r.Headers) {
-		if h.Key != pipeline.HeaderEscalation {
+		if h.Key != escalate.HeaderEscalation {
 			continue
 		}
 		var e struct {
@@ -302,7 +304,7 @@ func modeOf(r *kgo.Record) string {
 			return e.Mode
 		}
 	}
-	return string(pipeline.Amend)
+	return string(escalate.Amend)
 }
 
 // parseSource reads topic/partition/offset.

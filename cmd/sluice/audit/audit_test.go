@@ -9,14 +9,16 @@ import (
 	"pgregory.net/rapid"
 
 	"sluice/pipeline"
+	"sluice/pipeline/escalate"
+	"sluice/pipeline/publish"
 )
 
 // message is one of an output topic. id is what follows "in/0/": "7#0".
 func message(topic string, offset int64, id string, more ...kgo.RecordHeader) *kgo.Record {
 	source, _, _ := strings.Cut(id, "#")
 	return &kgo.Record{Topic: topic, Offset: offset, Headers: append(more,
-		kgo.RecordHeader{Key: pipeline.HeaderSource, Value: []byte("in/0/" + source)},
-		kgo.RecordHeader{Key: pipeline.HeaderID, Value: []byte("in/0/" + id)})}
+		kgo.RecordHeader{Key: publish.HeaderSource, Value: []byte("in/0/" + source)},
+		kgo.RecordHeader{Key: publish.HeaderID, Value: []byte("in/0/" + id)})}
 }
 
 // count plays records 0 to n-1 of one partition and messages of output topics, in order.
@@ -37,7 +39,7 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			t.output(Results, message("out", int64(i), id), false)
 		}
 	}
-	upstream := []kgo.RecordHeader{{Key: pipeline.HeaderSource, Value: []byte("other/3/9")}, {Key: pipeline.HeaderID,
+	upstream := []kgo.RecordHeader{{Key: publish.HeaderSource, Value: []byte("other/3/9")}, {Key: publish.HeaderID,
 		Value: []byte("other/3/9#0")}}
 	for _, c := range []struct {
 		name string
@@ -95,22 +97,22 @@ func TestTallyCountsWhatIsWrong(t *testing.T) {
 			t.output(Requests, message("ask", 1, "1#escalation"), true)
 			results(t, "0#0", "1#0", "2#0")
 			letter := message("dlq", 0, "0#escalation")
-			letter.Headers = append(letter.Headers, kgo.RecordHeader{Key: pipeline.HeaderSource,
-				Value: []byte("ask/0/0")}, kgo.RecordHeader{Key: pipeline.HeaderID, Value: []byte("ask/0/0#0")})
+			letter.Headers = append(letter.Headers, kgo.RecordHeader{Key: publish.HeaderSource,
+				Value: []byte("ask/0/0")}, kgo.RecordHeader{Key: publish.HeaderID, Value: []byte("ask/0/0#0")})
 			t.output(DeadLetters, letter, false)
 			t.output(DeadLetters, message("dlq", 1, "1#2"), false) // an amendment that no topic takes
 		}, "0 0 0 0 0 0"},
 		{"a deferred result comes when it comes, once; a shadow needs no more", func(t *tally, _ *lane) {
-			mode := func(m pipeline.Mode) kgo.RecordHeader {
-				return kgo.RecordHeader{Key: pipeline.HeaderEscalation, Value: []byte(`{"mode":"` + m + `"}`)}
+			mode := func(m escalate.Mode) kgo.RecordHeader {
+				return kgo.RecordHeader{Key: escalate.HeaderEscalation, Value: []byte(`{"mode":"` + m + `"}`)}
 			}
-			t.output(Requests, message("ask", 0, "0#escalation", mode(pipeline.Defer)), true)
-			t.output(Requests, message("ask", 1, "1#escalation", mode(pipeline.Defer)), false)
-			t.output(Requests, message("ask", 2, "2#escalation", mode(pipeline.Shadow)), true)
+			t.output(Requests, message("ask", 0, "0#escalation", mode(escalate.Defer)), true)
+			t.output(Requests, message("ask", 1, "1#escalation", mode(escalate.Defer)), false)
+			t.output(Requests, message("ask", 2, "2#escalation", mode(escalate.Shadow)), true)
 			results(t, "2#0", "0#0")
 		}, "0 0 0 0 0 0"},
 		{"a deferred result that never came", func(t *tally, _ *lane) {
-			t.output(Requests, message("ask", 0, "0#escalation", kgo.RecordHeader{Key: pipeline.HeaderEscalation,
+			t.output(Requests, message("ask", 0, "0#escalation", kgo.RecordHeader{Key: escalate.HeaderEscalation,
 				Value: []byte(`{"mode":"defer"}`)}), true)
 			results(t, "1#0", "2#0")
 		}, "0 0 0 1 0 0"},

@@ -11,8 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"sluice/pipeline"
 	"sluice/pipeline/pipelinetest"
+	"sluice/pipeline/publish"
 )
 
 func TestMain(m *testing.M) {
@@ -78,7 +78,7 @@ func (s *stage) message(kind string, p int32, offset int64, number string) *kgo.
 	source := fmt.Sprintf("%s/%d/%d", s.topic("in"), p, offset)
 	return &kgo.Record{Topic: s.topic(kind), Partition: p, Key: []byte("k"), Value: []byte("y"),
 		Headers: []kgo.RecordHeader{
-			{Key: pipeline.HeaderSource, Value: []byte(source)}, {Key: pipeline.HeaderID, Value: []byte(source + "#" +
+			{Key: publish.HeaderSource, Value: []byte(source)}, {Key: publish.HeaderID, Value: []byte(source + "#" +
 				number)},
 		}}
 }
