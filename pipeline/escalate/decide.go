@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"sluice/pipeline/llm/label"
 )
 
 // This file owns the last word: whether an answer that could be read may replace what the local model said. Pure
@@ -75,7 +77,7 @@ func (p Policy) Check(labels []string) error {
 
 // Decide takes the answer, or lets the local verdict stand where the answer would lower its severity. A local score
 // that is not a number counts as the highest: the floor holds.
-func (p Policy) Decide(local Local, a Answer) Decision {
+func (p Policy) Decide(local Local, a label.Answer) Decision {
 	var flags []string
 	if a.Label != local.Label && reaches(local.Score, p.Confident) {
 		flags = []string{FlagDisagrees}

@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sluice/pipeline"
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
 	"sluice/pipeline/llm/standin"
 )
 
@@ -191,7 +193,7 @@ type desk struct {
 	*bubble
 	broker    *broker
 	processor *Processor
-	pool      *Pool
+	pool      *llm.Pool
 	budget    *Budget
 	registry  *prometheus.Registry
 	logs      *lockedBuffer
@@ -201,9 +203,9 @@ type desk struct {
 
 // deskOptions is what differs from a worker that asks one question at a time of endpoint a, without limits.
 type deskOptions struct {
-	pool        PoolOptions
+	pool        llm.Options
 	limits      Limits
-	prompt      PromptOptions
+	prompt      label.Options
 	redact      []string
 	policy      Policy
 	concurrency int
@@ -221,13 +223,13 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 	log := slog.New(slog.NewTextHandler(d.logs, nil))
 	metrics := NewMetrics(d.registry)
 	o.pool.Observer = metrics.Observer()
-	d.pool = t.pool(o.pool, "a")
+	d.pool = t.pool(o.pool)
 	o.prompt.Labels = labels
-	prompt, err := NewPrompt(o.prompt)
+	task, err := label.New(o.prompt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.prompt = prompt
+	t.task = task
 	var redactor *Redactor
 	if o.redact != nil {
 		if redactor, err = NewRedactor(o.redact); err != nil {
@@ -245,7 +247,7 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 		Decoder:      pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32},
 		MaxTextBytes: 1 << 20,
 		Writer:       &pipeline.Writer{Format: pipeline.JSON, Output: "results", DeadLetters: "letters", Field: "inference"},
-		Prompt:       prompt, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
+		Task:         task, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
 		Deadline: o.deadline, MaxAge: o.maxAge,
 		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log, step: o.step,
 	})
