@@ -48,7 +48,7 @@ type Reply struct {
 // Reason is why an attempt, or a whole call, brought no answer. The list is closed: reasons are metric labels.
 type Reason string
 
-// Reasons.
+// Reasons of attempts and of calls.
 const (
 	ReasonAnswered Reason = "answered" // of an attempt: it brought an answer
 	ReasonTimeout  Reason = "timeout"  // no whole answer within Options.Timeout
@@ -90,6 +90,7 @@ type CallError struct {
 	Err      error
 }
 
+// Error implements error.
 func (e *CallError) Error() string {
 	where := e.Name
 	if e.Endpoint != "" {
@@ -101,6 +102,7 @@ func (e *CallError) Error() string {
 	return fmt.Sprintf("%s: %v", where, e.Err)
 }
 
+// Unwrap is Err.
 func (e *CallError) Unwrap() error { return e.Err }
 
 // Unusable says that an endpoint did answer, and that asking again would bring nothing better: the fault is with the

@@ -28,6 +28,7 @@ type AddressError struct {
 	What string // link-local, unspecified, multicast
 }
 
+// Error implements error.
 func (e *AddressError) Error() string {
 	return fmt.Sprintf("%v is a %s address, which an endpoint never has: name the host's own address (cloud metadata "+
 		"services live at link-local ones, so they are refused, by name or by number)", e.Addr, e.What)

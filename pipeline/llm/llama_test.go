@@ -18,9 +18,8 @@ import (
 )
 
 // TestLlama asks a real llama.cpp server (llama-cpp-python) with the model of scripts/make_llama_gguf.py: its context
-// is
-// 2048 tokens of a byte each, it stops at once where nothing holds it to a form, and any label is as good as the other.
-// scripts/llama-test.sh (make test-llama) starts the server and sets SLUICE_LLAMA_URL.
+// is 2048 tokens of a byte each, it stops at once where nothing holds it to a form, and any label is as good as the
+// other. scripts/llama-test.sh (make test-llama) starts the server and sets SLUICE_LLAMA_URL.
 func TestLlama(t *testing.T) {
 	url := os.Getenv("SLUICE_LLAMA_URL")
 	if url == "" {

@@ -45,9 +45,8 @@ const (
 
 // AnswerReasons are all of them.
 var AnswerReasons = []string{AnswerTooLong, AnswerNotUTF8, AnswerEmpty, AnswerReasoning, AnswerFence, AnswerProse,
-	AnswerInvalidJSON,
-	AnswerTrailing, AnswerUnknownField, AnswerDuplicateField, AnswerMissingField, AnswerWrongType, AnswerUnknownLabel,
-	AnswerOutOfRange}
+	AnswerInvalidJSON, AnswerTrailing, AnswerUnknownField, AnswerDuplicateField, AnswerMissingField, AnswerWrongType,
+	AnswerUnknownLabel, AnswerOutOfRange}
 
 // complaints tell a model what was wrong with its answer, in words that hold nothing of it.
 var complaints = map[string]string{
@@ -73,6 +72,7 @@ type AnswerError struct {
 	Err    error  // more about it; may be nil
 }
 
+// Error implements error.
 func (e *AnswerError) Error() string {
 	s := "label: the endpoint's answer cannot be used: " + complaints[e.Reason]
 	if e.Err != nil {
@@ -81,6 +81,7 @@ func (e *AnswerError) Error() string {
 	return s
 }
 
+// Unwrap is Err.
 func (e *AnswerError) Unwrap() error { return e.Err }
 
 const (
