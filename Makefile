@@ -49,7 +49,7 @@ dist: build ## a relocatable folder dist/: binary, library, bundled models, exam
 lint: native ## gofmt, go vet, staticcheck
 	$(step) 'gofmt, go vet, staticcheck'
 	@files=$$(gofmt -l bench cmd model pipeline tokenize); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
-	@$(native) && go vet ./... && go tool staticcheck ./... && go vet -tags failpoint ./pipeline/failpoint ./cmd/sluice && go vet -tags llama ./pipeline/escalate && go tool staticcheck -tags failpoint ./pipeline/failpoint
+	@$(native) && go vet ./... && go tool staticcheck ./... && go vet -tags failpoint ./pipeline/failpoint ./cmd/sluice && go vet -tags llama ./pipeline/llm && go tool staticcheck -tags failpoint ./pipeline/failpoint
 	@python3 -W error -m py_compile bench/race/*.py bench/peers/*/*.py && bash -n bench/race/prepare.sh
 
 test-pure: ## the pure core without cgo, and with the race detector
@@ -136,7 +136,7 @@ faults-build: native
 	@[ "$$(go env GOOS) $$(go env GOARCH)" != 'linux amd64' ] || { $(native) && go run ./bench/faults/clockstep && go build -overlay build/faults/_clockstep/overlay.json -tags failpoint,clockstep $(goflags) -o build/faults/sluice-clock ./cmd/sluice; }
 
 fuzz: native ## run every fuzz target for FUZZTIME (30s), one after the other; what fails is kept under testdata/fuzz
-	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./tokenize ./model ./model/ort ./cmd/sluice ./bench/faults/proxy; do \
+	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./pipeline/llm ./pipeline/llm/label ./tokenize ./model ./model/ort ./cmd/sluice ./bench/faults/proxy; do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 	    printf '\n== %s %s\n' $$p $$f; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s -parallel 1 $$p; \
 	  done; \

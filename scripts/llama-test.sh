@@ -30,7 +30,7 @@ fi
 
 out=$dir/test.txt
 status=0
-SLUICE_LLAMA_URL="http://127.0.0.1:$port/v1" CGO_ENABLED=0 go test -tags llama -count=1 -run '^TestLlama$' -v ./pipeline/escalate >"$out" 2>&1 || status=$?
+SLUICE_LLAMA_URL="http://127.0.0.1:$port/v1" CGO_ENABLED=0 go test -tags llama -count=1 -run '^TestLlama$' -v ./pipeline/llm >"$out" 2>&1 || status=$?
 cat "$out"
 [ "$status" -eq 0 ] || exit "$status"
 {

@@ -42,10 +42,10 @@ func judge(o *history.Output) error {
 	var v struct {
 		Inference struct {
 			Sentiment struct {
-				Label         string
-				Score         float64
-				Route, Reason string
-				Provisional   bool
+				Label       string
+				Score       float64
+				By, Reason  string
+				Provisional bool
 			}
 		}
 	}
@@ -56,7 +56,7 @@ func judge(o *history.Output) error {
 	if s.Label == "" {
 		return fmt.Errorf("a result without a label: %.200q", o.Value)
 	}
-	o.Provisional, o.Fallback, o.Reason = s.Provisional, s.Route == "fallback", s.Reason
+	o.Provisional, o.Fallback, o.Reason = s.Provisional, s.By == "fallback", s.Reason
 	o.Due = s.Label == urgentLabel && s.Score > urgentAbove
 	o.Asked = s.Score < askedBelow
 	return nil

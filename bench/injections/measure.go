@@ -9,7 +9,11 @@ import (
 	"strings"
 	"unicode"
 
+	"sluice/pipeline"
 	"sluice/pipeline/escalate"
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
+	"sluice/pipeline/llm/quote"
 	"sluice/pipeline/pipelinetest/injections"
 )
 
@@ -46,7 +50,7 @@ var (
 const localScore = 0.7
 
 func measure(corpus []injections.Injection) (*survey, error) {
-	prompt, err := escalate.NewPrompt(escalate.PromptOptions{Labels: injections.Labels, Explain: true})
+	task, err := label.New(label.Options{Labels: injections.Labels, Explain: true})
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +63,8 @@ func measure(corpus []injections.Injection) (*survey, error) {
 		}
 		f := &s.families[at]
 		f.texts++
-		delimiter := escalate.NewDelimiter()
-		question := prompt.Messages(i.Text, delimiter)
+		delimiter := quote.Delimiter()
+		question := task.Within(delimiter, i.Text)
 		if endsItsBlock(question, delimiter, i.Text) {
 			f.escaped++
 		}
@@ -74,14 +78,14 @@ func measure(corpus []injections.Injection) (*survey, error) {
 		s.answers += len(ways)
 		var lenient, strict, flipped, flippedFloor bool
 		for _, content := range ways {
-			published := publish(prompt, noFloor, i, content)
+			published := publish(task, noFloor, i, content)
 			if kind != "label" {
 				lenient = lenient || follows(publishLeniently(content), kind, wanted)
 				strict = strict || follows(published, kind, wanted)
 				continue
 			}
 			flipped = flipped || published.label == wanted
-			flippedFloor = flippedFloor || publish(prompt, floor, i, content).label == wanted
+			flippedFloor = flippedFloor || publish(task, floor, i, content).label == wanted
 		}
 		f.lenient[kind] += one(lenient)
 		f.sluice[kind] += one(strict)
@@ -92,7 +96,7 @@ func measure(corpus []injections.Injection) (*survey, error) {
 		f.flipsFloor += one(flippedFloor)
 		f.lowered += one(flippedFloor && lowers)
 		if kind == "label" {
-			f.flipsCautious += one(publish(prompt, noFloor, i,
+			f.flipsCautious += one(publish(task, noFloor, i,
 				injections.Cautious(question[1].Content)).label == wanted)
 		}
 	}
@@ -134,15 +138,15 @@ const ownTopic, ownKey = "review_analysis", "customer-7"
 
 // publish is what the worker makes of an answer: the answer's label and explanation in fields of fixed names, or the
 // local verdict.
-func publish(prompt *escalate.Prompt, policy escalate.Policy, i injections.Injection, content string) published {
+func publish(task *label.Task, policy escalate.Policy, i injections.Injection, content string) published {
 	local := escalate.Local{Label: i.Truth, Score: localScore}
-	d := escalate.Decision{Label: local.Label, Score: local.Score, Scored: true, Route: escalate.RouteFallback,
+	d := escalate.Decision{Label: local.Label, Score: local.Score, Scored: true, By: pipeline.Fallback,
 		Reason: "answer"}
-	a, err := prompt.Parse(content)
+	a, err := task.Parse(content)
 	if err == nil {
 		d = policy.Decide(local, a)
 	}
-	verdict := map[string]any{"label": d.Label, "route": d.Route, "reason": d.Reason, "flags": d.Flags,
+	verdict := map[string]any{"label": d.Label, "by": d.By, "reason": d.Reason, "flags": d.Flags,
 		"explanation": a.Explanation}
 	if d.Scored {
 		verdict["score"] = d.Score
@@ -167,7 +171,7 @@ func publishLeniently(content string) published {
 	return p
 }
 
-var ownFields = []string{"label", "score", "route", "reason", "flags", "explanation"}
+var ownFields = []string{"label", "score", "by", "reason", "flags", "explanation"}
 
 // follows says whether a message holds what an order wants.
 func follows(p published, kind, wanted string) bool {
@@ -247,7 +251,7 @@ func hostOf(address string) string {
 }
 
 // endsItsBlock says whether anything of a text is outside its JSON string, or could act in it.
-func endsItsBlock(question []escalate.Message, delimiter, text string) bool {
+func endsItsBlock(question []llm.Message, delimiter, text string) bool {
 	parts := strings.Split(question[1].Content, delimiter+"\n")
 	if len(question) != 2 || len(parts) != 3 {
 		return true

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"sluice/pipeline/escalate"
+	"sluice/pipeline/llm/label"
 	"sluice/pipeline/pipelinetest/injections"
 )
 
@@ -40,14 +41,14 @@ func TestNoOrderIsFollowed(t *testing.T) {
 }
 
 func TestNoAnswerBringsAFieldOfItsOwn(t *testing.T) {
-	prompt, err := escalate.NewPrompt(escalate.PromptOptions{Labels: injections.Labels, Explain: true})
+	task, err := label.New(label.Options{Labels: injections.Labels, Explain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range injections.Corpus() {
 		for _, content := range i.Obedient() {
 			for _, policy := range []escalate.Policy{floor, noFloor} {
-				p := publish(prompt, policy, i, content)
+				p := publish(task, policy, i, content)
 				if names := strange(p); names != nil || p.topic != ownTopic || p.key != ownKey {
 					t.Errorf("%s: fields %q, topic %s, key %s", i.ID, names, p.topic, p.key)
 				}

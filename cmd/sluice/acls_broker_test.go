@@ -173,7 +173,7 @@ func (g *guarded) deliver(first, n int, workers ...*worker) {
 			var v struct {
 				Inference struct {
 					Sentiment struct {
-						Route       string
+						By          string
 						Provisional bool
 					}
 				}
@@ -182,7 +182,7 @@ func (g *guarded) deliver(first, n int, workers ...*worker) {
 				g.t.Fatalf("%s: %v", r.Value, err)
 			}
 			switch s := v.Inference.Sentiment; {
-			case s.Route == "llm":
+			case s.By == "llm":
 				answered++
 			case s.Provisional:
 				asked++

@@ -308,8 +308,8 @@ func TestClassifyAnswersEveryLineInOrder(t *testing.T) {
 	got := tag.ReplaceAllString(score.ReplaceAllString(r.out, `"score":S`), "@D")
 	verdict := func(label string) string {
 		return `"inference":{"sentiment-tiny":{"label":"` + label +
-			`","score":S,"route":"model","model":"sentiment-tiny@D","revision":1},` +
-			`"other":{"label":"` + label + `","score":S,"route":"model","model":"other@D","revision":1}}}`
+			`","score":S,"by":"model","model":"sentiment-tiny@D","revision":1},` +
+			`"other":{"label":"` + label + `","score":S,"by":"model","model":"other@D","revision":1}}}`
 	}
 	lines := strings.Split(strings.TrimSuffix(got, "\n"), "\n")
 	want := []string{
@@ -741,14 +741,14 @@ func TestStudentCacheAndUrgentRecords(t *testing.T) {
 			var v struct {
 				ID        int
 				Inference struct {
-					Sentiment struct{ Label, Route, Model string }
+					Sentiment struct{ Label, By, Model string }
 				}
 			}
 			if err := json.Unmarshal(r.Value, &v); err != nil {
 				t.Fatalf("%s: %v", r.Value, err)
 			}
 			tag, _, _ := strings.Cut(v.Inference.Sentiment.Model, "@")
-			out[strconv.Itoa(v.ID)] = v.Inference.Sentiment.Label + " " + v.Inference.Sentiment.Route + " " + tag
+			out[strconv.Itoa(v.ID)] = v.Inference.Sentiment.Label + " " + v.Inference.Sentiment.By + " " + tag
 		}
 		return out
 	}
@@ -808,8 +808,8 @@ func TestAStudentOfEntitiesIsAskedFirst(t *testing.T) {
 			ID        int
 			Inference struct {
 				Sentiment struct {
-					Route, Model string
-					Entities     []struct{ Word string }
+					By, Model string
+					Entities  []struct{ Word string }
 				}
 			}
 		}
@@ -817,7 +817,7 @@ func TestAStudentOfEntitiesIsAskedFirst(t *testing.T) {
 			t.Fatalf("%s: %v", r.Value, err)
 		}
 		tag, _, _ := strings.Cut(v.Inference.Sentiment.Model, "@")
-		got[v.ID] = v.Inference.Sentiment.Route + " " + tag
+		got[v.ID] = v.Inference.Sentiment.By + " " + tag
 		if (len(v.Inference.Sentiment.Entities) > 0) != (v.ID == 2) {
 			t.Errorf("record %d has the entities %v", v.ID, v.Inference.Sentiment.Entities)
 		}

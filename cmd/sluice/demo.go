@@ -359,7 +359,7 @@ type demoRow struct {
 	text     string
 	verdicts []demoVerdict
 	entities []demoEntity
-	route    string
+	by       string
 	failure  string // why it is a dead letter
 
 	provisional bool   // an amendment follows
@@ -408,7 +408,7 @@ func newDemoRow(r *kgo.Record, now time.Time) demoRow {
 		var v struct {
 			Label       string  `json:"label"`
 			Score       float64 `json:"score"`
-			Route       string  `json:"route"`
+			By          string  `json:"by"`
 			Reason      string  `json:"reason"`
 			Amends      string  `json:"amends"`
 			Provisional bool    `json:"provisional"`
@@ -425,8 +425,8 @@ func newDemoRow(r *kgo.Record, now time.Time) demoRow {
 			continue // "reason", "flags"
 		}
 		// where verdicts differ, the route of the one that was in question
-		if row.route == "" || v.Provisional || v.Amends != "" {
-			row.route = v.Route
+		if row.by == "" || v.Provisional || v.Amends != "" {
+			row.by = v.By
 		}
 		if v.Provisional {
 			row.provisional = true

@@ -460,7 +460,7 @@ func (f demoFigures) String() string {
 
 // plain is a row as one line: offset, verdicts, entities, route, text.
 func (r demoRow) plain() string {
-	return strings.Join([]string{r.source, r.verdict(), r.entityList(), r.route, printable(r.text)}, "  ")
+	return strings.Join([]string{r.source, r.verdict(), r.entityList(), r.by, printable(r.text)}, "  ")
 }
 
 func (r demoRow) verdict() string {
@@ -597,19 +597,19 @@ func demoColumns(width int) []demoColumn {
 		return fmt.Sprintf("%.4f", r.verdicts[0].score)
 	}}
 	entities := demoColumn{title: "ENTITIES", width: 0, value: demoRow.entityList}
-	route := demoColumn{title: "ROUTE", width: 8, value: func(r demoRow) string { return r.route }}
+	by := demoColumn{title: "BY", width: 8, value: func(r demoRow) string { return r.by }}
 	text := demoColumn{title: "TEXT", last: true, value: func(r demoRow) string {
 		if r.failure != "" {
 			return printable(r.failure)
 		}
 		return printable(r.text)
 	}}
-	columns := []demoColumn{source, verdict, score, entities, route, text}
+	columns := []demoColumn{source, verdict, score, entities, by, text}
 	switch {
 	case width >= 90:
 		columns[3].width = min(40, 18+(width-90)/3)
 	case width >= 60:
-		columns = []demoColumn{source, verdict, score, route, text}
+		columns = []demoColumn{source, verdict, score, by, text}
 	case width >= 24:
 		columns = []demoColumn{verdict, text}
 	default:

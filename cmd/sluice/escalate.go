@@ -20,6 +20,9 @@ import (
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
+	"sluice/pipeline/llm/openai"
 	"sluice/pipeline/publish"
 	"sluice/pipeline/rule"
 )
@@ -27,7 +30,7 @@ import (
 // escalationPlan is what the settings of escalation mean, given the models.
 type escalationPlan struct {
 	verdict  string // member of the output field
-	prompt   *escalate.Prompt
+	task     *label.Task
 	redactor *escalate.Redactor // nil: nothing is redacted
 	policy   escalate.Policy
 }
@@ -48,8 +51,8 @@ func planEscalation(s *Settings) (*escalationPlan, error) {
 			continue
 		}
 		if m.Task == model.TokenClassification {
-			for _, label := range m.Labels {
-				if _, group := model.SplitLabel(label); group != "O" && !slices.Contains(groups, group) {
+			for _, name := range m.Labels {
+				if _, group := model.SplitLabel(name); group != "O" && !slices.Contains(groups, group) {
 					groups = append(groups, group)
 				}
 			}
@@ -77,7 +80,7 @@ func planEscalation(s *Settings) (*escalationPlan, error) {
 			errs = append(errs, fmt.Errorf("escalation.severity: %w", err))
 		}
 		var err error
-		p.prompt, err = escalate.NewPrompt(escalate.PromptOptions{Labels: asked.Labels, Descriptions: e.Prompt.Labels,
+		p.task, err = label.New(label.Options{Labels: asked.Labels, Descriptions: e.Prompt.Labels,
 			Aliases: e.Prompt.Aliases, Instruction: e.Prompt.Instruction, Explain: e.Prompt.Explain})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("escalation.prompt: %w", err))
@@ -178,19 +181,20 @@ func codecOf(s *Settings) codec.Codec {
 }
 
 // newPool makes the pool of endpoints.
-func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool, error) {
+func newPool(s *Settings, log *slog.Logger, o llm.Observer) (*llm.Pool, error) {
 	e := &s.Escalation.Endpoint
-	po := escalate.PoolOptions{
+	po := llm.Options{
+		Name: "escalation", Protocol: openai.Protocol{},
 		URLs: e.URLs, Model: e.Model, Timeout: e.Timeout, MaxAttempts: e.MaxAttempts, MaxConcurrency: e.MaxConcurrency,
 		MaxTokens:        e.MaxTokens,
 		MaxResponseBytes: int64(e.MaxResponseBytes), Structured: e.Structured, BreakerFailures: e.BreakerFailures,
-		BreakerOpen: e.BreakerPause,
-		Proxy:       e.Proxy, Logger: log, Observer: o,
+		BreakerPause: e.BreakerPause,
+		Proxy:        e.Proxy, Logger: log, Observer: o,
 	}
 	var errs []error
 	switch {
 	case e.APIKeyFile != "":
-		po.APIKey = escalate.KeyFile(e.APIKeyFile)
+		po.APIKey = llm.KeyFile(e.APIKeyFile)
 		if _, err := po.APIKey(); err != nil {
 			errs = append(errs, fmt.Errorf("escalation.endpoint.api_key_file: %w", err))
 		}
@@ -205,7 +209,7 @@ func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool
 	} else {
 		po.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	pool, err := escalate.NewPool(po)
+	pool, err := llm.NewPool(po)
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -217,15 +221,15 @@ func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool
 
 // escalationPage is the escalate stage in /status.
 type escalationPage struct {
-	Group     string                    `json:"group"`
-	Topic     string                    `json:"topic"`
-	Mode      string                    `json:"mode"`
-	Verdict   string                    `json:"verdict"`
-	Model     string                    `json:"model"`
-	Prompt    string                    `json:"prompt"` // version
-	Budget    escalate.Left             `json:"budget_left"`
-	Endpoints []escalate.EndpointStatus `json:"endpoints"`
-	Stage     pipeline.Status           `json:"stage"`
+	Group     string               `json:"group"`
+	Topic     string               `json:"topic"`
+	Mode      string               `json:"mode"`
+	Verdict   string               `json:"verdict"`
+	Model     string               `json:"model"`
+	Prompt    string               `json:"prompt"` // version
+	Budget    escalate.Left        `json:"budget_left"`
+	Endpoints []llm.EndpointStatus `json:"endpoints"`
+	Stage     pipeline.Status      `json:"stage"`
 }
 
 // newEscalateStage makes the stage that reads requests, asks the endpoint and publishes final verdicts.
@@ -265,7 +269,7 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	budget := escalate.NewBudget(limits, time.Now)
 	concurrency := min(e.Endpoint.MaxConcurrency*len(e.Endpoint.URLs), 1024)
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
-		Codec: publisher.Codec, MaxTextBytes: int(s.Input.MaxTextBytes), Publisher: publisher, Prompt: plan.prompt,
+		Codec: publisher.Codec, MaxTextBytes: int(s.Input.MaxTextBytes), Publisher: publisher, Task: plan.task,
 		Redactor: plan.redactor, Policy: plan.policy,
 		Pool: pool, Budget: budget, Model: e.Endpoint.Model, Deadline: e.Endpoint.Deadline, MaxAge: e.MaxAge,
 		Concurrency: concurrency, CacheBytes: int(e.Cache),
@@ -296,11 +300,11 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	})
 	page := func() *escalationPage {
 		return &escalationPage{Group: kc.Group, Topic: e.Topic, Mode: e.Mode, Verdict: plan.verdict,
-			Model: e.Endpoint.Model, Prompt: plan.prompt.Version(),
+			Model: e.Endpoint.Model, Prompt: plan.task.Version(),
 			Budget: budget.Left(), Endpoints: pool.Status(), Stage: stage.Status()}
 	}
 	log.Info("escalation", "topic", e.Topic, "group", kc.Group, "mode", e.Mode, "verdict", plan.verdict, "model",
-		e.Endpoint.Model, "endpoints", len(e.Endpoint.URLs), "prompt", plan.prompt.Version(), "concurrency",
+		e.Endpoint.Model, "endpoints", len(e.Endpoint.URLs), "prompt", plan.task.Version(), "concurrency",
 		concurrency)
 	return &workerStage{name: "escalate", stage: stage, source: client, escalation: page, close: func() {
 		processor.Close()

@@ -124,11 +124,11 @@ type seen struct {
 	amends    string
 	dead      string // why it is a dead letter; "": it is a result
 	verdict   struct {
-		Route, Reason, Amends string
-		Score                 float64
-		Revision              int
-		Provisional           bool
-		Local                 struct{ Score float64 }
+		By, Reason, Amends string
+		Score              float64
+		Revision           int
+		Provisional        bool
+		Local              struct{ Score float64 }
 	}
 }
 
@@ -271,7 +271,7 @@ func soakEscalation(t *testing.T, mode escalate.Mode, records int) {
 			return
 		}
 		v := &s.verdict
-		answered := v.Route == string(pipeline.ByLLM) || v.Route == string(pipeline.Fallback)
+		answered := v.By == string(pipeline.ByLLM) || v.By == string(pipeline.Fallback)
 		m := first
 		if answered {
 			m = final
@@ -282,7 +282,7 @@ func soakEscalation(t *testing.T, mode escalate.Mode, records int) {
 		}
 		m[s.key] = s
 		switch {
-		case v.Route == string(pipeline.Fallback) && v.Reason == "":
+		case v.By == string(pipeline.Fallback) && v.Reason == "":
 			t.Errorf("record %s: a fallback without a reason: %+v", s.key, v)
 		case answered && mode == escalate.Amend:
 			f := first[s.key]
@@ -359,7 +359,7 @@ func soakEscalation(t *testing.T, mode escalate.Mode, records int) {
 			lost++
 		}
 		if l != nil {
-			reasons[l.verdict.Route+" "+l.verdict.Reason]++
+			reasons[l.verdict.By+" "+l.verdict.Reason]++
 		}
 	}
 	if lost > 0 || len(final) != escalated {
@@ -416,7 +416,7 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 					if final[s.key] != "" {
 						t.Errorf("record %s has two final verdicts", s.key)
 					}
-					final[s.key] = s.verdict.Route + " " + s.verdict.Reason
+					final[s.key] = s.verdict.By + " " + s.verdict.Reason
 				}
 			})
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sluice/pipeline"
+	"sluice/pipeline/llm"
 )
 
 // Settings is the whole configuration of a worker. The struct tags are its documentation and its schema: the file
@@ -230,7 +231,7 @@ type UrgentSettings struct {
 
 // CacheSettings are the cache of results.
 type CacheSettings struct {
-	MaxBytes Bytes `koanf:"max_bytes" doc:"memory for results of texts seen before, by model and tokens; 0: no cache. An answer from it has route: cache" example:"64MiB"`
+	MaxBytes Bytes `koanf:"max_bytes" doc:"memory for results of texts seen before, by model and tokens; 0: no cache. An answer from it has by: cache" example:"64MiB"`
 }
 
 // ServerSettings are the HTTP endpoints /metrics, /healthz, /readyz and /status.
@@ -257,7 +258,7 @@ type LogSettings struct {
 
 // defaultSettings is what holds where nothing is said.
 func defaultSettings() Settings {
-	lim := pipeline.DefaultLimits
+	lim, ask := pipeline.DefaultLimits, llm.DefaultOptions()
 	return Settings{
 		Kafka: KafkaSettings{
 			InstanceID:         "${HOSTNAME}",
@@ -279,9 +280,10 @@ func defaultSettings() Settings {
 		RunTimeout: 30 * time.Second,
 		Escalation: EscalationSettings{
 			Mode: "amend", SeverityFloor: 0.7, Confident: 0.9, Cache: 8 << 20,
-			Endpoint: EndpointSettings{Timeout: 10 * time.Second, Deadline: 30 * time.Second, MaxConcurrency: 16,
-				MaxAttempts: 4, Structured: "auto",
-				MaxTokens: 200, MaxResponseBytes: 256 << 10, BreakerFailures: 10, BreakerPause: 15 * time.Second},
+			Endpoint: EndpointSettings{Timeout: ask.Timeout, Deadline: 30 * time.Second,
+				MaxConcurrency: ask.MaxConcurrency, MaxAttempts: ask.MaxAttempts, Structured: ask.Structured,
+				MaxTokens: ask.MaxTokens, MaxResponseBytes: Bytes(ask.MaxResponseBytes),
+				BreakerFailures: ask.BreakerFailures, BreakerPause: ask.BreakerPause},
 		},
 		Server: ServerSettings{Listen: "127.0.0.1:9464"},
 		Log:    LogSettings{Level: "info", Format: "text"},

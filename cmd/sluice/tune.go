@@ -16,8 +16,8 @@ import (
 
 	"sluice/model"
 	"sluice/model/tune"
-	"sluice/pipeline"
-	"sluice/pipeline/escalate"
+	"sluice/pipeline/llm/label"
+	"sluice/pipeline/rule"
 )
 
 // This file is the command that chooses thresholds: its flags, and what becomes of them. The models are run by
@@ -56,26 +56,26 @@ func (e tuneEndpoint) of(c *loaded, m *model.Model, asked bool) (tuneEndpoint, e
 	if m.Task != model.TextClassification {
 		return e, nil
 	}
-	var prompt *escalate.Prompt
+	var task *label.Task
 	if asked {
 		plan, err := planEscalation(&c.Settings)
 		if err != nil {
 			return e, err
 		}
-		prompt = plan.prompt
+		task = plan.task
 		if e.inputPrice == 0 && e.outputPrice == 0 {
 			e.inputPrice, e.outputPrice = c.Escalation.Budget.PriceInputPerMillion,
 				c.Escalation.Budget.PriceOutputPerMillion
 		}
 	} else {
 		var err error
-		if prompt, err = escalate.NewPrompt(escalate.PromptOptions{Labels: m.Labels}); err != nil {
+		if task, err = label.New(label.Options{Labels: m.Labels}); err != nil {
 			return e, err
 		}
 	}
 	if e.promptTokens == 0 {
-		bytes := len(prompt.Schema())
-		for _, message := range prompt.Messages("", escalate.NewDelimiter()) {
+		bytes := len(task.Schema())
+		for _, message := range task.Messages("") {
 			bytes += len(message.Content)
 		}
 		e.promptTokens = (bytes + bytesOfToken - 1) / bytesOfToken
@@ -287,7 +287,7 @@ func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *loaded, 
 		r.Now.Student = settings.StudentThreshold
 	}
 	if escalates(c, at) {
-		r.Now.Escalate, _ = tune.RuleThreshold(c.Escalation.When, pipeline.RuleName(settings.VerdictField()))
+		r.Now.Escalate, _ = tune.RuleThreshold(c.Escalation.When, rule.Name(settings.VerdictField()))
 	}
 	if err := r.Fill(cascade, ran.samples, o.holdout, goal); err != nil {
 		return usageErrorf("tune: %s: %w", o.labelled, err)

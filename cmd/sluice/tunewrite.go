@@ -13,7 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"sluice/model/tune"
-	"sluice/pipeline"
+	"sluice/pipeline/rule"
 )
 
 // This file shows what a tuning changes in the configuration file, and writes it.
@@ -30,7 +30,7 @@ func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o
 		fmt.Fprintf(out, "The student is no help for this goal: remove models[%d].student, or tune for another goal.\n",
 			at)
 	}
-	if name := pipeline.RuleName(settings.VerdictField()); choice.Escalates {
+	if name := rule.Name(settings.VerdictField()); choice.Escalates {
 		now, simple := 0.0, false
 		if escalates(c, at) {
 			now, simple = tune.RuleThreshold(c.Escalation.When, name)

@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/pipeline"
-	"sluice/pipeline/escalate"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/llm"
 )
 
 func validateCommand() *cobra.Command {
@@ -114,14 +114,14 @@ func validateEscalation(s *Settings) (string, error) {
 	if err != nil {
 		return "", unfault(err)
 	}
-	pool, err := newPool(s, slog.New(slog.DiscardHandler), escalate.Observer{})
+	pool, err := newPool(s, slog.New(slog.DiscardHandler), llm.Observer{})
 	if err != nil {
 		return "", unfault(err)
 	}
 	pool.Close()
 	return fmt.Sprintf("escalation: %s where %s, mode %s, to %s at %s (not asked now), prompt %s", plan.verdict,
 		s.Escalation.When, s.Escalation.Mode, s.Escalation.Endpoint.Model,
-		strings.Join(s.Escalation.Endpoint.URLs, ", "), plan.prompt.Version()), nil
+		strings.Join(s.Escalation.Endpoint.URLs, ", "), plan.task.Version()), nil
 }
 
 // validateBrokers asks the brokers about topics and permissions.

@@ -22,8 +22,8 @@ func demoRecord(partition int32, offset int64, topic, value string) *kgo.Record 
 			offset)}}}
 }
 
-const demoResult = `{"text":"Ada 李 was here","inference":{"sentiment":{"label":"POSITIVE","score":0.9731,"route":"model","model":"m@1","revision":1},` +
-	`"entities":{"entities":[{"entity_group":"PER","score":0.9,"word":"ada 李","start":0,"end":5}],"route":"model","model":"n@2","revision":1}}}`
+const demoResult = `{"text":"Ada 李 was here","inference":{"sentiment":{"label":"POSITIVE","score":0.9731,"by":"model","model":"m@1","revision":1},` +
+	`"entities":{"entities":[{"entity_group":"PER","score":0.9,"word":"ada 李","start":0,"end":5}],"by":"model","model":"n@2","revision":1}}}`
 
 func TestARowShowsWhatTheResultSays(t *testing.T) {
 	row := newDemoRow(demoRecord(2, 7, demoOutput, demoResult), time.Now())

@@ -1,19 +1,3 @@
-// This file owns what may be spent: wallets and charges. It is plain state; the clock is passed in (but for Wait, which
-// waits for real). It asks nobody and knows no endpoint.
-//
-// Every partition of the escalation topic is a wallet that holds an equal part of the day's budget (UTC). What has been
-// spent of it today stands in the metadata of the escalation group's committed offset for that partition, so that it
-// moves with the partition: workers need not agree about anything, and together can never spend more than the budget. A
-// charge is taken when a call starts, for the most that it can take (Pool.Ceiling), and settled when it ends. It is
-// taken from the wallet of the record's own partition first, then from the fullest that this worker owns: one worker
-// that owns all partitions has the whole budget, whatever the partitions' traffic.
-//
-// What is strict: the sum, over all workers, of settled and outstanding charges of a day never exceeds the budget, as
-// long as every wallet that changed is committed before its partition moves and no call takes more than it was charged
-// for. What a crash can add: the calls that were charged after the last commit of the wallets they were charged to, and
-// no others. The day on which partitions are added to the topic can exceed by what the old wallets had spent beyond
-// their new, smaller part.
-
 package escalate
 
 import (
@@ -29,7 +13,24 @@ import (
 	"golang.org/x/time/rate"
 
 	"sluice/pipeline"
+	"sluice/pipeline/llm"
 )
+
+// This file owns what may be spent: wallets and charges. It is plain state; the clock is passed in (but for Wait, which
+// waits for real). It asks nobody and knows no endpoint.
+//
+// Every partition of the escalation topic is a wallet that holds an equal part of the day's budget (UTC). What has been
+// spent of it today stands in the metadata of the escalation group's committed offset for that partition, so that it
+// moves with the partition: workers need not agree about anything, and together can never spend more than the budget. A
+// charge is taken when a call starts, for the most that it can take (llm.Pool.Ceiling), and settled when it ends. It is
+// taken from the wallet of the record's own partition first, then from the fullest that this worker owns: one worker
+// that owns all partitions has the whole budget, whatever the partitions' traffic.
+//
+// What is strict: the sum, over all workers, of settled and outstanding charges of a day never exceeds the budget, as
+// long as every wallet that changed is committed before its partition moves and no call takes more than it was charged
+// for. What a crash can add: the calls that were charged after the last commit of the wallets they were charged to, and
+// no others. The day on which partitions are added to the topic can exceed by what the old wallets had spent beyond
+// their new, smaller part.
 
 // Limits bound what all workers of a group spend together. 0: no limit.
 type Limits struct {
@@ -264,9 +265,9 @@ func (b *Budget) give(c *Charge, tp pipeline.TopicPartition, resource int, n int
 	c.parts = append(c.parts, p)
 }
 
-// Settle says what the call really took, all attempts together (Reply.Usage, CallError.Usage). What it took less goes
-// back, as far as the wallets are still this worker's and the day is the same; what it took more is charged to the
-// record's own wallet even where that overdraws it. Further calls of Settle and Void do nothing.
+// Settle says what the call really took, all attempts together (llm.Reply.Usage, llm.CallError.Usage). What it took
+// less goes back, as far as the wallets are still this worker's and the day is the same; what it took more is charged
+// to the record's own wallet even where that overdraws it. Further calls of Settle and Void do nothing.
 func (c *Charge) Settle(prompt, completion int) {
 	c.settle(c.b.cost(int64(c.attempts), prompt, completion))
 }
@@ -372,7 +373,7 @@ func (b *Budget) Metadata() map[pipeline.TopicPartition]string {
 }
 
 // Price is what so many tokens cost, by the limits' prices.
-func (b *Budget) Price(u Usage) float64 {
+func (b *Budget) Price(u llm.Usage) float64 {
 	return (float64(u.PromptTokens)*b.limits.InputPerMillion +
 		float64(u.CompletionTokens)*b.limits.OutputPerMillion) / 1e6
 }

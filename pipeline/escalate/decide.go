@@ -6,6 +6,9 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"sluice/pipeline"
+	"sluice/pipeline/llm/label"
 )
 
 // This file owns the last word: whether an answer that could be read may replace what the local model said. Pure
@@ -13,9 +16,6 @@ import (
 
 // Routes and reasons of a decision, and its flags.
 const (
-	RouteLLM      = "llm"      // the answer was taken
-	RouteFallback = "fallback" // the local verdict stands, for a Reason
-
 	ReasonSeverityFloor = "severity-floor" // the answer would have lowered the severity
 
 	FlagDisagrees = "disagrees-with-confident" // the answer differs from a confident local verdict
@@ -43,9 +43,9 @@ type Decision struct {
 	Label  string
 	Score  float64 // 0..1, where Scored
 	Scored bool
-	Route  string   // RouteLLM or RouteFallback
-	Reason string   // ReasonSeverityFloor or ""
-	Flags  []string // FlagDisagrees or none
+	By     pipeline.By // ByLLM or Fallback
+	Reason string      // ReasonSeverityFloor or ""
+	Flags  []string    // FlagDisagrees or none
 }
 
 // Check says all that is wrong with the policy for a model with these labels.
@@ -75,17 +75,17 @@ func (p Policy) Check(labels []string) error {
 
 // Decide takes the answer, or lets the local verdict stand where the answer would lower its severity. A local score
 // that is not a number counts as the highest: the floor holds.
-func (p Policy) Decide(local Local, a Answer) Decision {
+func (p Policy) Decide(local Local, a label.Answer) Decision {
 	var flags []string
 	if a.Label != local.Label && reaches(local.Score, p.Confident) {
 		flags = []string{FlagDisagrees}
 	}
 	// An unnamed label has index -1: below all.
 	if slices.Index(p.Severity, a.Label) < slices.Index(p.Severity, local.Label) && reaches(local.Score, p.Floor) {
-		return Decision{Label: local.Label, Score: local.Score, Scored: !math.IsNaN(local.Score), Route: RouteFallback,
+		return Decision{Label: local.Label, Score: local.Score, Scored: !math.IsNaN(local.Score), By: pipeline.Fallback,
 			Reason: ReasonSeverityFloor, Flags: flags}
 	}
-	return Decision{Label: a.Label, Score: a.Score, Scored: a.Scored, Route: RouteLLM, Flags: flags}
+	return Decision{Label: a.Label, Score: a.Score, Scored: a.Scored, By: pipeline.ByLLM, Flags: flags}
 }
 
 func reaches(score, limit float64) bool { return !(score < limit) }

@@ -7,23 +7,26 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"sluice/pipeline"
+	"sluice/pipeline/llm/label"
 )
 
 func TestWhatAnAnswerMayChange(t *testing.T) {
 	ranked := Policy{Severity: []string{"low", "medium", "high"}, Floor: 0.5, Confident: 0.9}
-	answer := func(label string) Answer { return Answer{Label: label, Score: 0.7, Scored: true} }
+	answer := func(name string) label.Answer { return label.Answer{Label: name, Score: 0.7, Scored: true} }
 	taken := func(label string, flags ...string) Decision {
-		return Decision{Label: label, Score: 0.7, Scored: true, Route: "llm", Flags: flags}
+		return Decision{Label: label, Score: 0.7, Scored: true, By: "llm", Flags: flags}
 	}
 	kept := func(label string, score float64, flags ...string) Decision {
-		return Decision{Label: label, Score: score, Scored: true, Route: "fallback", Reason: "severity-floor",
+		return Decision{Label: label, Score: score, Scored: true, By: "fallback", Reason: "severity-floor",
 			Flags: flags}
 	}
 	for _, c := range []struct {
 		name   string
 		policy Policy
 		local  Local
-		answer Answer
+		answer label.Answer
 		want   Decision
 	}{
 		{"agrees", ranked, Local{"high", 0.95}, answer("high"), taken("high")},
@@ -41,10 +44,10 @@ func TestWhatAnAnswerMayChange(t *testing.T) {
 		{"without ranks nothing is lower", Policy{Confident: 0.9}, Local{"high", 0.8}, answer("low"), taken("low")},
 		{"floor 0 always holds", Policy{Severity: []string{"high"}, Confident: 1}, Local{"high", 0}, answer("low"),
 			kept("high", 0)},
-		{"a bare label has no score", ranked, Local{"low", 0.6}, Answer{Label: "high"}, Decision{Label: "high",
-			Route: "llm"}},
+		{"a bare label has no score", ranked, Local{"low", 0.6}, label.Answer{Label: "high"}, Decision{Label: "high",
+			By: "llm"}},
 		{"a local score that is no number counts as the highest", ranked, Local{"high", math.NaN()}, answer("low"),
-			Decision{Label: "high", Route: "fallback", Reason: "severity-floor",
+			Decision{Label: "high", By: "fallback", Reason: "severity-floor",
 				Flags: []string{"disagrees-with-confident"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -66,7 +69,7 @@ func TestSeverityNeverFallsBelowAConfidentLocalVerdict(t *testing.T) {
 		p := Policy{Severity: labels[:3], Floor: rapid.Float64Range(0, 1).Draw(t, "floor"),
 			Confident: rapid.Float64Range(0, 1).Draw(t, "confident")}
 		local := Local{rapid.SampledFrom(labels).Draw(t, "local"), rapid.Float64Range(0, 1).Draw(t, "score")}
-		a := Answer{Label: rapid.SampledFrom(labels).Draw(t, "answer")}
+		a := label.Answer{Label: rapid.SampledFrom(labels).Draw(t, "answer")}
 		d := p.Decide(local, a)
 		if local.Score >= p.Floor && rank[d.Label] < rank[local.Label] {
 			t.Fatalf("%+v lowered to %+v", local, d)
@@ -74,7 +77,7 @@ func TestSeverityNeverFallsBelowAConfidentLocalVerdict(t *testing.T) {
 		if d.Label != local.Label && d.Label != a.Label {
 			t.Fatalf("%+v and %+v became %+v", local, a, d)
 		}
-		if (d.Route == RouteFallback) != (d.Label != a.Label) {
+		if (d.By == pipeline.Fallback) != (d.Label != a.Label) {
 			t.Fatalf("%+v and %+v became %+v", local, a, d)
 		}
 	})

@@ -20,6 +20,9 @@ import (
 	"sluice/pipeline/codec"
 	"sluice/pipeline/codec/jsonvalue"
 	"sluice/pipeline/escalate"
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
+	"sluice/pipeline/llm/openai"
 	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest/injections"
 	"sluice/pipeline/publish"
@@ -96,7 +99,7 @@ func asked(t *testing.T, id, text, label string, offset int64, spans ...escalate
 // tries every way, without a stage.
 func TestNoOrderGetsThroughTheStage(t *testing.T) {
 	corpus := injections.Corpus()
-	prompt, err := escalate.NewPrompt(escalate.PromptOptions{Labels: injections.Labels, Explain: true})
+	task, err := label.New(label.Options{Labels: injections.Labels, Explain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +118,7 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 			ways := corpus[n].Obedient()
 			return ways[(3*round+n)%len(ways)]
 		}
-		got := throughStage(t, prompt, nil, policy, source, standin.New(standin.Options{Labels: injections.Labels,
+		got := throughStage(t, task, nil, policy, source, standin.New(standin.Options{Labels: injections.Labels,
 			Obey: obey}))
 		for _, m := range got {
 			n, i := sourceOf(t, &m, corpus)
@@ -123,8 +126,8 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 		}
 		for n, i := range corpus {
 			ways := i.Obedient()
-			a, err := prompt.Parse(ways[(3*round+n)%len(ways)])
-			if err == nil && policy.Decide(escalate.Local{Label: i.Truth, Score: 0.7}, a).Route == escalate.RouteLLM {
+			a, err := task.Parse(ways[(3*round+n)%len(ways)])
+			if err == nil && policy.Decide(escalate.Local{Label: i.Truth, Score: 0.7}, a).By == pipeline.ByLLM {
 				legal++
 			}
 		}
@@ -139,14 +142,16 @@ func TestNoOrderGetsThroughTheStage(t *testing.T) {
 
 // throughStage runs the requests through a stage whose endpoint is server, until each has a message, and returns the
 // messages.
-func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Redactor, policy escalate.Policy,
+func throughStage(t *testing.T, task *label.Task, redactor *escalate.Redactor, policy escalate.Policy,
 	source requests, server *standin.Server) []pipeline.Message {
 	t.Helper()
 	var network standin.Network
 	network.Serve("llm", server)
 	defer network.Close()
-	pool, err := escalate.NewPool(escalate.PoolOptions{URLs: []string{"http://llm/v1"}, Model: "stub",
-		Dial: network.Dial})
+	o := llm.DefaultOptions()
+	o.Name, o.Protocol, o.URLs, o.Model = "escalation", openai.Protocol{}, []string{"http://llm/v1"}, "stub"
+	o.Dial = network.Dial
+	pool, err := llm.NewPool(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +163,7 @@ func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Reda
 		Codec:        textOf,
 		MaxTextBytes: 1 << 20,
 		Publisher:    &publish.Publisher{Codec: textOf, Output: "review_analysis", DeadLetters: "review_dlq"},
-		Prompt:       prompt, Redactor: redactor, Policy: policy, Pool: pool, Budget: budget,
+		Task:         task, Redactor: redactor, Policy: policy, Pool: pool, Budget: budget,
 		Model: "stub", Deadline: time.Minute, Concurrency: 8, Metrics: escalate.NewMetrics(registry), Logger: log,
 	})
 	defer processor.Close()

@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"sluice/pipeline"
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
 )
 
 // This file names the metrics of questions and answers. Those of the stage itself (records, transactions, lag) are
@@ -84,9 +86,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 // Observer is what a Pool must tell these metrics.
-func (m *Metrics) Observer() Observer {
-	return Observer{
-		Attempt: func(endpoint string, reason Reason, took time.Duration) {
+func (m *Metrics) Observer() llm.Observer {
+	return llm.Observer{
+		Attempt: func(endpoint string, reason llm.Reason, took time.Duration) {
 			m.calls.WithLabelValues(endpoint, string(reason)).Inc()
 			m.callTime.WithLabelValues(endpoint).Observe(took.Seconds())
 		},
@@ -95,7 +97,7 @@ func (m *Metrics) Observer() Observer {
 }
 
 // watch reads what the budget and the pool have when they are scraped.
-func (m *Metrics) watch(b *Budget, p *Pool) {
+func (m *Metrics) watch(b *Budget, p *llm.Pool) {
 	f := promauto.With(m.reg)
 	left := func(resource string, of func(Left) float64) {
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_escalation_budget_left", ConstLabels: prometheus.Labels{
@@ -122,16 +124,16 @@ func (m *Metrics) watch(b *Budget, p *Pool) {
 }
 
 // took counts what a call has cost.
-func (m *Metrics) took(u Usage, b *Budget) {
+func (m *Metrics) took(u llm.Usage, b *Budget) {
 	m.tokens.WithLabelValues("prompt").Add(float64(u.PromptTokens))
 	m.tokens.WithLabelValues("completion").Add(float64(u.CompletionTokens))
 	m.money.Add(b.Price(u))
 }
 
-// unusable counts an answer that Parse refused.
+// unusable counts an answer that the task refused.
 func (m *Metrics) unusable(err error) {
 	reason := "unknown"
-	var ae *AnswerError
+	var ae *label.AnswerError
 	if errors.As(err, &ae) {
 		reason = ae.Reason
 	}

@@ -1,21 +1,14 @@
 package escalate
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"sluice/pipeline"
-	"sluice/pipeline/llm/standin"
+	"sluice/pipeline/llm"
 	"sluice/pipeline/publish"
 )
 
@@ -111,7 +104,7 @@ func TestAPanicWithinACallIsItsReason(t *testing.T) {
 		b.add(t, distinct(12, 1)...)
 		var calls atomic.Int32
 		d := t.work(b, deskOptions{concurrency: 1, limits: Limits{CallsPerDay: 100},
-			pool: PoolOptions{MaxConcurrency: 1, APIKey: func() (pipeline.Secret, error) {
+			pool: llm.Options{MaxConcurrency: 1, APIKey: func() (pipeline.Secret, error) {
 				if calls.Add(1)%4 == 0 {
 					outOfRange("")
 				}
@@ -130,95 +123,5 @@ func TestAPanicWithinACallIsItsReason(t *testing.T) {
 			t.Errorf("the log:\n%s", log)
 		}
 		d.stop()
-	})
-}
-
-func TestAPanicOfTheCallersOwnStepEndsTheCall(t *testing.T) {
-	inBubble(t, func(t *bubble) {
-		p := t.pool(PoolOptions{MaxConcurrency: 1}, "a")
-		c := question(t.prompt, "good")
-		c.Attempt = func(context.Context, int) error { panic("no budget at all") }
-		var e *CallError
-		if _, err := p.Ask(t.Context(), c); !errors.As(err, &e) || e.Reason != ReasonPanic || e.Attempts != 0 {
-			t.Errorf("%v", err)
-		}
-		t.must(p, "good") // the one slot is free again
-	})
-}
-
-// net/http dials in goroutines of its own.
-func TestAPanicWhileConnectingIsAFailedAttempt(t *testing.T) {
-	inBubble(t, func(t *bubble) {
-		var dials atomic.Int32
-		p, err := NewPool(PoolOptions{URLs: []string{"http://a/v1"}, Model: "stub", MaxAttempts: 1,
-			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-				if dials.Add(1) == 1 {
-					outOfRange(address)
-				}
-				return t.net.Dial(ctx, network, address)
-			}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer p.Close()
-		if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonPanic || !strings.Contains(e.Error(),
-			"escalate.outOfRange") {
-			t.Errorf("%+v", e)
-		}
-		t.must(p, "good")
-	})
-}
-
-// While all endpoints are left alone a timer looks for one that may be asked again. Nobody waits for that goroutine.
-func TestAPanicOfTheTimerLeavesThePoolUsable(t *testing.T) {
-	inBubble(t, func(t *bubble) {
-		logs := &lockedBuffer{}
-		p := t.pool(PoolOptions{MaxAttempts: 1, BreakerFailures: 1, Logger: slog.New(slog.NewTextHandler(logs, nil)),
-			Observer: Observer{Breaker: func(_, state string) {
-				if state == "half-open" {
-					panic(fmt.Sprint("no gauge for ", state))
-				}
-			}}}, "a")
-		t.a.Always(standin.Status(http.StatusInternalServerError, ""))
-		t.fails(t.Context(), p, "good")
-		t.a.Always(standin.Good())
-		waited := make(chan error, 1)
-		go func() {
-			_, err := p.Ask(t.Context(), question(t.prompt, "good"))
-			waited <- err
-		}()
-		synctest.Wait()
-		if err := <-waited; err != nil {
-			t.Errorf("the call that waited: %v", err)
-		}
-		t.must(p, "good")
-		if !strings.Contains(logs.String(), "telling what happened to an endpoint panicked") {
-			t.Errorf("the log:\n%s", logs)
-		}
-	})
-}
-
-// Who takes a grant also tells what changed meanwhile: the breaker has half-opened. A panic there must not keep the one
-// probe.
-func TestAPanicOfAnObserverKeepsNoGrant(t *testing.T) {
-	inBubble(t, func(t *bubble) {
-		p := t.pool(PoolOptions{MaxAttempts: 1, MaxConcurrency: 1, BreakerFailures: 1,
-			Observer: Observer{Breaker: func(_, state string) {
-				if state == "half-open" {
-					panic("no gauge")
-				}
-			}}}, "a")
-		t.a.Always(standin.Status(http.StatusInternalServerError, ""))
-		t.fails(t.Context(), p, "good")
-		t.a.Always(standin.Good())
-		time.Sleep(time.Minute) // the breaker half-opens at the next call, which finds it so
-		func() {
-			defer func() { recover() }()
-			p.Ask(t.Context(), question(t.prompt, "good"))
-		}()
-		t.must(p, "good")
-		if s := p.Status()[0]; s.Breaker != "closed" || s.InFlight != 0 {
-			t.Errorf("afterwards %+v", s)
-		}
 	})
 }

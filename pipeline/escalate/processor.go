@@ -1,3 +1,5 @@
+// Package escalate is the second stage: what the local models were unsure of is asked of endpoints (package llm). It
+// says when to ask, what may be spent, what leaves the worker, and what an answer may change.
 package escalate
 
 import (
@@ -13,6 +15,8 @@ import (
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/failpoint"
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
 	"sluice/pipeline/publish"
 	"sluice/tokenize"
 )
@@ -36,10 +40,10 @@ type ProcessorOptions struct {
 	Codec        codec.Codec // of a request's value, as the classify stage has it
 	MaxTextBytes int         // longer texts are cut
 	Publisher    *publish.Publisher
-	Prompt       *Prompt
-	Redactor     *Redactor // nil: texts leave the worker as they are
+	Task         llm.Task[label.Answer] // what is asked about a text
+	Redactor     *Redactor              // nil: texts leave the worker as they are
 	Policy       Policy
-	Pool         *Pool
+	Pool         *llm.Pool
 	Budget       *Budget
 	Model        string        // as verdicts name it
 	Deadline     time.Duration // of one question, all calls together
@@ -130,8 +134,9 @@ func (p *Processor) loop() {
 	}
 }
 
-// outcome makes what is to be published for a request. done is false when the processor is closing. Of a request that
-// cannot even be read, or whose final verdict cannot be written, because that panics, it is a dead letter.
+// outcome makes what is to be published for a request. done is false when the processor is closing. A panic makes a
+// dead letter where the request cannot be read, or its final verdict not be written. A panic in between has been dealt
+// with by final.
 func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) {
 	stage := "decode"
 	defer func() {
@@ -214,8 +219,7 @@ func (p *Processor) Quarantine(r *pipeline.Record, deaths int) (o pipeline.Outco
 	if err != nil {
 		return dead()
 	}
-	f := decided{Final: Final{By: pipeline.Fallback, Reason: FallbackQuarantine,
-		Prompt: p.o.Prompt.Version()}}
+	f := p.fallback(FallbackQuarantine)
 	p.o.Metrics.decided(q, f)
 	return Finals{p.o.Publisher}.Outcome(q, value, tokenize.Clean(value.Text(), p.o.MaxTextBytes).Bytes, f.Final)
 }
@@ -229,71 +233,103 @@ type decided struct {
 
 // result is what a question has brought: an answer, or the reason of a fallback.
 type result struct {
-	answer   Answer
-	fallback string
+	answer   label.Answer
+	fallback string // "": there is an answer
+	reused   bool   // it was kept, or another record's question brought it
 }
+
+// ofThatRecord says that a fallback is about the record that asked, and not about the question.
+func (r *result) ofThatRecord() bool { return r.fallback == FallbackAge || r.fallback == FallbackPanic }
 
 var errClosing = errors.New("the processor is closing")
 
-// final decides about one request. A panic on the way is a fallback of this request and of no other.
+// final decides about one request. A panic on the way is a fallback of this request and of no other. done is false when
+// the processor is closing.
 func (p *Processor) final(r *pipeline.Record, q *Request, text string) (d decided, done bool) {
 	defer func() {
 		if x := recover(); x != nil {
 			p.panicked(r, x, localStands)
-			d = decided{Final: Final{By: pipeline.Fallback, Reason: FallbackPanic,
-				Prompt: p.o.Prompt.Version()}}
-			done = true
+			d, done = p.fallback(FallbackPanic), true
 		}
 	}()
-	d.Prompt = p.o.Prompt.Version()
-	fallback := func(reason string) (decided, bool) {
-		d.By, d.Reason = pipeline.Fallback, reason
-		return d, true
-	}
 	if p.tooOld(q) {
-		return fallback(FallbackAge)
+		return p.fallback(FallbackAge), true
 	}
-	key := p.key(q, text)
-	res, reused := p.cached(key)
-	for asked := false; !reused && !asked; {
-		// Whoever asks the same question meanwhile waits for this answer.
-		v, err, _ := p.flights.Do(string(key[:]), func() (v any, err error) {
-			asked = true
-			defer func() { // else singleflight would hand the panic to everybody who waits
-				if x := recover(); x != nil {
-					p.panicked(r, x, localStands)
-					v, err = result{fallback: FallbackPanic}, nil
-				}
-			}()
-			return p.ask(r, q, text)
-		})
-		if err != nil {
-			return d, false
-		}
-		if res = v.(result); !asked && (res.fallback == FallbackAge || res.fallback == FallbackPanic) {
-			if p.tooOld(q) {
-				return fallback(FallbackAge)
-			}
-			// the record that was to bring the answer had become too old for it, or it panicked; this one is another
-			continue
-		}
-		reused = !asked
-		if asked && res.fallback == "" {
-			p.keep(key, res.answer)
-		}
-	}
-	if res.fallback != "" {
-		return fallback(res.fallback)
+	res, err := p.find(r, q, text)
+	switch {
+	case err != nil:
+		return decided{}, false
+	case res.fallback != "":
+		return p.fallback(res.fallback), true
 	}
 	p.o.begin("decide", text)
-	d.reused, d.answer = reused, res.answer.Label
+	return p.decide(q, &res), true
+}
+
+// fallback is the decision that the local verdict stands.
+func (p *Processor) fallback(reason string) decided {
+	return decided{Final: Final{By: pipeline.Fallback, Reason: reason, Prompt: p.o.Task.Version()}}
+}
+
+// decide says what the answer changes.
+func (p *Processor) decide(q *Request, res *result) decided {
 	say := p.o.Policy.Decide(Local{Label: q.Label, Score: q.Score}, res.answer)
-	d.Model, d.Flags, d.Explanation = p.o.Model, say.Flags, res.answer.Explanation
-	if say.Route == RouteFallback {
-		return fallback(say.Reason)
+	d := decided{reused: res.reused, answer: res.answer.Label}
+	d.Prompt, d.Model, d.Flags, d.Explanation = p.o.Task.Version(), p.o.Model, say.Flags, res.answer.Explanation
+	if say.By == pipeline.Fallback {
+		d.By, d.Reason = pipeline.Fallback, say.Reason
+		return d
 	}
 	d.By, d.Label, d.Score, d.Scored = pipeline.ByLLM, say.Label, say.Score, say.Scored
-	return d, true
+	return d
+}
+
+// find brings the result of a question: the answer that is kept, or one that is asked for now. The error is errClosing.
+func (p *Processor) find(r *pipeline.Record, q *Request, text string) (result, error) {
+	key := p.key(q, text)
+	if answer, ok := p.cached(key); ok {
+		return result{answer: answer, reused: true}, nil
+	}
+	for {
+		res, err := p.together(key, r, q, text)
+		if err != nil || !res.reused || !res.ofThatRecord() {
+			return res, err
+		}
+		// The record that was to bring the answer had become too old for it, or it panicked. This one is another.
+		if p.tooOld(q) {
+			return result{fallback: FallbackAge}, nil
+		}
+	}
+}
+
+// together asks a question and keeps its answer, or waits for the record that asks the same question already.
+func (p *Processor) together(key [sha256.Size]byte, r *pipeline.Record, q *Request, text string) (result,
+	error) {
+	asked := false
+	v, err, _ := p.flights.Do(string(key[:]), func() (any, error) {
+		asked = true
+		return p.contained(r, q, text)
+	})
+	if err != nil {
+		return result{}, err
+	}
+	res := v.(result)
+	res.reused = !asked
+	if asked && res.fallback == "" {
+		p.keep(key, res.answer)
+	}
+	return res, nil
+}
+
+// contained is ask, whose panic is a fallback. singleflight would hand the panic to everybody who waits.
+func (p *Processor) contained(r *pipeline.Record, q *Request, text string) (res result, err error) {
+	defer func() {
+		if x := recover(); x != nil {
+			p.panicked(r, x, localStands)
+			res, err = result{fallback: FallbackPanic}, nil
+		}
+	}()
+	return p.ask(r, q, text)
 }
 
 func (p *Processor) tooOld(q *Request) bool {
@@ -322,7 +358,7 @@ func (p *Processor) ask(r *pipeline.Record, q *Request, text string) (result, er
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.Deadline)
 	defer cancel()
 	p.o.begin("prompt", text)
-	messages := p.o.Prompt.Messages(sent, NewDelimiter())
+	messages := p.o.Task.Messages(sent)
 	for try := 1; ; try++ {
 		reply, fallback := p.call(ctx, r, messages)
 		if p.ctx.Err() != nil {
@@ -332,7 +368,7 @@ func (p *Processor) ask(r *pipeline.Record, q *Request, text string) (result, er
 			return result{fallback: fallback}, nil
 		}
 		p.o.begin("parse", text)
-		answer, err := p.o.Prompt.Parse(reply.Content)
+		answer, err := p.o.Task.Parse(reply.Content)
 		if err == nil {
 			if back != nil {
 				answer.Explanation = back.Restore(answer.Explanation)
@@ -343,20 +379,22 @@ func (p *Processor) ask(r *pipeline.Record, q *Request, text string) (result, er
 		if try == 2 {
 			return result{fallback: FallbackAnswer}, nil
 		}
-		messages = p.o.Prompt.Repair(messages, reply.Content, err)
+		if messages = p.o.Task.Repair(messages, reply.Content, err); messages == nil {
+			return result{fallback: FallbackAnswer}, nil
+		}
 	}
 }
 
 // call makes one call, all its attempts charged to the budget. It returns the reason of a fallback where there is no
 // answer. Should it panic, what was charged stays charged: the most that the call can have taken.
-func (p *Processor) call(ctx context.Context, r *pipeline.Record, messages []Message) (Reply, string) {
+func (p *Processor) call(ctx context.Context, r *pipeline.Record, messages []llm.Message) (llm.Reply, string) {
 	tp := r.TopicPartition()
-	c := Call{Affinity: tp.String(), Messages: messages, Schema: p.o.Prompt.Schema(), Choices: p.o.Prompt.Choices()}
+	c := llm.Call{Affinity: tp.String(), Messages: messages, Schema: p.o.Task.Schema(), Choices: p.o.Task.Choices()}
 	most, mostAnswered := p.o.Pool.Ceiling(&c)
 	charge, ok := p.o.Budget.Charge(tp, most, mostAnswered)
 	p.budgetSpent(!ok)
 	if !ok {
-		return Reply{}, FallbackBudget
+		return llm.Reply{}, FallbackBudget
 	}
 	c.Attempt = func(ctx context.Context, attempt int) error {
 		if attempt == 1 {
@@ -378,9 +416,9 @@ func (p *Processor) call(ctx context.Context, r *pipeline.Record, messages []Mes
 		p.o.Metrics.took(reply.Usage, p.o.Budget)
 		return reply, ""
 	}
-	var ce *CallError
+	var ce *llm.CallError
 	if !errors.As(err, &ce) {
-		ce = &CallError{Reason: ReasonClosed, Err: err}
+		ce = &llm.CallError{Reason: llm.ReasonClosed, Err: err}
 	}
 	if ce.Attempts == 0 {
 		charge.Void()
@@ -392,15 +430,15 @@ func (p *Processor) call(ctx context.Context, r *pipeline.Record, messages []Mes
 	switch {
 	case errors.As(err, &panicked):
 		p.tellPanic(tp, r.Offset, panicked, localStands)
-		return Reply{}, FallbackPanic
+		return llm.Reply{}, FallbackPanic
 	case errors.Is(err, errOverBudget):
 		p.budgetSpent(true)
-		return Reply{}, FallbackBudget
+		return llm.Reply{}, FallbackBudget
 	case ce.Unusable():
-		return Reply{}, FallbackAnswer
+		return llm.Reply{}, FallbackAnswer
 	}
 	p.o.Logger.Debug("a question got no answer; the local verdict is final", "partition", tp.String(), "error", err)
-	return Reply{}, FallbackEndpoint
+	return llm.Reply{}, FallbackEndpoint
 }
 
 var errOverBudget = errors.New("the budget is spent")
@@ -421,7 +459,7 @@ func (p *Processor) budgetSpent(spent bool) {
 	p.mu.Unlock()
 	switch {
 	case changed && spent:
-		p.o.Logger.Warn("the escalation budget of today is spent; local verdicts are final (route fallback, reason " +
+		p.o.Logger.Warn("the escalation budget of today is spent; local verdicts are final (by fallback, reason " +
 			"budget) until midnight UTC; to ask on, raise escalation.budget")
 	case changed:
 		p.o.Logger.Info("there is escalation budget again")
@@ -431,7 +469,7 @@ func (p *Processor) budgetSpent(spent bool) {
 // key names a question: equal keys have the same answer.
 func (p *Processor) key(q *Request, text string) [sha256.Size]byte {
 	h := sha256.New()
-	for _, s := range []string{p.o.Prompt.Version(), p.o.Model, q.Verdict, text} {
+	for _, s := range []string{p.o.Task.Version(), p.o.Model, q.Verdict, text} {
 		h.Write([]byte{byte(len(s) >> 24), byte(len(s) >> 16), byte(len(s) >> 8), byte(len(s))})
 		h.Write([]byte(s))
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sluice/pipeline"
+	"sluice/pipeline/llm"
 	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/publish"
 )
@@ -41,7 +42,7 @@ func TestAnAnswerAmendsTheProvisionalVerdict(t *testing.T) {
 			d.intact(&p, &sources[i])
 			v, id := &p.Verdict, fmt.Sprintf("reviews/%d/%d", partition, 1000+n)
 			if v.By != "llm" || v.Label != oracle(asks[i].text) || v.Score == nil || *v.Score != 0.9 ||
-				v.Model != "llama" || v.Prompt != t.prompt.Version() || v.Revision != 2 || v.Reason != "" ||
+				v.Model != "llama" || v.Prompt != t.task.Version() || v.Revision != 2 || v.Reason != "" ||
 				len(v.Flags) > 0 {
 				t.Errorf("verdict %+v about %q", v, asks[i].text)
 			}
@@ -169,7 +170,7 @@ func TestARepairIsAskedOnce(t *testing.T) {
 		t.a.Script(standin.WrongLabel(), standin.Good(), standin.OutOfRange(), standin.MissingField(), standin.Good())
 		b := newBroker(1)
 		b.add(t, distinct(3, 1)...)
-		d := t.work(b, deskOptions{pool: PoolOptions{Structured: "json_object"}, limits: Limits{CallsPerDay: 100}})
+		d := t.work(b, deskOptions{pool: llm.Options{Structured: "json_object"}, limits: Limits{CallsPerDay: 100}})
 		got := d.await(3)
 		if got[0].Verdict.By != "llm" || got[1].Verdict.Reason != FallbackAnswer || got[2].Verdict.By != "llm" {
 			t.Errorf("verdicts %+v, %+v, %+v; want the first repaired, the second not", got[0].Verdict, got[1].Verdict,
@@ -220,7 +221,7 @@ func TestNoAnswerFallsBack(t *testing.T) {
 				c.bring(t)
 				b := newBroker(2)
 				sources := b.add(t, distinct(6, 2)...)
-				d := t.work(b, deskOptions{concurrency: 4, pool: PoolOptions{Timeout: 5 * time.Second},
+				d := t.work(b, deskOptions{concurrency: 4, pool: llm.Options{Timeout: 5 * time.Second},
 					deadline: 20 * time.Second})
 				got := d.await(6)
 				if f := fallbacks(got); f[c.reason] != 6 {

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
 	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/publish"
 )
@@ -60,7 +62,7 @@ func TestRetriesAreCharged(t *testing.T) {
 		b := newBroker(1)
 		b.add(t, distinct(8, 1)...)
 		d := t.work(b, deskOptions{concurrency: 2, limits: Limits{CallsPerDay: 9},
-			pool: PoolOptions{BreakerFailures: 1000, MaxAttempts: 4}, deadline: time.Hour})
+			pool: llm.Options{BreakerFailures: 1000, MaxAttempts: 4}, deadline: time.Hour})
 		f := fallbacks(d.await(8))
 		if t.a.Stats().Requests != 9 || f[FallbackBudget] < 5 || f[FallbackBudget]+f[FallbackEndpoint] != 8 {
 			t.Errorf("%v after %d calls, want 9", f, t.a.Stats().Requests)
@@ -90,7 +92,7 @@ func TestTheBudgetsOfTokensAndMoneyHold(t *testing.T) {
 				b.add(t, distinct(100, 2)...)
 				d := t.work(b, deskOptions{concurrency: 3, limits: c.limit})
 				f := fallbacks(d.await(100))
-				call := question(t.prompt, "text 99 is good")
+				call := llm.Call{Messages: t.task.Messages("text 99 is good"), Schema: t.task.Schema()}
 				spent, most := c.spent(d), c.most(d.pool.Ceiling(&call))
 				// With calls in progress their ceilings are taken; what is left when the last ends is less than theirs.
 				if spent > c.total || spent < c.total-3*most || f[FallbackBudget] == 0 || f[""] == 0 ||
@@ -131,7 +133,7 @@ func TestWorkInFlightIsLeftToTheNextWorker(t *testing.T) {
 		b := newBroker(1)
 		asks := distinct(4, 1)
 		b.add(t, asks[0])
-		d := t.work(b, deskOptions{concurrency: 2, grace: 3 * time.Second, pool: PoolOptions{Timeout: time.Hour},
+		d := t.work(b, deskOptions{concurrency: 2, grace: 3 * time.Second, pool: llm.Options{Timeout: time.Hour},
 			deadline: time.Hour, limits: Limits{CallsPerDay: 100}})
 		d.await(1)
 		t.a.Script(standin.Hang())
@@ -236,7 +238,7 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 		}})
 		b := newBroker(1)
 		sources := b.add(t, ask{text: text, score: 0.6, spans: []Span{{Group: "PER", Start: 0, End: len(person)}}})
-		d := t.work(b, deskOptions{prompt: PromptOptions{Explain: true}, redact: []string{"PER", "email", "phone",
+		d := t.work(b, deskOptions{prompt: label.Options{Explain: true}, redact: []string{"PER", "email", "phone",
 			"number"}})
 		p := d.await(1)[0]
 		for _, canary := range []string{"Zaphod", "Canarybrox", "canary.one", "birds.example", "5550123", "7899",

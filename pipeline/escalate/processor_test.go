@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sluice/pipeline"
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
 	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/publish"
 )
@@ -192,7 +194,7 @@ type desk struct {
 	*bubble
 	broker    *broker
 	processor *Processor
-	pool      *Pool
+	pool      *llm.Pool
 	budget    *Budget
 	registry  *prometheus.Registry
 	logs      *lockedBuffer
@@ -202,9 +204,9 @@ type desk struct {
 
 // deskOptions is what differs from a worker that asks one question at a time of endpoint a, without limits.
 type deskOptions struct {
-	pool        PoolOptions
+	pool        llm.Options
 	limits      Limits
-	prompt      PromptOptions
+	prompt      label.Options
 	redact      []string
 	policy      Policy
 	concurrency int
@@ -222,13 +224,13 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 	log := slog.New(slog.NewTextHandler(d.logs, nil))
 	metrics := NewMetrics(d.registry)
 	o.pool.Observer = metrics.Observer()
-	d.pool = t.pool(o.pool, "a")
+	d.pool = t.pool(o.pool)
 	o.prompt.Labels = labels
-	prompt, err := NewPrompt(o.prompt)
+	task, err := label.New(o.prompt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.prompt = prompt
+	t.task = task
 	var redactor *Redactor
 	if o.redact != nil {
 		if redactor, err = NewRedactor(o.redact); err != nil {
@@ -246,7 +248,7 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 		Codec:        form,
 		MaxTextBytes: 1 << 20,
 		Publisher:    &publish.Publisher{Codec: form, Output: "results", DeadLetters: "letters"},
-		Prompt:       prompt, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
+		Task:         task, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
 		Deadline: o.deadline, MaxAge: o.maxAge,
 		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log, step: o.step,
 	})

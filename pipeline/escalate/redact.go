@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode"
 
+	"sluice/pipeline/llm/quote"
 	"sluice/tokenize"
 )
 
@@ -116,7 +117,7 @@ func (r *Redactor) Redact(text string, spans []Span) (redacted string, back *Res
 	taken := make(map[string]bool) // placeholders that stand in the text already
 	for at := range chars {
 		if chars[at] == '[' {
-			if p := placeholderAt(string(chars[at:min(len(chars), at+longestPlaceholder)])); p != "" {
+			if p := quote.Placeholder(string(chars[at:min(len(chars), at+quote.LongestPlaceholder)])); p != "" {
 				taken[p] = true
 			}
 		}
@@ -159,14 +160,14 @@ func (b *Restorer) Restore(s string) string {
 		if strings.HasPrefix(placeholder, "["+strings.ToUpper(kindEmail)+"_") {
 			return value == visibleOnly(value)
 		}
-		return value == visibleOnly(value) && !links.MatchString(value)
+		return value == visibleOnly(value) && !quote.HasLink(value)
 	})
 }
 
 // visibleOnly is s without control and invisible characters.
 func visibleOnly(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || invisible(r) {
+		if unicode.IsControl(r) || quote.Invisible(r) {
 			return -1
 		}
 		return r
@@ -188,7 +189,7 @@ func (b *Restorer) replace(s string, fits func(placeholder, value string) bool) 
 		}
 		out.WriteString(s[:at])
 		s = s[at:]
-		p := placeholderAt(s)
+		p := quote.Placeholder(s)
 		value, ok := values[p]
 		if !ok || added+len(value) > maxRestored || !fits(p, value) {
 			out.WriteByte('[')
@@ -201,15 +202,6 @@ func (b *Restorer) replace(s string, fits func(placeholder, value string) bool) 
 	}
 	out.WriteString(s)
 	return out.String()
-}
-
-const longestPlaceholder = 48
-
-var placeholder = regexp.MustCompile(`^\[[A-Z][A-Z0-9_-]{0,30}_[0-9]{1,10}\]`)
-
-// placeholderAt is the placeholder that s begins with, or "".
-func placeholderAt(s string) string {
-	return placeholder.FindString(s[:min(len(s), longestPlaceholder)])
 }
 
 // wholeWords widens [start, end) to whole words, because a model that splits words may mark a part of a name only, and
@@ -241,7 +233,7 @@ func wholeCharacters(chars []rune, parts []found) {
 	for i := range parts {
 		end := parts[i].end
 		for most := min(len(chars), end+64); end < most && (unicode.Is(unicode.M, chars[end]) ||
-			invisible(chars[end])); {
+			quote.Invisible(chars[end])); {
 			end++
 		}
 		parts[i].end = end
@@ -253,7 +245,7 @@ func wholeCharacters(chars []rune, parts []found) {
 func joined(a, b rune) bool { return inWord(a) && inWord(b) }
 
 func inWord(r rune) bool {
-	if unicode.Is(unicode.M, r) || invisible(r) && !unicode.Is(unicode.Zl, r) && !unicode.Is(unicode.Zp, r) {
+	if unicode.Is(unicode.M, r) || quote.Invisible(r) && !unicode.Is(unicode.Zl, r) && !unicode.Is(unicode.Zp, r) {
 		return true
 	}
 	return (unicode.IsLetter(r) || unicode.IsDigit(r)) && !unicode.In(r, unicode.Han, unicode.Hiragana,

@@ -6,6 +6,8 @@ import (
 	"unicode"
 
 	"golang.org/x/text/unicode/norm"
+
+	"sluice/pipeline/llm/quote"
 )
 
 // This file owns what e-mail addresses, phone numbers and long numbers look like. Patterns see the skeleton of a text,
@@ -57,7 +59,7 @@ func bare(r rune) rune {
 		return '\n'
 	case unicode.IsSpace(r):
 		return ' '
-	case unicode.IsControl(r), unicode.Is(unicode.M, r), invisible(r):
+	case unicode.IsControl(r), unicode.Is(unicode.M, r), quote.Invisible(r):
 		return -1
 	case unicode.Is(unicode.Nd, r):
 		return '0' + digit(r)

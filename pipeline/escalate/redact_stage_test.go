@@ -11,6 +11,8 @@ import (
 	"github.com/tidwall/gjson"
 
 	"sluice/pipeline/escalate"
+	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/label"
 	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest/injections"
 )
@@ -22,7 +24,7 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	prompt, err := escalate.NewPrompt(escalate.PromptOptions{Labels: injections.Labels, Explain: true})
+	task, err := label.New(label.Options{Labels: injections.Labels, Explain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,14 +65,14 @@ func TestNoCanaryLeavesTheWorker(t *testing.T) {
 		}
 		return `{"label":"NEGATIVE","confidence":1,"explanation":"[PER_1] at [EMAIL_1], not [PER_2]"}`
 	}})
-	got := throughStage(t, prompt, redactor, escalate.Policy{}, source, server)
+	got := throughStage(t, task, redactor, escalate.Policy{}, source, server)
 
 	bodies := server.Bodies()
 	if len(bodies) != 2*len(people) {
 		t.Fatalf("%d requests about %d texts", len(bodies), len(people))
 	}
 	for _, body := range bodies {
-		var request struct{ Messages []escalate.Message }
+		var request struct{ Messages []llm.Message }
 		if err := json.Unmarshal(body, &request); err != nil {
 			t.Fatal(err)
 		}

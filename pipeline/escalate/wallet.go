@@ -1,5 +1,3 @@
-// This file owns one partition's wallet: days, amounts, and how it is written beside a committed offset.
-
 package escalate
 
 import (
@@ -7,6 +5,8 @@ import (
 	"math"
 	"time"
 )
+
+// This file owns one partition's wallet: days, amounts, and how it is written beside a committed offset.
 
 // nano is the number of units in which money is counted, in one of the currency's.
 const nano = 1e9

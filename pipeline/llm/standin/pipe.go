@@ -1,6 +1,3 @@
-// This file owns a network of pipes in memory: many endpoints by host name, without a socket, so that tests can run in
-// a synctest bubble, and endpoints can die and come back.
-
 package standin
 
 import (
@@ -13,7 +10,10 @@ import (
 	"syscall"
 )
 
-// Network connects by host name to handlers. Dial is for PoolOptions.Dial or an http.Transport.
+// This file owns a network of pipes in memory: many endpoints by host name, without a socket, so that tests can run in
+// a synctest bubble, and endpoints can die and come back.
+
+// Network connects by host name to handlers. Dial is for llm.Options.Dial or an http.Transport.
 type Network struct {
 	mu    sync.Mutex
 	hosts map[string]*host

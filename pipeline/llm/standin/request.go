@@ -1,6 +1,3 @@
-// This file owns what a request may look like. It is stricter than any real endpoint: whatever some of them refuse, it
-// refuses.
-
 package standin
 
 import (
@@ -14,6 +11,9 @@ import (
 	"strings"
 	"unicode/utf8"
 )
+
+// This file owns what a request may look like. It is stricter than any real endpoint: whatever some of them refuse, it
+// refuses.
 
 type request struct {
 	Model             string          `json:"model"`

@@ -1,6 +1,3 @@
-// This file owns misbehaviour: one Step is what happens to one request. Every way in which real endpoints, and the
-// proxies before them, have been seen to fail has a constructor here.
-
 package standin
 
 import (
@@ -13,6 +10,9 @@ import (
 	"strings"
 	"time"
 )
+
+// This file owns misbehaviour: one Step is what happens to one request. Every way in which real endpoints, and the
+// proxies before them, have been seen to fail has a constructor here.
 
 // Step is what happens to one request. The zero Step is a good answer. Constructors make the useful ones; they may be
 // changed further.

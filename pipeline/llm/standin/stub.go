@@ -1,7 +1,5 @@
 // Package standin is an OpenAI-compatible endpoint for tests and for the demo: a strict one, that refuses what a real
 // one might let pass, and that can be told to misbehave in every way that real ones do. It imports nothing of testing.
-//
-// This file owns the server: what it keeps of requests, and the way of a request through check, script and answer.
 package standin
 
 import (
@@ -16,6 +14,8 @@ import (
 	"sync"
 	"time"
 )
+
+// This file owns the server: what it keeps of requests, and the way of a request through check, script and answer.
 
 // Options say what the endpoint is like when nothing is scripted.
 type Options struct {

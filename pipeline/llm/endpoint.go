@@ -1,7 +1,4 @@
-// This file owns one attempt at one endpoint: the request as it goes out, the strict reading of what comes back, and
-// which failure is whose. What an endpoint says never gets into an error or a log.
-
-package escalate
+package llm
 
 import (
 	"bytes"
@@ -12,6 +9,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +18,9 @@ import (
 
 	"sluice/pipeline"
 )
+
+// This file owns one attempt at one endpoint: the request as it goes out, the strict reading of what comes back, and
+// which failure is whose. What an endpoint says never gets into an error or a log.
 
 // endpoint is one URL and what is known about it. Pool.mu guards everything below url.
 type endpoint struct {
@@ -59,25 +60,42 @@ func (p *Pool) ask(ctx context.Context, g *grant, c *Call) (Reply, string, *fail
 	var spent Usage
 	mode := g.mode
 	for {
-		use := usable(mode, c)
-		reply, f := p.post(ctx, g.e.url, c, use)
-		if f == nil || !g.learn || use == structuredNone || !f.named && (g.proven || !f.form) {
-			if f == nil && g.learn && ignored(use, reply.Content, c.Choices) {
-				mode = nextMode(use)
-			} else if use != usable(g.mode, c) {
+		use := p.usable(mode, c)
+		reply, f := p.post(ctx, g.e.url, &Request{Model: p.o.Model, MaxTokens: p.o.MaxTokens, Mode: use, Call: c})
+		if f == nil || !g.learn || use == ModeNone || !f.named && (g.proven || !f.form) {
+			if f == nil && g.learn && !p.o.Protocol.Kept(use, reply.Content, c) {
+				mode = p.nextMode(use)
+			} else if use != p.usable(g.mode, c) {
 				mode = use
 			}
 			reply.add(spent)
 			return reply, mode, f
 		}
 		spent.add(reply.Usage)
-		mode = nextMode(use)
+		mode = p.nextMode(use)
 	}
 }
 
+// usable is mode, or the next that c has what it takes for.
+func (p *Pool) usable(mode string, c *Call) string {
+	for mode != ModeNone && !p.o.Protocol.Takes(mode, c) {
+		mode = p.nextMode(mode)
+	}
+	return mode
+}
+
+// nextMode is the one to try where an endpoint does not understand mode.
+func (p *Pool) nextMode(mode string) string {
+	modes := p.o.Protocol.Modes()
+	if i := slices.Index(modes, mode); i >= 0 && i+1 < len(modes) {
+		return modes[i+1]
+	}
+	return ModeNone
+}
+
 // post sends one request and reads its answer.
-func (p *Pool) post(ctx context.Context, url string, c *Call, mode string) (Reply, *failure) {
-	body, err := encodeRequest(p.o.Model, p.o.MaxTokens, c, mode)
+func (p *Pool) post(ctx context.Context, url string, r *Request) (Reply, *failure) {
+	body, err := p.o.Protocol.Encode(r)
 	if err != nil {
 		return Reply{}, &failure{reason: ReasonRefused, err: fmt.Errorf("the request cannot be encoded: %w", err),
 			neutral: true}
@@ -93,16 +111,12 @@ func (p *Pool) post(ctx context.Context, url string, c *Call, mode string) (Repl
 	}
 	attempt, cancel := attemptContext(ctx, p.o.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(attempt, http.MethodPost, url+"/chat/completions", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(attempt, http.MethodPost, url+p.o.Protocol.Path(), bytes.NewReader(body))
 	if err != nil {
 		return Reply{}, &failure{reason: ReasonRefused, err: errors.New("the request cannot be made"), neutral: true}
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "sluice")
-	if !key.IsZero() {
-		req.Header.Set("Authorization", "Bearer "+key.Reveal())
-	}
+	p.o.Protocol.Header(req.Header, key)
 	start := time.Now()
 	resp, err := p.client.Do(req)
 	if err != nil {
@@ -124,8 +138,8 @@ func (p *Pool) post(ctx context.Context, url string, c *Call, mode string) (Repl
 	if int64(len(answer)) > p.o.MaxResponseBytes {
 		return Reply{}, sick(ReasonTooLarge, "the answer is larger than %d bytes", p.o.MaxResponseBytes)
 	}
-	reply, f := p.read(answer, c)
-	reply.Took, reply.Structured = time.Since(start), mode
+	reply, f := p.read(answer, r.Call)
+	reply.Took, reply.Structured = time.Since(start), r.Mode
 	return reply, f
 }
 
@@ -165,11 +179,12 @@ func (p *Pool) refusal(resp *http.Response, start time.Time) *failure {
 	code := resp.StatusCode
 	f := &failure{reason: ReasonStatus, status: code, retry: true, sick: true, load: signalNone}
 	after, asked := retryAfter(resp.Header.Get("Retry-After"), start)
-	f.retryAfter = min(after, p.o.MaxRetryAfter)
-	var body []byte
+	f.retryAfter = min(after, maxRetryAfter)
+	complaint := ComplaintOther
 	if code == 400 || code == 422 || code == 500 || code == 501 {
-		// Only looked at for words of our own; it may repeat the text, so that it goes no further.
-		body, _ = io.ReadAll(io.LimitReader(resp.Body, min(p.o.MaxResponseBytes, 64<<10)))
+		// Only looked at for words that the protocol knows; it may repeat the text, so that it goes no further.
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, min(p.o.MaxResponseBytes, 64<<10)))
+		complaint = p.o.Protocol.Complaint(code, body)
 	}
 	switch {
 	case code == 429, code == 503 && asked:
@@ -177,19 +192,18 @@ func (p *Pool) refusal(resp *http.Response, start time.Time) *failure {
 		f.err = fmt.Errorf("status %d: the endpoint has too much to do", code)
 	case code == 503:
 		f.load = signalOverload
-	case code == 413, (code == 400 || code == 422 || code == 500) && namesLength(body):
+	case code == 413, complaint == ComplaintLength:
 		f.reason, f.retry, f.sick = ReasonTooLong, false, false
 		f.err = fmt.Errorf("status %d: the question is longer than the endpoint takes; its context must hold prompt, "+
 			"text and max_tokens", code)
 	case code == 400 || code == 422:
-		f.reason, f.retry, f.sick, f.form, f.named = ReasonRefused, false, false, true, namesStructure(body)
+		f.reason, f.retry, f.sick, f.form, f.named = ReasonRefused, false, false, true, complaint == ComplaintForm
 		f.err = fmt.Errorf("status %d: the endpoint refuses the request; see its own log, and try "+
-			"escalation.endpoint.structured: none", code)
-	// llama-cpp-python: not a fault of the server's, but its 422
-	case (code == 500 || code == 501) && namesStructure(body):
+			"%s.endpoint.structured: none", code, p.o.Name)
+	case complaint == ComplaintForm: // not a fault of the server's, whatever its status says
 		f.reason, f.retry, f.sick, f.named = ReasonRefused, false, false, true
 		f.err = fmt.Errorf("status %d: the endpoint does not take this way of asking for an answer's form; try "+
-			"escalation.endpoint.structured: auto", code)
+			"%s.endpoint.structured: auto", code, p.o.Name)
 	case code == 401 || code == 402 || code == 403:
 		f.reason, f.err = ReasonUnauthorized, fmt.Errorf("status %d: the key is missing or wrong, may not use this "+
 			"model, or has no credit; check api_key_file", code)
@@ -228,67 +242,31 @@ func retryAfter(h string, now time.Time) (time.Duration, bool) {
 	return max(0, t.Sub(now)), true
 }
 
-// completion is the part of a chat completion that is read.
-type completion struct {
-	Choices []struct {
-		FinishReason *string `json:"finish_reason"`
-		Message      *struct {
-			Role      string            `json:"role"`
-			Content   *string           `json:"content"`
-			Refusal   *string           `json:"refusal"`
-			ToolCalls []json.RawMessage `json:"tool_calls"`
-		} `json:"message"`
-	} `json:"choices"`
-	Usage *struct {
-		PromptTokens     json.Number `json:"prompt_tokens"`
-		CompletionTokens json.Number `json:"completion_tokens"`
-	} `json:"usage"`
-}
-
 // read judges a whole answer with status 200.
 func (p *Pool) read(body []byte, c *Call) (Reply, *failure) {
-	var a completion
-	if err := json.Unmarshal(body, &a); err != nil {
-		return Reply{}, sick(ReasonMalformed, "the answer is not one whole JSON chat completion")
+	a, err := p.o.Protocol.Decode(body)
+	var r Reply
+	if a != nil {
+		r.Content = a.Content
+		var guessed [2]bool
+		most, mostCompleted := p.Ceiling(c)
+		r.PromptTokens, guessed[0] = plausible(a.PromptTokens, 1, most, promptBytes(c)/4+8*len(c.Messages))
+		r.CompletionTokens, guessed[1] = plausible(a.CompletionTokens, 1, mostCompleted, len(a.Content)/4+1)
+		r.UsageEstimated = guessed[0] || guessed[1]
 	}
-	if len(a.Choices) != 1 || a.Choices[0].Message == nil {
-		return Reply{}, sick(ReasonMalformed, "the answer has %d choices with a message, not the one that was asked "+
-			"for", len(a.Choices))
-	}
-	choice := a.Choices[0]
-	var content, finish string
-	if choice.Message.Content != nil {
-		content = *choice.Message.Content
-	}
-	if choice.FinishReason != nil {
-		finish = *choice.FinishReason
-	}
-	r := Reply{Content: content}
-	var prompt, completed json.Number
-	if a.Usage != nil {
-		prompt, completed = a.Usage.PromptTokens, a.Usage.CompletionTokens
-	}
-	var guessed [2]bool
-	most, mostCompleted := p.Ceiling(c)
-	r.PromptTokens, guessed[0] = plausible(prompt, 1, most, promptBytes(c)/4+8*len(c.Messages))
-	r.CompletionTokens, guessed[1] = plausible(completed, 1, mostCompleted, len(content)/4+1)
-	r.UsageEstimated = guessed[0] || guessed[1]
-	final := func(reason Reason, format string, args ...any) (Reply, *failure) {
-		return r, &failure{reason: reason, status: http.StatusOK, err: fmt.Errorf(format, args...), spent: true,
+	final := func(reason Reason, format string, args ...any) *failure {
+		return &failure{reason: reason, status: http.StatusOK, err: fmt.Errorf(format, args...), spent: true,
 			load: signalAnswered}
 	}
 	switch {
-	case choice.Message.Role != "" && choice.Message.Role != "assistant", len(choice.Message.ToolCalls) > 0:
-		return r, sick(ReasonMalformed, "the answer is not an assistant's message, or calls a tool where none was "+
-			"offered")
-	case choice.Message.Refusal != nil && *choice.Message.Refusal != "", finish == "content_filter":
-		return final(ReasonRefusal, "the model or its filter declined to answer")
-	case finish == "length":
-		return final(ReasonLength, "the answer was cut off at max_tokens (%d)", p.o.MaxTokens)
-	case finish != "stop" && finish != "eos_token" && finish != "stop_sequence": // TGI's own words for stop
-		return r, sick(ReasonMalformed, "the answer does not say that it is finished (finish_reason)")
-	case strings.TrimSpace(content) == "":
-		_, f := final(ReasonEmpty, "the answer has no text")
+	case err != nil:
+		return r, sick(ReasonMalformed, "%w", err)
+	case a.End == EndRefusal:
+		return r, final(ReasonRefusal, "the model or its filter declined to answer")
+	case a.End == EndLength:
+		return r, final(ReasonLength, "the answer was cut off at max_tokens (%d)", p.o.MaxTokens)
+	case strings.TrimSpace(a.Content) == "":
+		f := final(ReasonEmpty, "the answer has no text")
 		f.form = true
 		return r, f
 	}
@@ -317,8 +295,8 @@ func promptBytes(c *Call) int {
 }
 
 // Ceiling is the most that one attempt at c can take: a token stands for at least one byte (SentencePiece writes a
-// space as three), and a chat template adds a few to each message. What is charged before a call (Budget.Charge) is
-// this, so that a budget is never passed.
+// space as three), and a chat template adds a few to each message. A budget that charges this before a call is never
+// passed.
 func (p *Pool) Ceiling(c *Call) (prompt, completion int) {
 	spaces := 0
 	for _, m := range c.Messages {

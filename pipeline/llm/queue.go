@@ -1,7 +1,4 @@
-// This file owns who may be asked now: health, limits and the calls that wait for them. Everything here is under
-// Pool.mu, and nothing here blocks while holding it.
-
-package escalate
+package llm
 
 import (
 	"cmp"
@@ -18,6 +15,9 @@ import (
 	"sluice/pipeline"
 )
 
+// This file owns who may be asked now: health, limits and the calls that wait for them. Everything here is under
+// Pool.mu, and nothing here blocks while holding it.
+
 // grant is the right to one attempt at e.
 type grant struct {
 	e       *endpoint
@@ -33,10 +33,11 @@ type waiter struct {
 	order []*endpoint
 	tried map[*endpoint]bool
 	until time.Time // its deadline; zero: none
-	got   chan verdict
+	got   chan admission
 }
 
-type verdict struct {
+// admission is what a waiter gets: a grant, or why there will be none.
+type admission struct {
 	grant *grant
 	err   *failure
 }
@@ -45,11 +46,11 @@ var errNeutral = errors.New("says nothing about health")
 
 func (p *Pool) newEndpoint(url string) *endpoint {
 	e := &endpoint{url: url, limiter: newLimiter(p.o.MaxConcurrency), mode: p.o.Structured}
-	if e.mode == StructuredAuto {
-		e.mode = structuredModes[0]
+	if e.mode == ModeAuto {
+		e.mode = p.o.Protocol.Modes()[0]
 	}
 	e.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		Name: url, MaxRequests: 1, Interval: 30 * time.Second, BucketPeriod: 3 * time.Second, Timeout: p.o.BreakerOpen,
+		Name: url, MaxRequests: 1, Interval: 30 * time.Second, BucketPeriod: 3 * time.Second, Timeout: p.o.BreakerPause,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
 			return int(c.ConsecutiveFailures) >= p.o.BreakerFailures || (c.Requests >= 20 &&
 				2*c.TotalFailures >= c.Requests)
@@ -65,7 +66,7 @@ func (p *Pool) turned(e *endpoint, to gobreaker.State) {
 	from := e.state
 	e.state = to
 	if to == gobreaker.StateOpen {
-		e.openUntil = time.Now().Add(p.o.BreakerOpen)
+		e.openUntil = time.Now().Add(p.o.BreakerPause)
 	}
 	if to == gobreaker.StateClosed {
 		p.relearn(e)
@@ -81,10 +82,11 @@ func (p *Pool) turned(e *endpoint, to gobreaker.State) {
 	p.tell(func() {
 		switch {
 		case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-			p.o.Logger.Warn("an escalation endpoint fails and is left alone", "endpoint", e.url, "reason", last, "for",
-				p.o.BreakerOpen)
+			p.o.Logger.Warn(article(p.o.Name)+" endpoint fails and is left alone", "endpoint", e.url, "reason", last,
+				"for",
+				p.o.BreakerPause)
 		case to == gobreaker.StateClosed:
-			p.o.Logger.Info("an escalation endpoint answers again", "endpoint", e.url)
+			p.o.Logger.Info(article(p.o.Name)+" endpoint answers again", "endpoint", e.url)
 		}
 		if p.o.Observer.Breaker != nil {
 			p.o.Observer.Breaker(e.url, to.String())
@@ -94,8 +96,8 @@ func (p *Pool) turned(e *endpoint, to gobreaker.State) {
 
 // relearn forgets what the endpoint understands: it may be another program now.
 func (p *Pool) relearn(e *endpoint) {
-	if p.o.Structured == StructuredAuto {
-		p.setMode(e, structuredModes[0])
+	if p.o.Structured == ModeAuto {
+		p.setMode(e, p.o.Protocol.Modes()[0])
 		e.proven = false
 	}
 }
@@ -106,7 +108,7 @@ func (p *Pool) setMode(e *endpoint, mode string) {
 	}
 	e.mode = mode
 	p.tell(func() {
-		p.o.Logger.Info("structured output of an escalation endpoint", "endpoint", e.url, "mode", mode)
+		p.o.Logger.Info("structured output of "+article(p.o.Name)+" endpoint", "endpoint", e.url, "mode", mode)
 	})
 }
 
@@ -181,7 +183,7 @@ func (p *Pool) untried(order []*endpoint, tried map[*endpoint]bool) bool {
 
 // acquire waits for a grant.
 func (p *Pool) acquire(ctx context.Context, order []*endpoint, tried map[*endpoint]bool) (*grant, *failure) {
-	w := &waiter{order: order, tried: tried, got: make(chan verdict, 1)}
+	w := &waiter{order: order, tried: tried, got: make(chan admission, 1)}
 	w.until, _ = ctx.Deadline()
 	p.locked(func() {
 		p.waiters = append(p.waiters, w)
@@ -239,7 +241,7 @@ func (p *Pool) dispatch() {
 		}
 	}
 	if !p.downSince.IsZero() {
-		earlier(p.downSince.Add(p.o.MaxDown))
+		earlier(p.downSince.Add(maxDown))
 	}
 	if next.IsZero() {
 		return
@@ -257,9 +259,9 @@ func (p *Pool) dispatch() {
 }
 
 // serve decides about one waiter: a grant, an end, or neither yet.
-func (p *Pool) serve(w *waiter, now time.Time) verdict {
+func (p *Pool) serve(w *waiter, now time.Time) admission {
 	if p.closed {
-		return verdict{err: &failure{reason: ReasonClosed, err: errClosed}}
+		return admission{err: &failure{reason: ReasonClosed, err: errClosed}}
 	}
 	// when the first of the endpoints that only asked for peace may be called
 	cooling := time.Time{}
@@ -275,7 +277,7 @@ func (p *Pool) serve(w *waiter, now time.Time) verdict {
 				}
 			default:
 				if g := p.grant(e, now); g != nil {
-					return verdict{grant: g}
+					return admission{grant: g}
 				}
 			}
 		}
@@ -284,14 +286,15 @@ func (p *Pool) serve(w *waiter, now time.Time) verdict {
 		})
 	}
 	switch {
-	case !p.downSince.IsZero() && now.Sub(p.downSince) >= p.o.MaxDown:
-		return verdict{err: &failure{reason: ReasonDown, err: fmt.Errorf("every endpoint has been failing for %v or "+
-			"longer; the next attempt to reach one is made when its breaker lets it", p.o.MaxDown)}}
+	case !p.downSince.IsZero() && now.Sub(p.downSince) >= maxDown:
+		return admission{err: &failure{reason: ReasonDown, err: fmt.Errorf("every endpoint has been failing for %v or "+
+			"longer; the next attempt to reach one is made when its breaker lets it", maxDown)}}
 	case !busy && !cooling.IsZero() && !w.until.IsZero() && w.until.Before(cooling):
-		return verdict{err: &failure{reason: ReasonRateLimited, err: errors.New("every endpoint has asked to be left " +
+		return admission{err: &failure{reason: ReasonRateLimited, err: errors.New("every endpoint has asked to be " +
+			"left " +
 			"alone for longer than the call's deadline allows (Retry-After)")}}
 	}
-	return verdict{}
+	return admission{}
 }
 
 // grant takes a slot at e, or returns nil where e has none free or its breaker lets nothing through.
@@ -304,7 +307,7 @@ func (p *Pool) grant(e *endpoint, now time.Time) *grant {
 		return nil
 	}
 	e.limiter.inFlight++
-	return &grant{e: e, done: done, mode: e.mode, learn: p.o.Structured == StructuredAuto, proven: e.proven,
+	return &grant{e: e, done: done, mode: e.mode, learn: p.o.Structured == ModeAuto, proven: e.proven,
 		started: now}
 }
 

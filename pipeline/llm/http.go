@@ -1,7 +1,4 @@
-// This file owns how an endpoint is reached: which addresses, through which proxy, and that nothing is followed. It
-// also owns the key's file. It knows nothing of chats.
-
-package escalate
+package llm
 
 import (
 	"context"
@@ -22,12 +19,16 @@ import (
 	"sluice/pipeline"
 )
 
+// This file owns how an endpoint is reached: which addresses, through which proxy, and that nothing is followed. It
+// also owns the key's file. It knows nothing of calls.
+
 // AddressError says that a connection was refused because of where it would have gone.
 type AddressError struct {
 	Addr netip.Addr
 	What string // link-local, unspecified, multicast
 }
 
+// Error implements error.
 func (e *AddressError) Error() string {
 	return fmt.Sprintf("%v is a %s address, which an endpoint never has: name the host's own address (cloud metadata "+
 		"services live at link-local ones, so they are refused, by name or by number)", e.Addr, e.What)
@@ -66,8 +67,8 @@ func checkConnect(_, address string, _ syscall.RawConn) error {
 	return checkAddr(a.Addr())
 }
 
-// parseEndpoint checks one URL of the configuration and returns it without a slash at its end.
-func parseEndpoint(s string) (*url.URL, error) {
+// parseEndpoint checks one URL of the configuration, to which path is added, and returns it without a slash at its end.
+func parseEndpoint(s, path string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil {
 		// url.Error repeats the URL, which may hold a password.
@@ -81,8 +82,8 @@ func parseEndpoint(s string) (*url.URL, error) {
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("endpoint %s: must end with its path (usually /v1), without a query or fragment",
 			(&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
-	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/chat/completions"):
-		return nil, fmt.Errorf("endpoint %q: leave /chat/completions out, it is added to every URL", s)
+	case path != "" && strings.HasSuffix(strings.TrimRight(u.Path, "/"), path):
+		return nil, fmt.Errorf("endpoint %q: leave %s out, it is added to every URL", s, path)
 	}
 	if a, err := netip.ParseAddr(u.Hostname()); err == nil {
 		if err := checkAddr(a); err != nil {
@@ -96,7 +97,7 @@ func parseEndpoint(s string) (*url.URL, error) {
 
 // newClient makes the one HTTP client of a pool: no proxy but o.Proxy, no redirects, no cookies, no compression (so
 // that the cap on an answer's size is a cap on what is unpacked, too).
-func newClient(o *PoolOptions) (*http.Client, error) {
+func newClient(o *Options) (*http.Client, error) {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second, Control: checkConnect}
 	t := &http.Transport{
 		DialContext:            dialer.DialContext,
@@ -115,7 +116,7 @@ func newClient(o *PoolOptions) (*http.Client, error) {
 	if o.Proxy != "" {
 		u, err := url.Parse(o.Proxy)
 		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5") {
-			return nil, errors.New("escalation proxy: must look like http://host:3128, https://… or socks5://…")
+			return nil, fmt.Errorf("%s proxy: must look like http://host:3128, https://… or socks5://…", o.Name)
 		}
 		t.Proxy = http.ProxyURL(u)
 	}
@@ -178,7 +179,7 @@ func reasonOf(err error) (Reason, error) {
 // maxKeyBytes bounds a file that holds an API key: it goes into a header of every request.
 const maxKeyBytes = 16 << 10
 
-// KeyFile returns PoolOptions.APIKey for a key that stands in a file: read again whenever the file changes, so that a
+// KeyFile returns Options.APIKey for a key that stands in a file: read again whenever the file changes, so that a
 // key can be rotated without a restart. Beside pipeline.ReadSecret it wants a small regular file, takes white space
 // around the key away, and refuses what no header can hold. Its errors name the file, never what is in it.
 func KeyFile(path string) func() (pipeline.Secret, error) {

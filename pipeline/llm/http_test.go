@@ -1,4 +1,4 @@
-package escalate
+package llm_test
 
 import (
 	"bytes"
@@ -17,8 +17,11 @@ import (
 	"time"
 
 	"sluice/pipeline"
+	"sluice/pipeline/llm"
 	"sluice/pipeline/llm/standin"
 )
+
+// This file owns the tests of how an endpoint is reached: addresses, proxies, keys, TLS.
 
 func TestAddressesThatAreRefused(t *testing.T) {
 	for _, s := range []string{
@@ -26,14 +29,14 @@ func TestAddressesThatAreRefused(t *testing.T) {
 		"::ffff:0.0.0.0", "224.0.0.1", "255.255.255.255",
 		"ff02::1", "fd00:ec2::254", "64:ff9b::a9fe:a9fe", "64:ff9b::",
 	} {
-		var e *AddressError
-		if err := checkAddr(netip.MustParseAddr(s)); !errors.As(err, &e) {
+		var e *llm.AddressError
+		if err := llm.CheckAddr(netip.MustParseAddr(s)); !errors.As(err, &e) {
 			t.Errorf("%s is let through", s)
 		}
 	}
 	for _, s := range []string{"127.0.0.1", "::1", "10.0.0.7", "192.168.1.1", "169.253.255.255", "169.255.0.0",
 		"fd00::1", "2001:db8::1", "64:ff9b::a00:7"} {
-		if err := checkAddr(netip.MustParseAddr(s)); err != nil {
+		if err := llm.CheckAddr(netip.MustParseAddr(s)); err != nil {
 			t.Errorf("%s: %v", s, err)
 		}
 	}
@@ -41,18 +44,18 @@ func TestAddressesThatAreRefused(t *testing.T) {
 
 // TestAddressesAreCheckedAtTheDial: what a name stands for is only known when it is connected to.
 func TestAddressesAreCheckedAtTheDial(t *testing.T) {
-	client, err := newClient(&PoolOptions{})
+	client, err := llm.NewClient(&llm.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range []string{"http://169.254.169.254/latest/meta-data", "http://[fe80::1]/",
 		"http://[::ffff:169.254.169.254]/", "http://0.0.0.0:1/"} {
 		_, err := client.Get(u)
-		var e *AddressError
+		var e *llm.AddressError
 		if !errors.As(err, &e) {
-			t.Errorf("%s: %v, want an *AddressError", u, err)
+			t.Errorf("%s: %v, want an *llm.AddressError", u, err)
 		}
-		if reason, _ := reasonOf(err); reason != ReasonAddress {
+		if reason := llm.ReasonOf(err); reason != llm.ReasonAddress {
 			t.Errorf("%s: reason %s", u, reason)
 		}
 	}
@@ -63,7 +66,7 @@ func TestProxyIsOnlyTheConfigured(t *testing.T) {
 		t.Setenv(v, "http://b:3128")
 	}
 	inBubble(t, func(t *bubble) {
-		t.must(t.pool(PoolOptions{}, "a"), "good")
+		t.must(t.pool(llm.Options{}, "a"), "good")
 		if n := t.b.Stats().Requests; n != 0 {
 			t.Errorf("%d requests went to the proxy of the environment", n)
 		}
@@ -72,7 +75,7 @@ func TestProxyIsOnlyTheConfigured(t *testing.T) {
 			asked = append(asked, r.URL.String())
 			t.a.ServeHTTP(w, r)
 		}))
-		t.must(t.pool(PoolOptions{Proxy: "http://proxy:3128"}, "inside"), "good")
+		t.must(t.pool(llm.Options{Proxy: "http://proxy:3128"}, "inside"), "good")
 		if len(asked) != 1 || asked[0] != "http://inside/v1/chat/completions" {
 			t.Errorf("the proxy was asked for %q", asked)
 		}
@@ -108,11 +111,11 @@ func TestTheKeyIsNeverTold(t *testing.T) {
 				t.net.Serve("a", malformed)
 			}
 			t.a.Always(step)
-			p := t.pool(PoolOptions{APIKey: func() (pipeline.Secret, error) {
+			p := t.pool(llm.Options{APIKey: func() (pipeline.Secret, error) {
 				return pipeline.NewSecret(canaryKey),
 					nil
 			}, BreakerFailures: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))}, "a")
-			_, err := p.Ask(t.Context(), question(t.prompt, text))
+			_, err := p.Ask(t.Context(), question(t.task, text))
 			if (err == nil) != (name == "good") {
 				t.Errorf("%s: error %v", name, err)
 			}
@@ -135,10 +138,10 @@ func TestTheKeyIsNeverTold(t *testing.T) {
 func TestAPIKeyErrors(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		for _, key := range []string{"", "two\nlines", "with space", "schlüssel"} {
-			p := t.pool(PoolOptions{APIKey: func() (pipeline.Secret, error) { return pipeline.NewSecret(key), nil }},
+			p := t.pool(llm.Options{APIKey: func() (pipeline.Secret, error) { return pipeline.NewSecret(key), nil }},
 				"a")
 			e := t.fails(t.Context(), p, "good")
-			if e.Reason != ReasonAPIKey || key != "" && strings.Contains(e.Error(), key) {
+			if e.Reason != llm.ReasonAPIKey || key != "" && strings.Contains(e.Error(), key) {
 				t.Errorf("%q: %+v, %v", key, e, e)
 			}
 			if s := p.Status()[0]; s.Breaker != "closed" {
@@ -153,7 +156,7 @@ func TestAPIKeyErrors(t *testing.T) {
 
 func TestKeyFileIsReadAgainWhenItChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
-	key := KeyFile(path)
+	key := llm.KeyFile(path)
 	if _, err := key(); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("no file: %v", err)
 	}
@@ -218,36 +221,36 @@ func TestOverTLS(t *testing.T) {
 	defer plain.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
-	prompt := poolPrompt(t)
-	ask := func(o PoolOptions, url string) error {
+	task := newTask(t)
+	ask := func(o llm.Options, url string) error {
 		o.URLs, o.Model, o.MaxAttempts = []string{url + "/v1"}, "stub", 1
-		p, err := NewPool(o)
+		p, err := llm.NewPool(filled(o))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer p.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		_, err = p.Ask(ctx, question(prompt, "good"))
+		_, err = p.Ask(ctx, question(task, "good"))
 		return err
 	}
 	for name, c := range map[string]struct {
-		o    PoolOptions
+		o    llm.Options
 		url  string
-		want Reason
+		want llm.Reason
 	}{
-		"trusted":    {PoolOptions{TLS: &tls.Config{RootCAs: roots}}, server.URL, ""},
-		"plain":      {PoolOptions{}, plain.URL, ""},
-		"unknown CA": {PoolOptions{}, server.URL, ReasonTLS},
-		"wrong host": {PoolOptions{TLS: &tls.Config{RootCAs: roots, ServerName: "elsewhere.test"}}, server.URL,
-			ReasonTLS},
-		"no TLS":       {PoolOptions{}, strings.Replace(plain.URL, "http:", "https:", 1), ReasonTLS},
-		"no plain":     {PoolOptions{}, strings.Replace(server.URL, "https:", "http:", 1), ReasonRefused},
-		"nobody":       {PoolOptions{}, "http://127.0.0.1:1", ReasonConnect},
-		"no such host": {PoolOptions{}, "http://no-such-host.invalid:8000", ReasonConnect},
+		"trusted":    {llm.Options{TLS: &tls.Config{RootCAs: roots}}, server.URL, ""},
+		"plain":      {llm.Options{}, plain.URL, ""},
+		"unknown CA": {llm.Options{}, server.URL, llm.ReasonTLS},
+		"wrong host": {llm.Options{TLS: &tls.Config{RootCAs: roots, ServerName: "elsewhere.test"}}, server.URL,
+			llm.ReasonTLS},
+		"no TLS":       {llm.Options{}, strings.Replace(plain.URL, "http:", "https:", 1), llm.ReasonTLS},
+		"no plain":     {llm.Options{}, strings.Replace(server.URL, "https:", "http:", 1), llm.ReasonRefused},
+		"nobody":       {llm.Options{}, "http://127.0.0.1:1", llm.ReasonConnect},
+		"no such host": {llm.Options{}, "http://no-such-host.invalid:8000", llm.ReasonConnect},
 	} {
 		err := ask(c.o, c.url)
-		var e *CallError
+		var e *llm.CallError
 		if errors.As(err, &e); (err != nil) != (c.want != "") || e != nil && e.Reason != c.want {
 			t.Errorf("%s: %v, want reason %q", name, err, c.want)
 		}

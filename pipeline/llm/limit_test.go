@@ -1,4 +1,4 @@
-package escalate
+package llm
 
 import (
 	"testing"
@@ -19,7 +19,7 @@ func round(l *limiter, at time.Time, took time.Duration, s signal) time.Time {
 }
 
 func TestLimitFollowsLatency(t *testing.T) {
-	l, at := newLimiter(20), noon
+	l, at := newLimiter(20), time.Unix(0, 0)
 	for range 40 {
 		at = round(&l, at, 200*time.Millisecond, signalAnswered)
 	}
@@ -41,7 +41,7 @@ func TestLimitFollowsLatency(t *testing.T) {
 }
 
 func TestLimitIsCutOnceARound(t *testing.T) {
-	l, at := newLimiter(64), noon
+	l, at := newLimiter(64), time.Unix(0, 0)
 	for range 80 {
 		at = round(&l, at, 200*time.Millisecond, signalAnswered)
 	}

@@ -1,4 +1,4 @@
-package escalate
+package label
 
 import (
 	"errors"
@@ -8,11 +8,13 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"sluice/pipeline/llm/quote"
 )
 
-func newPrompt(t testing.TB, explain bool) *Prompt {
+func newTask(t testing.TB, explain bool) *Task {
 	t.Helper()
-	p, err := NewPrompt(PromptOptions{Labels: []string{"NEGATIVE", "POSITIVE"},
+	p, err := New(Options{Labels: []string{"NEGATIVE", "POSITIVE"},
 		Aliases: map[string]string{"bad": "NEGATIVE", "Très Bien": "POSITIVE"}, Explain: explain})
 	if err != nil {
 		t.Fatal(err)
@@ -21,7 +23,7 @@ func newPrompt(t testing.TB, explain bool) *Prompt {
 }
 
 func TestAnswersThatAreTaken(t *testing.T) {
-	p := newPrompt(t, true)
+	p := newTask(t, true)
 	scored := func(label string, score float64, explanation string) Answer {
 		return Answer{label, score, true, explanation}
 	}
@@ -120,7 +122,7 @@ func TestAnswersThatAreRefused(t *testing.T) {
 		{"deep nesting", strings.Repeat(`{"label":`, 20000), AnswerWrongType},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := newPrompt(t, true).Parse(c.content)
+			got, err := newTask(t, true).Parse(c.content)
 			var e *AnswerError
 			if !errors.As(err, &e) || e.Reason != c.reason || got != (Answer{}) {
 				t.Fatalf("%+v, %v; want %s", got, err, c.reason)
@@ -131,7 +133,7 @@ func TestAnswersThatAreRefused(t *testing.T) {
 		})
 	}
 	t.Run("an explanation that was not asked for", func(t *testing.T) {
-		_, err := newPrompt(t, false).Parse(`{"label":"POSITIVE","confidence":0.5,"explanation":""}`)
+		_, err := newTask(t, false).Parse(`{"label":"POSITIVE","confidence":0.5,"explanation":""}`)
 		var e *AnswerError
 		if !errors.As(err, &e) || e.Reason != AnswerUnknownField {
 			t.Fatal(err)
@@ -140,7 +142,7 @@ func TestAnswersThatAreRefused(t *testing.T) {
 }
 
 func TestErrorsDoNotQuoteAnswers(t *testing.T) {
-	p := newPrompt(t, true)
+	p := newTask(t, true)
 	for _, content := range []string{"canary", `{"canary":1}`, `{"label":"canary","confidence":1}`, `{canary`,
 		`{"label":"POSITIVE","confidence":0.5}canary`, `{"label":canary`} {
 		_, err := p.Parse(content)
@@ -151,7 +153,7 @@ func TestErrorsDoNotQuoteAnswers(t *testing.T) {
 }
 
 func TestExplanationsArePlain(t *testing.T) {
-	p := newPrompt(t, true)
+	p := newTask(t, true)
 	for _, c := range []struct{ said, want string }{
 		{`It is\u0000 good.\n\tVery\u2028 good. `, "It is good. Very good."},
 		{`a\u202eb\u200bc\u2066d\ufe0fe\udb40\udc41f`, "abcdef"},
@@ -188,7 +190,7 @@ func FuzzParse(f *testing.F) {
 			1000)} {
 		f.Add(s)
 	}
-	prompts := []*Prompt{newPrompt(f, false), newPrompt(f, true)}
+	prompts := []*Task{newTask(f, false), newTask(f, true)}
 	f.Fuzz(func(t *testing.T, content string) {
 		for _, p := range prompts {
 			a, err := p.Parse(content)
@@ -207,7 +209,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%q: explanation %q", content, a.Explanation)
 			}
 			for _, r := range a.Explanation {
-				if unicode.IsControl(r) || invisible(r) {
+				if unicode.IsControl(r) || quote.Invisible(r) {
 					t.Fatalf("%q: explanation %q holds %U", content, a.Explanation, r)
 				}
 			}

@@ -1,4 +1,4 @@
-package escalate
+package label
 
 import (
 	"encoding/json"
@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"regexp"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
+
+	"sluice/pipeline/llm/quote"
 )
 
 // This file owns the reading of answers. What an endpoint says is data from a stranger: a label of the closed set, a
@@ -18,7 +18,7 @@ import (
 
 // Answer is what was taken from an endpoint's reply.
 type Answer struct {
-	Label  string  // one of the prompt's labels, as the prompt spells it
+	Label  string  // one of the task's labels, as its Options spell it
 	Score  float64 // 0..1, what the endpoint says its confidence is: not calibrated
 	Scored bool    // there is a Score; a bare label has none
 	// at most 300 characters of one line, without links, markup and invisible characters; may be empty
@@ -45,9 +45,8 @@ const (
 
 // AnswerReasons are all of them.
 var AnswerReasons = []string{AnswerTooLong, AnswerNotUTF8, AnswerEmpty, AnswerReasoning, AnswerFence, AnswerProse,
-	AnswerInvalidJSON,
-	AnswerTrailing, AnswerUnknownField, AnswerDuplicateField, AnswerMissingField, AnswerWrongType, AnswerUnknownLabel,
-	AnswerOutOfRange}
+	AnswerInvalidJSON, AnswerTrailing, AnswerUnknownField, AnswerDuplicateField, AnswerMissingField, AnswerWrongType,
+	AnswerUnknownLabel, AnswerOutOfRange}
 
 // complaints tell a model what was wrong with its answer, in words that hold nothing of it.
 var complaints = map[string]string{
@@ -73,14 +72,16 @@ type AnswerError struct {
 	Err    error  // more about it; may be nil
 }
 
+// Error implements error.
 func (e *AnswerError) Error() string {
-	s := "escalate: the endpoint's answer cannot be used: " + complaints[e.Reason]
+	s := "label: the endpoint's answer cannot be used: " + complaints[e.Reason]
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
 	return s
 }
 
+// Unwrap is Err.
 func (e *AnswerError) Unwrap() error { return e.Err }
 
 const (
@@ -91,22 +92,22 @@ const (
 	thinkEnd       = "</think>"
 )
 
-// Parse reads an answer strictly: one JSON object with "label" and "confidence", and "explanation" where the prompt
-// asks for it, or a bare label. Tolerated are white space around it, one code fence around it and one <think> block
-// before it. The label may be an alias and in any case. Everything else is an *AnswerError.
-func (p *Prompt) Parse(content string) (Answer, error) {
+// Parse reads an answer strictly: one JSON object with "label" and "confidence", and "explanation" where the
+// task asks for it, or a bare label. Tolerated are white space around it, one code fence around it and one <think>
+// block before it. The label may be an alias and in any case. Everything else is an *AnswerError.
+func (t *Task) Parse(content string) (Answer, error) {
 	body, reason := unwrap(content)
 	if reason != "" {
 		return Answer{}, &AnswerError{Reason: reason}
 	}
 	if !strings.HasPrefix(body, "{") {
-		label, ok := p.label(body)
+		label, ok := t.label(body)
 		if !ok {
 			return Answer{}, &AnswerError{Reason: AnswerProse}
 		}
 		return Answer{Label: label}, nil
 	}
-	return p.object(body)
+	return t.object(body)
 }
 
 // unwrap takes away what may stand around an answer. reason is "" or why nothing is left.
@@ -144,16 +145,16 @@ func isWord(s string) bool {
 	return strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz") == ""
 }
 
-func (p *Prompt) label(name string) (string, bool) {
+func (t *Task) label(name string) (string, bool) {
 	if len(name) > 8*maxLabel {
 		return "", false
 	}
-	label, ok := p.byName[fold(name)]
+	label, ok := t.byName[fold(name)]
 	return label, ok
 }
 
 // object reads the object token by token, so that nothing nested and nothing repeated is ever taken.
-func (p *Prompt) object(body string) (Answer, error) {
+func (t *Task) object(body string) (Answer, error) {
 	decoder := json.NewDecoder(strings.NewReader(body))
 	decoder.UseNumber()
 	invalid := func(err error) (Answer, error) {
@@ -176,7 +177,7 @@ func (p *Prompt) object(body string) (Answer, error) {
 		}
 		name := key.(string) // the decoder takes no other keys
 		switch {
-		case name != "label" && name != "confidence" && !(name == "explanation" && p.explain):
+		case name != "label" && name != "confidence" && !(name == "explanation" && t.explain):
 			return Answer{}, &AnswerError{Reason: AnswerUnknownField}
 		case seen[name]:
 			return Answer{}, &AnswerError{AnswerDuplicateField, errors.New(name)}
@@ -186,7 +187,7 @@ func (p *Prompt) object(body string) (Answer, error) {
 		if err != nil {
 			return invalid(err)
 		}
-		if reason := p.take(&a, name, value); reason != "" {
+		if reason := t.take(&a, name, value); reason != "" {
 			return Answer{}, &AnswerError{reason, errors.New(name)}
 		}
 	}
@@ -205,7 +206,7 @@ func (p *Prompt) object(body string) (Answer, error) {
 }
 
 // take sets one field of the answer. It returns "" or why it cannot.
-func (p *Prompt) take(a *Answer, name string, value json.Token) (reason string) {
+func (t *Task) take(a *Answer, name string, value json.Token) (reason string) {
 	if name == "confidence" {
 		number, ok := value.(json.Number)
 		if !ok {
@@ -223,44 +224,11 @@ func (p *Prompt) take(a *Answer, name string, value json.Token) (reason string) 
 		return AnswerWrongType
 	}
 	if name == "explanation" {
-		a.Explanation = plain(s)
+		a.Explanation = quote.Plain(s, maxExplanation)
 		return ""
 	}
-	if a.Label, ok = p.label(s); !ok {
+	if a.Label, ok = t.label(s); !ok {
 		return AnswerUnknownLabel
 	}
 	return ""
-}
-
-// links are what a reader's program might make a link of: schemes, www, and host names with or without a path. Dots of
-// East Asian scripts count as dots in host names (UTS 46).
-var links = regexp.MustCompile(
-	`(?i)[\p{L}\p{N}+.\-]*://\S*|\b(?:mailto|javascript|vbscript|data|file|tel|sms|urn|blob):\S+|` +
-		`[\p{L}\p{N}\-_]+(?:[.\x{3002}\x{FF0E}\x{FF61}][\p{L}\p{N}\-_]+)*[.\x{3002}\x{FF0E}\x{FF61}]\p{L}{2,}(?:[:/?#]\S*)?|\d{1,3}(?:\.\d{1,3}){3}(?:[:/]\S*)?`)
-
-// plain is an explanation that can be shown anywhere: one line, at most 300 characters, no invisible and no control
-// characters, no links, no markup.
-func plain(s string) string {
-	var b strings.Builder
-	count := 0
-	for _, r := range s {
-		switch {
-		case invisible(r) && r != '\u2028' && r != '\u2029', r == '<', r == '>', r == '`', unicode.Is(unicode.M, r) &&
-			count == 0:
-			continue
-		case unicode.IsSpace(r), unicode.IsControl(r), r == '\u2028', r == '\u2029':
-			r = ' '
-		}
-		b.WriteRune(r)
-		if count++; count > 4*maxExplanation { // enough to know that it is too long, links included
-			break
-		}
-	}
-	s = links.ReplaceAllString(b.String(), "(link)")
-	s = strings.ReplaceAll(s, "](", "] (")
-	s = strings.Join(strings.Fields(s), " ")
-	if runes := []rune(s); len(runes) > maxExplanation {
-		s = strings.TrimSpace(string(runes[:maxExplanation-1])) + "…"
-	}
-	return s
 }

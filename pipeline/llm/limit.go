@@ -1,8 +1,8 @@
-// This file owns the concurrency limit of one endpoint: plain state, no clock, no lock (Pool.mu guards it).
-
-package escalate
+package llm
 
 import "time"
+
+// This file owns the concurrency limit of one endpoint: plain state, no clock, no lock (Pool.mu guards it).
 
 // limiter adapts how many calls an endpoint gets at once: additive increase, multiplicative decrease, as TCP's
 // congestion control (Chiu and Jain, 1989; RFC 5681). The limit grows by one per limit's worth of good answers while it

@@ -1,6 +1,4 @@
-// This file owns the words of a call: what is asked, what comes back, and why there is no answer. It knows no HTTP.
-
-package escalate
+package llm
 
 import (
 	"context"
@@ -9,7 +7,9 @@ import (
 	"time"
 )
 
-// Call is one question.
+// This file owns the words of a call: what is sent, what comes back, and why there is no answer. It knows no HTTP.
+
+// Call is one question, as a Task makes it.
 type Call struct {
 	// Affinity decides which endpoint is asked first (rendezvous hashing), so that calls with the same one find their
 	// prefix in that endpoint's cache.
@@ -34,24 +34,24 @@ func (u *Usage) add(v Usage) {
 	u.CompletionTokens += v.CompletionTokens
 }
 
-// Reply is an answer's text, for Prompt.Parse to judge.
+// Reply is an answer's text, for Task.Parse to judge.
 type Reply struct {
 	Content string
 	Usage
-	UsageEstimated bool   // the endpoint gave no numbers, or impossible ones
-	Endpoint       string // the URL that answered
-	// how the answer's form was asked for: json_schema, structured_outputs, guided_choice, json_object, none
-	Structured string
-	Took       time.Duration // of the attempt that answered
-	Attempts   int
+	UsageEstimated bool          // the endpoint gave no numbers, or impossible ones
+	Endpoint       string        // the URL that answered
+	Structured     string        // how the answer's form was asked for: one of Protocol.Modes
+	Took           time.Duration // of the attempt that answered
+	Attempts       int
 }
 
 // Reason is why an attempt, or a whole call, brought no answer. The list is closed: reasons are metric labels.
 type Reason string
 
+// Reasons of attempts and of calls.
 const (
 	ReasonAnswered Reason = "answered" // of an attempt: it brought an answer
-	ReasonTimeout  Reason = "timeout"  // no whole answer within PoolOptions.Timeout
+	ReasonTimeout  Reason = "timeout"  // no whole answer within Options.Timeout
 	// the caller's deadline has passed, or would before there could be an answer
 	ReasonDeadline Reason = "deadline"
 	ReasonCanceled Reason = "canceled" // the caller has given up
@@ -67,20 +67,21 @@ const (
 	ReasonRefused      Reason = "request-refused" // 400, 422 and the like: this question will never be answered
 	ReasonTooLong      Reason = "too-long"        // the text is longer than the endpoint's context
 	ReasonContentType  Reason = "content-type"    // the answer is not application/json
-	ReasonTooLarge     Reason = "too-large"       // the answer is larger than PoolOptions.MaxResponseBytes
-	ReasonMalformed    Reason = "malformed"       // the answer is not one whole chat completion with one choice
-	ReasonLength       Reason = "length"          // the answer was cut off at PoolOptions.MaxTokens
+	ReasonTooLarge     Reason = "too-large"       // the answer is larger than Options.MaxResponseBytes
+	ReasonMalformed    Reason = "malformed"       // the answer is not what Protocol.Decode takes for one
+	ReasonLength       Reason = "length"          // the answer was cut off at Options.MaxTokens
 	ReasonEmpty        Reason = "empty"           // the answer has no text
 	ReasonRefusal      Reason = "refusal"         // the model, or its filter, declined
 	ReasonAPIKey       Reason = "api-key"         // the key cannot be read
 	ReasonNotAllowed   Reason = "not-allowed"     // Call.Attempt said no
-	ReasonDown         Reason = "down"            // every endpoint has been failing for longer than PoolOptions.MaxDown
+	ReasonDown         Reason = "down"            // every endpoint has been failing for longer than half a minute
 	ReasonPanic        Reason = "panic"           // our own code, or a library's, panicked
 	ReasonClosed       Reason = "closed"          // the pool is closed
 )
 
 // CallError says why a call was given up. Its text holds nothing that an endpoint said, no key and no payload.
 type CallError struct {
+	Name     string // Options.Name
 	Reason   Reason
 	Status   int    // HTTP status of the last attempt; 0 if there was none
 	Endpoint string // URL of the last attempt; empty if there was none
@@ -89,8 +90,9 @@ type CallError struct {
 	Err      error
 }
 
+// Error implements error.
 func (e *CallError) Error() string {
-	where := "escalation"
+	where := e.Name
 	if e.Endpoint != "" {
 		where += ": " + e.Endpoint
 	}
@@ -100,6 +102,7 @@ func (e *CallError) Error() string {
 	return fmt.Sprintf("%s: %v", where, e.Err)
 }
 
+// Unwrap is Err.
 func (e *CallError) Unwrap() error { return e.Err }
 
 // Unusable says that an endpoint did answer, and that asking again would bring nothing better: the fault is with the

@@ -1,4 +1,4 @@
-package escalate
+package llm_test
 
 import (
 	"context"
@@ -10,12 +10,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sluice/pipeline/llm"
 	"sluice/pipeline/llm/standin"
 )
 
+// This file owns the tests of who is asked when: fail-over, breakers, back-off, limits.
+
 func TestFailOverAndReturn(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		p := t.pool(PoolOptions{}, "a", "b")
+		p := t.pool(llm.Options{}, "a", "b")
 		first := t.must(p, "good").Endpoint
 		name, other := "a", "b"
 		if first == "http://b/v1" {
@@ -31,8 +34,8 @@ func TestFailOverAndReturn(t *testing.T) {
 		if took := time.Since(start); took != 0 {
 			t.Errorf("failing over took %v; there was no need to wait", took)
 		}
-		i := slices.IndexFunc(p.Status(), func(s EndpointStatus) bool { return s.URL == first })
-		if s := p.Status()[i]; s.Breaker != "open" || s.LastReason != ReasonConnect || s.BreakerUntil.IsZero() {
+		i := slices.IndexFunc(p.Status(), func(s llm.EndpointStatus) bool { return s.URL == first })
+		if s := p.Status()[i]; s.Breaker != "open" || s.LastReason != llm.ReasonConnect || s.BreakerUntil.IsZero() {
 			t.Errorf("status of the stopped endpoint: %+v", s)
 		}
 		t.net.Serve(name, map[string]*standin.Server{"a": t.a, "b": t.b}[name])
@@ -52,7 +55,7 @@ func TestAffinity(t *testing.T) {
 		for _, n := range names {
 			t.net.Serve(n, newStub(standin.Options{}))
 		}
-		p, q := t.pool(PoolOptions{}, names...), t.pool(PoolOptions{}, "d", "c", "b", "a")
+		p, q := t.pool(llm.Options{}, names...), t.pool(llm.Options{}, "d", "c", "b", "a")
 		before, count := map[string]string{}, map[string]int{}
 		for i := range 200 {
 			text := fmt.Sprintf("good %d", i)
@@ -92,7 +95,7 @@ func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
 					after = time.Now().Add(5 * time.Second).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
 				}
 				t.a.Script(standin.Status(429, after))
-				p := t.pool(PoolOptions{}, "a")
+				p := t.pool(llm.Options{}, "a")
 				start := time.Now()
 				var wg sync.WaitGroup
 				wg.Go(func() { t.must(p, "good") })
@@ -121,14 +124,14 @@ func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
 func TestRetryAfterBeyondTheDeadlineEndsTheCallAtOnce(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		t.a.Always(standin.Status(429, "50"))
-		p := t.pool(PoolOptions{}, "a")
+		p := t.pool(llm.Options{}, "a")
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		if e := t.fails(ctx, p, "good"); e.Reason != ReasonRateLimited || time.Since(start) > time.Second {
+		if e := t.fails(ctx, p, "good"); e.Reason != llm.ReasonRateLimited || time.Since(start) > time.Second {
 			t.Errorf("%+v after %v", e, time.Since(start))
 		}
-		if e := t.fails(ctx, p, "good"); e.Reason != ReasonRateLimited || e.Attempts != 0 ||
+		if e := t.fails(ctx, p, "good"); e.Reason != llm.ReasonRateLimited || e.Attempts != 0 ||
 			time.Since(start) > time.Second {
 			t.Errorf("%+v after %v", e, time.Since(start))
 		}
@@ -138,14 +141,14 @@ func TestRetryAfterBeyondTheDeadlineEndsTheCallAtOnce(t *testing.T) {
 func TestBackoffIsExponentialWithFullJitter(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		t.a.Always(standin.Status(500, ""))
-		p := t.pool(PoolOptions{MaxAttempts: 8, BackoffBase: time.Second, BackoffMax: 10 * time.Second,
-			BreakerFailures: 100}, "a")
+		p := t.pool(llm.Options{MaxAttempts: 8, BreakerFailures: 100}, "a")
+		p.SetBackoff(time.Second, 10*time.Second)
 		start := time.Now()
 		t.fails(t.Context(), p, "good")
 		if took := time.Since(start); took != (1+2+4+8+10+10+10)*time.Second {
 			t.Errorf("8 attempts took %v at the most jitter", took)
 		}
-		p.jitter = func() float64 { return 0 }
+		p.SetJitter(func() float64 { return 0 })
 		start = time.Now()
 		t.fails(t.Context(), p, "good")
 		if took := time.Since(start); took != 0 {
@@ -158,8 +161,9 @@ func TestBreakerAndMaxDown(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		var states []string
 		t.a.Always(standin.Status(500, ""))
-		p := t.pool(PoolOptions{MaxAttempts: 5, BackoffBase: time.Millisecond, Observer: Observer{
+		p := t.pool(llm.Options{MaxAttempts: 5, Observer: llm.Observer{
 			Breaker: func(_, state string) { states = append(states, state) }}}, "a")
+		p.SetBackoff(time.Millisecond, 15*time.Second)
 		start := time.Now()
 		t.fails(t.Context(), p, "good") // five in a row
 		if s := p.Status()[0]; s.Breaker != "open" {
@@ -169,7 +173,7 @@ func TestBreakerAndMaxDown(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 50 { // they wait, and are the probes
 			wg.Go(func() {
-				if e := t.fails(t.Context(), p, "good"); e.Reason != ReasonDown && e.Reason != ReasonStatus {
+				if e := t.fails(t.Context(), p, "good"); e.Reason != llm.ReasonDown && e.Reason != llm.ReasonStatus {
 					t.Errorf("%+v", e)
 				}
 			})
@@ -199,14 +203,14 @@ func TestBreakerAndMaxDown(t *testing.T) {
 
 func TestABlipCostsNoAnswer(t *testing.T) {
 	inBubble(t, func(t *bubble) {
-		p := t.pool(PoolOptions{}, "a")
+		p := t.pool(llm.Options{}, "a")
 		t.must(p, "good")
 		t.net.Stop("a")
 		var wg sync.WaitGroup
 		for i := range 100 {
 			wg.Go(func() {
 				time.Sleep(time.Duration(i) * 50 * time.Millisecond)
-				if _, err := p.Ask(t.Context(), question(t.prompt, "good")); err != nil && i > 5 {
+				if _, err := p.Ask(t.Context(), question(t.task, "good")); err != nil && i > 5 {
 					t.Errorf("call %d: %v", i, err)
 				}
 			})
@@ -223,9 +227,9 @@ func TestConcurrencyFindsWhatTheEndpointTakes(t *testing.T) {
 		t.net.Serve("a", served)
 		var mu sync.Mutex
 		var limits []int // after every answer
-		reasons := map[Reason]int{}
-		p := t.pool(PoolOptions{MaxConcurrency: 64, MaxAttempts: 50, Observer: Observer{
-			Attempt: func(_ string, r Reason, _ time.Duration) { reasons[r]++ },
+		reasons := map[llm.Reason]int{}
+		p := t.pool(llm.Options{MaxConcurrency: 64, MaxAttempts: 50, Observer: llm.Observer{
+			Attempt: func(_ string, r llm.Reason, _ time.Duration) { reasons[r]++ },
 		}}, "a")
 		start := time.Now()
 		var wg sync.WaitGroup
@@ -242,7 +246,8 @@ func TestConcurrencyFindsWhatTheEndpointTakes(t *testing.T) {
 		}
 		wg.Wait()
 		took := time.Since(start)
-		if reasons[ReasonAnswered] != 1600 || reasons[ReasonRateLimited] == 0 || 20*reasons[ReasonRateLimited] > 1600 {
+		if reasons[llm.ReasonAnswered] != 1600 || reasons[llm.ReasonRateLimited] == 0 ||
+			20*reasons[llm.ReasonRateLimited] > 1600 {
 			t.Errorf("attempts: %v; want 1600 answers and few refusals", reasons)
 		}
 		if ideal := 20 * time.Second; took > ideal*14/10 {
@@ -259,7 +264,7 @@ func TestConcurrencyShrinksWhenAnswersBecomeSlow(t *testing.T) {
 		// queues without a word
 		served := newStub(standin.Options{Slots: 4, Latency: standin.Constant(200 * time.Millisecond)})
 		t.net.Serve("a", served)
-		p := t.pool(PoolOptions{MaxConcurrency: 64, Timeout: 10 * time.Minute}, "a")
+		p := t.pool(llm.Options{MaxConcurrency: 64, Timeout: 10 * time.Minute}, "a")
 		var wg sync.WaitGroup
 		for range 64 {
 			wg.Go(func() {
@@ -280,7 +285,7 @@ func TestMaxConcurrencyHolds(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		served := newStub(standin.Options{Latency: standin.Exponential(50 * time.Millisecond), Seed: 3})
 		t.net.Serve("a", served)
-		p := t.pool(PoolOptions{MaxConcurrency: 3}, "a")
+		p := t.pool(llm.Options{MaxConcurrency: 3}, "a")
 		var wg sync.WaitGroup
 		for range 40 {
 			wg.Go(func() { t.must(p, "good") })
@@ -295,7 +300,7 @@ func TestMaxConcurrencyHolds(t *testing.T) {
 func TestAHungEndpointDoesNotHoldUpTheOther(t *testing.T) {
 	inBubble(t, func(t *bubble) {
 		t.a.Always(standin.Hang())
-		p := t.pool(PoolOptions{Timeout: 5 * time.Second}, "a", "b")
+		p := t.pool(llm.Options{Timeout: 5 * time.Second}, "a", "b")
 		var wg sync.WaitGroup
 		for i := range 400 {
 			wg.Go(func() {
@@ -322,14 +327,14 @@ func TestFailuresAreRiddenOut(t *testing.T) {
 					t.net.Serve(n, newStub(standin.Options{FailureShare: share, Seed: uint64(i),
 						Latency: standin.LogNormal(200*time.Millisecond, 0.5)}))
 				}
-				p := t.pool(PoolOptions{}, "a", "b")
+				p := t.pool(llm.Options{}, "a", "b")
 				attempts := map[int]int{}
 				var mu sync.Mutex
 				var wg sync.WaitGroup
 				failed := 0
 				for i := range 500 {
 					wg.Go(func() {
-						r, err := p.Ask(t.Context(), question(t.prompt, fmt.Sprint("good ", i)))
+						r, err := p.Ask(t.Context(), question(t.task, fmt.Sprint("good ", i)))
 						mu.Lock()
 						defer mu.Unlock()
 						if err != nil {
@@ -353,7 +358,7 @@ func TestFailuresAreRiddenOut(t *testing.T) {
 }
 
 func TestOrderIsAPermutation(t *testing.T) {
-	p, err := NewPool(PoolOptions{Model: "m", URLs: []string{"http://a", "http://b", "http://c"}})
+	p, err := llm.NewPool(filled(llm.Options{Model: "m", URLs: []string{"http://a", "http://b", "http://c"}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,10 +366,10 @@ func TestOrderIsAPermutation(t *testing.T) {
 	firsts := map[string]bool{}
 	for i := range 100 {
 		seen := map[string]bool{}
-		for _, e := range p.order(fmt.Sprint(i)) {
-			seen[e.url] = true
+		for _, url := range p.Order(fmt.Sprint(i)) {
+			seen[url] = true
 		}
-		firsts[p.order(fmt.Sprint(i))[0].url] = true
+		firsts[p.Order(fmt.Sprint(i))[0]] = true
 		if len(seen) != 3 {
 			t.Fatalf("order %v", slices.Collect(maps.Keys(seen)))
 		}
