@@ -48,6 +48,8 @@ func TestTheMarkLeavesWhatOthersKeepBesideAnOffset(t *testing.T) {
 type mortal struct {
 	kills func(*Record) bool
 	took  func(*Record) time.Duration
+	away  func(*Record) bool // Quarantine kills, too; nil: it does not
+	end   chan struct{}      // ends what a killing Quarantine has left, with the test
 
 	mu    sync.Mutex
 	stage *Stage
@@ -77,6 +79,27 @@ func (p *mortal) Process(j *Job) {
 	})
 }
 
+// deadLetter is a StageOptions.Panicked.
+func deadLetter(r *Record, f *Fault) Outcome {
+	return Outcome{Disposition: DeadLetter, Fault: f, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
+		Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
+}
+
+// quarantine is a StageOptions.Quarantine of stage.
+func (p *mortal) quarantine(stage *Stage, r *Record) Outcome {
+	p.mu.Lock()
+	dies := p.away != nil && p.away(r) && p.stage == stage
+	if dies {
+		p.dead = true
+		stage.Fail(errKilled)
+	}
+	p.mu.Unlock()
+	if dies {
+		<-p.end // it does not come back
+	}
+	return deadLetter(r, nil)
+}
+
 // live runs one worker after the other until all is visible, or one of them ends otherwise than by a kill. It returns
 // the number of deaths and the records in the dead letters.
 func (p *mortal) live(t *testing.T, g *fakeGroup, limits Limits) (deaths int, condemned []string) {
@@ -84,13 +107,12 @@ func (p *mortal) live(t *testing.T, g *fakeGroup, limits Limits) (deaths int, co
 	p.runs = map[string]int{}
 	for range 60 {
 		p.mu.Lock()
+		var stage *Stage
 		p.stage, p.dead = NewStage(p, g, StageOptions{Limits: limits, Metrics: NewStageMetrics(prometheus.NewRegistry(),
 			""), Logger: slog.New(slog.DiscardHandler),
-			Quarantine: func(r *Record, deaths int) Outcome {
-				return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
-					Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
-			}}), false
-		stage := p.stage
+			Quarantine: func(r *Record, deaths int) Outcome { return p.quarantine(stage, r) },
+			Panicked:   deadLetter}), false
+		stage = p.stage
 		p.mu.Unlock()
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -295,6 +317,7 @@ func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
 					return Faultf(Rebalance, "commit", "rebalance", "too late")
 				}
 				s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
+					Panicked: deadLetter,
 					Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record,
 						int) Outcome {
 						panic("nobody died")
@@ -352,6 +375,7 @@ func TestCleanStopsAndRebalancesLeaveNoSuspicion(t *testing.T) {
 		for range 8 {
 			p := &fakeProcessor{took: func(*Record) time.Duration { return 5 * time.Millisecond }}
 			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
+				Panicked: deadLetter,
 				Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
 			ctx, stop := context.WithCancel(t.Context())
 			src := &fakeSource{group: g, rebalance: make(chan struct{})}
@@ -396,7 +420,7 @@ func TestMarksStandBesideTheMetadataOfOthers(t *testing.T) {
 		tp := TopicPartition{"in", 0}
 		g.metadata[tp] = `{"wallet":5}`
 		var seen string
-		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
+		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""), Panicked: deadLetter,
 			Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { return Outcome{} },
 			Assigned: func(m map[TopicPartition]Committed) { seen = m[tp].Metadata },
 			Metadata: func() map[TopicPartition]string { return map[TopicPartition]string{tp: `{"wallet":6}`} }})

@@ -14,8 +14,9 @@ import (
 // to a Sink. The rule that everything here serves: nothing is committed before its result is durable, and offsets and
 // results become durable in one step.
 //
-// Locks: Stage.mu guards the ledger and the flags beside it and is never held across a call that can block. Sink.Commit
-// runs in one goroutine only (commitLoop).
+// Locks: Stage.mu guards the ledger and the flags beside it and is never held across a call that can block, nor across
+// one of code that looks into a record (Quarantine, Replace): that runs under the watchdog, with its record's entry
+// unfinished or its commit in progress. Sink.Commit runs in one goroutine only (commitLoop).
 
 // Job is one record handed to a Processor. Exactly one call of Done ends it.
 type Job struct {
@@ -58,15 +59,18 @@ type StageOptions struct {
 	CommitBytes    int           // about the most bytes of messages in one transaction; 8 MiB
 	Grace          time.Duration // how long Run goes on finishing after its context ended; 30 s
 	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
-	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever.
+	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever. Commits
+	// wait for it.
 	Replace func(*Record, *TooLargeError) Outcome
-	// Panicked makes the dead letter of a record over which Replace has panicked (Writer.Panicked). Required with
-	// Replace.
-	Panicked func(*Record, *Fault) Outcome
 	// Quarantine makes the outcome of a record that has killed the process too often to be processed again
-	// (Writer.Quarantine); deaths is how many workers died with it in flight. nil: no such record is looked for, and no
-	// marks are kept beside offsets (see quarantine.go).
+	// (Writer.Quarantine); deaths is how many workers died with it in flight. Called on a goroutine of its own. nil: no
+	// such record is looked for, and no marks are kept beside offsets (see quarantine.go).
 	Quarantine func(r *Record, deaths int) Outcome
+	// Panicked makes the dead letter of a record over which Replace or Quarantine has panicked, or which has killed the
+	// process in Quarantine, too (Writer.Panicked). It must not look into the record. Required with either.
+	Panicked func(*Record, *Fault) Outcome
+	// Watchdog looks at Replace and Quarantine. nil: nothing does.
+	Watchdog *Watchdog
 	// Assigned is told every new assignment before the first record of it is delivered; nil: nobody is.
 	Assigned func(map[TopicPartition]Committed)
 	// Metadata is what is to be committed beside the offsets of owned partitions now; nil: nothing. A partition whose
@@ -96,8 +100,11 @@ type Stage struct {
 	abort context.CancelFunc // ends the run at once, with fault as its result
 }
 
-// NewStage makes a stage; Run starts it.
+// NewStage makes a stage; Run starts it. It panics where an option lacks another that it requires.
 func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
+	if o.Panicked == nil && (o.Replace != nil || o.Quarantine != nil) {
+		panic("pipeline: StageOptions has Replace or Quarantine without Panicked")
+	}
 	if o.Limits == (Limits{}) {
 		o.Limits = DefaultLimits
 	}
@@ -236,33 +243,76 @@ func (s *Stage) Deliver(tp TopicPartition, from int64, records []Record, next in
 	if ok {
 		s.signal()
 	}
-	entries := s.begin()
+	begun := s.begin()
 	s.mu.Unlock()
-	s.process(entries)
+	s.process(begun)
 	return ok
 }
 
-// begin is what is to be processed now. s.mu is held.
-func (s *Stage) begin() []*entry {
-	entries, condemned := s.ledger.begin()
-	for _, e := range condemned {
-		s.o.Logger.Error("a record has killed the worker again and again; it goes to the dead letter topic without "+
-			"being processed",
-			"topic", e.record.Topic, "partition", e.record.Partition, "offset", e.record.Offset, "deaths",
-			e.lane.unclean)
-		s.ledger.finish(e, s.o.Quarantine(&e.record, e.lane.unclean))
-		s.signal()
-	}
-	return entries
+// begun is what is to be done next, once the lock is released. Whoever takes it from begin hands it to process: the
+// ledger waits for all of it to be finished.
+type begun struct {
+	entries   []*entry   // go to the processor
+	condemned []sentence // do not
 }
 
-func (s *Stage) process(entries []*entry) {
-	if len(entries) > 0 {
+// sentence is a record that is not to be processed, with what is known of it. Both counts are read with the lock held.
+type sentence struct {
+	entry  *entry
+	deaths int // of workers, with it in flight
+	alone  int // of them, with only it running, or being put away
+}
+
+// begin is what is to be done now. s.mu is held.
+func (s *Stage) begin() (b begun) {
+	entries, condemned := s.ledger.begin()
+	for _, e := range condemned {
+		b.condemned = append(b.condemned, sentence{e, e.lane.unclean, e.lane.deaths})
+	}
+	b.entries = entries
+	return b
+}
+
+func (s *Stage) process(b begun) {
+	for _, c := range b.condemned {
+		// On a goroutine of its own: the caller may be the source, whose other partitions go on, or commitLoop.
+		go s.condemn(c)
+	}
+	if len(b.entries) > 0 {
 		failpoint.Hit(failpoint.AfterFetch)
 	}
-	for _, e := range entries {
+	for _, e := range b.entries {
 		s.processor.Process(&Job{Record: &e.record, stage: s, entry: e})
 	}
+}
+
+// condemn finishes a record that is not processed any more. Until it has, the record is one that runs alone: nothing of
+// suspect partitions begins, and a worker that ends here is counted. Should the stage end meanwhile, the outcome goes
+// nowhere, as any other.
+func (s *Stage) condemn(c sentence) {
+	r := &c.entry.record
+	s.o.Logger.Error("a record has killed the worker again and again; it goes to the dead letter topic without "+
+		"being processed",
+		"topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "deaths", c.deaths)
+	s.finish(c.entry, s.outcome("process", r, ofCondemning(r), func() Outcome {
+		if c.alone >= 2*deathsAlone { // the last ones died in Quarantine
+			return s.o.Panicked(r, killer(c.deaths))
+		}
+		return s.o.Quarantine(r, c.deaths)
+	}))
+}
+
+// outcome is what is made for a record outside its processor: watched, and a dead letter where that panics. It is the
+// record's fate, as any panic over it is. s.mu is not held.
+func (s *Stage) outcome(stage string, r *Record, doing func() string, of func() Outcome) (o Outcome) {
+	w := s.o.Watchdog.Watch(stage, doing)
+	defer func() {
+		w.End()
+		if x := recover(); x != nil {
+			o = s.o.Panicked(r, Panicked(stage, x))
+		}
+	}()
+	return of()
 }
 
 // Lag implements Flow.
@@ -314,8 +364,8 @@ func (s *Stage) Assign(committed map[TopicPartition]Committed) map[TopicPartitio
 	if s.o.Assigned != nil {
 		s.o.Assigned(committed)
 	}
-	var entries []*entry
-	defer func() { s.process(entries) }() // with the lock released
+	var begun begun
+	defer func() { s.process(begun) }() // with the lock released
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.ledger.usage.records
@@ -323,7 +373,7 @@ func (s *Stage) Assign(committed map[TopicPartition]Committed) map[TopicPartitio
 	s.quiet, s.ledger.handover = false, false
 	if !s.draining {
 		// what waited for a record of a partition that has gone, or for a mark that turns out to be durable
-		entries = s.begin()
+		begun = s.begin()
 	}
 	s.signal()
 	s.o.Logger.Info("assigned", "partitions", len(from), "kept_records", before-dropped, "dropped_records", dropped)
@@ -377,28 +427,29 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		}
 
 		began := time.Now()
-		var entries []*entry
+		var begun begun
 		err := s.sink.Commit(ctx, commit)
 		s.o.Metrics.transaction(err, time.Since(began))
+		var tooLarge *TooLargeError
+		if errors.As(err, &tooLarge) && records == 1 {
+			s.replace(tooLarge)
+		}
 
 		s.mu.Lock()
 		s.committing = false
 		s.attempts++
 		readySince, retryAt = time.Time{}, time.Time{}
-		var tooLarge *TooLargeError
 		switch {
 		case err == nil:
 			s.count(s.ledger.settle())
 			if !s.draining {
-				entries = s.begin()
+				begun = s.begin()
 			}
 			pause = 0
 			most = min(most*2, s.o.CommitRecords)
-		case errors.As(err, &tooLarge):
+		case tooLarge != nil:
 			if records > 1 {
-				most = max(1, records/2)
-			} else {
-				s.replace(s.ledger.inCommit(), tooLarge)
+				most = records / 2
 			}
 			s.ledger.release()
 		case KindOf(err) == Transient:
@@ -415,7 +466,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		}
 		s.signal()
 		s.mu.Unlock()
-		s.process(entries)
+		s.process(begun)
 		switch KindOf(err) {
 		case "", Transient, Rebalance:
 		default:
@@ -472,24 +523,23 @@ func sleep(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	}
 }
 
-// replace swaps the outcome of a single record that no topic takes for one that fits. s.mu is held.
-func (s *Stage) replace(es []*entry, cause *TooLargeError) {
-	for _, e := range es {
-		if s.o.Replace != nil {
-			e.outcome = s.replacement(e, cause)
-		}
+// replace swaps the outcome of the record in commit, which no topic takes, for one that fits. The commit counts as in
+// progress meanwhile: Quiesce waits, so that the record's lane stays. s.mu is not held.
+func (s *Stage) replace(cause *TooLargeError) {
+	if s.o.Replace == nil {
+		return
 	}
-}
-
-// replacement is what Replace makes, or a dead letter where that panics: it is the record's fate, as any panic over it
-// is.
-func (s *Stage) replacement(e *entry, cause *TooLargeError) (o Outcome) {
-	defer func() {
-		if x := recover(); x != nil {
-			o = s.o.Panicked(&e.record, Panicked("commit", x))
-		}
-	}()
-	return s.o.Replace(&e.record, cause)
+	s.mu.Lock()
+	es := s.ledger.inCommit()
+	s.mu.Unlock()
+	for _, e := range es {
+		o := s.outcome("commit", &e.record, ofReplacing(&e.record), func() Outcome {
+			return s.o.Replace(&e.record, cause)
+		})
+		s.mu.Lock()
+		e.outcome = o
+		s.mu.Unlock()
+	}
 }
 
 // count updates metrics for records that are durable now. s.mu is held.

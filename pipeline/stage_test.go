@@ -256,7 +256,7 @@ func TestStageIsolatesAMessageThatTheBrokerRefuses(t *testing.T) {
 			return nil
 		}
 		replaced := 0
-		o := StageOptions{Replace: func(r *Record, cause *TooLargeError) Outcome {
+		o := StageOptions{Panicked: deadLetter, Replace: func(r *Record, cause *TooLargeError) Outcome {
 			replaced++
 			return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
 				Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
