@@ -12,7 +12,7 @@ import (
 // nothing. ns/op, B/op and allocs/op are per record; bytes published are reported beside them.
 func BenchmarkRecord(b *testing.B) {
 	t := newBench(b, 1)
-	s := NewStage(t.c, nil, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), "")})
+	s := NewStage(t.c, nil, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{})})
 	tp := TopicPartition{"in", 3}
 	s.Assign(map[TopicPartition]Committed{tp: {}})
 	const many = 500
@@ -25,7 +25,8 @@ func BenchmarkRecord(b *testing.B) {
 			offset := next + int64(i)
 			records[i] = Record{Topic: "in", Partition: 3, Offset: offset, Key: []byte("k"),
 				Headers: []Header{{"traceparent", []byte("00-abc")}},
-				Value:   fmt.Appendf(nil, `{"user_id": %d, "text":"a review of a hotel by the sea %d"}`, offset, offset)}
+				Value: fmt.Appendf(nil, `{"user_id": %d, "text":"a review of a hotel by the sea %d"}`, offset,
+					offset)}
 		}
 		s.Deliver(tp, next, records, next+many)
 		next += many

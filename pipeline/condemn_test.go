@@ -19,7 +19,8 @@ const condemnedMark = `{"starts":{"open":true,"unclean":3,"until":100,"alone":2}
 // begin runs a stage on g until the test ends, and makes sure that its lock is free whenever it is asked.
 func begin(t *testing.T, g *fakeGroup, o StageOptions) (*Stage, *fakeSource, func() error) {
 	t.Helper()
-	o.Metrics, o.Logger = NewStageMetrics(prometheus.NewRegistry(), ""), slog.New(slog.DiscardHandler)
+	o.Metrics, o.Logger = NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
+		slog.New(slog.DiscardHandler)
 	s := NewStage(&fakeProcessor{took: func(*Record) time.Duration { return time.Millisecond }}, g, o)
 	src := &fakeSource{group: g, rebalance: make(chan struct{})}
 	ctx, stop := context.WithCancel(t.Context())

@@ -38,6 +38,20 @@ const (
 	Compared Disposition = "compared" // shadow: nothing was published
 )
 
+// DispositionInfo names a disposition for the metrics of a stage.
+type DispositionInfo struct {
+	Name Disposition
+	Help string // in a few words, where the name does not say it
+}
+
+// ClassifyDispositions are those of the classify stage, in the order in which help texts name them.
+var ClassifyDispositions = []DispositionInfo{{Scored, ""}, {Empty, "blank text"}, {Tombstone, "null value"},
+	{Deferred, "an escalation request only"}, {DeadLetter, ""}}
+
+// EscalateDispositions are those of the escalate stage, in the order in which help texts name them.
+var EscalateDispositions = []DispositionInfo{{Amended, "the endpoint's answer is the verdict"},
+	{FellBack, "the local verdict is final"}, {Compared, "shadow"}, {DeadLetter, ""}}
+
 // Outcome is everything that is to be published for one record. Pure data: making it again gives the same bytes.
 type Outcome struct {
 	Facts       []Fact // what was found out; for taps and stores, who need not read messages

@@ -109,7 +109,7 @@ func (p *mortal) live(t *testing.T, g *fakeGroup, limits Limits) (deaths int, co
 		p.mu.Lock()
 		var stage *Stage
 		p.stage, p.dead = NewStage(p, g, StageOptions{Limits: limits, Metrics: NewStageMetrics(prometheus.NewRegistry(),
-			""), Logger: slog.New(slog.DiscardHandler),
+			StageMetricsOptions{}), Logger: slog.New(slog.DiscardHandler),
 			Quarantine: func(r *Record, deaths int) Outcome { return p.quarantine(stage, r) },
 			Panicked:   deadLetter}), false
 		stage = p.stage
@@ -316,9 +316,10 @@ func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
 					src.rebalance <- struct{}{}
 					return Faultf(Rebalance, "commit", "rebalance", "too late")
 				}
-				s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
+				s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(),
+					StageMetricsOptions{}),
 					Panicked: deadLetter,
-					Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record,
+					Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record,
 						int) Outcome {
 						panic("nobody died")
 					}})
@@ -374,9 +375,9 @@ func TestCleanStopsAndRebalancesLeaveNoSuspicion(t *testing.T) {
 		g := newFakeGroup(2, 3000)
 		for range 8 {
 			p := &fakeProcessor{took: func(*Record) time.Duration { return 5 * time.Millisecond }}
-			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
+			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
 				Panicked: deadLetter,
-				Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
+				Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
 			ctx, stop := context.WithCancel(t.Context())
 			src := &fakeSource{group: g, rebalance: make(chan struct{})}
 			done := make(chan error, 1)
@@ -420,8 +421,9 @@ func TestMarksStandBesideTheMetadataOfOthers(t *testing.T) {
 		tp := TopicPartition{"in", 0}
 		g.metadata[tp] = `{"wallet":5}`
 		var seen string
-		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""), Panicked: deadLetter,
-			Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { return Outcome{} },
+		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
+			Panicked: deadLetter,
+			Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { return Outcome{} },
 			Assigned: func(m map[TopicPartition]Committed) { seen = m[tp].Metadata },
 			Metadata: func() map[TopicPartition]string { return map[TopicPartition]string{tp: `{"wallet":6}`} }})
 		ctx, stop := context.WithCancel(t.Context())

@@ -55,8 +55,6 @@ type StageOptions struct {
 	// their partitions have their own limits only, so that a backlog elsewhere cannot hold them up
 	UrgentTopics   []string
 	CommitInterval time.Duration // the longest a finished record waits for its transaction to begin; 100 ms
-	CommitRecords  int           // most records in one transaction; 2000
-	CommitBytes    int           // about the most bytes of messages in one transaction; 8 MiB
 	Grace          time.Duration // how long Run goes on finishing after its context ended; 30 s
 	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
 	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever. Commits
@@ -80,6 +78,12 @@ type StageOptions struct {
 	Metrics  *StageMetrics // required
 	Logger   *slog.Logger  // slog.Default()
 }
+
+// A transaction holds at most commitRecords records, and messages of about commitBytes bytes.
+const (
+	commitRecords = 2000
+	commitBytes   = 8 << 20
+)
 
 // Stage connects a source, a processor and a sink.
 type Stage struct {
@@ -110,12 +114,6 @@ func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
 	}
 	if o.CommitInterval <= 0 {
 		o.CommitInterval = 100 * time.Millisecond
-	}
-	if o.CommitRecords <= 0 {
-		o.CommitRecords = 2000
-	}
-	if o.CommitBytes <= 0 {
-		o.CommitBytes = 8 << 20
 	}
 	if o.Grace <= 0 {
 		o.Grace = 30 * time.Second
@@ -405,7 +403,7 @@ func (s *Stage) finish(e *entry, o Outcome) {
 
 // commitLoop makes ready prefixes durable, one transaction at a time.
 func (s *Stage) commitLoop(ctx context.Context) {
-	most := s.o.CommitRecords // fewer for a while after the broker refused a message for its size
+	most := commitRecords // fewer for a while after the broker refused a message for its size
 	var readySince, retryAt time.Time
 	var pause time.Duration
 	for ctx.Err() == nil {
@@ -413,7 +411,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		commit, records := (*Commit)(nil), 0
 		wait := s.untilCommit(&readySince, retryAt, most)
 		if wait == 0 {
-			commit, records = s.ledger.take(most, s.o.CommitBytes)
+			commit, records = s.ledger.take(most, commitBytes)
 			if commit != nil {
 				s.annotate(commit)
 			}
@@ -446,7 +444,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 				begun = s.begin()
 			}
 			pause = 0
-			most = min(most*2, s.o.CommitRecords)
+			most = min(most*2, commitRecords)
 		case tooLarge != nil:
 			if records > 1 {
 				most = records / 2

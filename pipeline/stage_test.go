@@ -145,7 +145,7 @@ func random(most time.Duration) func(*Record) time.Duration {
 func runStage(t *testing.T, g *fakeGroup, p *fakeProcessor, o StageOptions, during func(stop context.CancelFunc,
 	s *Stage, src *fakeSource)) error {
 	t.Helper()
-	o.Metrics = NewStageMetrics(prometheus.NewRegistry(), "")
+	o.Metrics = NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{})
 	o.Logger = slog.New(slog.DiscardHandler)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

@@ -224,7 +224,8 @@ func TestARecordThatNeverEndsEndsTheWorker(t *testing.T) {
 					b.outcomes(t, c.value)
 				}
 				c.block(b, free)
-				s := NewStage(b.c, nil, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), "")})
+				s := NewStage(b.c, nil, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(),
+					StageMetricsOptions{})})
 				began := time.Now()
 				record := Record{Topic: "in", Partition: 3, Offset: 41, Value: []byte(c.value)}
 				s.Assign(map[TopicPartition]Committed{record.TopicPartition(): {Offset: 41}})
@@ -262,7 +263,7 @@ func TestSlowRecordsAreNotTakenForOneThatHangs(t *testing.T) {
 			time.Sleep(39 * time.Second)
 			return 0
 		}
-		s := NewStage(b.c, nil, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), "")})
+		s := NewStage(b.c, nil, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{})})
 		tp := TopicPartition{"in", 3}
 		s.Assign(map[TopicPartition]Committed{tp: {}})
 		s.Deliver(tp, 0, slices.Collect(func(yield func(Record) bool) {

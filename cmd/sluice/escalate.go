@@ -219,7 +219,7 @@ type escalationPage struct {
 func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer, o workerOptions) (
 	*workerStage, error) {
 	e := &s.Escalation
-	metrics, stageMetrics := escalate.NewMetrics(reg), pipeline.NewStageMetrics(reg, "escalation_")
+	metrics, stageMetrics := escalate.NewMetrics(reg), escalate.StageMetrics(reg)
 	log := o.log.With("stage", "escalate")
 	kc = escalationKafka(kc, s)
 	kc.Logger, kc.Observer = log, observe(stageMetrics)

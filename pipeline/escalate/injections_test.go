@@ -159,7 +159,7 @@ func throughStage(t *testing.T, prompt *escalate.Prompt, redactor *escalate.Reda
 	defer processor.Close()
 	sink := &results{n: len(source), full: make(chan struct{})}
 	stage := pipeline.NewStage(processor, sink, pipeline.StageOptions{CommitInterval: time.Millisecond,
-		Metrics: pipeline.NewStageMetrics(registry, "escalation_"), Logger: log,
+		Metrics: escalate.StageMetrics(registry), Logger: log,
 		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
 			wallets := map[pipeline.TopicPartition]string{}
 			for tp, c := range owned {

@@ -250,7 +250,7 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log, step: o.step,
 	})
 	stage := pipeline.NewStage(d.processor, b, pipeline.StageOptions{
-		Grace: o.grace, Metrics: pipeline.NewStageMetrics(d.registry, "escalation_"), Logger: log,
+		Grace: o.grace, Metrics: StageMetrics(d.registry), Logger: log,
 		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
 			wallets := map[pipeline.TopicPartition]string{}
 			for tp, c := range owned {
