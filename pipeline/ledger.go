@@ -8,9 +8,17 @@ import (
 // This file owns the ledger: which records are in flight, in offset order per partition, each with its outcome once
 // there is one. It is plain state without locks, clocks or goroutines; Stage owns it.
 //
-// Per partition, positions run: committed <= first unfinished record <= next. Entries before the first unfinished one
-// are ready; a commit takes a prefix of them and either settles it (the entries go) or releases it (they stay, outcomes
-// and all, so that nothing is inferred twice).
+// Per partition, positions run: committed <= first unfinished record <= next.
+//
+//	entries   0 ............ taken ............ ready ............ started ............ len(entries)
+//	state     in the commit    finished: the     with the processor,  not begun: held      next: what is
+//	          in progress      next commits      finished in any      back by a suspicion  delivered from here
+//	                           take these        order                (quarantine.go)
+//
+// ready is the contiguous finished prefix, and all that a commit may take. take moves taken; settle takes those entries
+// out: their outcomes are durable, and committed moves up to takenNext; release moves taken back to 0: they stay,
+// outcomes and all, so that nothing is inferred twice. finish moves ready, begin moves started, deliver adds behind.
+// withdraw (a stop) takes out what is not begun and moves next back to it. assign keeps a lane whole or drops it whole.
 
 // entry is one record in flight.
 type entry struct {
@@ -35,11 +43,13 @@ type lane struct {
 	started   int // entries[:started] were handed to the processor
 	ready     int // entries[:ready] are finished
 	inCommit  bool
-	taken     int    // entries[:taken] are in the commit in progress
-	takenNext int64  // the offset that commit carries for this partition
-	note      string // metadata committed with the offset
-	takenNote string // what that commit carries
-	mark      mark   // of note
+	taken     int     // entries[:taken] are in the commit in progress
+	takenNext int64   // the offset that commit carries for this partition
+	note      string  // metadata committed with the offset
+	takenNote string  // what that commit carries
+	others    Members // what stands there of others, to be kept
+	overfull  bool    // not all that should stand there fits, and the log knows
+	mark      mark    // of note
 	takenMark mark
 	suspicion
 	usage usage
@@ -227,16 +237,17 @@ func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 	return c, records
 }
 
-// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed. metadata is
-// that of others, by partition; nil: what others have left there stays.
-func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
-	c.Metadata = map[TopicPartition]string{}
+// overflow is what does not fit beside the offset of a partition.
+type overflow struct {
+	tp    TopicPartition
+	names []string
+}
+
+// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed. It returns
+// what is left out, once for each lane and assignment.
+func (l *ledger) annotate(c *Commit, attachments []Attachment) (left []overflow) {
 	for _, ln := range l.order {
-		note, given := metadata[ln.tp]
-		if metadata == nil {
-			note, given = ln.note, l.guarded
-		}
-		if !given && !ln.inCommit {
+		if !ln.inCommit && !l.guarded && len(attachments) == 0 {
 			continue
 		}
 		at, n := ln.committed, 0
@@ -246,7 +257,10 @@ func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
 		var m mark
 		if l.guarded {
 			m = l.wanted(ln, at, len(ln.entries)-n)
-			note = m.write(note)
+		}
+		note, out := compose(m, attachments, ln.others, ln.tp)
+		if len(out) > 0 && !ln.overfull {
+			ln.overfull, left = true, append(left, overflow{ln.tp, out})
 		}
 		if !ln.inCommit {
 			if note == ln.note || ln.committed < 0 {
@@ -257,9 +271,13 @@ func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
 		}
 		ln.takenNote, ln.takenMark = note, m
 		if note != "" {
+			if c.Metadata == nil {
+				c.Metadata = make(map[TopicPartition]string, len(l.order))
+			}
 			c.Metadata[ln.tp] = note
 		}
 	}
+	return left
 }
 
 // settle removes what the last take held: it is durable. It returns the entries for counting.
@@ -303,9 +321,10 @@ func (l *ledger) inCommit() []*entry {
 	return es
 }
 
-// assign replaces the set of lanes; see Flow.Assign for the rule. It returns the positions to fetch from and how many
-// records in flight were dropped.
-func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicPartition]int64, dropped int) {
+// assign replaces the set of lanes; see Flow.Assign for the rule. others is what is to be kept beside their offsets. It
+// returns the positions to fetch from and how many records in flight were dropped.
+func (l *ledger) assign(committed map[TopicPartition]Committed, others map[TopicPartition]Members) (
+	from map[TopicPartition]int64, dropped int) {
 	from = make(map[TopicPartition]int64, len(committed))
 	for tp, ln := range l.lanes {
 		c, owned := committed[tp]
@@ -330,6 +349,7 @@ func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicP
 			}
 			l.lanes[tp] = ln
 		}
+		ln.others, ln.overfull = others[tp], false
 		from[tp] = ln.next
 	}
 	l.order = l.order[:0]

@@ -34,7 +34,7 @@ const (
 	deathsAlone  = 2  // after which a record is not run again
 )
 
-// markKey is the member of a partition's metadata that holds the mark. Other members belong to others and are kept.
+// markKey is the member of a partition's metadata that holds the mark.
 const markKey = "starts"
 
 // mark is what a worker leaves beside a committed offset for whoever begins there next.
@@ -58,23 +58,15 @@ func readMark(metadata string) mark {
 	return m.Mark
 }
 
-// write puts the mark into metadata, whose other members stay as they are. Metadata that is no JSON object is replaced.
-func (m mark) write(metadata string) string {
-	members := map[string]json.RawMessage{}
-	if metadata != "" && json.Unmarshal([]byte(metadata), &members) != nil || members == nil {
-		members = map[string]json.RawMessage{}
-	}
-	delete(members, markKey)
-	if m != (mark{}) {
-		if len(members) == 0 && m == (mark{Open: true}) {
-			return `{"starts":{"open":true}}` // of nearly every commit
-		}
-		members[markKey] = mustJSON(m)
-	}
-	if len(members) == 0 {
+// alone is the metadata that holds nothing but the mark.
+func (m mark) alone() string {
+	switch m {
+	case mark{}:
 		return ""
+	case mark{Open: true}: // of nearly every commit
+		return `{"starts":{"open":true}}`
 	}
-	return string(mustJSON(members))
+	return string(mustJSON(map[string]mark{markKey: m}))
 }
 
 // suspicion is what a lane knows of the workers before it.

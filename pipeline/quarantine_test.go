@@ -28,7 +28,8 @@ func TestTheMarkLeavesWhatOthersKeepBesideAnOffset(t *testing.T) {
 		{"no JSON", "a note of a person", mark{Open: true}, `{"starts":{"open":true}}`},
 		{"no object", "null", mark{Unclean: 1, Until: 3}, `{"starts":{"unclean":1,"until":3}}`},
 	} {
-		got := c.mark.write(c.metadata)
+		tp := TopicPartition{"in", 0}
+		got, _ := compose(c.mark, nil, tell(nil, map[TopicPartition]Committed{tp: {Metadata: c.metadata}})[tp], tp)
 		if got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
@@ -347,7 +348,7 @@ func TestNothingOfASuspectPartitionRunsBesideATrial(t *testing.T) {
 	few, alone := TopicPartition{"in", 0}, TopicPartition{"in", 1}
 	l := newLedger(narrow)
 	l.guarded = true
-	l.assign(map[TopicPartition]Committed{few: {}, alone: {}})
+	l.assign(map[TopicPartition]Committed{few: {}, alone: {}}, nil)
 	for tp, m := range map[TopicPartition]mark{few: {Open: true, Unclean: 1, Until: 100}, alone: {Open: true,
 		Unclean: 2, Until: 100}} {
 		ln := l.lanes[tp]
@@ -377,7 +378,8 @@ func TestCleanStopsAndRebalancesLeaveNoSuspicion(t *testing.T) {
 			p := &fakeProcessor{took: func(*Record) time.Duration { return 5 * time.Millisecond }}
 			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
 				Panicked: deadLetter,
-				Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
+				Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record,
+					int) Outcome { panic("nobody died") }})
 			ctx, stop := context.WithCancel(t.Context())
 			src := &fakeSource{group: g, rebalance: make(chan struct{})}
 			done := make(chan error, 1)
@@ -420,12 +422,11 @@ func TestMarksStandBesideTheMetadataOfOthers(t *testing.T) {
 		g, p := newFakeGroup(1, 20), &fakeProcessor{took: func(*Record) time.Duration { return time.Millisecond }}
 		tp := TopicPartition{"in", 0}
 		g.metadata[tp] = `{"wallet":5}`
-		var seen string
+		wallet := &notes{name: "wallet", want: map[TopicPartition]string{tp: "6"}}
 		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
 			Panicked: deadLetter,
 			Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { return Outcome{} },
-			Assigned: func(m map[TopicPartition]Committed) { seen = m[tp].Metadata },
-			Metadata: func() map[TopicPartition]string { return map[TopicPartition]string{tp: `{"wallet":6}`} }})
+			Attachments: []Attachment{wallet}})
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx, &fakeSource{group: g, rebalance: make(chan struct{})}) }()
@@ -437,7 +438,8 @@ func TestMarksStandBesideTheMetadataOfOthers(t *testing.T) {
 		g.mu.Unlock()
 		stop()
 		<-done
-		if m := g.metadata[tp]; m != `{"wallet":6}` || seen != `{"wallet":5}` {
+		seen := string(wallet.told[tp]["wallet"])
+		if m := g.metadata[tp]; m != `{"wallet":6}` || seen != "5" {
 			t.Errorf("after the stop: %s; the next worker was told %s", m, seen)
 		}
 	})

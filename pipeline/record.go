@@ -75,6 +75,6 @@ type Commit struct {
 	Offsets  map[TopicPartition]int64
 	// Metadata is kept with the offset of a partition and comes back with the next Assign, here or elsewhere; at most
 	// 4096 bytes (the broker's offset.metadata.max.bytes). A partition of Offsets that is not in it has none from then
-	// on.
+	// on. See Attachment.
 	Metadata map[TopicPartition]string
 }

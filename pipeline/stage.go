@@ -69,14 +69,10 @@ type StageOptions struct {
 	Panicked func(*Record, *Fault) Outcome
 	// Watchdog looks at Replace and Quarantine. nil: nothing does.
 	Watchdog *Watchdog
-	// Assigned is told every new assignment before the first record of it is delivered; nil: nobody is.
-	Assigned func(map[TopicPartition]Committed)
-	// Metadata is what is to be committed beside the offsets of owned partitions now; nil: nothing. A partition whose
-	// text has changed joins the next commit also when its offset stays. Called with the stage locked: it must not call
-	// the stage.
-	Metadata func() map[TopicPartition]string
-	Metrics  *StageMetrics // required
-	Logger   *slog.Logger  // slog.Default()
+	// Attachments are kept beside the offsets of owned partitions.
+	Attachments []Attachment
+	Metrics     *StageMetrics // required
+	Logger      *slog.Logger  // slog.Default()
 }
 
 // A transaction holds at most commitRecords records, and messages of about commitBytes bytes.
@@ -104,10 +100,18 @@ type Stage struct {
 	abort context.CancelFunc // ends the run at once, with fault as its result
 }
 
-// NewStage makes a stage; Run starts it. It panics where an option lacks another that it requires.
+// NewStage makes a stage; Run starts it. It panics where an option lacks another that it requires, or two
+// attachments have one name.
 func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
 	if o.Panicked == nil && (o.Replace != nil || o.Quarantine != nil) {
 		panic("pipeline: StageOptions has Replace or Quarantine without Panicked")
+	}
+	owners := map[string]bool{markKey: true}
+	for _, a := range o.Attachments {
+		if owners[a.Name()] {
+			panic("pipeline: two owners of what stands beside offsets as " + a.Name())
+		}
+		owners[a.Name()] = true
 	}
 	if o.Limits == (Limits{}) {
 		o.Limits = DefaultLimits
@@ -359,15 +363,13 @@ func (s *Stage) wait(ctx context.Context) {
 
 // Assign implements Flow.
 func (s *Stage) Assign(committed map[TopicPartition]Committed) map[TopicPartition]int64 {
-	if s.o.Assigned != nil {
-		s.o.Assigned(committed)
-	}
+	others := tell(s.o.Attachments, committed)
 	var begun begun
 	defer func() { s.process(begun) }() // with the lock released
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.ledger.usage.records
-	from, dropped := s.ledger.assign(committed)
+	from, dropped := s.ledger.assign(committed, others)
 	s.quiet, s.ledger.handover = false, false
 	if !s.draining {
 		// what waited for a record of a partition that has gone, or for a mark that turns out to be durable
@@ -477,11 +479,9 @@ func (s *Stage) commitLoop(ctx context.Context) {
 
 // annotate adds what is to stand beside the offsets of a commit. s.mu is held.
 func (s *Stage) annotate(c *Commit) {
-	switch {
-	case s.o.Metadata != nil:
-		s.ledger.annotate(c, s.o.Metadata())
-	case s.ledger.guarded:
-		s.ledger.annotate(c, nil)
+	for _, left := range s.ledger.annotate(c, s.o.Attachments) {
+		s.o.Logger.Warn("not all that should be kept beside an offset is: it is larger than brokers take, or no JSON",
+			"partition", left.tp.String(), "left_out", left.names, "most_bytes", largestMetadata)
 	}
 }
 

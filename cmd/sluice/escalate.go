@@ -272,14 +272,7 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 			return writer.Replace(r, cause)
 		},
 		Quarantine: processor.Quarantine,
-		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
-			wallets := make(map[pipeline.TopicPartition]string, len(owned))
-			for tp, c := range owned {
-				wallets[tp] = c.Metadata
-			}
-			budget.Assign(client.PartitionCount(e.Topic), wallets)
-		},
-		Metadata: budget.Metadata,
+		Attachments: []pipeline.Attachment{budget.Attachment(func() int { return client.PartitionCount(e.Topic) })},
 	})
 	page := func() *escalationPage {
 		return &escalationPage{Group: kc.Group, Topic: e.Topic, Mode: e.Mode, Verdict: plan.verdict,

@@ -52,18 +52,18 @@ func FuzzWallet(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		b := NewBudget(Limits{CallsPerDay: 10, TokensPerDay: 1000, MoneyPerDay: 1, InputPerMillion: 1,
 			OutputPerMillion: 1}, noonClock)
-		b.Assign(1, map[pipeline.TopicPartition]string{tp(0): s})
+		own(b, 1, map[pipeline.TopicPartition]string{tp(0): s})
 		l := b.Left()
 		if l.Calls < 0 || l.Calls > 10 || l.Tokens < 0 || l.Tokens > 1000 || l.Money < 0 || l.Money > 1 {
 			t.Fatalf("%q: left %+v", s, l)
 		}
-		m := b.Metadata()
+		m := beside(b)
 		if len(m[tp(0)]) > 200 {
 			t.Fatalf("%q becomes %d bytes", s, len(m[tp(0)]))
 		}
 		again := NewBudget(Limits{CallsPerDay: 10, TokensPerDay: 1000, MoneyPerDay: 1, InputPerMillion: 1,
 			OutputPerMillion: 1}, noonClock)
-		again.Assign(1, m)
+		own(again, 1, m)
 		if got := again.Left(); got != l {
 			t.Fatalf("%q: left %+v, after a restart %+v", s, l, got)
 		}

@@ -251,13 +251,7 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 	})
 	stage := pipeline.NewStage(d.processor, b, pipeline.StageOptions{
 		Grace: o.grace, Metrics: StageMetrics(d.registry), Logger: log,
-		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
-			wallets := map[pipeline.TopicPartition]string{}
-			for tp, c := range owned {
-				wallets[tp] = c.Metadata
-			}
-			d.budget.Assign(len(b.owned), wallets)
-		}, Metadata: d.budget.Metadata,
+		Attachments: []pipeline.Attachment{d.budget.Attachment(func() int { return len(b.owned) })},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
