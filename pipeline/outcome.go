@@ -19,6 +19,7 @@ type Fact struct {
 type Tap interface {
 	// Durable is called for each record once its outcome has been committed, in order within a partition, with no lock of
 	// the stage held. Record and outcome are not to be kept or written to. It holds up the next commit: it must be quick.
+	// A panic is logged, and ends the tap, not the stage; one that does not return ends the process (StageOptions.Watchdog).
 	Durable(r *Record, o *Outcome)
 }
 

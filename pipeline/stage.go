@@ -3,7 +3,9 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,8 +69,10 @@ type StageOptions struct {
 	// Panicked makes the dead letter of a record over which Replace or Quarantine has panicked, or which has killed the
 	// process in Quarantine, too (Writer.Panicked). It must not look into the record. Required with either.
 	Panicked func(*Record, *Fault) Outcome
-	// Watchdog looks at Replace and Quarantine. nil: nothing does.
+	// Watchdog looks at Replace, Quarantine and Taps. nil: nothing does.
 	Watchdog *Watchdog
+	// Taps see each outcome once it is durable. One that panics is told of nothing further.
+	Taps []Tap
 	// Attachments are kept beside the offsets of owned partitions.
 	Attachments []Attachment
 	Metrics     *StageMetrics // required
@@ -96,6 +100,8 @@ type Stage struct {
 	attempts   int           // commits that have ended, well or badly
 	fault      error         // the first fatal error; ends Run
 	waiting    chan struct{} // closed at the next change of anything above; nil when nobody waits
+
+	taps []Tap // those that have not panicked; commitLoop's
 
 	abort context.CancelFunc // ends the run at once, with fault as its result
 }
@@ -125,7 +131,8 @@ func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	s := &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits, o.UrgentTopics...), quiet: true}
+	s := &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits, o.UrgentTopics...), quiet: true,
+		taps: slices.Clone(o.Taps)}
 	s.ledger.guarded = o.Quarantine != nil
 	return s
 }
@@ -428,6 +435,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 
 		began := time.Now()
 		var begun begun
+		var durable []*entry
 		err := s.sink.Commit(ctx, commit)
 		s.o.Metrics.transaction(err, time.Since(began))
 		var tooLarge *TooLargeError
@@ -441,7 +449,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		readySince, retryAt = time.Time{}, time.Time{}
 		switch {
 		case err == nil:
-			s.count(s.ledger.settle())
+			durable = s.ledger.settle()
 			if !s.draining {
 				begun = s.begin()
 			}
@@ -467,6 +475,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		s.signal()
 		s.mu.Unlock()
 		s.process(begun)
+		s.count(durable)
 		switch KindOf(err) {
 		case "", Transient, Rebalance:
 		default:
@@ -540,10 +549,31 @@ func (s *Stage) replace(cause *TooLargeError) {
 	}
 }
 
-// count updates metrics for records that are durable now. s.mu is held.
+// count updates metrics for records that are durable now, and tells the taps of them. Only commitLoop calls it, so that
+// taps see a partition's records in order. s.mu is not held: the entries are nobody else's any more.
 func (s *Stage) count(es []*entry) {
+	if len(es) == 0 {
+		return
+	}
 	now := time.Now()
 	for _, e := range es {
 		s.o.Metrics.durable(&e.record, &e.outcome, e.arrived, now)
 	}
+	s.taps = slices.DeleteFunc(s.taps, func(t Tap) bool { return !s.tell(t, es) })
+}
+
+// tell is false when the tap has panicked, which is no record's fate: the outcomes are durable.
+func (s *Stage) tell(t Tap, es []*entry) (well bool) {
+	w := s.o.Watchdog.Watch("tap", ofTapping(t, len(es)))
+	defer func() {
+		w.End()
+		if x := recover(); x != nil {
+			s.o.Logger.Error("a tap panicked; it is told of nothing further", "tap", fmt.Sprintf("%T", t), "panic",
+				Recovered(x))
+		}
+	}()
+	for _, e := range es {
+		t.Durable(&e.record, &e.outcome)
+	}
+	return true
 }

@@ -139,6 +139,10 @@ func ofReplacing(r *Record) func() string {
 	}
 }
 
+func ofTapping(t Tap, records int) func() string {
+	return func() string { return fmt.Sprintf("%T has been told of %d durable records", t, records) }
+}
+
 func ofReading(r *Record) func() string {
 	return func() string {
 		return fmt.Sprintf("the record of %s at offset %d has been read", r.TopicPartition(), r.Offset)

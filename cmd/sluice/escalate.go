@@ -17,6 +17,7 @@ import (
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/tap"
 )
 
 // escalationPlan is what the settings of escalation mean, given the models.
@@ -212,7 +213,7 @@ type escalationPage struct {
 	Prompt    string                    `json:"prompt"` // version
 	Budget    escalate.Left             `json:"budget_left"`
 	Endpoints []escalate.EndpointStatus `json:"endpoints"`
-	Stage     pipeline.Status           `json:"stage"`
+	Stage     stagePage                 `json:"stage"`
 }
 
 // newEscalateStage makes the stage that reads requests, asks the endpoint and publishes final verdicts.
@@ -262,27 +263,28 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	// Calls are slow: what is fetched beyond a few rounds of them would only wait here instead of in the topic.
 	limit.PartitionRecords, limit.TotalRecords = min(limit.PartitionRecords, 4*concurrency), min(limit.TotalRecords,
 		8*concurrency)
+	rates := tap.NewRates(time.Now)
 	stage := pipeline.NewStage(processor, client, pipeline.StageOptions{
 		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
-		Panicked: writer.Panicked,
+		Panicked: writer.Panicked, Taps: []pipeline.Tap{rates},
 		Replace: func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
 			if q, err := pipeline.ParseRequest(r); err == nil {
 				return writer.ReplaceFinal(q, cause)
 			}
 			return writer.Replace(r, cause)
 		},
-		Quarantine: processor.Quarantine,
+		Quarantine:  processor.Quarantine,
 		Attachments: []pipeline.Attachment{budget.Attachment(func() int { return client.PartitionCount(e.Topic) })},
 	})
 	page := func() *escalationPage {
 		return &escalationPage{Group: kc.Group, Topic: e.Topic, Mode: e.Mode, Verdict: plan.verdict,
 			Model: e.Endpoint.Model, Prompt: plan.prompt.Version(),
-			Budget: budget.Left(), Endpoints: pool.Status(), Stage: stage.Status()}
+			Budget: budget.Left(), Endpoints: pool.Status()}
 	}
 	log.Info("escalation", "topic", e.Topic, "group", kc.Group, "mode", e.Mode, "verdict", plan.verdict, "model",
 		e.Endpoint.Model, "endpoints", len(e.Endpoint.URLs), "prompt", plan.prompt.Version(), "concurrency",
 		concurrency)
-	return &workerStage{name: "escalate", stage: stage, source: client, escalation: page, close: func() {
+	return &workerStage{name: "escalate", stage: stage, rates: rates, source: client, escalation: page, close: func() {
 		processor.Close()
 		pool.Close()
 		client.Close()

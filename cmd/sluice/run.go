@@ -17,6 +17,7 @@ import (
 	"sluice/pipeline"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/tap"
 )
 
 func runCommand() *cobra.Command {
@@ -114,6 +115,7 @@ type runningWorker struct {
 type workerStage struct {
 	name       string // classify, escalate
 	stage      *pipeline.Stage
+	rates      *tap.Rates // of the stage
 	source     pipeline.Source
 	escalation func() *escalationPage // of the escalate stage
 	close      func()                 // after the stage has ended
@@ -298,10 +300,11 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 		return nil, nil, err
 	}
 	closers = append(closers, classifier.Close)
+	rates := tap.NewRates(time.Now)
 	stage = pipeline.NewStage(wrapProcessor(classifier), client, pipeline.StageOptions{
 		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval,
 		Grace: o.grace, Replace: writer.Replace, Panicked: writer.Panicked, Quarantine: writer.Quarantine,
-		Metrics: metrics.StageMetrics, Logger: o.log,
+		Metrics: metrics.StageMetrics, Logger: o.log, Taps: []pipeline.Tap{rates},
 	})
-	return &workerStage{name: "classify", stage: stage, source: client, close: closeAll}, pages, nil
+	return &workerStage{name: "classify", stage: stage, rates: rates, source: client, close: closeAll}, pages, nil
 }
