@@ -70,18 +70,18 @@ func (d *Watchdog) Watch(stage string, doing func() string) *Watch {
 	return w
 }
 
-// Next says that the work before has ended, and that other work begins now, with as much time.
+// Next says that the work before has ended, and that other work begins now, with as much time; also after End.
 func (w *Watch) Next(stage string, doing func() string) {
 	if w == nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stage, w.doing, w.began, w.left = stage, doing, time.Now(), graceSteps
+	w.stage, w.doing, w.began, w.left, w.ended = stage, doing, time.Now(), graceSteps, false
 	w.timer.Reset(w.dog.o.Timeout)
 }
 
-// End says that the work has ended.
+// End says that the work has ended, and that none begins for now.
 func (w *Watch) End() {
 	if w == nil {
 		return

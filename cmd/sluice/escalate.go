@@ -252,21 +252,23 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	}
 	budget := escalate.NewBudget(limits, time.Now)
 	concurrency := min(e.Endpoint.MaxConcurrency*len(e.Endpoint.URLs), 1024)
+	var stage *pipeline.Stage // set before the processor gets its first request
+	dog := newWatchdog(s, func() *pipeline.Stage { return stage }, log)
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
 		Decoder: decoderOf(s), MaxTextBytes: int(s.Input.MaxTextBytes), Writer: writer, Prompt: plan.prompt,
 		Redactor: plan.redactor, Policy: plan.policy,
 		Pool: pool, Budget: budget, Model: e.Endpoint.Model, Deadline: e.Endpoint.Deadline, MaxAge: e.MaxAge,
 		Concurrency: concurrency, CacheBytes: int(e.Cache),
-		Metrics: metrics, Logger: log,
+		Metrics: metrics, Logger: log, Watchdog: dog,
 	})
 	limit := limitsOf(s.Limits)
 	// Calls are slow: what is fetched beyond a few rounds of them would only wait here instead of in the topic.
 	limit.PartitionRecords, limit.TotalRecords = min(limit.PartitionRecords, 4*concurrency), min(limit.TotalRecords,
 		8*concurrency)
 	rates := tap.NewRates(time.Now)
-	stage := pipeline.NewStage(processor, client, pipeline.StageOptions{
+	stage = pipeline.NewStage(processor, client, pipeline.StageOptions{
 		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
-		Panicked: writer.Panicked, Taps: []pipeline.Tap{rates},
+		Panicked: writer.Panicked, Taps: []pipeline.Tap{rates}, Watchdog: dog,
 		Replace: func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
 			if q, err := pipeline.ParseRequest(r); err == nil {
 				return writer.ReplaceFinal(q, cause)

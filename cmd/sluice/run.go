@@ -265,10 +265,7 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 		Runners: runners, BatchTokens: s.BatchTokens, Deadline: s.Deadline, CacheBytes: int(s.Cache.MaxBytes),
 		Timeout: s.RunTimeout,
 		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
-		Wedged: func(err error) {
-			o.log.Error("ending the process: something hangs that cannot be ended", "error",
-				err)
-		},
+		Wedged: sayWedged(o.log),
 	})
 	end()
 	if err != nil {
@@ -305,6 +302,7 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval,
 		Grace: o.grace, Replace: writer.Replace, Panicked: writer.Panicked, Quarantine: writer.Quarantine,
 		Metrics: metrics.StageMetrics, Logger: o.log, Taps: []pipeline.Tap{rates},
+		Watchdog: newWatchdog(s, func() *pipeline.Stage { return stage }, o.log),
 	})
 	return &workerStage{name: "classify", stage: stage, rates: rates, source: client, close: closeAll}, pages, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -46,13 +47,30 @@ type ProcessorOptions struct {
 	CacheBytes   int           // answers to questions asked before; 0: none are kept
 	Metrics      *Metrics
 	Logger       *slog.Logger
+	// Watchdog looks at everything that is done to a request but the question itself, which has a Deadline, and the
+	// wait for it. nil: nothing does.
+	Watchdog *pipeline.Watchdog
 
 	step func(name, text string) // tests' way into the steps of a request: it is called as each begins; nil: nothing is
 }
 
-func (o *ProcessorOptions) begin(step, text string) {
-	if o.step != nil {
-		o.step(step, text)
+// watch begins to look at what is done to a request.
+func (p *Processor) watch(r *pipeline.Record, step string) *pipeline.Watch {
+	return p.o.Watchdog.Watch(step, ofStep(r, step))
+}
+
+// begin begins a step of a request that is looked at.
+func (p *Processor) begin(w *pipeline.Watch, r *pipeline.Record, step, text string) {
+	w.Next(step, ofStep(r, step))
+	if p.o.step != nil {
+		p.o.step(step, text)
+	}
+}
+
+// ofStep is what is being done, as a watchdog's sentence names it.
+func ofStep(r *pipeline.Record, step string) func() string {
+	return func() string {
+		return fmt.Sprintf("the request of %s at offset %d has been worked on (%s)", r.TopicPartition(), r.Offset, step)
 	}
 }
 
@@ -132,7 +150,9 @@ func (p *Processor) loop() {
 // cannot even be read, or whose final verdict cannot be written, because that panics, it is a dead letter.
 func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) {
 	stage := "decode"
+	w := p.watch(r, stage)
 	defer func() {
+		w.End()
 		if x := recover(); x != nil {
 			e := p.panicked(r, x, "it goes to the dead letter topic")
 			o, done = p.o.Writer.DeadLetter(r, pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1),
@@ -148,13 +168,14 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 		return p.o.Writer.DeadLetter(r, asFault(err), 0), true
 	}
 	text := tokenize.Clean(value, p.o.MaxTextBytes).Bytes
-	p.o.begin(stage, string(text))
+	p.begin(w, r, stage, string(text))
+	w.End() // final waits, and watches what it does
 	f, done := p.final(r, q, string(text))
 	if !done {
 		return o, false
 	}
 	stage = "encode"
-	p.o.begin(stage, string(text))
+	p.begin(w, r, stage, string(text))
 	o = p.o.Writer.Final(q, text, f.Final)
 	p.o.Metrics.decided(q, f)
 	return o, true
@@ -271,7 +292,9 @@ func (p *Processor) final(r *pipeline.Record, q *pipeline.Request, text string) 
 	if res.fallback != "" {
 		return fallback(res.fallback)
 	}
-	p.o.begin("decide", text)
+	w := p.watch(r, "decide")
+	defer w.End()
+	p.begin(w, r, "decide", text)
 	d.reused, d.answer = reused, res.answer.Label
 	say := p.o.Policy.Decide(Local{Label: q.Label, Score: q.Score}, res.answer)
 	d.Model, d.Flags, d.Explanation = p.o.Model, say.Flags, res.answer.Explanation
@@ -296,20 +319,23 @@ func (p *Processor) ask(r *pipeline.Record, q *pipeline.Request, text string) (r
 	if p.tooOld(q) {
 		return result{fallback: FallbackAge}, nil
 	}
+	w := p.watch(r, "prompt")
+	defer w.End()
 	sent, back := text, (*Restorer)(nil)
 	if p.o.Redactor != nil {
 		spans := make([]Span, len(q.Spans))
 		for i, s := range q.Spans {
 			spans[i] = Span(s)
 		}
-		p.o.begin("redact", text)
+		p.begin(w, r, "redact", text)
 		sent, back = p.o.Redactor.Redact(text, spans)
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.Deadline)
 	defer cancel()
-	p.o.begin("prompt", text)
+	p.begin(w, r, "prompt", text)
 	messages := p.o.Prompt.Messages(sent, NewDelimiter())
 	for try := 1; ; try++ {
+		w.End() // calls have deadlines
 		reply, fallback := p.call(ctx, r, messages)
 		if p.ctx.Err() != nil {
 			return result{}, errClosing
@@ -317,7 +343,7 @@ func (p *Processor) ask(r *pipeline.Record, q *pipeline.Request, text string) (r
 		if fallback != "" {
 			return result{fallback: fallback}, nil
 		}
-		p.o.begin("parse", text)
+		p.begin(w, r, "parse", text)
 		answer, err := p.o.Prompt.Parse(reply.Content)
 		if err == nil {
 			if back != nil {

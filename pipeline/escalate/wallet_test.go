@@ -54,7 +54,7 @@ func TestAWorkerThatIsUpdatedForgetsNothing(t *testing.T) {
 		d.stop()
 		if m, want := b.committed[b.owned[0]].Metadata, `{"budget":{"version":1,"day":"`+today+
 			`","calls":10,"tokens":`; len(m) < len(want) || m[:len(want)] != want ||
-				m[len(m)-len(`,"z":[1]}`):] != `,"z":[1]}` {
+			m[len(m)-len(`,"z":[1]}`):] != `,"z":[1]}` {
 			t.Errorf("beside the offset: %s", m)
 		}
 	})
