@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"iter"
 	"sort"
 	"time"
 )
@@ -210,6 +211,7 @@ func (l *ledger) unfinished() int {
 // record of every round. Partitions take turns to be first. It returns nil when nothing is dirty.
 func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 	c := &Commit{Offsets: map[TopicPartition]int64{}}
+	var taken [][]*entry
 	records, bytes := 0, 0
 	for i := range l.order {
 		ln := l.order[(l.turn+i)%len(l.order)]
@@ -229,12 +231,33 @@ func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 		}
 		ln.inCommit, ln.taken, ln.takenNext = true, n, ln.position(n)
 		c.Offsets[ln.tp] = ln.takenNext
+		if n > 0 {
+			taken = append(taken, ln.entries[:n])
+		}
 	}
 	if len(c.Offsets) == 0 {
 		return nil, 0
 	}
 	l.turn++
+	if records > 0 {
+		c.Outcomes = outcomesOf(taken)
+	}
 	return c, records
+}
+
+// outcomesOf goes through entries that are in a commit: one slice a lane, and nothing for a record that nobody looks
+// at. It may run without the stage's lock: entries in a commit stay where they are until that is settled or released,
+// while others are added behind them.
+func outcomesOf(taken [][]*entry) iter.Seq2[*Record, *Outcome] {
+	return func(yield func(*Record, *Outcome) bool) {
+		for _, es := range taken {
+			for _, e := range es {
+				if !yield(&e.record, &e.outcome) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // overflow is what does not fit beside the offset of a partition.

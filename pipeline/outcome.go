@@ -2,8 +2,8 @@ package pipeline
 
 // This file owns what becomes of a record: the facts that were found out about it, and the messages made of them.
 
-// Fact is one thing that was found out about a record. Its value stays a typed value until it is durable: whoever looks at
-// outcomes (Tap) or keeps them elsewhere needs to read no message.
+// Fact is one thing that was found out about a record. Its value stays a typed value until it is durable: whoever looks
+// at outcomes (Tap) or keeps them elsewhere needs to read no message.
 type Fact struct {
 	Name        string // member of the output field
 	Tag         string // which model made it: "sentiment@3f9c2a1b2c3d"
@@ -17,9 +17,10 @@ type Fact struct {
 
 // Tap looks at outcomes that have become durable.
 type Tap interface {
-	// Durable is called for each record once its outcome has been committed, in order within a partition, with no lock of
-	// the stage held. Record and outcome are not to be kept or written to. It holds up the next commit: it must be quick.
-	// A panic is logged, and ends the tap, not the stage; one that does not return ends the process (StageOptions.Watchdog).
+	// Durable is called for each record once its outcome has been committed, in order within a partition, with no lock
+	// of the stage held. Record and outcome are not to be kept or written to. It holds up the next commit: it must be
+	// quick. A panic is logged, and ends the tap, not the stage; one that does not return ends the process
+	// (StageOptions.Watchdog).
 	Durable(r *Record, o *Outcome)
 }
 

@@ -379,7 +379,9 @@ func TestCleanStopsAndRebalancesLeaveNoSuspicion(t *testing.T) {
 			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
 				Panicked: deadLetter,
 				Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record,
-					int) Outcome { panic("nobody died") }})
+					int) Outcome {
+					panic("nobody died")
+				}})
 			ctx, stop := context.WithCancel(t.Context())
 			src := &fakeSource{group: g, rebalance: make(chan struct{})}
 			done := make(chan error, 1)

@@ -7,6 +7,7 @@ package pipeline
 
 import (
 	"fmt"
+	"iter"
 	"time"
 )
 
@@ -77,4 +78,8 @@ type Commit struct {
 	// 4096 bytes (the broker's offset.metadata.max.bytes). A partition of Offsets that is not in it has none from then
 	// on. See Attachment.
 	Metadata map[TopicPartition]string
+	// Outcomes are what Messages are made of, with their records, in the order of Messages: for who keeps them
+	// elsewhere, too (package store). They are not to be written to, nor used when Commit has returned. nil: no records
+	// are in this commit, but offsets or Metadata alone.
+	Outcomes iter.Seq2[*Record, *Outcome]
 }

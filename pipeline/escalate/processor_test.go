@@ -245,9 +245,9 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 	d.processor = NewProcessor(ProcessorOptions{
 		Decoder:      pipeline.Decoder{Format: pipeline.JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 32},
 		MaxTextBytes: 1 << 20,
-		Writer:       &pipeline.Writer{Format: pipeline.JSON, Output: "results", DeadLetters: "letters",
+		Writer: &pipeline.Writer{Format: pipeline.JSON, Output: "results", DeadLetters: "letters",
 			Field: "inference"},
-		Prompt:       prompt, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
+		Prompt: prompt, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
 		Deadline: o.deadline, MaxAge: o.maxAge,
 		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log, step: o.step,
 		Watchdog: o.dog,

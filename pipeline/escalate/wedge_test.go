@@ -23,8 +23,8 @@ func TestARequestThatSomethingHangsOnIsFound(t *testing.T) {
 				d := t.work(b, deskOptions{redact: []string{"email"}, pool: PoolOptions{Timeout: time.Minute},
 					dog: pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: 20 * time.Second,
 						Wedged: func(err error) {
-						found <- err
-					}}),
+							found <- err
+						}}),
 					step: func(name, text string) {
 						if name == step && text == "endless" {
 							<-free

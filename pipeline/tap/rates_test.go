@@ -53,7 +53,8 @@ func TestRatesAreMeansOfTheLastMinutes(t *testing.T) {
 	want("verdicts", p.Verdicts["sentiment"][pipeline.ByModel], 0, 60./120)
 	c.pass(400 * time.Second)
 	want("long after", r.Page().Outcomes[pipeline.Scored], 0, 0)
-	c.pass(-time.Hour) // the wall clock steps back: nothing is lost or counted twice, the rest of the hour is one second
+	// the wall clock steps back: nothing is lost or counted twice, the rest of the hour is one second
+	c.pass(-time.Hour)
 	every(20, 1, scored())
 	want("after a step back", r.Page().Records, 0, 0)
 	c.pass(time.Hour)
@@ -95,5 +96,7 @@ func ExampleRates() {
 	now = now.Add(100 * time.Second)
 	page, err := json.Marshal(rates.Page())
 	fmt.Println(string(page), err)
-	// Output: {"records":{"1m":0,"5m":3},"outcomes":{"result":{"1m":0,"5m":3}},"verdicts":{"sentiment":{"model":{"1m":0,"5m":3}}}} <nil>
+	// Output:
+	// {"records":{"1m":0,"5m":3},"outcomes":{"result":{"1m":0,"5m":3}},"verdicts":{"sentiment":{"model":{"1m":0,"5m":3}}}}
+	// <nil>
 }
