@@ -54,7 +54,7 @@ func TestHelpNamesTheDispositionsOfBothStages(t *testing.T) {
 		list []DispositionInfo
 		help string
 	}{
-		"": {ClassifyDispositions, "result, empty (blank text), tombstone (null value), deferred (an escalation "+
+		"": {ClassifyDispositions, "result, empty (blank text), tombstone (null value), deferred (an escalation " +
 			"request " +
 			"only), dead_letter. "},
 		"escalation_": {EscalateDispositions, "amended (the endpoint's answer is the verdict), fallback (the local " +
