@@ -95,12 +95,6 @@ func (k *kafka) Commit(_ context.Context, c *pipeline.Commit) error {
 
 func (k *kafka) MaxMessageBytes(string) int { return 77 }
 
-func (k *kafka) at() int64 {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.committed
-}
-
 var input = pipeline.TopicPartition{Topic: "reviews"}
 
 // source delivers n records, a few at a time.
@@ -187,13 +181,18 @@ func TestAStoreThatIsAwayHoldsUpCommitsAndLosesNothing(t *testing.T) {
 		m.set(pipeline.Faultf(pipeline.Transient, "store", "away", "connection refused"))
 		stop := run(t, 300, store.Before(k, m))
 		time.Sleep(time.Hour)
-		if k.at() != 0 || len(k.visible) != 0 || m.puts < 3000 {
-			t.Errorf("committed up to %d, %d visible, asked %d times in an hour", k.at(), len(k.visible), m.puts)
+		synctest.Wait()
+		m.mu.Lock()
+		k.mu.Lock()
+		if k.committed != 0 || len(k.visible) != 0 || m.puts < 3000 {
+			t.Errorf("committed up to %d, %d visible, asked %d times in an hour", k.committed, len(k.visible), m.puts)
 		}
+		k.mu.Unlock()
+		m.mu.Unlock()
 		m.set(nil)
 		time.Sleep(10 * time.Second)
-		if err := stop(); err != nil || k.at() != 300 || len(m.rows) != 300 || k.missing > 0 {
-			t.Errorf("%v, committed up to %d, %d rows", err, k.at(), len(m.rows))
+		if err := stop(); err != nil || k.committed != 300 || len(m.rows) != 300 || k.missing > 0 {
+			t.Errorf("%v, committed up to %d, %d rows", err, k.committed, len(m.rows))
 		}
 	})
 }

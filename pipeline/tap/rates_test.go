@@ -94,9 +94,27 @@ func ExampleRates() {
 		rates.Durable(&pipeline.Record{}, scored(pipeline.ByModel))
 	}
 	now = now.Add(100 * time.Second)
-	page, err := json.Marshal(rates.Page())
+	page, err := json.MarshalIndent(rates.Page(), "", "  ")
 	fmt.Println(string(page), err)
 	// Output:
-	// {"records":{"1m":0,"5m":3},"outcomes":{"result":{"1m":0,"5m":3}},"verdicts":{"sentiment":{"model":{"1m":0,"5m":3}}}}
-	// <nil>
+	// {
+	//   "records": {
+	//     "1m": 0,
+	//     "5m": 3
+	//   },
+	//   "outcomes": {
+	//     "result": {
+	//       "1m": 0,
+	//       "5m": 3
+	//     }
+	//   },
+	//   "verdicts": {
+	//     "sentiment": {
+	//       "model": {
+	//         "1m": 0,
+	//         "5m": 3
+	//       }
+	//     }
+	//   }
+	// } <nil>
 }
