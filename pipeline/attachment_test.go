@@ -35,7 +35,7 @@ func TestAMemberThatNobodyKnowsSurvivesCommitsOfMarksAndAttachments(t *testing.T
 			if got := g.metadata[tp]; got != want {
 				t.Errorf("%v: %s, want %s", tp, got, want)
 			}
-			if told := fmt.Sprintf("%s", wallet.told[tp]["wallet"]); told != "5" {
+			if told := string(wallet.told[tp]["wallet"]); told != "5" {
 				t.Errorf("%v: the wallet was told %s", tp, told)
 			}
 		}

@@ -11,15 +11,14 @@ import (
 //
 // Per partition, positions run: committed <= first unfinished record <= next.
 //
-//	entries   0 ............ taken ............ ready ............ started ............ len(entries)
-//	state     in the commit    finished: the     with the processor,  not begun: held      next: what is
-//	          in progress      next commits      finished in any      back by a suspicion  delivered from here
-//	                           take these        order                (quarantine.go)
+//	entries[:taken]         finished, in the commit in progress   settle takes them out: durable; release: taken is 0 again
+//	entries[taken:ready]    finished, as all before them          the next commits take them
+//	entries[ready:started]  with the processor, or finished early finish moves ready over those that are finished
+//	entries[started:]       not begun: a suspicion holds them     begin moves started; withdraw (a stop) gives them back
+//	next                    the position behind all of them       deliver adds here
 //
-// ready is the contiguous finished prefix, and all that a commit may take. take moves taken; settle takes those entries
-// out: their outcomes are durable, and committed moves up to takenNext; release moves taken back to 0: they stay,
-// outcomes and all, so that nothing is inferred twice. finish moves ready, begin moves started, deliver adds behind.
-// withdraw (a stop) takes out what is not begun and moves next back to it. assign keeps a lane whole or drops it whole.
+// Until settle an entry keeps its outcome, so that nothing is inferred twice because of a commit. assign keeps a lane
+// whole or drops it whole.
 
 // entry is one record in flight.
 type entry struct {
