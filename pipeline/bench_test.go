@@ -15,7 +15,7 @@ import (
 // nothing. ns/op, B/op and allocs/op are per record; bytes published are reported beside them.
 func BenchmarkRecord(b *testing.B) {
 	t := words.New(b, words.Options{})
-	s := pipeline.NewStage(t.Plan(), nil, pipeline.StageOptions{Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), "")})
+	s := pipeline.NewStage(t.Plan(), nil, pipeline.StageOptions{Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), pipeline.StageMetricsOptions{})})
 	tp := pipeline.TopicPartition{Topic: "in", Partition: 3}
 	s.Assign(map[pipeline.TopicPartition]pipeline.Committed{tp: {}})
 	const many = 500

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"iter"
 	"sort"
 	"time"
 )
@@ -8,9 +9,16 @@ import (
 // This file owns the ledger: which records are in flight, in offset order per partition, each with its outcome once
 // there is one. It is plain state without locks, clocks or goroutines; Stage owns it.
 //
-// Per partition, positions run: committed <= first unfinished record <= next. Entries before the first unfinished one
-// are ready; a commit takes a prefix of them and either settles it (the entries go) or releases it (they stay, outcomes
-// and all, so that nothing is inferred twice).
+// Per partition, positions run: committed <= first unfinished record <= next.
+//
+//	entries[:taken]         finished, in the commit in progress   settle takes them out: durable; release: taken is 0 again
+//	entries[taken:ready]    finished, as all before them          the next commits take them
+//	entries[ready:started]  with the processor, or finished early finish moves ready over those that are finished
+//	entries[started:]       not begun: a suspicion holds them     begin moves started; withdraw (a stop) gives them back
+//	next                    the position behind all of them       deliver adds here
+//
+// Until settle an entry keeps its outcome, so that nothing is inferred twice because of a commit. assign keeps a lane
+// whole or drops it whole.
 
 // entry is one record in flight.
 type entry struct {
@@ -35,11 +43,13 @@ type lane struct {
 	started   int // entries[:started] were handed to the processor
 	ready     int // entries[:ready] are finished
 	inCommit  bool
-	taken     int    // entries[:taken] are in the commit in progress
-	takenNext int64  // the offset that commit carries for this partition
-	note      string // metadata committed with the offset
-	takenNote string // what that commit carries
-	mark      mark   // of note
+	taken     int     // entries[:taken] are in the commit in progress
+	takenNext int64   // the offset that commit carries for this partition
+	note      string  // metadata committed with the offset
+	takenNote string  // what that commit carries
+	others    Members // what stands there of others, to be kept
+	overfull  bool    // not all that should stand there fits, and the log knows
+	mark      mark    // of note
 	takenMark mark
 	suspicion
 	usage usage
@@ -200,6 +210,7 @@ func (l *ledger) unfinished() int {
 // record of every round. Partitions take turns to be first. It returns nil when nothing is dirty.
 func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 	c := &Commit{Offsets: map[TopicPartition]int64{}}
+	var taken [][]*entry
 	records, bytes := 0, 0
 	for i := range l.order {
 		ln := l.order[(l.turn+i)%len(l.order)]
@@ -219,24 +230,46 @@ func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 		}
 		ln.inCommit, ln.taken, ln.takenNext = true, n, ln.position(n)
 		c.Offsets[ln.tp] = ln.takenNext
+		if n > 0 {
+			taken = append(taken, ln.entries[:n])
+		}
 	}
 	if len(c.Offsets) == 0 {
 		return nil, 0
 	}
 	l.turn++
+	if records > 0 {
+		c.Outcomes = outcomesOf(taken)
+	}
 	return c, records
 }
 
-// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed. metadata is
-// that of others, by partition; nil: what others have left there stays.
-func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
-	c.Metadata = map[TopicPartition]string{}
-	for _, ln := range l.order {
-		note, given := metadata[ln.tp]
-		if metadata == nil {
-			note, given = ln.note, l.guarded
+// outcomesOf goes through entries that are in a commit: one slice a lane, and nothing for a record that nobody looks
+// at. It may run without the stage's lock: entries in a commit stay where they are until that is settled or released,
+// while others are added behind them.
+func outcomesOf(taken [][]*entry) iter.Seq2[*Record, *Outcome] {
+	return func(yield func(*Record, *Outcome) bool) {
+		for _, es := range taken {
+			for _, e := range es {
+				if !yield(&e.record, &e.outcome) {
+					return
+				}
+			}
 		}
-		if !given && !ln.inCommit {
+	}
+}
+
+// overflow is what does not fit beside the offset of a partition.
+type overflow struct {
+	tp    TopicPartition
+	names []string
+}
+
+// annotate adds metadata to a commit that take made, and the partitions whose metadata alone has changed. It returns
+// what is left out, once for each lane and assignment.
+func (l *ledger) annotate(c *Commit, attachments []Attachment) (left []overflow) {
+	for _, ln := range l.order {
+		if !ln.inCommit && !l.guarded && len(attachments) == 0 {
 			continue
 		}
 		at, n := ln.committed, 0
@@ -246,7 +279,10 @@ func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
 		var m mark
 		if l.guarded {
 			m = l.wanted(ln, at, len(ln.entries)-n)
-			note = m.write(note)
+		}
+		note, out := compose(m, attachments, ln.others, ln.tp)
+		if len(out) > 0 && !ln.overfull {
+			ln.overfull, left = true, append(left, overflow{ln.tp, out})
 		}
 		if !ln.inCommit {
 			if note == ln.note || ln.committed < 0 {
@@ -257,9 +293,13 @@ func (l *ledger) annotate(c *Commit, metadata map[TopicPartition]string) {
 		}
 		ln.takenNote, ln.takenMark = note, m
 		if note != "" {
+			if c.Metadata == nil {
+				c.Metadata = make(map[TopicPartition]string, len(l.order))
+			}
 			c.Metadata[ln.tp] = note
 		}
 	}
+	return left
 }
 
 // settle removes what the last take held: it is durable. It returns the entries for counting.
@@ -303,9 +343,10 @@ func (l *ledger) inCommit() []*entry {
 	return es
 }
 
-// assign replaces the set of lanes; see Flow.Assign for the rule. It returns the positions to fetch from and how many
-// records in flight were dropped.
-func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicPartition]int64, dropped int) {
+// assign replaces the set of lanes; see Flow.Assign for the rule. others is what is to be kept beside their offsets. It
+// returns the positions to fetch from and how many records in flight were dropped.
+func (l *ledger) assign(committed map[TopicPartition]Committed, others map[TopicPartition]Members) (
+	from map[TopicPartition]int64, dropped int) {
 	from = make(map[TopicPartition]int64, len(committed))
 	for tp, ln := range l.lanes {
 		c, owned := committed[tp]
@@ -330,6 +371,7 @@ func (l *ledger) assign(committed map[TopicPartition]Committed) (from map[TopicP
 			}
 			l.lanes[tp] = ln
 		}
+		ln.others, ln.overfull = others[tp], false
 		from[tp] = ln.next
 	}
 	l.order = l.order[:0]

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"encoding/json"
 	"maps"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 						owned[tp] = group[tp]
 					}
 				}
-				from, _ := l.assign(committedAt(owned))
+				from, _ := assignAt(l, owned)
 				if len(from) != len(owned) {
 					t.Fatalf("assigned %d, positions for %d", len(owned), len(from))
 				}
@@ -150,7 +151,7 @@ func TestLedgerKeepsItsPromisesInAnyOrder(t *testing.T) {
 		for _, tp := range parts {
 			owned[tp] = group[tp]
 		}
-		from, _ := l.assign(committedAt(owned))
+		from, _ := assignAt(l, owned)
 		for tp, at := range from { // what was delivered before but dropped with its lane is read again
 			for o := at; o < end[tp]; o++ {
 				if exists(tp, o) {
@@ -216,7 +217,7 @@ func TestLedgerStopsTakingInAtEveryLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(lim)
-			l.assign(committedAt(map[TopicPartition]int64{tp: 5}))
+			assignAt(l, map[TopicPartition]int64{tp: 5})
 			if l.room(tp) == 0 {
 				t.Fatal("an empty partition has no room")
 			}
@@ -243,7 +244,7 @@ func TestLedgerStopsTakingInAtEveryLimit(t *testing.T) {
 func TestLedgerPinsTheStartPositionOnce(t *testing.T) {
 	tp := TopicPartition{"in", 0}
 	l := newLedger(DefaultLimits)
-	l.assign(committedAt(map[TopicPartition]int64{tp: 0}))
+	assignAt(l, map[TopicPartition]int64{tp: 0})
 	c, _ := l.take(10, 1000)
 	if c == nil || c.Offsets[tp] != 0 || len(c.Messages) != 0 {
 		t.Fatalf("first commit: %+v, want offset 0 and no messages", c)
@@ -257,10 +258,10 @@ func TestLedgerPinsTheStartPositionOnce(t *testing.T) {
 func TestLedgerKeepsWorkInFlightAcrossARebalance(t *testing.T) {
 	stays, goes := TopicPartition{"in", 0}, TopicPartition{"in", 1}
 	l := newLedger(DefaultLimits)
-	l.assign(committedAt(map[TopicPartition]int64{stays: 10, goes: 20}))
+	assignAt(l, map[TopicPartition]int64{stays: 10, goes: 20})
 	a, _ := l.deliver(stays, 10, []Record{{Offset: 10}, {Offset: 11}}, 12, time.Now())
 	b, _ := l.deliver(goes, 20, []Record{{Offset: 20}}, 21, time.Now())
-	from, dropped := l.assign(committedAt(map[TopicPartition]int64{stays: 10}))
+	from, dropped := assignAt(l, map[TopicPartition]int64{stays: 10})
 	if from[stays] != 12 || dropped != 1 {
 		t.Fatalf("fetch goes on from %d with %d dropped, want 12 and 1", from[stays], dropped)
 	}
@@ -276,9 +277,9 @@ func TestLedgerKeepsWorkInFlightAcrossARebalance(t *testing.T) {
 func TestLedgerStartsAgainWhereAnotherMemberHasCommitted(t *testing.T) {
 	tp := TopicPartition{"in", 0}
 	l := newLedger(DefaultLimits)
-	l.assign(committedAt(map[TopicPartition]int64{tp: 10}))
+	assignAt(l, map[TopicPartition]int64{tp: 10})
 	l.deliver(tp, 10, []Record{{Offset: 10}, {Offset: 11}}, 12, time.Now())
-	if from, _ := l.assign(committedAt(map[TopicPartition]int64{tp: 11})); from[tp] != 11 {
+	if from, _ := assignAt(l, map[TopicPartition]int64{tp: 11}); from[tp] != 11 {
 		t.Fatalf("fetch from %d, want 11: another member had the partition and committed 11", from[tp])
 	}
 	if l.usage.records != 0 {
@@ -291,7 +292,7 @@ func TestABacklogDoesNotHoldUpUrgentTopics(t *testing.T) {
 		TotalTokens: 100}
 	backlog, other, urgent := TopicPartition{"reviews", 0}, TopicPartition{"reviews", 1}, TopicPartition{"incidents", 0}
 	l := newLedger(lim, urgent.Topic)
-	l.assign(committedAt(map[TopicPartition]int64{backlog: 0, other: 0, urgent: 0}))
+	assignAt(l, map[TopicPartition]int64{backlog: 0, other: 0, urgent: 0})
 	deliver := func(tp TopicPartition, from, n int64) {
 		t.Helper()
 		var rs []Record
@@ -315,23 +316,48 @@ func TestABacklogDoesNotHoldUpUrgentTopics(t *testing.T) {
 	}
 }
 
-// committedAt is an assignment without metadata.
-func committedAt(offsets map[TopicPartition]int64) map[TopicPartition]Committed {
+// assignAt is an assignment without metadata.
+func assignAt(l *ledger, offsets map[TopicPartition]int64) (from map[TopicPartition]int64, dropped int) {
 	c := make(map[TopicPartition]Committed, len(offsets))
 	for tp, o := range offsets {
 		c[tp] = Committed{Offset: o}
 	}
-	return c
+	return l.assign(c, nil)
+}
+
+// notes is an attachment: what it wants to keep, and what it was told.
+type notes struct {
+	name string
+	want map[TopicPartition]string
+	told map[TopicPartition]Members
+}
+
+func (n *notes) Name() string { return n.name }
+func (n *notes) Note(tp TopicPartition) json.RawMessage {
+	if n.want[tp] == "" {
+		return nil
+	}
+	return json.RawMessage(n.want[tp])
+}
+func (n *notes) Assigned(m map[TopicPartition]Members) {
+	n.told = map[TopicPartition]Members{}
+	for tp := range m {
+		n.told[tp] = maps.Clone(m[tp])
+	}
 }
 
 func TestMetadataJoinsACommitWhenItChanged(t *testing.T) {
 	moves, rests, fresh := TopicPartition{"in", 0}, TopicPartition{"in", 1}, TopicPartition{"in", 2}
 	l := newLedger(DefaultLimits)
-	l.assign(map[TopicPartition]Committed{moves: {Offset: 10, Metadata: "a"}, rests: {Offset: 20, Metadata: "b"},
-		fresh: {Offset: 30}})
+	l.assign(map[TopicPartition]Committed{moves: {Offset: 10, Metadata: `{"n":"a"}`},
+		rests: {Offset: 20, Metadata: `{"n":"b"}`}, fresh: {Offset: 30}}, nil)
+	annotate := func(c *Commit, want map[TopicPartition]string) {
+		l.annotate(c, []Attachment{&notes{name: "n", want: want}})
+	}
 	c, _ := l.take(10, 1<<20) // the start positions
-	l.annotate(c, map[TopicPartition]string{moves: "a", rests: "b"})
-	if want := map[TopicPartition]string{moves: "a", rests: "b"}; len(c.Offsets) != 3 || !maps.Equal(c.Metadata, want) {
+	annotate(c, map[TopicPartition]string{moves: `"a"`, rests: `"b"`})
+	if want := map[TopicPartition]string{moves: `{"n":"a"}`, rests: `{"n":"b"}`}; len(c.Offsets) != 3 ||
+		!maps.Equal(c.Metadata, want) {
 		t.Fatalf("first commit %v with %v, want all three with %v", c.Offsets, c.Metadata, want)
 	}
 	l.settle()
@@ -346,23 +372,23 @@ func TestMetadataJoinsACommitWhenItChanged(t *testing.T) {
 	}
 	deliver()
 	c, _ = l.take(10, 1<<20)
-	l.annotate(c, map[TopicPartition]string{moves: "a2", rests: "b2", {"else", 0}: "x"})
+	annotate(c, map[TopicPartition]string{moves: `"a2"`, rests: `"b2"`, {"else", 0}: "x"})
 	if want := map[TopicPartition]int64{moves: 11, rests: 20}; !maps.Equal(c.Offsets, want) {
 		t.Fatalf("offsets %v, want %v: the resting partition stays where it is", c.Offsets, want)
 	}
-	if want := map[TopicPartition]string{moves: "a2", rests: "b2"}; !maps.Equal(c.Metadata, want) {
+	if want := map[TopicPartition]string{moves: `{"n":"a2"}`, rests: `{"n":"b2"}`}; !maps.Equal(c.Metadata, want) {
 		t.Fatalf("metadata %v, want %v", c.Metadata, want)
 	}
 	l.release()
 	c, _ = l.take(10, 1<<20)
-	l.annotate(c, map[TopicPartition]string{moves: "a2", rests: "b2"})
+	annotate(c, map[TopicPartition]string{moves: `"a2"`, rests: `"b2"`})
 	if len(c.Offsets) != 2 {
 		t.Fatalf("after a failed commit %v, want both again", c.Offsets)
 	}
 	l.settle()
 	deliver()
 	c, _ = l.take(10, 1<<20)
-	l.annotate(c, map[TopicPartition]string{moves: "a3", rests: "b2"})
+	annotate(c, map[TopicPartition]string{moves: `"a3"`, rests: `"b2"`})
 	if want := map[TopicPartition]int64{moves: 12}; !maps.Equal(c.Offsets, want) {
 		t.Fatalf("offsets %v, want %v: nothing has changed elsewhere", c.Offsets, want)
 	}

@@ -37,7 +37,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_" + name, Help: help}, labels)
 	}
 	m := &Metrics{
-		StageMetrics: NewStageMetrics(reg, ""),
+		StageMetrics: NewStageMetrics(reg, StageMetricsOptions{Dispositions: ClassifyDispositions}),
 		batches: counter("batches_total", "Model runs by what closed the batch: budget (token budget reached), "+
 			"drained (nothing more was waiting), shared (left the rest to idle runners), length (the rest is much "+
 			"longer or shorter), "+

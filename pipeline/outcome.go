@@ -2,8 +2,8 @@ package pipeline
 
 // This file owns what becomes of a record: the facts that were found out about it, and the messages made of them.
 
-// Fact is one thing that was found out about a record. Its value stays a typed value until it is durable: whoever looks at
-// outcomes (Tap) or keeps them elsewhere needs to read no message.
+// Fact is one thing that was found out about a record. Its value stays a typed value until it is durable: whoever looks
+// at outcomes (Tap) or keeps them elsewhere needs to read no message.
 type Fact struct {
 	Name        string // member of the output field
 	Tag         string // which model made it: "sentiment@3f9c2a1b2c3d"
@@ -29,8 +29,10 @@ const (
 
 // Tap looks at outcomes that have become durable.
 type Tap interface {
-	// Durable is called for each record once its outcome has been committed, in order within a partition, with no lock of
-	// the stage held. Record and outcome are not to be kept or written to. It holds up the next commit: it must be quick.
+	// Durable is called for each record once its outcome has been committed, in order within a partition, with no lock
+	// of the stage held. Record and outcome are not to be kept or written to. It holds up the next commit: it must be
+	// quick. A panic is logged, and ends the tap, not the stage; one that does not return ends the process
+	// (StageOptions.Watchdog).
 	Durable(r *Record, o *Outcome)
 }
 
@@ -49,6 +51,20 @@ const (
 	FellBack Disposition = "fallback" // the local verdict became final
 	Compared Disposition = "compared" // shadow: nothing was published
 )
+
+// DispositionInfo names a disposition for the metrics of a stage.
+type DispositionInfo struct {
+	Name Disposition
+	Help string // in a few words, where the name does not say it
+}
+
+// ClassifyDispositions are those of the classify stage, in the order in which help texts name them.
+var ClassifyDispositions = []DispositionInfo{{Scored, ""}, {Empty, "blank text"}, {Tombstone, "null value"},
+	{Deferred, "an escalation request only"}, {DeadLetter, ""}}
+
+// EscalateDispositions are those of the escalate stage, in the order in which help texts name them.
+var EscalateDispositions = []DispositionInfo{{Amended, "the endpoint's answer is the verdict"},
+	{FellBack, "the local verdict is final"}, {Compared, "shadow"}, {DeadLetter, ""}}
 
 // Outcome is everything that is to be published for one record. Pure data: making it again gives the same bytes.
 type Outcome struct {

@@ -17,7 +17,9 @@ import (
 //	                 Most deaths have nothing to do with a record: this costs little and keeps the next suspicion narrow.
 //	2 and more       records run alone: one at a time over all suspect partitions of the worker, each announced in the mark
 //	                 before it runs. A mark that still says so at the next start proves which record it was.
-//	2 deaths alone   the record goes to the dead letters without being run again (killed-the-worker).
+//	2 deaths alone   the record goes to the dead letters without being run again (killed-the-worker). That is announced
+//	                 as a run is, because what makes the dead letter may look into the record.
+//	2 more of these  its dead letter is made without looking into it (StageOptions.Panicked).
 //
 // So a record that kills every process that touches it does so four times. With one death alone it would be three, and
 // then of workers that are killed from outside every second or so, each sixth death would condemn a record that did
@@ -34,7 +36,7 @@ const (
 	DeathsAlone = 2
 )
 
-// markKey is the member of a partition's metadata that holds the mark. Other members belong to others and are kept.
+// markKey is the member of a partition's metadata that holds the mark.
 const markKey = "starts"
 
 // mark is what a worker leaves beside a committed offset for whoever begins there next.
@@ -43,7 +45,7 @@ type mark struct {
 	// workers that ended without closing their mark, and records before Until were not passed since
 	Unclean int   `json:"unclean,omitempty"`
 	Until   int64 `json:"until,omitempty"` // the suspicion ends here
-	// deaths while the next record ran alone, the run that is announced now included
+	// deaths while the next record ran alone, or was put away without that; what is announced now included
 	Alone int `json:"alone,omitempty"`
 }
 
@@ -58,23 +60,15 @@ func readMark(metadata string) mark {
 	return m.Mark
 }
 
-// write puts the mark into metadata, whose other members stay as they are. Metadata that is no JSON object is replaced.
-func (m mark) write(metadata string) string {
-	members := map[string]json.RawMessage{}
-	if metadata != "" && json.Unmarshal([]byte(metadata), &members) != nil || members == nil {
-		members = map[string]json.RawMessage{}
-	}
-	delete(members, markKey)
-	if m != (mark{}) {
-		if len(members) == 0 && m == (mark{Open: true}) {
-			return `{"starts":{"open":true}}` // of nearly every commit
-		}
-		members[markKey] = mustJSON(m)
-	}
-	if len(members) == 0 {
+// alone is the metadata that holds nothing but the mark.
+func (m mark) alone() string {
+	switch m {
+	case mark{}:
 		return ""
+	case mark{Open: true}: // of nearly every commit
+		return `{"starts":{"open":true}}`
 	}
-	return string(mustJSON(members))
+	return string(mustJSON(map[string]mark{markKey: m}))
 }
 
 // mustJSON encodes what cannot fail: strings, numbers and JSON.
@@ -92,7 +86,7 @@ func mustJSON(v any) []byte {
 type suspicion struct {
 	unclean int
 	until   int64
-	deaths  int // of the first record of the lane, running alone
+	deaths  int // of the first record of the lane, running alone or being put away
 }
 
 // suspect reads what the worker before has left at an offset.
@@ -123,7 +117,7 @@ func (s *suspicion) passed(from, to int64) {
 	}
 }
 
-// trial is a record that runs alone.
+// trial is a record that runs alone, or is put away without that.
 type trial struct {
 	entry *entry
 	step  trialStep
@@ -135,7 +129,7 @@ const (
 	announcing trialStep = iota // the mark that names it is not durable yet
 	announced                   // it is
 	running
-	survived // it was processed; the mark that takes the announcement back is not durable yet
+	survived // it has its outcome; the mark that takes the announcement back is not durable yet
 )
 
 func (ln *lane) alone() bool { return ln.unclean >= suspectAfter }
@@ -169,7 +163,7 @@ func (l *ledger) dirty(ln *lane) bool {
 	return at > ln.committed || l.guarded && ln.mark != l.wanted(ln, at, len(ln.entries)-n)
 }
 
-// begin returns the entries that are to be processed now, and those that are not to be processed any more.
+// begin returns the entries that are to be processed now, and those that are to be finished without that.
 func (l *ledger) begin() (start, condemned []*entry) {
 	if !l.guarded {
 		for _, ln := range l.order {
@@ -206,18 +200,24 @@ func (l *ledger) begin() (start, condemned []*entry) {
 		if !ln.alone() || ln.committed < 0 || ln.started > 0 || len(ln.entries) == 0 {
 			continue
 		}
-		if e := ln.entries[0]; ln.deaths < DeathsAlone {
-			l.trial = &trial{entry: e}
-		} else {
-			ln.started, ln.deaths = 1, 0
-			condemned = append(condemned, e)
-		}
+		l.trial = &trial{entry: ln.entries[0]}
 	}
 	if t := l.trial; t != nil && t.step == announced {
 		t.step, t.entry.lane.started = running, 1
-		start = append(start, t.entry)
+		if t.entry.lane.deaths < DeathsAlone {
+			start = append(start, t.entry)
+		} else {
+			condemned = append(condemned, t.entry)
+		}
 	}
 	return start, condemned
+}
+
+// killer is the fault of a record that has ended the process while it was put away, too.
+func killer(deaths int) *Fault {
+	return Faultf(Poison, "process", "killed-the-worker",
+		"%d times a worker ended without stopping while this record was in flight, the last times while nothing but "+
+			"its outcome was made; it was not looked into again", deaths)
 }
 
 // judged moves the trial on after a commit of its lane.

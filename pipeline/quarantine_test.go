@@ -28,7 +28,8 @@ func TestTheMarkLeavesWhatOthersKeepBesideAnOffset(t *testing.T) {
 		{"no JSON", "a note of a person", mark{Open: true}, `{"starts":{"open":true}}`},
 		{"no object", "null", mark{Unclean: 1, Until: 3}, `{"starts":{"unclean":1,"until":3}}`},
 	} {
-		got := c.mark.write(c.metadata)
+		tp := TopicPartition{"in", 0}
+		got, _ := compose(c.mark, nil, tell(nil, map[TopicPartition]Committed{tp: {Metadata: c.metadata}})[tp], tp)
 		if got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
@@ -48,6 +49,8 @@ func TestTheMarkLeavesWhatOthersKeepBesideAnOffset(t *testing.T) {
 type mortal struct {
 	kills func(*Record) bool
 	took  func(*Record) time.Duration
+	away  func(*Record) bool // Quarantine kills, too; nil: it does not
+	end   chan struct{}      // ends what a killing Quarantine has left, with the test
 
 	mu    sync.Mutex
 	stage *Stage
@@ -77,6 +80,27 @@ func (p *mortal) Process(j *Job) {
 	})
 }
 
+// deadLetter is a StageOptions.Panicked.
+func deadLetter(r *Record, f *Fault) Outcome {
+	return Outcome{Disposition: DeadLetter, Fault: f, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
+		Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
+}
+
+// quarantine is a StageOptions.Quarantine of stage.
+func (p *mortal) quarantine(stage *Stage, r *Record) Outcome {
+	p.mu.Lock()
+	dies := p.away != nil && p.away(r) && p.stage == stage
+	if dies {
+		p.dead = true
+		stage.Fail(errKilled)
+	}
+	p.mu.Unlock()
+	if dies {
+		<-p.end // it does not come back
+	}
+	return deadLetter(r, nil)
+}
+
 // live runs one worker after the other until all is visible, or one of them ends otherwise than by a kill. It returns
 // the number of deaths and the records in the dead letters.
 func (p *mortal) live(t *testing.T, g *fakeGroup, limits Limits) (deaths int, condemned []string) {
@@ -84,13 +108,12 @@ func (p *mortal) live(t *testing.T, g *fakeGroup, limits Limits) (deaths int, co
 	p.runs = map[string]int{}
 	for range 60 {
 		p.mu.Lock()
+		var stage *Stage
 		p.stage, p.dead = NewStage(p, g, StageOptions{Limits: limits, Metrics: NewStageMetrics(prometheus.NewRegistry(),
-			""), Logger: slog.New(slog.DiscardHandler),
-			Quarantine: func(r *Record, deaths int) Outcome {
-				return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
-					Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
-			}}), false
-		stage := p.stage
+			StageMetricsOptions{}), Logger: slog.New(slog.DiscardHandler),
+			Quarantine: func(r *Record, deaths int) Outcome { return p.quarantine(stage, r) },
+			Panicked:   deadLetter}), false
+		stage = p.stage
 		p.mu.Unlock()
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -294,8 +317,10 @@ func TestATrialGoesOnAfterACommitThatWentThroughUnheard(t *testing.T) {
 					src.rebalance <- struct{}{}
 					return Faultf(Rebalance, "commit", "rebalance", "too late")
 				}
-				s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
-					Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record,
+				s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(),
+					StageMetricsOptions{}),
+					Panicked: deadLetter,
+					Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record,
 						int) Outcome {
 						panic("nobody died")
 					}})
@@ -323,7 +348,7 @@ func TestNothingOfASuspectPartitionRunsBesideATrial(t *testing.T) {
 	few, alone := TopicPartition{"in", 0}, TopicPartition{"in", 1}
 	l := newLedger(narrow)
 	l.guarded = true
-	l.assign(map[TopicPartition]Committed{few: {}, alone: {}})
+	l.assign(map[TopicPartition]Committed{few: {}, alone: {}}, nil)
 	for tp, m := range map[TopicPartition]mark{few: {Open: true, Unclean: 1, Until: 100}, alone: {Open: true,
 		Unclean: 2, Until: 100}} {
 		ln := l.lanes[tp]
@@ -351,8 +376,12 @@ func TestCleanStopsAndRebalancesLeaveNoSuspicion(t *testing.T) {
 		g := newFakeGroup(2, 3000)
 		for range 8 {
 			p := &fakeProcessor{took: func(*Record) time.Duration { return 5 * time.Millisecond }}
-			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
-				Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { panic("nobody died") }})
+			s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
+				Panicked: deadLetter,
+				Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record,
+					int) Outcome {
+					panic("nobody died")
+				}})
 			ctx, stop := context.WithCancel(t.Context())
 			src := &fakeSource{group: g, rebalance: make(chan struct{})}
 			done := make(chan error, 1)
@@ -395,11 +424,11 @@ func TestMarksStandBesideTheMetadataOfOthers(t *testing.T) {
 		g, p := newFakeGroup(1, 20), &fakeProcessor{took: func(*Record) time.Duration { return time.Millisecond }}
 		tp := TopicPartition{"in", 0}
 		g.metadata[tp] = `{"wallet":5}`
-		var seen string
-		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), ""),
-			Logger: slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { return Outcome{} },
-			Assigned: func(m map[TopicPartition]Committed) { seen = m[tp].Metadata },
-			Metadata: func() map[TopicPartition]string { return map[TopicPartition]string{tp: `{"wallet":6}`} }})
+		wallet := &notes{name: "wallet", want: map[TopicPartition]string{tp: "6"}}
+		s := NewStage(p, g, StageOptions{Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
+			Panicked: deadLetter,
+			Logger:   slog.New(slog.DiscardHandler), Quarantine: func(*Record, int) Outcome { return Outcome{} },
+			Attachments: []Attachment{wallet}})
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx, &fakeSource{group: g, rebalance: make(chan struct{})}) }()
@@ -411,7 +440,8 @@ func TestMarksStandBesideTheMetadataOfOthers(t *testing.T) {
 		g.mu.Unlock()
 		stop()
 		<-done
-		if m := g.metadata[tp]; m != `{"wallet":6}` || seen != `{"wallet":5}` {
+		seen := string(wallet.told[tp]["wallet"])
+		if m := g.metadata[tp]; m != `{"wallet":6}` || seen != "5" {
 			t.Errorf("after the stop: %s; the next worker was told %s", m, seen)
 		}
 	})

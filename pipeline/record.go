@@ -1,12 +1,13 @@
 // Package pipeline is the stream processor: records in, outcomes out, offsets committed with the outcomes.
 //
 // It is pure Go. It knows no Kafka client, no ONNX Runtime and no tokenizer library: those stand behind the small
-// interfaces in stage.go and engine.go, implemented in pipeline/kafka, model/ort and tokenize/hf and joined in
+// interfaces in source.go and engine.go, implemented in pipeline/kafka, model/ort and tokenize/hf and joined in
 // cmd/sluice.
 package pipeline
 
 import (
 	"fmt"
+	"iter"
 	"time"
 )
 
@@ -75,6 +76,10 @@ type Commit struct {
 	Offsets  map[TopicPartition]int64
 	// Metadata is kept with the offset of a partition and comes back with the next Assign, here or elsewhere; at most
 	// 4096 bytes (the broker's offset.metadata.max.bytes). A partition of Offsets that is not in it has none from then
-	// on.
+	// on. See Attachment.
 	Metadata map[TopicPartition]string
+	// Outcomes are what Messages are made of, with their records, in the order of Messages: for who keeps them
+	// elsewhere, too (package store). They are not to be written to, nor used when Commit has returned. nil: no records
+	// are in this commit, but offsets or Metadata alone.
+	Outcomes iter.Seq2[*Record, *Outcome]
 }

@@ -3,7 +3,9 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,8 +16,9 @@ import (
 // to a Sink. The rule that everything here serves: nothing is committed before its result is durable, and offsets and
 // results become durable in one step.
 //
-// Locks: Stage.mu guards the ledger and the flags beside it and is never held across a call that can block. Sink.Commit
-// runs in one goroutine only (commitLoop).
+// Locks: Stage.mu guards the ledger and the flags beside it and is never held across a call that can block, nor across
+// one of code that looks into a record (Quarantine, Replace): that runs under the watchdog, with its record's entry
+// unfinished or its commit in progress. Sink.Commit runs in one goroutine only (commitLoop).
 
 // Job is one record handed to a Processor. Exactly one call of Done ends it.
 type Job struct {
@@ -54,28 +57,33 @@ type StageOptions struct {
 	// their partitions have their own limits only, so that a backlog elsewhere cannot hold them up
 	UrgentTopics   []string
 	CommitInterval time.Duration // the longest a finished record waits for its transaction to begin; 100 ms
-	CommitRecords  int           // most records in one transaction; 2000
-	CommitBytes    int           // about the most bytes of messages in one transaction; 8 MiB
 	Grace          time.Duration // how long Run goes on finishing after its context ended; 30 s
 	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
-	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever.
+	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever. Commits
+	// wait for it.
 	Replace func(*Record, *TooLargeError) Outcome
-	// Panicked makes the dead letter of a record over which Replace has panicked (Writer.Panicked). Required with
-	// Replace.
-	Panicked func(*Record, *Fault) Outcome
 	// Quarantine makes the outcome of a record that has killed the process too often to be processed again
-	// (Writer.Quarantine); deaths is how many workers died with it in flight. nil: no such record is looked for, and no
-	// marks are kept beside offsets (see quarantine.go).
+	// (Writer.Quarantine); deaths is how many workers died with it in flight. Called on a goroutine of its own. nil: no
+	// such record is looked for, and no marks are kept beside offsets (see quarantine.go).
 	Quarantine func(r *Record, deaths int) Outcome
-	// Assigned is told every new assignment before the first record of it is delivered; nil: nobody is.
-	Assigned func(map[TopicPartition]Committed)
-	// Metadata is what is to be committed beside the offsets of owned partitions now; nil: nothing. A partition whose
-	// text has changed joins the next commit also when its offset stays. Called with the stage locked: it must not call
-	// the stage.
-	Metadata func() map[TopicPartition]string
-	Metrics  *StageMetrics // required
-	Logger   *slog.Logger  // slog.Default()
+	// Panicked makes the dead letter of a record over which Replace or Quarantine has panicked, or which has killed the
+	// process in Quarantine, too (Writer.Panicked). It must not look into the record. Required with either.
+	Panicked func(*Record, *Fault) Outcome
+	// Watchdog looks at Replace, Quarantine and Taps. nil: nothing does.
+	Watchdog *Watchdog
+	// Taps see each outcome once it is durable. One that panics is told of nothing further.
+	Taps []Tap
+	// Attachments are kept beside the offsets of owned partitions.
+	Attachments []Attachment
+	Metrics     *StageMetrics // required
+	Logger      *slog.Logger  // slog.Default()
 }
+
+// A transaction holds at most commitRecords records, and messages of about commitBytes bytes.
+const (
+	commitRecords = 2000
+	commitBytes   = 8 << 20
+)
 
 // Stage connects a source, a processor and a sink.
 type Stage struct {
@@ -93,22 +101,29 @@ type Stage struct {
 	fault      error         // the first fatal error; ends Run
 	waiting    chan struct{} // closed at the next change of anything above; nil when nobody waits
 
+	taps []Tap // those that have not panicked; commitLoop's
+
 	abort context.CancelFunc // ends the run at once, with fault as its result
 }
 
-// NewStage makes a stage; Run starts it.
+// NewStage makes a stage; Run starts it. It panics where an option lacks another that it requires, or two
+// attachments have one name.
 func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
+	if o.Panicked == nil && (o.Replace != nil || o.Quarantine != nil) {
+		panic("pipeline: StageOptions has Replace or Quarantine without Panicked")
+	}
+	owners := map[string]bool{markKey: true}
+	for _, a := range o.Attachments {
+		if owners[a.Name()] {
+			panic("pipeline: two owners of what stands beside offsets as " + a.Name())
+		}
+		owners[a.Name()] = true
+	}
 	if o.Limits == (Limits{}) {
 		o.Limits = DefaultLimits
 	}
 	if o.CommitInterval <= 0 {
 		o.CommitInterval = 100 * time.Millisecond
-	}
-	if o.CommitRecords <= 0 {
-		o.CommitRecords = 2000
-	}
-	if o.CommitBytes <= 0 {
-		o.CommitBytes = 8 << 20
 	}
 	if o.Grace <= 0 {
 		o.Grace = 30 * time.Second
@@ -116,7 +131,8 @@ func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	s := &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits, o.UrgentTopics...), quiet: true}
+	s := &Stage{processor: p, sink: sink, o: o, ledger: newLedger(o.Limits, o.UrgentTopics...), quiet: true,
+		taps: slices.Clone(o.Taps)}
 	s.ledger.guarded = o.Quarantine != nil
 	return s
 }
@@ -236,33 +252,76 @@ func (s *Stage) Deliver(tp TopicPartition, from int64, records []Record, next in
 	if ok {
 		s.signal()
 	}
-	entries := s.begin()
+	begun := s.begin()
 	s.mu.Unlock()
-	s.process(entries)
+	s.process(begun)
 	return ok
 }
 
-// begin is what is to be processed now. s.mu is held.
-func (s *Stage) begin() []*entry {
-	entries, condemned := s.ledger.begin()
-	for _, e := range condemned {
-		s.o.Logger.Error("a record has killed the worker again and again; it goes to the dead letter topic without "+
-			"being processed",
-			"topic", e.record.Topic, "partition", e.record.Partition, "offset", e.record.Offset, "deaths",
-			e.lane.unclean)
-		s.ledger.finish(e, s.o.Quarantine(&e.record, e.lane.unclean))
-		s.signal()
-	}
-	return entries
+// begun is what is to be done next, once the lock is released. Whoever takes it from begin hands it to process: the
+// ledger waits for all of it to be finished.
+type begun struct {
+	entries   []*entry   // go to the processor
+	condemned []sentence // do not
 }
 
-func (s *Stage) process(entries []*entry) {
-	if len(entries) > 0 {
+// sentence is a record that is not to be processed, with what is known of it. Both counts are read with the lock held.
+type sentence struct {
+	entry  *entry
+	deaths int // of workers, with it in flight
+	alone  int // of them, with only it running, or being put away
+}
+
+// begin is what is to be done now. s.mu is held.
+func (s *Stage) begin() (b begun) {
+	entries, condemned := s.ledger.begin()
+	for _, e := range condemned {
+		b.condemned = append(b.condemned, sentence{e, e.lane.unclean, e.lane.deaths})
+	}
+	b.entries = entries
+	return b
+}
+
+func (s *Stage) process(b begun) {
+	for _, c := range b.condemned {
+		// On a goroutine of its own: the caller may be the source, whose other partitions go on, or commitLoop.
+		go s.condemn(c)
+	}
+	if len(b.entries) > 0 {
 		failpoint.Hit(failpoint.AfterFetch)
 	}
-	for _, e := range entries {
+	for _, e := range b.entries {
 		s.processor.Process(&Job{Record: &e.record, stage: s, entry: e})
 	}
+}
+
+// condemn finishes a record that is not processed any more. Until it has, the record is one that runs alone: nothing of
+// suspect partitions begins, and a worker that ends here is counted. Should the stage end meanwhile, the outcome goes
+// nowhere, as any other.
+func (s *Stage) condemn(c sentence) {
+	r := &c.entry.record
+	s.o.Logger.Error("a record has killed the worker again and again; it goes to the dead letter topic without "+
+		"being processed",
+		"topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "deaths", c.deaths)
+	s.finish(c.entry, s.outcome("process", r, ofCondemning(r), func() Outcome {
+		if c.alone >= 2*DeathsAlone { // the last ones died in Quarantine
+			return s.o.Panicked(r, killer(c.deaths))
+		}
+		return s.o.Quarantine(r, c.deaths)
+	}))
+}
+
+// outcome is what is made for a record outside its processor: watched, and a dead letter where that panics. It is the
+// record's fate, as any panic over it is. s.mu is not held.
+func (s *Stage) outcome(stage string, r *Record, doing func() string, of func() Outcome) (o Outcome) {
+	w := s.o.Watchdog.Watch(stage, doing)
+	defer func() {
+		w.End()
+		if x := recover(); x != nil {
+			o = s.o.Panicked(r, Panicked(stage, x))
+		}
+	}()
+	return of()
 }
 
 // Lag implements Flow.
@@ -311,19 +370,17 @@ func (s *Stage) wait(ctx context.Context) {
 
 // Assign implements Flow.
 func (s *Stage) Assign(committed map[TopicPartition]Committed) map[TopicPartition]int64 {
-	if s.o.Assigned != nil {
-		s.o.Assigned(committed)
-	}
-	var entries []*entry
-	defer func() { s.process(entries) }() // with the lock released
+	others := tell(s.o.Attachments, committed)
+	var begun begun
+	defer func() { s.process(begun) }() // with the lock released
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.ledger.usage.records
-	from, dropped := s.ledger.assign(committed)
+	from, dropped := s.ledger.assign(committed, others)
 	s.quiet, s.ledger.handover = false, false
 	if !s.draining {
 		// what waited for a record of a partition that has gone, or for a mark that turns out to be durable
-		entries = s.begin()
+		begun = s.begin()
 	}
 	s.signal()
 	s.o.Logger.Info("assigned", "partitions", len(from), "kept_records", before-dropped, "dropped_records", dropped)
@@ -355,7 +412,7 @@ func (s *Stage) finish(e *entry, o Outcome) {
 
 // commitLoop makes ready prefixes durable, one transaction at a time.
 func (s *Stage) commitLoop(ctx context.Context) {
-	most := s.o.CommitRecords // fewer for a while after the broker refused a message for its size
+	most := commitRecords // fewer for a while after the broker refused a message for its size
 	var readySince, retryAt time.Time
 	var pause time.Duration
 	for ctx.Err() == nil {
@@ -363,7 +420,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		commit, records := (*Commit)(nil), 0
 		wait := s.untilCommit(&readySince, retryAt, most)
 		if wait == 0 {
-			commit, records = s.ledger.take(most, s.o.CommitBytes)
+			commit, records = s.ledger.take(most, commitBytes)
 			if commit != nil {
 				s.annotate(commit)
 			}
@@ -377,28 +434,30 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		}
 
 		began := time.Now()
-		var entries []*entry
+		var begun begun
+		var durable []*entry
 		err := s.sink.Commit(ctx, commit)
 		s.o.Metrics.transaction(err, time.Since(began))
+		var tooLarge *TooLargeError
+		if errors.As(err, &tooLarge) && records == 1 {
+			s.replace(tooLarge)
+		}
 
 		s.mu.Lock()
 		s.committing = false
 		s.attempts++
 		readySince, retryAt = time.Time{}, time.Time{}
-		var tooLarge *TooLargeError
 		switch {
 		case err == nil:
-			s.count(s.ledger.settle())
+			durable = s.ledger.settle()
 			if !s.draining {
-				entries = s.begin()
+				begun = s.begin()
 			}
 			pause = 0
-			most = min(most*2, s.o.CommitRecords)
-		case errors.As(err, &tooLarge):
+			most = min(most*2, commitRecords)
+		case tooLarge != nil:
 			if records > 1 {
-				most = max(1, records/2)
-			} else {
-				s.replace(s.ledger.inCommit(), tooLarge)
+				most = records / 2
 			}
 			s.ledger.release()
 		case KindOf(err) == Transient:
@@ -415,7 +474,8 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		}
 		s.signal()
 		s.mu.Unlock()
-		s.process(entries)
+		s.process(begun)
+		s.count(durable)
 		switch KindOf(err) {
 		case "", Transient, Rebalance:
 		default:
@@ -428,11 +488,9 @@ func (s *Stage) commitLoop(ctx context.Context) {
 
 // annotate adds what is to stand beside the offsets of a commit. s.mu is held.
 func (s *Stage) annotate(c *Commit) {
-	switch {
-	case s.o.Metadata != nil:
-		s.ledger.annotate(c, s.o.Metadata())
-	case s.ledger.guarded:
-		s.ledger.annotate(c, nil)
+	for _, left := range s.ledger.annotate(c, s.o.Attachments) {
+		s.o.Logger.Warn("not all that should be kept beside an offset is: it is larger than brokers take, or no JSON",
+			"partition", left.tp.String(), "left_out", left.names, "most_bytes", largestMetadata)
 	}
 }
 
@@ -472,30 +530,50 @@ func sleep(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	}
 }
 
-// replace swaps the outcome of a single record that no topic takes for one that fits. s.mu is held.
-func (s *Stage) replace(es []*entry, cause *TooLargeError) {
+// replace swaps the outcome of the record in commit, which no topic takes, for one that fits. The commit counts as in
+// progress meanwhile: Quiesce waits, so that the record's lane stays. s.mu is not held.
+func (s *Stage) replace(cause *TooLargeError) {
+	if s.o.Replace == nil {
+		return
+	}
+	s.mu.Lock()
+	es := s.ledger.inCommit()
+	s.mu.Unlock()
 	for _, e := range es {
-		if s.o.Replace != nil {
-			e.outcome = s.replacement(e, cause)
-		}
+		o := s.outcome("commit", &e.record, ofReplacing(&e.record), func() Outcome {
+			return s.o.Replace(&e.record, cause)
+		})
+		s.mu.Lock()
+		e.outcome = o
+		s.mu.Unlock()
 	}
 }
 
-// replacement is what Replace makes, or a dead letter where that panics: it is the record's fate, as any panic over it
-// is.
-func (s *Stage) replacement(e *entry, cause *TooLargeError) (o Outcome) {
-	defer func() {
-		if x := recover(); x != nil {
-			o = s.o.Panicked(&e.record, Panicked("commit", x))
-		}
-	}()
-	return s.o.Replace(&e.record, cause)
-}
-
-// count updates metrics for records that are durable now. s.mu is held.
+// count updates metrics for records that are durable now, and tells the taps of them. Only commitLoop calls it, so that
+// taps see a partition's records in order. s.mu is not held: the entries are nobody else's any more.
 func (s *Stage) count(es []*entry) {
+	if len(es) == 0 {
+		return
+	}
 	now := time.Now()
 	for _, e := range es {
 		s.o.Metrics.durable(&e.record, &e.outcome, e.arrived, now)
 	}
+	s.taps = slices.DeleteFunc(s.taps, func(t Tap) bool { return !s.tell(t, es) })
+}
+
+// tell is false when the tap has panicked, which is no record's fate: the outcomes are durable.
+func (s *Stage) tell(t Tap, es []*entry) (well bool) {
+	w := s.o.Watchdog.Watch("tap", ofTapping(t, len(es)))
+	defer func() {
+		w.End()
+		if x := recover(); x != nil {
+			s.o.Logger.Error("a tap panicked; it is told of nothing further", "tap", fmt.Sprintf("%T", t), "panic",
+				Recovered(x))
+		}
+	}()
+	for _, e := range es {
+		t.Durable(&e.record, &e.outcome)
+	}
+	return true
 }

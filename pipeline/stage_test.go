@@ -145,7 +145,7 @@ func random(most time.Duration) func(*Record) time.Duration {
 func runStage(t *testing.T, g *fakeGroup, p *fakeProcessor, o StageOptions, during func(stop context.CancelFunc,
 	s *Stage, src *fakeSource)) error {
 	t.Helper()
-	o.Metrics = NewStageMetrics(prometheus.NewRegistry(), "")
+	o.Metrics = NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{})
 	o.Logger = slog.New(slog.DiscardHandler)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -256,7 +256,7 @@ func TestStageIsolatesAMessageThatTheBrokerRefuses(t *testing.T) {
 			return nil
 		}
 		replaced := 0
-		o := StageOptions{Replace: func(r *Record, cause *TooLargeError) Outcome {
+		o := StageOptions{Panicked: deadLetter, Replace: func(r *Record, cause *TooLargeError) Outcome {
 			replaced++
 			return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
 				Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -10,9 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// This file names the metrics that every stage has: the classify stage's begin with sluice_, the escalate stage's with
-// sluice_escalation_. Values that live in the ledger are read when they are scraped (Stage.Collect), not written per
-// record.
+// This file names the metrics that every stage has: those of a kind of stage begin with its prefix. Values that live in
+// the ledger are read when they are scraped (Stage.Collect), not written per record.
 
 // StageMetrics are the counters of one stage of a worker.
 type StageMetrics struct {
@@ -32,30 +32,39 @@ type StageMetrics struct {
 
 	inFlightRecords, inFlightBytes, inFlightTokens, lagRecords, lagSeconds, ledgerAge *prometheus.Desc
 
-	// children resolved once: the hot path adds to a counter, it does not look one up
+	// children of declared dispositions, resolved once: the hot path adds to a counter, it does not look one up
 	dispositions map[Disposition]prometheus.Counter
 	all          prometheus.Observer
 }
 
-// NewStageMetrics registers the metrics of a stage with reg; name stands behind sluice_ in all of them: "" or
-// "escalation_".
-func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
+// StageMetricsOptions is what a kind of stage brings to its metrics.
+type StageMetricsOptions struct {
+	Prefix string // behind sluice_ in all names: "" (the classify stage's), or "escalation_"
+	// Dispositions are what can become of a record. They are there from the start, at 0; one that is not among them is
+	// counted all the same, once it occurs.
+	Dispositions []DispositionInfo
+}
+
+// NewStageMetrics registers the metrics of a stage with reg.
+func NewStageMetrics(reg prometheus.Registerer, o StageMetricsOptions) *StageMetrics {
 	f := promauto.With(reg)
-	prefix := "sluice_" + name
+	prefix := "sluice_" + o.Prefix
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return f.NewCounterVec(prometheus.CounterOpts{Name: prefix + name, Help: help}, labels)
 	}
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(prefix+name, help, labels, nil)
 	}
-	dispositions, outcomes := []Disposition{Scored, Empty, Tombstone, Deferred, DeadLetter},
-		"result, empty (blank text), tombstone (null value), deferred (an escalation request only), dead_letter"
-	if name != "" {
-		dispositions, outcomes = []Disposition{Amended, FellBack, Compared, DeadLetter}, "amended (the endpoint's "+
-			"answer is the verdict), fallback (the local verdict is final), compared (shadow), dead_letter"
+	outcomes := make([]string, len(o.Dispositions))
+	for i, d := range o.Dispositions {
+		outcomes[i] = string(d.Name)
+		if d.Help != "" {
+			outcomes[i] += " (" + d.Help + ")"
+		}
 	}
 	m := &StageMetrics{
-		records: counter("records_total", "Input records whose outcome is durable, by outcome: "+outcomes+". "+
+		records: counter("records_total", "Input records whose outcome is durable, by outcome: "+
+			strings.Join(outcomes, ", ")+". "+
 			"When dead_letter grows, look at sluice_dead_letters_total and at the headers in the dead letter topic.",
 			"outcome"),
 		deadLetters: counter("dead_letters_total", "Records sent to the dead letter topic, by the stage and reason "+
@@ -89,9 +98,8 @@ func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 			"0 for longer than session_timeout: look at brokers and network."}),
 		unstable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "unstable_offsets_seconds",
 			Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when " +
-				"they are not. " +
-				"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with " +
-				"kafka-transactions abort."}),
+				"they are not. Above transaction_timeout: a transaction hangs; start the worker with that instance id, " +
+				"or end it with kafka-transactions abort."}),
 		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be "+
 			"evaluated; it then does not hold. "+
 			"When it grows, a field that the rule compares is missing or of another type.", "rule"),
@@ -109,8 +117,8 @@ func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 			"Above a few seconds: a commit or a model run hangs; see /status and the log."),
 	}
 	m.dispositions = map[Disposition]prometheus.Counter{}
-	for _, d := range dispositions {
-		m.dispositions[d] = m.records.WithLabelValues(string(d))
+	for _, d := range o.Dispositions {
+		m.dispositions[d.Name] = m.records.WithLabelValues(string(d.Name))
 	}
 	for _, r := range []string{"committed", "retried", "rebalanced", "split", "failed"} {
 		m.transactions.WithLabelValues(r)
@@ -139,7 +147,11 @@ func (m *StageMetrics) transaction(err error, took time.Duration) {
 
 // durable counts a record whose outcome has been committed.
 func (m *StageMetrics) durable(r *Record, o *Outcome, arrived, now time.Time) {
-	m.dispositions[o.Disposition].Inc()
+	c := m.dispositions[o.Disposition]
+	if c == nil { // not declared: counted, looked up each time. A label of other bytes than UTF-8 would panic
+		c = m.records.WithLabelValues(strings.ToValidUTF8(string(o.Disposition), "\uFFFD"))
+	}
+	c.Inc()
 	if o.Disposition == DeadLetter && o.Fault != nil {
 		m.deadLetters.WithLabelValues(o.Fault.Stage, o.Fault.Reason).Inc()
 	}

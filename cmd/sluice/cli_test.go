@@ -635,6 +635,7 @@ func TestRunFromTopicToTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !page.Ready || page.Stage == nil || len(page.Stage.Partitions) != 3 || len(page.Models) != 1 ||
+		len(page.Stage.Rates.Outcomes) != 2 ||
 		len(page.Models[0].Digest) != 64 || page.Models[0].Provider != "cpu" || page.Guarantee != "exactly-once" {
 		t.Errorf("/status: %s", body)
 	}

@@ -25,6 +25,7 @@ import (
 	"sluice/pipeline/llm/openai"
 	"sluice/pipeline/publish"
 	"sluice/pipeline/rule"
+	"sluice/pipeline/tap"
 )
 
 // escalationPlan is what the settings of escalation mean, given the models.
@@ -229,14 +230,14 @@ type escalationPage struct {
 	Prompt    string               `json:"prompt"` // version
 	Budget    escalate.Left        `json:"budget_left"`
 	Endpoints []llm.EndpointStatus `json:"endpoints"`
-	Stage     pipeline.Status      `json:"stage"`
+	Stage     stagePage            `json:"stage"`
 }
 
 // newEscalateStage makes the stage that reads requests, asks the endpoint and publishes final verdicts.
 func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer, o workerOptions) (
 	*workerStage, error) {
 	e := &s.Escalation
-	metrics, stageMetrics := escalate.NewMetrics(reg), pipeline.NewStageMetrics(reg, "escalation_")
+	metrics, stageMetrics := escalate.NewMetrics(reg), escalate.StageMetrics(reg)
 	log := o.log.With("stage", "escalate")
 	kc = escalationKafka(kc, s)
 	kc.Logger, kc.Observer = log, observe(stageMetrics)
@@ -268,45 +269,41 @@ func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg pr
 	}
 	budget := escalate.NewBudget(limits, time.Now)
 	concurrency := min(e.Endpoint.MaxConcurrency*len(e.Endpoint.URLs), 1024)
+	var stage *pipeline.Stage // set before the processor gets its first request
+	dog := newWatchdog(s, func() *pipeline.Stage { return stage }, log)
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
 		Codec: publisher.Codec, MaxTextBytes: int(s.Input.MaxTextBytes), Publisher: publisher, Task: plan.task,
 		Redactor: plan.redactor, Policy: plan.policy,
 		Pool: pool, Budget: budget, Model: e.Endpoint.Model, Deadline: e.Endpoint.Deadline, MaxAge: e.MaxAge,
 		Concurrency: concurrency, CacheBytes: int(e.Cache),
-		Metrics: metrics, Logger: log,
+		Metrics: metrics, Logger: log, Watchdog: dog,
 	})
 	limit := limitsOf(s.Limits)
 	// Calls are slow: what is fetched beyond a few rounds of them would only wait here instead of in the topic.
 	limit.PartitionRecords, limit.TotalRecords = min(limit.PartitionRecords, 4*concurrency), min(limit.TotalRecords,
 		8*concurrency)
-	stage := pipeline.NewStage(processor, client, pipeline.StageOptions{
+	rates := tap.NewRates(time.Now)
+	stage = pipeline.NewStage(processor, client, pipeline.StageOptions{
 		Limits: limit, CommitInterval: s.Kafka.CommitInterval, Grace: o.grace, Metrics: stageMetrics, Logger: log,
-		Panicked: publisher.Panicked,
+		Panicked: publisher.Panicked, Taps: []pipeline.Tap{rates}, Watchdog: dog,
 		Replace: func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
 			if q, err := escalate.ParseRequest(r); err == nil {
 				return escalate.Finals{Publisher: publisher}.Replace(q, cause)
 			}
 			return publisher.Replace(r, cause)
 		},
-		Quarantine: processor.Quarantine,
-		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
-			wallets := make(map[pipeline.TopicPartition]string, len(owned))
-			for tp, c := range owned {
-				wallets[tp] = c.Metadata
-			}
-			budget.Assign(client.PartitionCount(e.Topic), wallets)
-		},
-		Metadata: budget.Metadata,
+		Quarantine:  processor.Quarantine,
+		Attachments: []pipeline.Attachment{budget.Attachment(func() int { return client.PartitionCount(e.Topic) })},
 	})
 	page := func() *escalationPage {
 		return &escalationPage{Group: kc.Group, Topic: e.Topic, Mode: e.Mode, Verdict: plan.verdict,
 			Model: e.Endpoint.Model, Prompt: plan.task.Version(),
-			Budget: budget.Left(), Endpoints: pool.Status(), Stage: stage.Status()}
+			Budget: budget.Left(), Endpoints: pool.Status()}
 	}
 	log.Info("escalation", "topic", e.Topic, "group", kc.Group, "mode", e.Mode, "verdict", plan.verdict, "model",
 		e.Endpoint.Model, "endpoints", len(e.Endpoint.URLs), "prompt", plan.task.Version(), "concurrency",
 		concurrency)
-	return &workerStage{name: "escalate", stage: stage, source: client, escalation: page, close: func() {
+	return &workerStage{name: "escalate", stage: stage, rates: rates, source: client, escalation: page, close: func() {
 		processor.Close()
 		pool.Close()
 		client.Close()

@@ -480,11 +480,11 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 	}
 	charged := 0
 	for _, o := range slices.Collect(maps.Values(offsets[c.requests])) {
-		var wallet struct{ Calls int }
+		var wallet struct{ Budget struct{ Calls int } }
 		if err := json.Unmarshal([]byte(o.Metadata), &wallet); err != nil {
 			t.Errorf("partition %d: %q: %v", o.Partition, o.Metadata, err)
 		}
-		charged += wallet.Calls
+		charged += wallet.Budget.Calls
 	}
 	if charged != calls {
 		t.Errorf("the wallets say that %d of %d calls are spent", charged, calls)

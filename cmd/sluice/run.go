@@ -19,6 +19,7 @@ import (
 	"sluice/pipeline/kafka"
 	"sluice/pipeline/plan"
 	"sluice/pipeline/plan/text"
+	"sluice/pipeline/tap"
 )
 
 func runCommand() *cobra.Command {
@@ -116,6 +117,7 @@ type runningWorker struct {
 type workerStage struct {
 	name       string // classify, escalate
 	stage      *pipeline.Stage
+	rates      *tap.Rates // of the stage
 	source     pipeline.Source
 	escalation func() *escalationPage // of the escalate stage
 	close      func()                 // after the stage has ended
@@ -265,10 +267,7 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, escalat
 		Runners: runners, BatchTokens: s.BatchTokens, Deadline: s.Deadline, CacheBytes: int(s.Cache.MaxBytes),
 		Timeout: s.RunTimeout,
 		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
-		Wedged: func(err error) {
-			o.log.Error("ending the process: something hangs that cannot be ended", "error",
-				err)
-		},
+		Wedged: sayWedged(o.log),
 	})
 	end()
 	if err != nil {
@@ -301,10 +300,12 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, escalat
 		return nil, nil, err
 	}
 	closers = append(closers, way.Close)
+	rates := tap.NewRates(time.Now)
 	stage = pipeline.NewStage(wrapProcessor(way), client, pipeline.StageOptions{
 		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval,
 		Grace: o.grace, Replace: publisher.Replace, Panicked: publisher.Panicked, Quarantine: publisher.Quarantine,
-		Metrics: metrics.StageMetrics, Logger: o.log,
+		Metrics: metrics.StageMetrics, Logger: o.log, Taps: []pipeline.Tap{rates},
+		Watchdog: newWatchdog(s, func() *pipeline.Stage { return stage }, o.log),
 	})
-	return &workerStage{name: "classify", stage: stage, source: client, close: closeAll}, pages, nil
+	return &workerStage{name: "classify", stage: stage, rates: rates, source: client, close: closeAll}, pages, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"sluice/pipeline"
+	"sluice/pipeline/tap"
 )
 
 // This file owns the HTTP endpoints. They answer from the moment the worker starts, so that a slow start can be
@@ -41,23 +42,29 @@ type server struct {
 
 // statusPage is the answer of /status.
 type statusPage struct {
-	Version     string           `json:"version"`
-	Started     time.Time        `json:"started"`
-	Uptime      float64          `json:"uptime_seconds"`
-	Ready       bool             `json:"ready"`
-	NotReady    string           `json:"not_ready,omitempty"` // why
-	Group       string           `json:"group"`
-	InstanceID  string           `json:"instance_id"`
-	Guarantee   string           `json:"guarantee"`
-	Inputs      []string         `json:"inputs"`
-	Output      string           `json:"output"`
-	DeadLetter  string           `json:"dead_letter"`
-	Runners     int              `json:"runners"`
-	OnnxRuntime string           `json:"onnxruntime"`
-	Models      []modelPage      `json:"models"`
-	Stage       *pipeline.Status `json:"stage,omitempty"`
-	Escalation  *escalationPage  `json:"escalation,omitempty"`
-	LastError   *lastError       `json:"last_error,omitempty"`
+	Version     string          `json:"version"`
+	Started     time.Time       `json:"started"`
+	Uptime      float64         `json:"uptime_seconds"`
+	Ready       bool            `json:"ready"`
+	NotReady    string          `json:"not_ready,omitempty"` // why
+	Group       string          `json:"group"`
+	InstanceID  string          `json:"instance_id"`
+	Guarantee   string          `json:"guarantee"`
+	Inputs      []string        `json:"inputs"`
+	Output      string          `json:"output"`
+	DeadLetter  string          `json:"dead_letter"`
+	Runners     int             `json:"runners"`
+	OnnxRuntime string          `json:"onnxruntime"`
+	Models      []modelPage     `json:"models"`
+	Stage       *stagePage      `json:"stage,omitempty"`
+	Escalation  *escalationPage `json:"escalation,omitempty"`
+	LastError   *lastError      `json:"last_error,omitempty"`
+}
+
+// stagePage is one stage in /status.
+type stagePage struct {
+	pipeline.Status
+	Rates tap.RatesPage `json:"rates"` // events a second
 }
 
 // modelPage is one loaded model in /status.
@@ -206,12 +213,13 @@ func (s *server) page(problems *problemLog) statusPage {
 	page.Uptime = time.Since(page.Started).Seconds()
 	page.NotReady = phase
 	for _, st := range stages {
-		status := st.stage.Status()
+		status := stagePage{st.stage.Status(), st.rates.Page()}
 		if page.NotReady == "" {
-			page.NotReady = notReady(status)
+			page.NotReady = notReady(status.Status)
 		}
 		if st.escalation != nil {
 			page.Escalation = st.escalation()
+			page.Escalation.Stage = status
 		} else {
 			page.Stage = &status
 		}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -257,8 +258,30 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 		o.Metrics.ModelLoaded(page.Name, page.Model, page.Digest, page.Provider, page.Precision, page.Layout)
 	}
 	o.Grace = wedgedGrace
-	say := o.Wedged
-	o.Wedged = func(err error) {
+	o.Wedged = leaving(o.Wedged)
+	return pipeline.NewEngine(list, o)
+}
+
+// newWatchdog makes a stage's watchdog: where something done to a record does not end, the stage fails, and the process
+// is left.
+func newWatchdog(s *Settings, stage func() *pipeline.Stage, log *slog.Logger) *pipeline.Watchdog {
+	leave := leaving(sayWedged(log))
+	return pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: s.RunTimeout, Grace: wedgedGrace,
+		Wedged: func(err error) {
+			stage().Fail(err)
+			leave(err)
+		}})
+}
+
+func sayWedged(log *slog.Logger) func(error) {
+	return func(err error) {
+		log.Error("ending the process: something hangs that cannot be ended", "error", err)
+	}
+}
+
+// leaving tells of what hangs, on stderr where say is nil, and ends the process.
+func leaving(say func(error)) func(error) {
+	return func(err error) {
 		if say != nil {
 			say(err)
 		} else {
@@ -268,10 +291,9 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 		// freed.
 		time.AfterFunc(wedgedExit, func() { os.Exit(exitFailed) })
 	}
-	return pipeline.NewEngine(list, o)
 }
 
-// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace EngineOptions.Grace; tests
+// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace WatchdogOptions.Grace; tests
 // are in more of a hurry.
 var (
 	wedgedExit  = 3 * time.Second

@@ -3,6 +3,7 @@ package escalate
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -107,27 +108,43 @@ func (b *Budget) left(resource int, tp pipeline.TopicPartition) int64 {
 	return max(0, b.share(resource, tp.Partition)-b.wallets[tp].spent[resource])
 }
 
-// Assign sets the wallets that this worker owns, to what their metadata says has been spent. Of a wallet that it owned
-// before, it keeps what it knows beyond the metadata. Metadata that is not a wallet's counts as nothing spent.
-// partitions is the number of partitions of the whole topic.
-func (b *Budget) Assign(partitions int, metadata map[pipeline.TopicPartition]string) {
+// Attachment is the budget's wallets as a stage keeps them beside offsets. partitions is asked for the number of
+// partitions of the whole topic at every assignment.
+func (b *Budget) Attachment(partitions func() int) pipeline.Attachment {
+	return attachment{b, partitions}
+}
+
+type attachment struct {
+	budget     *Budget
+	partitions func() int
+}
+
+// Name implements pipeline.Attachment.
+func (attachment) Name() string { return walletMember }
+
+// Assigned implements pipeline.Attachment.
+func (a attachment) Assigned(beside map[pipeline.TopicPartition]pipeline.Members) {
+	a.budget.assign(a.partitions(), beside)
+}
+
+// Note implements pipeline.Attachment: an owned wallet, of at most 200 bytes. All that have changed join a commit, also
+// where their partition's offset stays: charges may be borrowed from any of them.
+func (a attachment) Note(tp pipeline.TopicPartition) json.RawMessage { return a.budget.note(tp) }
+
+// assign sets the wallets that this worker owns, to what stands beside their offsets. Of a wallet that it owned before,
+// it keeps what it knows beyond that. What is not a wallet counts as nothing spent. partitions is the number of
+// partitions of the whole topic.
+func (b *Budget) assign(partitions int, beside map[pipeline.TopicPartition]pipeline.Members) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	today := dayOf(b.now())
 	wallets := map[pipeline.TopicPartition]*wallet{}
-	for tp, s := range metadata {
-		w := decodeWallet(s)
+	for tp, m := range beside {
+		w := readWallet(m)
 		w.turn(today)
 		if old := b.wallets[tp]; old != nil {
 			old.turn(today)
-			switch {
-			case old.day > w.day:
-				w = *old
-			case old.day == w.day:
-				for i := range w.spent {
-					w.spent[i] = max(w.spent[i], old.spent[i])
-				}
-			}
+			w.join(*old)
 		}
 		wallets[tp] = &w
 		if old := b.wallets[tp]; old != nil {
@@ -357,19 +374,16 @@ func (b *Budget) Wait(ctx context.Context) error {
 	return nil
 }
 
-// Metadata is every owned wallet, as it is to be committed with its partition's offset: at most 200 bytes each. A
-// wallet that changed must be committed even where its offset did not (charges may be borrowed from it), so a commit
-// takes all of them.
-func (b *Budget) Metadata() map[pipeline.TopicPartition]string {
+// note is an owned wallet as it is to be committed with its partition's offset; nil: it is not owned.
+func (b *Budget) note(tp pipeline.TopicPartition) json.RawMessage {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	today := dayOf(b.now())
-	m := make(map[pipeline.TopicPartition]string, len(b.wallets))
-	for tp, w := range b.wallets {
-		w.turn(today)
-		m[tp] = w.encode()
+	w := b.wallets[tp]
+	if w == nil {
+		return nil
 	}
-	return m
+	w.turn(dayOf(b.now()))
+	return w.encode()
 }
 
 // Price is what so many tokens cost, by the limits' prices.

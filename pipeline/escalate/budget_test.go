@@ -2,6 +2,7 @@ package escalate
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,6 +28,32 @@ func wallets(partitions ...int32) map[pipeline.TopicPartition]string {
 
 func tp(p int32) pipeline.TopicPartition {
 	return pipeline.TopicPartition{Topic: "escalations", Partition: p}
+}
+
+// own assigns wallets by the metadata of their partitions, as a stage does.
+func own(b *Budget, partitions int, metadata map[pipeline.TopicPartition]string) {
+	members := map[pipeline.TopicPartition]pipeline.Members{}
+	for tp, s := range metadata {
+		members[tp] = membersOf(s)
+	}
+	b.Attachment(func() int { return partitions }).Assigned(members)
+}
+
+func membersOf(metadata string) (m pipeline.Members) {
+	if json.Unmarshal([]byte(metadata), &m) != nil {
+		return nil
+	}
+	return m
+}
+
+// beside is what a stage commits beside the offsets of wallets.
+func beside(b *Budget) map[pipeline.TopicPartition]string {
+	a := b.Attachment(nil)
+	m := map[pipeline.TopicPartition]string{}
+	for tp := range b.wallets {
+		m[tp] = fmt.Sprintf(`{%q:%s}`, a.Name(), a.Note(tp))
+	}
+	return m
 }
 
 // spentAs is what one call took, for the truth that the property compares with.
@@ -66,7 +93,7 @@ func TestBudgetIsNeverPassed(t *testing.T) {
 				map[pipeline.TopicPartition]string{}
 		}
 		commit := func(w int) {
-			maps.Copy(committed, budgets[w].Metadata())
+			maps.Copy(committed, beside(budgets[w]))
 			for _, s := range truth {
 				if s.worker == w {
 					s.committed = true
@@ -82,7 +109,7 @@ func TestBudgetIsNeverPassed(t *testing.T) {
 				owned[w][tp(int32(p))] = committed[tp(int32(p))]
 			}
 			for w := range workers {
-				budgets[w].Assign(partitions, owned[w])
+				own(budgets[w], partitions, owned[w])
 			}
 		}
 		check := func() {
@@ -169,7 +196,7 @@ func TestBudgetIsNeverPassed(t *testing.T) {
 
 func TestBudgetOfOneWorkerIsTheWholeBudget(t *testing.T) {
 	b := NewBudget(Limits{TokensPerDay: 1000}, func() time.Time { return noon })
-	b.Assign(4, wallets(0, 1, 2, 3))
+	own(b, 4, wallets(0, 1, 2, 3))
 	c, ok := b.Charge(tp(2), 600, 100) // more than one wallet holds
 	if !ok {
 		t.Fatal("700 of 1000 tokens were refused")
@@ -196,7 +223,7 @@ func TestBudgetIsSharedByPartitions(t *testing.T) {
 		var sum int64
 		for p := range int32(12) {
 			b := NewBudget(Limits{CallsPerDay: total}, func() time.Time { return noon })
-			b.Assign(12, wallets(p))
+			own(b, 12, wallets(p))
 			for {
 				if _, ok := b.Charge(tp(p), 1, 1); !ok {
 					break
@@ -214,7 +241,7 @@ func TestBudgetSurvivesARestart(t *testing.T) {
 	now := noon
 	limits := Limits{CallsPerDay: 10, MoneyPerDay: 0.01, InputPerMillion: 0.5, OutputPerMillion: 2}
 	b := NewBudget(limits, func() time.Time { return now })
-	b.Assign(2, wallets(0, 1))
+	own(b, 2, wallets(0, 1))
 	for range 7 {
 		c, ok := b.Charge(tp(0), 400, 100)
 		if !ok {
@@ -222,14 +249,14 @@ func TestBudgetSurvivesARestart(t *testing.T) {
 		}
 		c.Settle(400, 100) // 0.0004
 	}
-	metadata := b.Metadata()
+	metadata := beside(b)
 	for tp, s := range metadata {
 		if len(s) > 200 {
 			t.Errorf("%v: %d bytes of metadata", tp, len(s))
 		}
 	}
 	again := NewBudget(limits, func() time.Time { return now })
-	again.Assign(2, metadata)
+	own(again, 2, metadata)
 	if l := again.Left(); l.Calls != 3 || l.Tokens != -1 || fmt.Sprintf("%.4f", l.Money) != "0.0072" {
 		t.Errorf("left after a restart: %+v", l)
 	}
@@ -254,7 +281,7 @@ func TestBudgetMetadataOfOthers(t *testing.T) {
 		strings.Repeat("{", 4096),
 	} {
 		b := NewBudget(Limits{CallsPerDay: 8}, func() time.Time { return noon })
-		b.Assign(1, map[pipeline.TopicPartition]string{tp(0): s})
+		own(b, 1, map[pipeline.TopicPartition]string{tp(0): s})
 		if got := b.Left().Calls; got != 8 {
 			t.Errorf("%.40q: %d calls left of 8", s, got)
 		}
@@ -265,18 +292,18 @@ func TestBudgetMetadataOfOthers(t *testing.T) {
 		`{"sluice_budget":1,"day":"2026-03-02","calls":5}`, `{"sluice_budget":1,"day":"2050-01-01","calls":5}`,
 	} {
 		b := NewBudget(Limits{CallsPerDay: 8}, func() time.Time { return noon })
-		b.Assign(1, map[pipeline.TopicPartition]string{tp(0): s})
+		own(b, 1, map[pipeline.TopicPartition]string{tp(0): s})
 		if got := b.Left().Calls; got != 3 {
 			t.Errorf("%s: %d calls left, want 3", s, got)
 		}
 		later := NewBudget(Limits{CallsPerDay: 8}, func() time.Time { return noon.Add(48 * time.Hour) })
-		later.Assign(1, b.Metadata())
+		own(later, 1, beside(b))
 		if got := later.Left().Calls; got != 8 {
 			t.Errorf("%s: %d calls left two days later, want 8", s, got)
 		}
 	}
 	b := NewBudget(Limits{CallsPerDay: 1 << 62, TokensPerDay: 1 << 62}, func() time.Time { return noon })
-	b.Assign(1, map[pipeline.TopicPartition]string{
+	own(b, 1, map[pipeline.TopicPartition]string{
 		tp(0): `{"sluice_budget":1,"day":"2026-03-01","calls":9223372036854775807,"tokens":9223372036854775807}`})
 	for range 4 {
 		c, ok := b.Charge(tp(0), 1<<40, 1<<40)
@@ -284,7 +311,7 @@ func TestBudgetMetadataOfOthers(t *testing.T) {
 			c.Settle(1<<62, 1<<62)
 		}
 	}
-	for _, s := range b.Metadata() {
+	for _, s := range beside(b) {
 		if len(s) > 200 || strings.Contains(s, "-9") {
 			t.Errorf("metadata %s", s)
 		}
@@ -293,20 +320,20 @@ func TestBudgetMetadataOfOthers(t *testing.T) {
 
 func TestBudgetKeepsWhatItKnowsBeyondTheMetadata(t *testing.T) {
 	b := NewBudget(Limits{CallsPerDay: 10}, func() time.Time { return noon })
-	b.Assign(1, wallets(0))
-	old := b.Metadata()
+	own(b, 1, wallets(0))
+	old := beside(b)
 	for range 4 {
 		b.Charge(tp(0), 1, 1)
 	}
-	b.Assign(1, old)
+	own(b, 1, old)
 	if got := b.Left().Calls; got != 6 {
 		t.Errorf("%d calls left after a rebalance that moved nothing, want 6", got)
 	}
-	b.Assign(1, nil)
+	own(b, 1, nil)
 	if _, ok := b.Charge(tp(0), 1, 1); ok {
 		t.Error("a worker without partitions got a call")
 	}
-	b.Assign(1, map[pipeline.TopicPartition]string{tp(0): `{"sluice_budget":1,"day":"2026-03-01","calls":9}`})
+	own(b, 1, map[pipeline.TopicPartition]string{tp(0): `{"sluice_budget":1,"day":"2026-03-01","calls":9}`})
 	if got := b.Left().Calls; got != 1 {
 		t.Errorf("%d calls left after the partition came back with 9 spent, want 1", got)
 	}
@@ -314,10 +341,10 @@ func TestBudgetKeepsWhatItKnowsBeyondTheMetadata(t *testing.T) {
 
 func TestNothingGoesBackIntoAWalletThatWasAnothers(t *testing.T) {
 	b := NewBudget(Limits{TokensPerDay: 1000}, noonClock)
-	b.Assign(1, wallets(0))
+	own(b, 1, wallets(0))
 	c, _ := b.Charge(tp(0), 400, 0) // after the last commit
-	b.Assign(1, nil)
-	b.Assign(1, map[pipeline.TopicPartition]string{tp(0): `{"sluice_budget":1,"day":"2026-03-01","tokens":300}`})
+	own(b, 1, nil)
+	own(b, 1, map[pipeline.TopicPartition]string{tp(0): `{"sluice_budget":1,"day":"2026-03-01","tokens":300}`})
 	c.Settle(100, 0)
 	if got := b.Left().Tokens; got != 700 {
 		t.Errorf("%d tokens left where another worker had spent 300 of 1000; want 700", got)
@@ -327,7 +354,7 @@ func TestNothingGoesBackIntoAWalletThatWasAnothers(t *testing.T) {
 func TestCallsPerSecondAreSharedByPartitions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(Limits{CallsPerSecond: 8}, time.Now)
-		b.Assign(4, wallets(0)) // a quarter: 2 a second
+		own(b, 4, wallets(0)) // a quarter: 2 a second
 		start := time.Now()
 		for range 12 {
 			if err := b.Wait(t.Context()); err != nil {
@@ -367,7 +394,7 @@ func noonClock() time.Time { return noon }
 func TestACallOverMidnightGivesNothingBackToTheNewDay(t *testing.T) {
 	now := noon
 	b := NewBudget(Limits{TokensPerDay: 1000}, func() time.Time { return now })
-	b.Assign(1, wallets(0))
+	own(b, 1, wallets(0))
 	yesterday, _ := b.Charge(tp(0), 500, 0)
 	now = now.Add(12 * time.Hour)
 	if _, ok := b.Charge(tp(0), 300, 0); !ok {

@@ -169,14 +169,8 @@ func throughStage(t *testing.T, task *label.Task, redactor *escalate.Redactor, p
 	defer processor.Close()
 	sink := &results{n: len(source), full: make(chan struct{})}
 	stage := pipeline.NewStage(processor, sink, pipeline.StageOptions{CommitInterval: time.Millisecond,
-		Metrics: pipeline.NewStageMetrics(registry, "escalation_"), Logger: log,
-		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
-			wallets := map[pipeline.TopicPartition]string{}
-			for tp, c := range owned {
-				wallets[tp] = c.Metadata
-			}
-			budget.Assign(1, wallets)
-		}, Metadata: budget.Metadata})
+		Metrics: escalate.StageMetrics(registry), Logger: log,
+		Attachments: []pipeline.Attachment{budget.Attachment(func() int { return 1 })}})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	ended := make(chan error, 1)
 	go func() { ended <- stage.Run(ctx, source) }()

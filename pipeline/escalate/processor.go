@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -52,13 +53,30 @@ type ProcessorOptions struct {
 	CacheBytes   int           // answers to questions asked before; 0: none are kept
 	Metrics      *Metrics
 	Logger       *slog.Logger
+	// Watchdog looks at everything that is done to a request but the question itself, which has a Deadline, and the
+	// wait for it. nil: nothing does.
+	Watchdog *pipeline.Watchdog
 
 	step func(name, text string) // tests' way into the steps of a request: it is called as each begins; nil: nothing is
 }
 
-func (o *ProcessorOptions) begin(step, text string) {
-	if o.step != nil {
-		o.step(step, text)
+// watch begins to look at what is done to a request.
+func (p *Processor) watch(r *pipeline.Record, step string) *pipeline.Watch {
+	return p.o.Watchdog.Watch(step, ofStep(r, step))
+}
+
+// begin begins a step of a request that is looked at.
+func (p *Processor) begin(w *pipeline.Watch, r *pipeline.Record, step, text string) {
+	w.Next(step, ofStep(r, step))
+	if p.o.step != nil {
+		p.o.step(step, text)
+	}
+}
+
+// ofStep is what is being done, as a watchdog's sentence names it.
+func ofStep(r *pipeline.Record, step string) func() string {
+	return func() string {
+		return fmt.Sprintf("the request of %s at offset %d has been worked on (%s)", r.TopicPartition(), r.Offset, step)
 	}
 }
 
@@ -139,7 +157,9 @@ func (p *Processor) loop() {
 // with by final.
 func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) {
 	stage := "decode"
+	w := p.watch(r, stage)
 	defer func() {
+		w.End()
 		if x := recover(); x != nil {
 			e := p.panicked(r, x, "it goes to the dead letter topic")
 			o, done = p.o.Publisher.DeadLetter(r, pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1),
@@ -150,7 +170,7 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 	if err != nil {
 		return p.o.Publisher.DeadLetter(r, pipeline.AsFault("decode", err), 0), true
 	}
-	value, err := p.open(r, q)
+	value, err := p.open(w, r, q)
 	if p.ctx.Err() != nil {
 		return o, false
 	}
@@ -158,20 +178,21 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 		return p.o.Publisher.DeadLetter(r, pipeline.AsFault("decode", err), 0), true
 	}
 	text := tokenize.Clean(value.Text(), p.o.MaxTextBytes).Bytes
-	p.o.begin(stage, string(text))
+	p.begin(w, r, stage, string(text))
+	w.End() // final waits, and watches what it does
 	f, done := p.final(r, q, string(text))
 	if !done {
 		return o, false
 	}
 	stage = "encode"
-	p.o.begin(stage, string(text))
+	p.begin(w, r, stage, string(text))
 	o = Finals{p.o.Publisher}.Outcome(q, value, text, f.Final)
 	p.o.Metrics.decided(q, f)
 	return o, true
 }
 
 // open reads the value of a request's record. What the codec has to wait for is waited for; ctx ends that.
-func (p *Processor) open(r *pipeline.Record, q *Request) (codec.Value, error) {
+func (p *Processor) open(w *pipeline.Watch, r *pipeline.Record, q *Request) (codec.Value, error) {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		value, err := p.o.Codec.Open(p.ctx, q.Source.Value)
 		if k := pipeline.KindOf(err); k == "" || k == pipeline.Poison {
@@ -179,11 +200,13 @@ func (p *Processor) open(r *pipeline.Record, q *Request) (codec.Value, error) {
 		}
 		p.o.Logger.Warn("the value of a record cannot be read yet; trying again", "partition", r.TopicPartition().String(),
 			"offset", r.Offset, "error", err)
+		w.End() // the wait is no work
 		select {
 		case <-time.After(pause):
 		case <-p.ctx.Done():
 			return nil, err
 		}
+		w.Next("decode", ofStep(r, "decode"))
 	}
 }
 
@@ -262,7 +285,9 @@ func (p *Processor) final(r *pipeline.Record, q *Request, text string) (d decide
 	case res.fallback != "":
 		return p.fallback(res.fallback), true
 	}
-	p.o.begin("decide", text)
+	w := p.watch(r, "decide")
+	defer w.End()
+	p.begin(w, r, "decide", text)
 	return p.decide(q, &res), true
 }
 
@@ -346,20 +371,23 @@ func (p *Processor) ask(r *pipeline.Record, q *Request, text string) (result, er
 	if p.tooOld(q) {
 		return result{fallback: FallbackAge}, nil
 	}
+	w := p.watch(r, "prompt")
+	defer w.End()
 	sent, back := text, (*Restorer)(nil)
 	if p.o.Redactor != nil {
 		spans := make([]Span, len(q.Spans))
 		for i, s := range q.Spans {
 			spans[i] = Span(s)
 		}
-		p.o.begin("redact", text)
+		p.begin(w, r, "redact", text)
 		sent, back = p.o.Redactor.Redact(text, spans)
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.Deadline)
 	defer cancel()
-	p.o.begin("prompt", text)
+	p.begin(w, r, "prompt", text)
 	messages := p.o.Task.Messages(sent)
 	for try := 1; ; try++ {
+		w.End() // calls have deadlines
 		reply, fallback := p.call(ctx, r, messages)
 		if p.ctx.Err() != nil {
 			return result{}, errClosing
@@ -367,7 +395,7 @@ func (p *Processor) ask(r *pipeline.Record, q *Request, text string) (result, er
 		if fallback != "" {
 			return result{fallback: fallback}, nil
 		}
-		p.o.begin("parse", text)
+		p.begin(w, r, "parse", text)
 		answer, err := p.o.Task.Parse(reply.Content)
 		if err == nil {
 			if back != nil {

@@ -214,8 +214,8 @@ func TestALostPartitionTakesItsWalletAlong(t *testing.T) {
 		b.change(func() { b.owned = b.owned[:1] })
 		b.add(t, ask{text: "one more", score: 0.6})
 		d.await(5)
-		var spent struct{ Calls int }
-		if err := json.Unmarshal([]byte(b.committed[goes].Metadata), &spent); err != nil || spent.Calls != 2 {
+		var spent struct{ Budget struct{ Calls int } }
+		if err := json.Unmarshal([]byte(b.committed[goes].Metadata), &spent); err != nil || spent.Budget.Calls != 2 {
 			t.Errorf("wallet of the lost partition: %s, %v; two calls were charged to it", b.committed[goes].Metadata,
 				err)
 		}

@@ -215,6 +215,7 @@ type deskOptions struct {
 	deadline    time.Duration
 	grace       time.Duration
 	step        func(name, text string)
+	dog         *pipeline.Watchdog
 }
 
 // work starts a worker on the broker.
@@ -251,16 +252,11 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 		Task:         task, Redactor: redactor, Policy: o.policy, Pool: d.pool, Budget: d.budget, Model: "llama",
 		Deadline: o.deadline, MaxAge: o.maxAge,
 		Concurrency: max(1, o.concurrency), CacheBytes: o.cacheBytes, Metrics: metrics, Logger: log, step: o.step,
+		Watchdog: o.dog,
 	})
 	stage := pipeline.NewStage(d.processor, b, pipeline.StageOptions{
-		Grace: o.grace, Metrics: pipeline.NewStageMetrics(d.registry, "escalation_"), Logger: log,
-		Assigned: func(owned map[pipeline.TopicPartition]pipeline.Committed) {
-			wallets := map[pipeline.TopicPartition]string{}
-			for tp, c := range owned {
-				wallets[tp] = c.Metadata
-			}
-			d.budget.Assign(len(b.owned), wallets)
-		}, Metadata: d.budget.Metadata,
+		Grace: o.grace, Metrics: StageMetrics(d.registry), Logger: log,
+		Attachments: []pipeline.Attachment{d.budget.Attachment(func() int { return len(b.owned) })},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

@@ -110,8 +110,11 @@ func TestLostAnswers(t *testing.T) {
 			}
 			// many transactions
 			w := runWorker(t, c, pipeline.NewStage(copier{out}, c,
-				pipeline.StageOptions{CommitInterval: time.Millisecond, CommitRecords: 30,
-					Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), ""), Logger: cfg.Logger}))
+				pipeline.StageOptions{CommitInterval: time.Millisecond,
+					Limits: pipeline.Limits{PartitionRecords: 10, PartitionBytes: 1 << 20, PartitionTokens: 1,
+						TotalRecords: 30, TotalBytes: 1 << 20, TotalTokens: 1},
+					Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), pipeline.StageMetricsOptions{}),
+					Logger:  cfg.Logger}))
 			for i := range 10 {
 				send(t, b.Addrs(), in, 3, i*n/10, (i+1)*n/10)
 			}

@@ -45,7 +45,7 @@ func Example() {
 	p, err := plan.New([]plan.Step{&customer{}}, plan.Options{
 		Codec:     form,
 		Publisher: &publish.Publisher{Codec: form, Output: "results", DeadLetters: "dead"},
-		Metrics:   plan.NewMetrics(reg, pipeline.NewStageMetrics(reg, "")),
+		Metrics:   plan.NewMetrics(reg, pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{})),
 		Watchdog:  pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: time.Minute, Grace: time.Second, Wedged: stop}),
 		Fail:      stop,
 	})

@@ -21,7 +21,7 @@ func TestWhichRecordsAreUrgent(t *testing.T) {
 	}
 	u := &Urgent{Topics: []string{"alerts"}, HeaderName: "priority", HeaderValue: "high", When: when}
 	reg := prometheus.NewRegistry()
-	m := NewMetrics(reg, pipeline.NewStageMetrics(reg, ""))
+	m := NewMetrics(reg, pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{}))
 	failed := 0
 	fail := func(string) { failed++ }
 	form := jsonvalue.New(jsonvalue.Options{Text: codec.Path{"text"}, Field: "inference", MaxDepth: 9})
