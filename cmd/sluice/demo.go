@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 	"golang.org/x/time/rate"
 
+	"sluice/cmd/sluice/config"
 	"sluice/pipeline"
 )
 
@@ -121,7 +122,7 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 
 	live := newDemoState(began, broker, s)
 	view := newDemoView(out, live, o.plain)
-	log, problems := newLogger(view.logWriter(errw), LogSettings{Level: "warn", Format: "text"})
+	log, problems := newLogger(view.logWriter(errw), config.LogSettings{Level: "warn", Format: "text"})
 	live.problems = problems
 	view.say("broker     %s (this process; connect with any Kafka client while the demo runs)", broker)
 	view.say("topics     %s -> %s, %s", demoInput, demoOutput, demoDeadLetter)
@@ -197,7 +198,7 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 }
 
 // demoModels finds the models of the demo: sentiment and ner, or whatever the directory holds.
-func demoModels(dir string) ([]ModelSettings, error) {
+func demoModels(dir string) ([]config.ModelSettings, error) {
 	if dir == "" {
 		exe, err := executableDir()
 		if err != nil {
@@ -205,9 +206,9 @@ func demoModels(dir string) ([]ModelSettings, error) {
 		}
 		dir = filepath.Join(exe, "models")
 	}
-	var list []ModelSettings
+	var list []config.ModelSettings
 	add := func(name, field string) {
-		m := defaultModel()
+		m := config.DefaultModel()
 		m.Name, m.Path, m.Field, m.Aggregation = name, filepath.Join(dir, name), field, "first" // whole words
 		list = append(list, m)
 	}
@@ -227,7 +228,7 @@ func demoModels(dir string) ([]ModelSettings, error) {
 			return nil, pipeline.Faultf(pipeline.Config, "start", "models", "demo: %w", err)
 		}
 		for _, e := range entries {
-			if has(e.Name()) && modelName.MatchString(e.Name()) {
+			if has(e.Name()) && config.ModelName.MatchString(e.Name()) {
 				add(e.Name(), "")
 			}
 		}
@@ -254,8 +255,8 @@ func demoTexts() ([][]byte, error) {
 }
 
 // demoSettings is what a configuration file for the demo would say.
-func demoSettings(broker string, models []ModelSettings) *Settings {
-	s := defaultSettings()
+func demoSettings(broker string, models []config.ModelSettings) *config.Settings {
+	s := config.DefaultSettings()
 	s.Kafka.Brokers, s.Kafka.Group, s.Kafka.InstanceID = []string{broker}, "sluice-demo", "demo-0"
 	s.Kafka.CommitInterval = 50 * time.Millisecond
 	s.Input.Topics = []string{demoInput}

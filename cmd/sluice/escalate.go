@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/suggest"
 	"sluice/model"
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
@@ -29,7 +31,7 @@ type escalationPlan struct {
 
 // planEscalation checks the settings against the models' directories, which are only opened, not loaded: a worker of
 // the escalate stage runs no model. The error is a configuration fault that joins all mistakes.
-func planEscalation(s *Settings) (*escalationPlan, error) {
+func planEscalation(s *config.Settings) (*escalationPlan, error) {
 	e := &s.Escalation
 	p := &escalationPlan{verdict: e.Verdict, policy: escalate.Policy{Severity: e.Severity, Floor: e.SeverityFloor,
 		Confident: e.Confident}}
@@ -87,7 +89,7 @@ func planEscalation(s *Settings) (*escalationPlan, error) {
 				if !slices.Contains(groups, g) {
 					errs = append(errs, fmt.Errorf("escalation.redact: no model of this configuration finds entities "+
 						"of the group %q%s; add a token-classification model that does, or remove it", g,
-						didYouMean(g, append(groups, "email", "phone", "number"))))
+						suggest.DidYouMean(g, append(groups, "email", "phone", "number"))))
 				}
 			}
 			p.redactor = r
@@ -104,7 +106,7 @@ func configFaultOf(errs []error) error {
 }
 
 // escalationGroup is the consumer group that reads requests.
-func escalationGroup(s *Settings) string {
+func escalationGroup(s *config.Settings) string {
 	if s.Escalation.Group != "" {
 		return s.Escalation.Group
 	}
@@ -112,7 +114,7 @@ func escalationGroup(s *Settings) string {
 }
 
 // escalationKafka is the client's configuration of the escalate stage, made from that of the classify stage.
-func escalationKafka(c kafka.Config, s *Settings) kafka.Config {
+func escalationKafka(c kafka.Config, s *config.Settings) kafka.Config {
 	c.Group = escalationGroup(s)
 	c.Topics = []string{s.Escalation.Topic}
 	c.Outputs = resultTopics(s)
@@ -121,7 +123,7 @@ func escalationKafka(c kafka.Config, s *Settings) kafka.Config {
 }
 
 // resultTopics are the topics that finished records go to, in either stage.
-func resultTopics(s *Settings) []string {
+func resultTopics(s *config.Settings) []string {
 	topics := []string{s.Output.Topic, s.DeadLetter.Topic}
 	for _, r := range s.Routes {
 		if !slices.Contains(topics, r.Topic) {
@@ -132,12 +134,13 @@ func resultTopics(s *Settings) []string {
 }
 
 // newWriter makes the writer of a stage. plan is nil without escalation.
-func newWriter(s *Settings, plan *escalationPlan, maxBytes func(string) int, ruleFailed func(string)) (*pipeline.Writer,
+func newWriter(s *config.Settings, plan *escalationPlan, maxBytes func(string) int, ruleFailed func(string)) (
+	*pipeline.Writer,
 	error) {
 	w := &pipeline.Writer{Format: pipeline.Format(s.Input.Format), Output: s.Output.Topic,
 		DeadLetters: s.DeadLetter.Topic, Field: s.Output.Field, MaxBytes: maxBytes, RuleFailed: ruleFailed}
 	var errs []error
-	names := verdictNames(s)
+	names := s.VerdictNames()
 	rule := func(path, source string) *pipeline.VerdictRule {
 		r, err := pipeline.ParseVerdictRule(source, names)
 		if err != nil {
@@ -159,13 +162,13 @@ func newWriter(s *Settings, plan *escalationPlan, maxBytes func(string) int, rul
 	return w, nil
 }
 
-func decoderOf(s *Settings) pipeline.Decoder {
+func decoderOf(s *config.Settings) pipeline.Decoder {
 	return pipeline.Decoder{Format: pipeline.Format(s.Input.Format), Path: pipeline.ParsePath(s.Input.Text),
 		Field: s.Output.Field, MaxDepth: s.Input.MaxDepth}
 }
 
 // newPool makes the pool of endpoints.
-func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool, error) {
+func newPool(s *config.Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool, error) {
 	e := &s.Escalation.Endpoint
 	po := escalate.PoolOptions{
 		URLs: e.URLs, Model: e.Model, Timeout: e.Timeout, MaxAttempts: e.MaxAttempts, MaxConcurrency: e.MaxConcurrency,
@@ -186,7 +189,7 @@ func newPool(s *Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool
 	}
 	if e.CAFile != "" {
 		var err error
-		if po.TLS, err = clientTLS("escalation.endpoint", TLSSettings{CAFile: e.CAFile}); err != nil {
+		if po.TLS, err = clientTLS("escalation.endpoint", config.TLSSettings{CAFile: e.CAFile}); err != nil {
 			errs = append(errs, err)
 		}
 	} else {
@@ -216,7 +219,8 @@ type escalationPage struct {
 }
 
 // newEscalateStage makes the stage that reads requests, asks the endpoint and publishes final verdicts.
-func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer, o workerOptions) (
+func newEscalateStage(s *config.Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer,
+	o workerOptions) (
 	*workerStage, error) {
 	e := &s.Escalation
 	metrics, stageMetrics := escalate.NewMetrics(reg), pipeline.NewStageMetrics(reg, "escalation_")

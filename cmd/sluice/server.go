@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"sluice/cmd/sluice/config"
 	"sluice/pipeline"
 )
 
@@ -79,7 +80,8 @@ type modelPage struct {
 }
 
 // startServer listens and serves. address "off" gives a server that answers nobody.
-func startServer(o ServerSettings, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server, error) {
+func startServer(o config.ServerSettings, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server,
+	error) {
 	address := o.Listen
 	s := &server{phase: "starting", status: page, done: make(chan struct{})}
 	if address == "off" {

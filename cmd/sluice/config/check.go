@@ -1,4 +1,4 @@
-package main
+package config
 
 // This file decides whether the values of a configuration make sense, alone and together. Whether the files and the
 // cluster that it names are there is checked by `validate` and by `run`.
@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"sluice/cmd/sluice/suggest"
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/kafka"
@@ -37,15 +38,15 @@ func (l *loader) between(paths []string, format string, args ...any) {
 			at = p
 		}
 	}
-	l.problems = append(l.problems, problem{l.where(at), at, fmt.Sprintf(format, args...)})
+	l.problems = append(l.problems, Mistake{l.where(at), at, fmt.Sprintf(format, args...)})
 }
 
 func (l *loader) warn(path, format string, args ...any) {
-	l.warnings = append(l.warnings, problem{l.where(path), path, fmt.Sprintf(format, args...)})
+	l.warnings = append(l.warnings, Mistake{l.where(path), path, fmt.Sprintf(format, args...)})
 }
 
 // where is the origin of a path, or that of the section it belongs to.
-func (l *loader) where(path string) origin {
+func (l *loader) where(path string) Origin {
 	if o, ok := l.origins[path]; ok {
 		return o
 	}
@@ -59,14 +60,14 @@ func (l *loader) where(path string) origin {
 		}
 		p = p[:i]
 	}
-	return origin{file: l.src.file}
+	return Origin{File: l.src.File}
 }
 
 func (l *loader) given(path string) bool { return !l.origins[path].isDefault() }
 
 var (
 	topicName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
-	modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	ModelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 )
 
 func (l *loader) check(s *Settings) {
@@ -84,7 +85,7 @@ func (l *loader) check(s *Settings) {
 
 // checkNeeded names every key that has no default and was not given.
 func (l *loader) checkNeeded(s *Settings) {
-	missing := func(k key, path string) {
+	missing := func(k Key, path string) {
 		if l.given(path) {
 			l.about(path, "must not be empty; write for example %s", k.example)
 		} else {
@@ -225,9 +226,9 @@ func (l *loader) oneSecret(at, need, fileKey, file, key string, secret pipeline.
 	switch {
 	case file == "" && secret.IsZero():
 		l.between([]string{at, fileKey, key}, "%s; give %s, or set the environment variable %s", need, fileKey,
-			envName(key))
+			EnvName(key))
 	case file != "" && !secret.IsZero():
-		l.between([]string{fileKey, key}, "%s is set too; keep the file, or the variable", envName(key))
+		l.between([]string{fileKey, key}, "%s is set too; keep the file, or the variable", EnvName(key))
 	}
 }
 
@@ -251,7 +252,7 @@ func (l *loader) checkToken(s *SASLSettings, oidc []string) {
 		l.about("kafka.sasl.oidc.token_url", "is not an address; write for example https://login.example/oauth2/token")
 	case u.User != nil:
 		l.about("kafka.sasl.oidc.token_url", "holds a user or password; give them as client_id and client_secret_file")
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+	case u.Scheme == "http" && !IsLoopback(u.Hostname()):
 		l.about("kafka.sasl.oidc.token_url", "would send the client secret readable for everybody on the way; use "+
 			"https")
 	}
@@ -285,7 +286,7 @@ func (l *loader) checkServer(s *ServerSettings) {
 			"over TLS only; give server.tls.cert_file and key_file, or remove it")
 	}
 	host, _, err := net.SplitHostPort(s.Listen)
-	if err != nil || isLoopback(host) {
+	if err != nil || IsLoopback(host) {
 		return
 	}
 	proof := s.TokenFile != "" || t.ClientCAFile != ""
@@ -302,8 +303,8 @@ func (l *loader) checkServer(s *ServerSettings) {
 	}
 }
 
-// isLoopback says that a host can be reached from this machine only. Another name than localhost may mean any address.
-func isLoopback(host string) bool {
+// IsLoopback says that a host can be reached from this machine only. Another name than localhost may mean any address.
+func IsLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
@@ -394,7 +395,7 @@ func (l *loader) checkInput(s *Settings) {
 func (l *loader) checkModels(s *Settings) {
 	for i, m := range s.Models {
 		at := func(name string) string { return fmt.Sprintf("models[%d].%s", i, name) }
-		if m.Name != "" && !modelName.MatchString(m.Name) {
+		if m.Name != "" && !ModelName.MatchString(m.Name) {
 			l.about(at("name"), "%q cannot be the name of a model: letters, digits, dot, dash and underscore", m.Name)
 		}
 		if slices.Contains(pipeline.ReservedNames, m.VerdictField()) {
@@ -491,7 +492,7 @@ func (l *loader) checkUrgent(s *Settings) {
 	for _, t := range s.Urgent.Topics {
 		if len(s.Input.Topics) > 0 && !slices.Contains(s.Input.Topics, t) {
 			l.between([]string{"urgent.topics", "input.topics"}, "%q is not among input.topics, so nothing of it is "+
-				"read%s", t, didYouMean(t, s.Input.Topics))
+				"read%s", t, suggest.DidYouMean(t, s.Input.Topics))
 		}
 	}
 	if strings.HasPrefix(s.Urgent.Header, "=") {
@@ -504,8 +505,8 @@ func (l *loader) checkUrgent(s *Settings) {
 	}
 }
 
-// verdictNames are the names of the verdicts in results, for rules.
-func verdictNames(s *Settings) []string {
+// VerdictNames are the names of the verdicts in results, for rules.
+func (s *Settings) VerdictNames() []string {
 	names := make([]string, len(s.Models))
 	for i, m := range s.Models {
 		names[i] = m.VerdictField()
@@ -518,7 +519,7 @@ func (l *loader) checkRule(s *Settings, path, source string) {
 	if source == "" || len(s.Models) == 0 {
 		return
 	}
-	if _, err := pipeline.ParseVerdictRule(source, verdictNames(s)); err != nil {
+	if _, err := pipeline.ParseVerdictRule(source, s.VerdictNames()); err != nil {
 		l.about(path, "%v", err)
 	}
 }
@@ -526,7 +527,7 @@ func (l *loader) checkRule(s *Settings, path, source string) {
 func (l *loader) checkRoutes(s *Settings) {
 	for i, r := range s.Routes {
 		at := func(name string) string { return fmt.Sprintf("routes[%d].%s", i, name) }
-		if r.Name != "" && !modelName.MatchString(r.Name) {
+		if r.Name != "" && !ModelName.MatchString(r.Name) {
 			l.about(at("name"), "%q cannot be the name of a route: letters, digits, dot, dash and underscore", r.Name)
 		}
 		for j, other := range s.Routes[:i] {
@@ -559,7 +560,7 @@ func (l *loader) checkEscalation(s *Settings) {
 	}
 	l.checkRule(s, "escalation.when", e.When)
 	need := func(path, value string) {
-		if k, _ := findKey(path); value == "" {
+		if k, _ := Find(path); value == "" {
 			l.about(path, "is missing (%s); write for example %s", k.doc, k.example)
 		}
 	}
@@ -577,13 +578,13 @@ func (l *loader) checkEscalation(s *Settings) {
 	if e.Endpoint.Proxy != "" {
 		l.checkURL("escalation.endpoint.proxy", e.Endpoint.Proxy)
 	}
-	if names := verdictNames(s); e.Verdict != "" && len(names) > 0 && !slices.Contains(names, e.Verdict) {
+	if names := s.VerdictNames(); e.Verdict != "" && len(names) > 0 && !slices.Contains(names, e.Verdict) {
 		l.between([]string{"escalation.verdict", "models"}, "there is no verdict %q%s; known here: %s", e.Verdict,
-			didYouMean(e.Verdict, names), strings.Join(names, ", "))
+			suggest.DidYouMean(e.Verdict, names), strings.Join(names, ", "))
 	}
 	if e.Verdict == "" && len(s.Models) > 1 {
 		l.about("escalation.verdict", "is missing, and there are several models; write one of %s",
-			strings.Join(verdictNames(s), ", "))
+			strings.Join(s.VerdictNames(), ", "))
 	}
 	if e.Group != "" && e.Group == s.Kafka.Group {
 		l.between([]string{"escalation.group", "kafka.group"}, "is also kafka.group; the requests need a group of "+

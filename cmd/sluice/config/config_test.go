@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -26,26 +26,27 @@ output: {topic: review_analysis}
 dead_letter: {topic: review_dlq}
 `
 
-func load(t *testing.T, yaml string, environ []string, args ...string) (*loaded, error) {
+func load(t *testing.T, yaml string, environ []string, args ...string) (*Loaded, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "c.yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	addKeyFlags(fs)
+	AddFlags(fs)
 	if err := fs.Parse(args); err != nil {
 		t.Fatal(err)
 	}
-	return loadConfig(configSource{file: file, environ: environ, flags: fs, hostname: "pod-0"})
+	return Load(Source{File: file, Environ: environ, Flags: fs, Hostname: "pod-0",
+		Commands: map[string]bool{"SLUICE_ONNXRUNTIME": true}})
 }
 
 // mistakes are the lines of the error, without the directory of the file.
 func mistakes(t *testing.T, err error) []string {
 	t.Helper()
-	var ce *configError
+	var ce *Mistakes
 	if !errors.As(err, &ce) {
-		t.Fatalf("the error is not a *configError but %T: %v", err, err)
+		t.Fatalf("the error is not a *Mistakes but %T: %v", err, err)
 	}
 	lines := strings.Split(err.Error(), "\n")
 	for i := range lines {
@@ -59,11 +60,11 @@ func TestTheShortestConfigurationGetsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := defaultSettings()
+	want := DefaultSettings()
 	want.Kafka.Brokers, want.Kafka.Group, want.Kafka.InstanceID = []string{"localhost:9092"}, "reviews", "pod-0"
 	want.Input.Topics = []string{"customer_reviews"}
-	m := defaultModel()
-	m.Name, m.Path = "sentiment", filepath.Join(filepath.Dir(c.file), "models/sentiment")
+	m := DefaultModel()
+	m.Name, m.Path = "sentiment", filepath.Join(filepath.Dir(c.File), "models/sentiment")
 	want.Models = []ModelSettings{m}
 	want.Output.Topic, want.DeadLetter.Topic = "review_analysis", "review_dlq"
 	if d := cmp.Diff(want, c.Settings); d != "" {
@@ -322,9 +323,9 @@ func TestFlagsWinOverEnvironmentOverFileOverDefaults(t *testing.T) {
 		t.Errorf("models: %+v", c.Models)
 	}
 	for path, want := range map[string]string{
-		"runners": "--runners", "kafka.commit_interval": "SLUICE_KAFKA__COMMIT_INTERVAL", "kafka.compression": c.file +
+		"runners": "--runners", "kafka.commit_interval": "SLUICE_KAFKA__COMMIT_INTERVAL", "kafka.compression": c.File +
 			":5",
-		"kafka.guarantee": "default", "models[0].device": "SLUICE_MODELS__0__DEVICE", "models[0].name": c.file + ":8",
+		"kafka.guarantee": "default", "models[0].device": "SLUICE_MODELS__0__DEVICE", "models[0].name": c.File + ":8",
 	} {
 		if got := c.origins[path].String(); got != want {
 			t.Errorf("origin of %s: %s, want %s", path, got, want)
@@ -365,7 +366,7 @@ func TestASecretIsNeverPrinted(t *testing.T) {
 		t.Fatal("the password did not arrive")
 	}
 	var out strings.Builder
-	c.print(&out)
+	c.Print(&out)
 	if strings.Contains(out.String(), "hunter2") {
 		t.Errorf("the password is printed:\n%s", out.String())
 	}
@@ -382,7 +383,7 @@ func TestWhatIsPrintedLoadsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	first.print(&out)
+	first.Print(&out)
 	second, err := load(t, out.String(), nil)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
@@ -397,7 +398,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		if k.doc == "" || k.example == "" {
 			t.Errorf("%s has no doc or no example", k.path)
 		}
-		if _, err := k.parse(k.example); err != nil {
+		if _, err := k.Parse(k.example); err != nil {
 			t.Errorf("the example of %s is not a value of it: %v", k.path, err)
 		}
 	}
@@ -413,6 +414,37 @@ func TestSizes(t *testing.T) {
 	for _, s := range []string{"", "-1", "1.5MiB", "MiB", "9223372036854775807KiB"} {
 		if _, err := parseBytes(s); err == nil {
 			t.Errorf("%q is taken for a size", s)
+		}
+	}
+}
+
+func TestListeningElsewhereWantsProof(t *testing.T) {
+	proof := "tls: {cert_file: c.pem, key_file: k.pem}"
+	for _, tc := range []struct{ server, says string }{
+		{`listen: "0.0.0.0:9464"`, "can be reached from other machines; give server.tls"},
+		{`listen: ":9464"`, "can be reached from other machines"},
+		{`listen: "[::]:9464"`, "can be reached from other machines"},
+		{`listen: "worker.example:9464"`, "can be reached from other machines"},
+		{`listen: "10.0.0.1:9464", token_file: t`, "can be reached from other machines"},
+		{`listen: "10.0.0.1:9464", ` + proof, "can be reached from other machines"},
+		{`listen: "10.0.0.1:9464", token_file: t, ` + proof, ""},
+		{`listen: "10.0.0.1:9464", tls: {cert_file: c, key_file: k, client_ca_file: a}`, ""},
+		{`listen: "10.0.0.1:9464", insecure: true`, ""},
+		{`listen: "10.0.0.1:9464", insecure: true, pprof: true`, "server.pprof: profiles show what the process does"},
+		{`listen: "10.0.0.1:9464", insecure: true, pprof: true, token_file: t`, ""},
+		{`listen: "127.0.0.1:9464", pprof: true`, ""},
+		{`listen: "localhost:9464"`, ""},
+		{`listen: "[::1]:9464"`, ""},
+		{`listen: "off"`, ""},
+		{`listen: "off", token_file: t`, "has no effect with server.listen: off"},
+		{`tls: {cert_file: c}`, "a certificate needs its key"},
+		{`tls: {key_file: c}`, "a key needs its certificate"},
+		{`tls: {client_ca_file: c}`, "client certificates are asked for over TLS only"},
+	} {
+		_, err := load(t, minimal+"server: {"+tc.server+"}\n", nil)
+		if tc.says == "" && err != nil || tc.says != "" && (err == nil || len(mistakes(t, err)) != 1 ||
+			!strings.Contains(err.Error(), tc.says)) {
+			t.Errorf("%s: %v", tc.server, err)
 		}
 	}
 }
@@ -443,7 +475,7 @@ func TestAConfigurationHasASizeLimit(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		_, err := loadConfig(configSource{file: file, hostname: "pod-0"})
+		_, err := Load(Source{File: file, Hostname: "pod-0"})
 		return err
 	}
 	if err := read(maxConfigBytes); err != nil {
@@ -472,7 +504,7 @@ func TestNestingOfAConfigurationIsBounded(t *testing.T) {
 	} {
 		began := time.Now()
 		_, err := load(t, yaml, nil)
-		var ce *configError
+		var ce *Mistakes
 		if !errors.As(err, &ce) || !strings.Contains(err.Error(), "exceeded max depth") {
 			t.Errorf("%s: %.300v", name, err)
 		}
@@ -487,7 +519,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte("kafka: &k {group: ${G:-x}, <<: *k}\nmodels: [{name: a, path: b}, *k]\n"), "SLUICE_MODELS__0__PATH=x")
 	f.Add([]byte("routes: [{name: r, when: 'true', topic: t}]\nescalation: {when: 'true', budget: {calls_per_day: "+
 		"9223372036854775808}}\n"), "SLUICE_KAFKA__SASL__PASSWORD=x")
-	examples, err := filepath.Glob("../../examples/*.yaml")
+	examples, err := filepath.Glob("../../../examples/*.yaml")
 	if err != nil || len(examples) == 0 {
 		f.Fatal("no examples", err)
 	}
@@ -499,20 +531,20 @@ func FuzzConfig(f *testing.F) {
 		f.Add(text, "")
 	}
 	f.Fuzz(func(t *testing.T, text []byte, env string) {
-		l := newLoader(configSource{file: "c.yaml", environ: []string{env}, hostname: "h"})
+		l := newLoader(Source{File: "c.yaml", Environ: []string{env}, Hostname: "h"})
 		err := l.readYAML(text)
-		var c *loaded
+		var c *Loaded
 		if err == nil {
 			c, err = l.load()
 		}
-		var ce *configError
+		var ce *Mistakes
 		switch {
 		case err != nil && (!errors.As(err, &ce) || err.Error() == ""):
 			t.Fatalf("the error is a %T: %v", err, err)
 		case err == nil:
 			var out strings.Builder
-			c.print(&out) // and what is printed is a configuration again
-			again := newLoader(configSource{file: "c.yaml", hostname: "h"})
+			c.Print(&out) // and what is printed is a configuration again
+			again := newLoader(Source{File: "c.yaml", Hostname: "h"})
 			if err := again.readYAML([]byte(out.String())); err != nil {
 				t.Fatalf("%v in what was printed:\n%s", err, out.String())
 			}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 // This file prints the configuration that holds, and where each value came from. What it prints is a configuration file
 // again, secrets apart.
 
-func (c *loaded) print(w io.Writer) {
+func (c *Loaded) Print(w io.Writer) {
 	var lines []printLine
 	printSection(&lines, c, "", "", reflect.ValueOf(c.Settings))
 	width := 0
@@ -33,7 +33,7 @@ func (c *loaded) print(w io.Writer) {
 
 type printLine struct{ text, origin string }
 
-func printSection(lines *[]printLine, c *loaded, indent, prefix string, v reflect.Value) {
+func printSection(lines *[]printLine, c *Loaded, indent, prefix string, v reflect.Value) {
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Tag.Get("koanf")
 		path, field := prefix+name, v.Field(i)
@@ -58,7 +58,7 @@ func printSection(lines *[]printLine, c *loaded, indent, prefix string, v reflec
 			}
 			continue
 		}
-		k, _ := findKey(path)
+		k, _ := Find(path)
 		if c.origins[path].isDefault() && field.IsZero() && (k.kind == kindString || k.kind == kindStrings ||
 			k.kind == kindMap) {
 			continue // not given, and nothing by default
@@ -78,7 +78,7 @@ func printSection(lines *[]printLine, c *loaded, indent, prefix string, v reflec
 }
 
 // idle says that a key has no effect beside the values of others, and would be a mistake if it were given.
-func (c *loaded) idle(path string) bool {
+func (c *Loaded) idle(path string) bool {
 	if path == "input.text" {
 		return c.Input.Format == "text"
 	}

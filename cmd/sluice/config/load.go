@@ -1,4 +1,5 @@
-package main
+// Package config reads, checks and prints the configuration of a worker: defaults, file, environment and flags.
+package config
 
 // This file puts the configuration together: defaults, then the file, then the environment, then flags. It alone knows
 // koanf. What the keys are stands in settings.go; whether their values make sense together is decided in check.go.
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,9 +23,12 @@ import (
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
+
+	"sluice/cmd/sluice/suggest"
 )
 
-const envPrefix = "SLUICE_"
+// EnvPrefix begins the names of all environment variables that are ours.
+const EnvPrefix = "SLUICE_"
 
 // maxSections bounds the sections of a configuration, repeated ones of aliases included.
 const maxSections = 2000
@@ -31,89 +36,95 @@ const maxSections = 2000
 // maxConfigBytes bounds the configuration file; a long one has a few thousand.
 const maxConfigBytes = 1 << 20
 
-// readAtMost reads all of r, which is the file of the given name, unless it has more than most bytes.
-func readAtMost(r io.Reader, name string, most int64) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, most+1))
-	if err == nil && int64(len(b)) > most {
-		err = fmt.Errorf("%s has more than %s: is it the right file?", name, Bytes(most))
+// ReadFile reads a whole file that must not have more than most bytes.
+func ReadFile(name string, most Bytes) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
 	}
-	return b, err
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err == nil && len(text) > int(most) {
+		err = fmt.Errorf("%s has more than %s: is it the right file?", name, most)
+	}
+	return text, err
 }
 
-// origin says where a value came from.
-type origin struct {
-	file string // name of the configuration file as given, with line
-	line int
-	env  string // name of the environment variable
-	flag string // name of the flag
+// Origin says where a value came from.
+type Origin struct {
+	File string // name of the configuration file as given, with line
+	Line int
+	Env  string // name of the environment variable
+	Flag string // name of the flag
 }
 
-func (o origin) String() string {
+func (o Origin) String() string {
 	switch {
-	case o.flag != "":
-		return "--" + o.flag
-	case o.env != "":
-		return o.env
-	case o.line > 0:
-		return fmt.Sprintf("%s:%d", o.file, o.line)
-	case o.file != "":
-		return o.file
+	case o.Flag != "":
+		return "--" + o.Flag
+	case o.Env != "":
+		return o.Env
+	case o.Line > 0:
+		return fmt.Sprintf("%s:%d", o.File, o.Line)
+	case o.File != "":
+		return o.File
 	}
 	return "default"
 }
 
-func (o origin) isDefault() bool { return o == origin{} }
+func (o Origin) isDefault() bool { return o == Origin{} }
 
-// problem is one mistake in the configuration.
-type problem struct {
-	at   origin
-	path string
-	text string // what is wrong and what to do
+// Mistake is one mistake in the configuration.
+type Mistake struct {
+	At   Origin
+	Path string
+	Text string // what is wrong and what to do
 }
 
-func (p problem) String() string {
-	s := p.text
-	if p.path != "" {
-		s = p.path + ": " + s
+func (p Mistake) String() string {
+	s := p.Text
+	if p.Path != "" {
+		s = p.Path + ": " + s
 	}
-	if !p.at.isDefault() {
-		s = p.at.String() + ": " + s
+	if !p.At.isDefault() {
+		s = p.At.String() + ": " + s
 	}
 	return s
 }
 
-// configError is every mistake found, in the order of the file, then of the environment, then of flags.
-type configError struct{ problems []problem }
+// Mistakes is every mistake found, in the order of the file, then of the environment, then of flags.
+type Mistakes struct{ List []Mistake }
 
-func (e *configError) Error() string {
-	lines := make([]string, len(e.problems))
-	for i, p := range e.problems {
+func (e *Mistakes) Error() string {
+	lines := make([]string, len(e.List))
+	for i, p := range e.List {
 		lines[i] = p.String()
 	}
 	return strings.Join(lines, "\n")
 }
 
-// configSource is where loadConfig reads from.
-type configSource struct {
-	file     string         // name of the YAML file; "" for none
-	environ  []string       // as os.Environ
-	flags    *pflag.FlagSet // flags made by addKeyFlags; nil for none
-	hostname string         // what ${HOSTNAME} means where the environment does not say
+// Source is where Load reads from.
+type Source struct {
+	File     string          // name of the YAML file; "" for none
+	Environ  []string        // as os.Environ
+	Flags    *pflag.FlagSet  // flags made by AddFlags; nil for none
+	Hostname string          // what ${HOSTNAME} means where the environment does not say
+	Commands map[string]bool // variables under SLUICE_ that are no keys: those of the commands' flags
 }
 
-// loaded is a configuration without mistakes.
-type loaded struct {
+// Loaded is a configuration without mistakes.
+type Loaded struct {
 	Settings
-	file     string
-	origins  map[string]origin
-	warnings []problem
+	File     string
+	origins  map[string]Origin
+	Warnings []Mistake
 }
 
-// loadConfig reads and checks the configuration. The error is a *configError that names every mistake at once, or says
+// Load reads and checks the configuration. The error is a *Mistakes that names every mistake at once, or says
 // why the file could not be read.
-func loadConfig(src configSource) (*loaded, error) {
+func Load(src Source) (*Loaded, error) {
 	l := newLoader(src)
-	if src.file != "" {
+	if src.File != "" {
 		text, err := l.readFile()
 		if err == nil {
 			err = l.readYAML(text)
@@ -125,21 +136,21 @@ func loadConfig(src configSource) (*loaded, error) {
 	return l.load()
 }
 
-func newLoader(src configSource) *loader {
-	l := &loader{src: src, env: map[string]string{}, entries: map[string]int{}, origins: map[string]origin{},
-		sections: map[string]origin{}, bad: map[string]bool{}}
-	for _, e := range src.environ {
+func newLoader(src Source) *loader {
+	l := &loader{src: src, env: map[string]string{}, entries: map[string]int{}, origins: map[string]Origin{},
+		sections: map[string]Origin{}, bad: map[string]bool{}}
+	for _, e := range src.Environ {
 		name, value, _ := strings.Cut(e, "=")
 		l.env[name] = value
 	}
-	if _, ok := l.env["HOSTNAME"]; !ok && src.hostname != "" {
-		l.env["HOSTNAME"] = src.hostname // a shell keeps it to itself
+	if _, ok := l.env["HOSTNAME"]; !ok && src.Hostname != "" {
+		l.env["HOSTNAME"] = src.Hostname // a shell keeps it to itself
 	}
 	return l
 }
 
 // load puts the layers together, the file's having been read.
-func (l *loader) load() (*loaded, error) {
+func (l *loader) load() (*Loaded, error) {
 	l.readEnv()
 	l.readFlags()
 	settings, err := l.merge()
@@ -148,21 +159,21 @@ func (l *loader) load() (*loaded, error) {
 	}
 	l.check(settings)
 	if len(l.problems) > 0 {
-		sort.SliceStable(l.problems, func(i, j int) bool { return l.problems[i].at.before(l.problems[j].at) })
-		return nil, &configError{l.problems}
+		sort.SliceStable(l.problems, func(i, j int) bool { return l.problems[i].At.before(l.problems[j].At) })
+		return nil, &Mistakes{l.problems}
 	}
 	settings.Kafka.TLS.Enabled = settings.Kafka.TLS.On()
-	return &loaded{Settings: *settings, file: l.src.file, origins: l.origins, warnings: l.warnings}, nil
+	return &Loaded{Settings: *settings, File: l.src.File, origins: l.origins, Warnings: l.warnings}, nil
 }
 
-func (o origin) before(other origin) bool {
-	rank := func(o origin) int {
+func (o Origin) before(other Origin) bool {
+	rank := func(o Origin) int {
 		switch {
-		case o.flag != "":
+		case o.Flag != "":
 			return 3
-		case o.env != "":
+		case o.Env != "":
 			return 2
-		case o.file != "":
+		case o.File != "":
 			return 1
 		}
 		return 0
@@ -170,21 +181,21 @@ func (o origin) before(other origin) bool {
 	if a, b := rank(o), rank(other); a != b {
 		return a < b
 	}
-	return o.line < other.line
+	return o.Line < other.Line
 }
 
 type loader struct {
-	src      configSource
+	src      Source
 	env      map[string]string
 	file     layer
 	environ  layer
 	flags    layer
 	entries  map[string]int    // how many entries each list has
-	origins  map[string]origin // where each given value came from
-	sections map[string]origin // where each section of the file stands
+	origins  map[string]Origin // where each given value came from
+	sections map[string]Origin // where each section of the file stands
 	bad      map[string]bool   // paths with a mistake: no second complaint about them
-	problems []problem
-	warnings []problem
+	problems []Mistake
+	warnings []Mistake
 
 	sectionsRead int
 }
@@ -192,7 +203,7 @@ type loader struct {
 // layer is what one source says: values by path.
 type layer map[string]any
 
-func (l *loader) set(to *layer, path string, value any, at origin) {
+func (l *loader) set(to *layer, path string, value any, at Origin) {
 	if *to == nil {
 		*to = layer{}
 	}
@@ -201,28 +212,25 @@ func (l *loader) set(to *layer, path string, value any, at origin) {
 }
 
 // fail notes a mistake at a place.
-func (l *loader) fail(at origin, path, format string, args ...any) {
+func (l *loader) fail(at Origin, path, format string, args ...any) {
 	l.bad[path] = true
-	l.problems = append(l.problems, problem{at, path, fmt.Sprintf(format, args...)})
+	l.problems = append(l.problems, Mistake{at, path, fmt.Sprintf(format, args...)})
 }
 
 // ---- the file
 
-func (l *loader) at(n *yaml.Node) origin { return origin{file: l.src.file, line: n.Line} }
+func (l *loader) at(n *yaml.Node) Origin { return Origin{File: l.src.File, Line: n.Line} }
 
 var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
 
 func (l *loader) readFile() ([]byte, error) {
-	f, err := os.Open(l.src.file)
+	text, err := ReadFile(l.src.File, maxConfigBytes)
 	if err != nil {
-		return nil, &configError{[]problem{{at: origin{file: l.src.file},
-			text: fmt.Sprintf("cannot read the configuration: %v", errors.Unwrap(err))}}}
-	}
-	defer f.Close()
-	text, err := readAtMost(f, l.src.file, maxConfigBytes)
-	if err != nil {
-		return nil, &configError{[]problem{{at: origin{file: l.src.file},
-			text: fmt.Sprintf("cannot read the configuration: %v", err)}}}
+		if path := (*fs.PathError)(nil); errors.As(err, &path) {
+			err = path.Err // the file's name stands before the sentence
+		}
+		return nil, &Mistakes{[]Mistake{{At: Origin{File: l.src.File},
+			Text: fmt.Sprintf("cannot read the configuration: %v", err)}}}
 	}
 	return text, nil
 }
@@ -235,9 +243,9 @@ func (l *loader) readYAML(text []byte) error {
 		return nil
 	case err != nil:
 		m := yamlLine.FindStringSubmatch(err.Error())
-		at := origin{file: l.src.file}
-		at.line, _ = strconv.Atoi(m[1])
-		return &configError{[]problem{{at: at, text: "not valid YAML: " + m[2]}}}
+		at := Origin{File: l.src.File}
+		at.Line, _ = strconv.Atoi(m[1])
+		return &Mistakes{[]Mistake{{At: at, Text: "not valid YAML: " + m[2]}}}
 	}
 	var second yaml.Node
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
@@ -293,7 +301,7 @@ func (l *loader) mapping(n *yaml.Node, prefix string) {
 
 func (l *loader) entry(name, value *yaml.Node, path string) {
 	at := l.at(name)
-	switch k, isKey := findKey(path); {
+	switch k, isKey := Find(path); {
 	case isKey:
 		if value.Tag != "!!null" { // "group:" with nothing behind it says nothing
 			l.leaf(k, value, path)
@@ -337,7 +345,7 @@ func (l *loader) list(name string, n *yaml.Node) {
 	}
 }
 
-func (l *loader) leaf(k key, n *yaml.Node, path string) {
+func (l *loader) leaf(k Key, n *yaml.Node, path string) {
 	at := l.at(n)
 	if k.kind == kindStrings {
 		if n.Kind != yaml.SequenceNode {
@@ -369,7 +377,7 @@ func (l *loader) leaf(k key, n *yaml.Node, path string) {
 	}
 	if k.secret && !strings.Contains(n.Value, "${") {
 		l.fail(at, path, "a secret does not belong in the configuration file; use %s_file, or the environment "+
-			"variable %s", path, envName(path))
+			"variable %s", path, EnvName(path))
 		return
 	}
 	s, ok := l.expand(n, path)
@@ -382,13 +390,13 @@ func (l *loader) leaf(k key, n *yaml.Node, path string) {
 		return
 	}
 	if s, isText := v.(string); isText && k.file && s != "" && !filepath.IsAbs(s) {
-		v = filepath.Join(filepath.Dir(l.src.file), s)
+		v = filepath.Join(filepath.Dir(l.src.File), s)
 	}
 	l.set(&l.file, path, v, at)
 }
 
 // leafMap reads a mapping of names to texts.
-func (l *loader) leafMap(n *yaml.Node, path string, k key) {
+func (l *loader) leafMap(n *yaml.Node, path string, k Key) {
 	if n.Kind != yaml.MappingNode {
 		l.fail(l.at(n), path, "must be a mapping, not %s; write for example {%s}", nodeWord(n),
 			strings.ReplaceAll(k.example, "=", ": "))
@@ -469,18 +477,18 @@ var serviceEnv = regexp.MustCompile(`^SLUICE_(SERVICE_(HOST|PORT.*)|PORT(_\d+_.*
 
 var entryEnv = regexp.MustCompile(`^(MODELS|ROUTES)__(\d+)__(.+)$`)
 
-// isKeyEnv says whether a variable is read as a configuration key.
-func isKeyEnv(name string) bool {
-	return strings.HasPrefix(name, envPrefix) && !commandEnv[name] && !serviceEnv.MatchString(name)
+// IsKeyEnv says whether an environment variable is read as a configuration key; those of commands are not.
+func IsKeyEnv(name string, commands map[string]bool) bool {
+	return strings.HasPrefix(name, EnvPrefix) && !commands[name] && !serviceEnv.MatchString(name)
 }
 
-// anyKeyGiven says whether the environment or the flags give any configuration key.
-func anyKeyGiven(src configSource) bool {
-	given := slices.ContainsFunc(src.environ, func(e string) bool {
+// AnyKeyGiven says whether the environment or the flags give any configuration key.
+func (src Source) AnyKeyGiven() bool {
+	given := slices.ContainsFunc(src.Environ, func(e string) bool {
 		name, _, _ := strings.Cut(e, "=")
-		return isKeyEnv(name)
+		return IsKeyEnv(name, src.Commands)
 	})
-	src.flags.Visit(func(f *pflag.Flag) {
+	src.Flags.Visit(func(f *pflag.Flag) {
 		_, isKey := f.Value.(*keyFlag)
 		given = given || isKey
 	})
@@ -490,39 +498,39 @@ func anyKeyGiven(src configSource) bool {
 func (l *loader) readEnv() {
 	names := make([]string, 0, len(l.env))
 	for name := range l.env {
-		if isKeyEnv(name) {
+		if IsKeyEnv(name, l.src.Commands) {
 			names = append(names, name)
 		}
 	}
 	sort.Strings(names)
 	for _, name := range names {
-		rest := strings.TrimPrefix(name, envPrefix)
+		rest := strings.TrimPrefix(name, EnvPrefix)
 		path := strings.ToLower(strings.ReplaceAll(rest, "__", "."))
 		if m := entryEnv.FindStringSubmatch(rest); m != nil {
 			section := strings.ToLower(m[1])
 			path = section + "[" + m[2] + "]." + strings.ToLower(m[3])
 			i, err := strconv.Atoi(m[2])
 			if n := l.entries[section]; err != nil || i > n {
-				l.fail(origin{env: name}, path, "there are %d %s; the next has the number %d", n, section, n)
+				l.fail(Origin{Env: name}, path, "there are %d %s; the next has the number %d", n, section, n)
 				continue
 			}
-			if _, isKey := findKey(path); isKey {
+			if _, isKey := Find(path); isKey {
 				l.entries[section] = max(l.entries[section], i+1)
 			}
 		}
-		k, isKey := findKey(path)
-		at := origin{env: name}
+		k, isKey := Find(path)
+		at := Origin{Env: name}
 		switch {
 		case isKey:
 			l.text(&l.environ, k, path, l.env[name], at)
 		default:
-			l.fail(at, path, "unknown key%s (every %s* variable is read as configuration)", suggestEnv(name), envPrefix)
+			l.fail(at, path, "unknown key%s (every %s* variable is read as configuration)", l.suggestEnv(name), EnvPrefix)
 		}
 	}
 }
 
-func (l *loader) text(to *layer, k key, path, s string, at origin) {
-	v, err := k.parse(s)
+func (l *loader) text(to *layer, k Key, path, s string, at Origin) {
+	v, err := k.Parse(s)
 	if err != nil {
 		l.fail(at, path, "%v", err)
 		return
@@ -533,7 +541,7 @@ func (l *loader) text(to *layer, k key, path, s string, at origin) {
 
 // keyFlag is a flag that stands for a configuration key; its value is read together with the rest of the configuration.
 type keyFlag struct {
-	key   key
+	key   Key
 	value string
 }
 
@@ -541,9 +549,15 @@ func (f *keyFlag) String() string     { return f.value }
 func (f *keyFlag) Set(s string) error { f.value = s; return nil }
 func (f *keyFlag) Type() string       { return f.key.kind.String() }
 
-// addKeyFlags gives a command one flag for every key outside lists, named as the key. Secrets have none:
+// IsKeyFlag says whether a flag stands for a configuration key.
+func IsKeyFlag(f *pflag.Flag) bool {
+	_, is := f.Value.(*keyFlag)
+	return is
+}
+
+// AddFlags gives a command one flag for every key outside lists, named as the key. Secrets have none:
 // arguments are seen by every user of the machine.
-func addKeyFlags(fs *pflag.FlagSet) {
+func AddFlags(fs *pflag.FlagSet) {
 	for _, k := range allKeys {
 		if k.inList() || k.secret {
 			continue
@@ -556,12 +570,12 @@ func addKeyFlags(fs *pflag.FlagSet) {
 }
 
 func (l *loader) readFlags() {
-	if l.src.flags == nil {
+	if l.src.Flags == nil {
 		return
 	}
-	l.src.flags.Visit(func(f *pflag.Flag) {
+	l.src.Flags.Visit(func(f *pflag.Flag) {
 		if kf, ok := f.Value.(*keyFlag); ok {
-			l.text(&l.flags, kf.key, kf.key.path, kf.value, origin{flag: f.Name})
+			l.text(&l.flags, kf.key, kf.key.path, kf.value, Origin{Flag: f.Name})
 		}
 	})
 }
@@ -617,7 +631,7 @@ func (l *loader) listTree(section string) []any {
 
 func (l *loader) merge() (*Settings, error) {
 	k := koanf.New(".")
-	if err := k.Load(structs.Provider(defaultSettings(), "koanf"), nil); err != nil {
+	if err := k.Load(structs.Provider(DefaultSettings(), "koanf"), nil); err != nil {
 		return nil, fmt.Errorf("configuration defaults: %w", err)
 	}
 	for _, y := range []layer{l.file, l.environ, l.flags} {
@@ -675,7 +689,7 @@ func suggestKey(path string) string {
 	}
 	siblings := childrenOf(section)
 	known := slices.Clone(siblings)
-	if n := nearest(name, known); n != "" {
+	if n := suggest.Nearest(name, known); n != "" {
 		if section != "" {
 			n = section + "." + n
 		}
@@ -693,12 +707,12 @@ func suggestKey(path string) string {
 	return "; known here: " + strings.Join(siblings, ", ")
 }
 
-func suggestEnv(name string) string {
+func (l *loader) suggestEnv(name string) string {
 	var names []string
 	for _, k := range allKeys {
-		names = append(names, envName(k.path))
+		names = append(names, EnvName(k.path))
 	}
-	for n := range commandEnv {
+	for n := range l.src.Commands {
 		names = append(names, n)
 	}
 	sort.Strings(names)
@@ -709,5 +723,8 @@ func suggestEnv(name string) string {
 			return "; did you mean " + n + "?"
 		}
 	}
-	return didYouMean(name, names)
+	return suggest.DidYouMean(name, names)
 }
+
+// Origin says where the value of a path came from.
+func (c *Loaded) Origin(path string) Origin { return c.origins[path] }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -255,8 +255,8 @@ type LogSettings struct {
 	Format string `koanf:"format" oneof:"text,json" doc:"form of log lines" example:"json"`
 }
 
-// defaultSettings is what holds where nothing is said.
-func defaultSettings() Settings {
+// DefaultSettings is what holds where nothing is said.
+func DefaultSettings() Settings {
 	lim := pipeline.DefaultLimits
 	return Settings{
 		Kafka: KafkaSettings{
@@ -288,8 +288,8 @@ func defaultSettings() Settings {
 	}
 }
 
-// defaultModel is what holds for every entry of models.
-func defaultModel() ModelSettings {
+// DefaultModel is what holds for every entry of models.
+func DefaultModel() ModelSettings {
 	return ModelSettings{
 		Device: "cpu", DeviceFallback: "fail", Aggregation: "simple", LongText: "truncate", Stride: 64,
 		WindowMerge: "mean", Scores: "top", StudentThreshold: 0.95,

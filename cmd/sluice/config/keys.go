@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -10,11 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"sluice/cmd/sluice/suggest"
 	"sluice/pipeline"
 )
 
 // key is one leaf of the configuration, read from the struct tags of Settings.
-type key struct {
+type Key struct {
 	path    string // "kafka.session_timeout"; those of entries of a list are "models[].device"
 	kind    kind
 	doc     string
@@ -51,21 +52,21 @@ type list struct {
 }
 
 var lists = map[string]list{
-	"models": {defaultModel(), "[{name: sentiment, path: models/sentiment}]"},
+	"models": {DefaultModel(), "[{name: sentiment, path: models/sentiment}]"},
 	"routes": {RouteSettings{}, "[{name: urgent, when: 'sentiment.score > 0.95', topic: urgent_alerts}]"},
 }
 
 // inList says whether a key belongs to the entries of a list.
-func (k key) inList() bool { return strings.Contains(k.path, "[].") }
+func (k Key) inList() bool { return strings.Contains(k.path, "[].") }
 
 // allKeys are the keys of Settings in the order of the struct.
-var allKeys = func() []key {
-	var keys []key
-	collectKeys(&keys, "", reflect.ValueOf(defaultSettings()))
+var allKeys = func() []Key {
+	var keys []Key
+	collectKeys(&keys, "", reflect.ValueOf(DefaultSettings()))
 	return keys
 }()
 
-func collectKeys(keys *[]key, prefix string, v reflect.Value) {
+func collectKeys(keys *[]Key, prefix string, v reflect.Value) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		path := prefix + f.Tag.Get("koanf")
@@ -77,7 +78,7 @@ func collectKeys(keys *[]key, prefix string, v reflect.Value) {
 			collectKeys(keys, path+".", v.Field(i))
 			continue
 		}
-		k := key{
+		k := Key{
 			path: path, kind: kindOf(f.Type), doc: f.Tag.Get("doc"), example: f.Tag.Get("example"),
 			need: f.Tag.Get("need") != "", secret: f.Tag.Get("secret") != "", file: f.Tag.Get("path") != "",
 			value: v.Field(i).Interface(),
@@ -111,15 +112,15 @@ func kindOf(t reflect.Type) kind {
 	panic("settings: no kind for " + t.String())
 }
 
-// findKey finds the key of a path, in which entries of a list may be numbered: "models[2].device".
-func findKey(path string) (key, bool) {
+// Find finds the key of a path, in which entries of a list may be numbered: "models[2].device".
+func Find(path string) (Key, bool) {
 	generic := genericPath(path)
 	for _, k := range allKeys {
 		if k.path == generic {
 			return k, true
 		}
 	}
-	return key{}, false
+	return Key{}, false
 }
 
 // genericPath is path without the numbers of list entries.
@@ -132,9 +133,9 @@ func genericPath(path string) string {
 	return path[:open+1] + path[end:]
 }
 
-// parse reads one value as the environment and flags give it; a list is separated by commas, a mapping is a list of
+// Parse reads one value as the environment and flags give it; a list is separated by commas, a mapping is a list of
 // name=value.
-func (k key) parse(s string) (any, error) {
+func (k Key) Parse(s string) (any, error) {
 	if k.kind == kindStrings {
 		list := []string{}
 		for item := range strings.SplitSeq(s, ",") {
@@ -162,7 +163,7 @@ func (k key) parse(s string) (any, error) {
 }
 
 // parseScalar reads one value. The error says what to write in its place.
-func (k key) parseScalar(s string) (any, error) {
+func (k Key) parseScalar(s string) (any, error) {
 	switch k.kind {
 	case kindInt:
 		n, err := strconv.Atoi(s)
@@ -197,7 +198,7 @@ func (k key) parseScalar(s string) (any, error) {
 		return parseBytes(s)
 	}
 	if k.choices != nil && s != "" && !slices.Contains(k.choices, s) {
-		return nil, fmt.Errorf("%q is not one of %s%s", s, strings.Join(k.choices, ", "), didYouMean(s, k.choices))
+		return nil, fmt.Errorf("%q is not one of %s%s", s, strings.Join(k.choices, ", "), suggest.DidYouMean(s, k.choices))
 	}
 	if k.secret {
 		return pipeline.NewSecret(s), nil
@@ -206,7 +207,7 @@ func (k key) parseScalar(s string) (any, error) {
 }
 
 // show writes a value of the key for a person; a secret is never shown.
-func (k key) show(v any) string {
+func (k Key) show(v any) string {
 	switch v := v.(type) {
 	case pipeline.Secret:
 		return strconv.Quote(v.String())
@@ -260,58 +261,8 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-// envName is the environment variable of a key: SLUICE_KAFKA__SESSION_TIMEOUT, SLUICE_MODELS__0__DEVICE.
-func envName(path string) string {
+// EnvName is the environment variable of a key: SLUICE_KAFKA__SESSION_TIMEOUT, SLUICE_MODELS__0__DEVICE.
+func EnvName(path string) string {
 	r := strings.NewReplacer("[].", "__0__", "[", "__", "].", "__", ".", "__")
-	return envPrefix + strings.ToUpper(r.Replace(path))
-}
-
-// didYouMean is "; did you mean X?" for the candidate nearest to s, or "" where none is near.
-func didYouMean(s string, candidates []string) string {
-	if n := nearest(s, candidates); n != "" {
-		return fmt.Sprintf("; did you mean %s?", n)
-	}
-	return ""
-}
-
-// nearest is the candidate with the smallest edit distance to s, case and separators apart, if it is small enough to
-// be a slip rather than another word.
-func nearest(s string, candidates []string) string {
-	norm := strings.NewReplacer("-", "", "_", "")
-	s = strings.ToLower(norm.Replace(s))
-	best, bestDist := "", max(1, min(3, len(s)/2))+1
-	for _, c := range candidates {
-		n := strings.ToLower(norm.Replace(c))
-		d := editDistance(s, n)
-		if d > 0 && len(s) >= 4 && (strings.HasPrefix(n, s) || strings.HasPrefix(s, n)) {
-			d = 1 // an abbreviation, or a word too many
-		}
-		if d < bestDist {
-			best, bestDist = c, d
-		}
-	}
-	return best
-}
-
-// editDistance counts insertions, deletions, substitutions and swaps of neighbours (optimal string alignment).
-func editDistance(a, b string) int {
-	prev2, prev, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], prev2[j-2]+1)
-			}
-		}
-		prev2, prev, row = prev, row, prev2
-	}
-	return prev[len(b)]
+	return EnvPrefix + strings.ToUpper(r.Replace(path))
 }
