@@ -20,6 +20,7 @@ import (
 
 	"sluice/cmd/sluice/config"
 	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/settings"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/tokenize"
@@ -491,7 +492,7 @@ func workerEnv() []string {
 
 // benchFirstLook measures a worker of its own on a broker of its own.
 func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (err error) {
-	guarantee, _ := config.Find("kafka.guarantee")
+	guarantee, _ := settings.Keys().Find("kafka.guarantee")
 	if _, err := guarantee.Parse(o.guarantee); err != nil {
 		return usageErrorf("bench: --guarantee: %v", err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
 	"sluice/model"
 	"sluice/model/calibrate"
@@ -154,10 +154,10 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 		files = append(files, f)
 	}
 
-	settings := config.DefaultModel()
-	settings.Path, settings.Name = o.model, described.Name
+	judged := settings.DefaultModel()
+	judged.Path, judged.Name = o.model, described.Name
 	st := steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }}
-	models, err := openModels(ctx, []config.ModelSettings{settings}, ort.DefaultRunners(), time.Minute, st)
+	models, err := openModels(ctx, []settings.Model{judged}, ort.DefaultRunners(), time.Minute, st)
 	if err != nil {
 		return err
 	}

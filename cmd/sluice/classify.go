@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
 	"sluice/pipeline"
 )
@@ -32,11 +33,11 @@ type classifyOptions struct {
 	text    string
 	field   string
 	runners int
-	shape   config.ModelSettings // what holds for every model
+	shape   settings.Model // what holds for every model
 }
 
 func classifyCommand() *cobra.Command {
-	o := classifyOptions{shape: config.DefaultModel()}
+	o := classifyOptions{shape: settings.DefaultModel()}
 	cmd := &cobra.Command{
 		Use:   "classify -m MODEL_DIR [-m MODEL_DIR]... [FILE]",
 		Short: "Judge lines of a file or of standard input",
@@ -88,12 +89,12 @@ code 1 at the end.`,
 }
 
 // settings makes the same settings of the flags that `run` has from its file. Every mistake is named.
-func (o classifyOptions) settings() (*config.Settings, error) {
-	s := config.DefaultSettings()
+func (o classifyOptions) settings() (*settings.Settings, error) {
+	s := settings.Default()
 	s.Input.Text, s.Output.Field, s.Runners = o.text, o.field, o.runners
 	var errs []error
 	check := func(flag, path, value string) {
-		k, _ := config.Find(path)
+		k, _ := settings.Keys().Find(path)
 		if _, err := k.Parse(value); err != nil {
 			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
 		}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 
 	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 	"sluice/pipeline/kafka"
 )
@@ -20,7 +21,7 @@ const maxCertificateBytes = 4 << 20
 
 // kafkaSecurity fills in c.TLS and c.SASL. Every file is read once, so that a mistake shows at the start; the error
 // joins all mistakes.
-func kafkaSecurity(c *kafka.Config, k *config.KafkaSettings) error {
+func kafkaSecurity(c *kafka.Config, k *settings.Kafka) error {
 	var errs []error
 	if k.TLS.On() {
 		c.TLS = func() (*tls.Config, error) { return clientTLS("kafka.tls", k.TLS) }
@@ -41,7 +42,7 @@ func kafkaSecurity(c *kafka.Config, k *config.KafkaSettings) error {
 }
 
 // loginSecret is where the password or the token comes from.
-func loginSecret(s *config.SASLSettings) (func(context.Context) (pipeline.Secret, error), error) {
+func loginSecret(s *settings.SASL) (func(context.Context) (pipeline.Secret, error), error) {
 	file := func(key, path string) (func(context.Context) (pipeline.Secret, error), error) {
 		read := secretFile(key, path)
 		_, err := read()
@@ -85,7 +86,7 @@ func secretFile(key, path string) func() (pipeline.Secret, error) {
 }
 
 // clientTLS is how a client of ours speaks TLS, from files as they are now. section is the path of the settings.
-func clientTLS(section string, t config.TLSSettings) (*tls.Config, error) {
+func clientTLS(section string, t settings.TLS) (*tls.Config, error) {
 	c := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12}
 	var errs []error
 	if t.CAFile != "" {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
 	"sluice/model"
 	"sluice/pipeline"
@@ -31,7 +31,7 @@ type escalationPlan struct {
 
 // planEscalation checks the settings against the models' directories, which are only opened, not loaded: a worker of
 // the escalate stage runs no model. The error is a configuration fault that joins all mistakes.
-func planEscalation(s *config.Settings) (*escalationPlan, error) {
+func planEscalation(s *settings.Settings) (*escalationPlan, error) {
 	e := &s.Escalation
 	p := &escalationPlan{verdict: e.Verdict, policy: escalate.Policy{Severity: e.Severity, Floor: e.SeverityFloor,
 		Confident: e.Confident}}
@@ -106,7 +106,7 @@ func configFaultOf(errs []error) error {
 }
 
 // escalationGroup is the consumer group that reads requests.
-func escalationGroup(s *config.Settings) string {
+func escalationGroup(s *settings.Settings) string {
 	if s.Escalation.Group != "" {
 		return s.Escalation.Group
 	}
@@ -114,7 +114,7 @@ func escalationGroup(s *config.Settings) string {
 }
 
 // escalationKafka is the client's configuration of the escalate stage, made from that of the classify stage.
-func escalationKafka(c kafka.Config, s *config.Settings) kafka.Config {
+func escalationKafka(c kafka.Config, s *settings.Settings) kafka.Config {
 	c.Group = escalationGroup(s)
 	c.Topics = []string{s.Escalation.Topic}
 	c.Outputs = resultTopics(s)
@@ -123,7 +123,7 @@ func escalationKafka(c kafka.Config, s *config.Settings) kafka.Config {
 }
 
 // resultTopics are the topics that finished records go to, in either stage.
-func resultTopics(s *config.Settings) []string {
+func resultTopics(s *settings.Settings) []string {
 	topics := []string{s.Output.Topic, s.DeadLetter.Topic}
 	for _, r := range s.Routes {
 		if !slices.Contains(topics, r.Topic) {
@@ -134,7 +134,7 @@ func resultTopics(s *config.Settings) []string {
 }
 
 // newWriter makes the writer of a stage. plan is nil without escalation.
-func newWriter(s *config.Settings, plan *escalationPlan, maxBytes func(string) int, ruleFailed func(string)) (
+func newWriter(s *settings.Settings, plan *escalationPlan, maxBytes func(string) int, ruleFailed func(string)) (
 	*pipeline.Writer,
 	error) {
 	w := &pipeline.Writer{Format: pipeline.Format(s.Input.Format), Output: s.Output.Topic,
@@ -162,13 +162,13 @@ func newWriter(s *config.Settings, plan *escalationPlan, maxBytes func(string) i
 	return w, nil
 }
 
-func decoderOf(s *config.Settings) pipeline.Decoder {
+func decoderOf(s *settings.Settings) pipeline.Decoder {
 	return pipeline.Decoder{Format: pipeline.Format(s.Input.Format), Path: pipeline.ParsePath(s.Input.Text),
 		Field: s.Output.Field, MaxDepth: s.Input.MaxDepth}
 }
 
 // newPool makes the pool of endpoints.
-func newPool(s *config.Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool, error) {
+func newPool(s *settings.Settings, log *slog.Logger, o escalate.Observer) (*escalate.Pool, error) {
 	e := &s.Escalation.Endpoint
 	po := escalate.PoolOptions{
 		URLs: e.URLs, Model: e.Model, Timeout: e.Timeout, MaxAttempts: e.MaxAttempts, MaxConcurrency: e.MaxConcurrency,
@@ -189,7 +189,7 @@ func newPool(s *config.Settings, log *slog.Logger, o escalate.Observer) (*escala
 	}
 	if e.CAFile != "" {
 		var err error
-		if po.TLS, err = clientTLS("escalation.endpoint", config.TLSSettings{CAFile: e.CAFile}); err != nil {
+		if po.TLS, err = clientTLS("escalation.endpoint", settings.TLS{CAFile: e.CAFile}); err != nil {
 			errs = append(errs, err)
 		}
 	} else {
@@ -219,7 +219,7 @@ type escalationPage struct {
 }
 
 // newEscalateStage makes the stage that reads requests, asks the endpoint and publishes final verdicts.
-func newEscalateStage(s *config.Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer,
+func newEscalateStage(s *settings.Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer,
 	o workerOptions) (
 	*workerStage, error) {
 	e := &s.Escalation

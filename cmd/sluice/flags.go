@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 )
 
 // Every flag can be given by an environment variable too. Those that stand for configuration keys are in config.go;
@@ -138,7 +139,7 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 		}
 	}
 	if keys {
-		config.WriteKeys(w)
+		settings.Keys().WriteKeys(w)
 	}
 	if !cmd.HasParent() {
 		fmt.Fprint(w, "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 fenced by a "+

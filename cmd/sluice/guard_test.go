@@ -15,15 +15,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline/pipelinetest"
 )
 
 // serving starts the endpoints with settings.
-func serving(t *testing.T, o config.ServerSettings) *server {
+func serving(t *testing.T, o settings.Server) *server {
 	t.Helper()
 	o.Listen = "127.0.0.1:0"
-	_, problems := newLogger(io.Discard, config.DefaultSettings().Log)
+	_, problems := newLogger(io.Discard, settings.Default().Log)
 	s, err := startServer(o, prometheus.NewRegistry(), problems, statusPage{})
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func fetch(t *testing.T, c *http.Client, method, url, token string, body io.Read
 
 func TestOnlyWhoKnowsTheTokenReadsMoreThanTheProbes(t *testing.T) {
 	file := tempFile(t, "token", "first-token\n")
-	s := serving(t, config.ServerSettings{TokenFile: file, Pprof: true})
+	s := serving(t, settings.Server{TokenFile: file, Pprof: true})
 	url := "http://" + s.address()
 	get := func(path, token string) int {
 		code, body, _ := fetch(t, http.DefaultClient, "GET", url+path, token, nil)
@@ -96,7 +96,7 @@ func TestOnlyWhoKnowsTheTokenReadsMoreThanTheProbes(t *testing.T) {
 }
 
 func TestTheServerOnlyAnswersReadsOfModestSize(t *testing.T) {
-	url := "http://" + serving(t, config.ServerSettings{}).address()
+	url := "http://" + serving(t, settings.Server{}).address()
 	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "CONNECT", "OPTIONS"} {
 		if code, _, _ := fetch(t, http.DefaultClient, method, url+"/status", "", nil); code != 405 {
 			t.Errorf("%s: %d", method, code)
@@ -120,7 +120,7 @@ func TestTheServerOnlyAnswersReadsOfModestSize(t *testing.T) {
 
 // Slow loris: connections that begin a request and never end it. They must neither keep others out nor stay.
 func TestSlowConnectionsKeepNobodyOut(t *testing.T) {
-	s := serving(t, config.ServerSettings{})
+	s := serving(t, settings.Server{})
 	var slow []net.Conn
 	for i := range 3 * serverConnections {
 		c, err := net.Dial("tcp", s.address())
@@ -208,7 +208,7 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 	ca, clients, strangers := pipelinetest.NewAuthority(t, "server CA"), pipelinetest.NewAuthority(t, "client CA"),
 		pipelinetest.NewAuthority(t, "another CA")
 	dir := t.TempDir()
-	o := config.ServerSettings{TLS: config.ServerTLSSettings{CertFile: filepath.Join(dir, "tls.crt"),
+	o := settings.Server{TLS: settings.ServerTLS{CertFile: filepath.Join(dir, "tls.crt"),
 		KeyFile: filepath.Join(dir,
 			"tls.key"), ClientCAFile: filepath.Join(dir, "clients.pem")}}
 	issue := func(name string) {
@@ -267,12 +267,12 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 			t.Fatal("the renewed certificate is not served")
 		}
 	}
-	_, problems := newLogger(io.Discard, config.DefaultSettings().Log)
+	_, problems := newLogger(io.Discard, settings.Default().Log)
 	putFile(t, o.TLS.KeyFile, "broken")
 	if code, _, _ := fetch(t, known, "GET", url+"/metrics", "", nil); code != 200 {
 		t.Errorf("while the files are half-written: %d", code)
 	}
-	if _, err := startServer(config.ServerSettings{Listen: "127.0.0.1:0", TLS: o.TLS}, prometheus.NewRegistry(),
+	if _, err := startServer(settings.Server{Listen: "127.0.0.1:0", TLS: o.TLS}, prometheus.NewRegistry(),
 		problems,
 		statusPage{}); err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(),
 		"server.tls.cert_file and key_file") {

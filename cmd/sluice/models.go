@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
 )
 
@@ -66,10 +66,10 @@ func verifyModels(ctx context.Context, out, errw io.Writer, dirs []string) error
 		if isFile(dir) && !onlyFiles {
 			continue // models/* also matches the notes beside the models
 		}
-		s := config.DefaultModel()
+		s := settings.DefaultModel()
 		s.Path, s.Name = dir, filepath.Base(filepath.Clean(dir))
 		began := time.Now()
-		models, err := openModels(ctx, []config.ModelSettings{s}, 1, time.Minute, st)
+		models, err := openModels(ctx, []settings.Model{s}, 1, time.Minute, st)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

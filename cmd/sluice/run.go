@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/model/ort"
 	"sluice/pipeline"
 	"sluice/pipeline/failpoint"
@@ -62,7 +63,7 @@ With escalation in the configuration the worker also reads the escalation topic,
 	cmd.Flags().StringVar(&stages, "stage", stageAll, "`STAGE` to run: all, classify (models only), or escalate (the "+
 		"endpoint only, no models are loaded)")
 	describe(cmd.Flags(), "stage", envStage, "escalate")
-	config.AddFlags(cmd.Flags())
+	settings.Keys().AddFlags(cmd.Flags())
 	return cmd
 }
 
@@ -72,7 +73,7 @@ func addConfigFlag(cmd *cobra.Command, file *string) {
 }
 
 // commandConfig is the configuration of a command that has -c and the key flags.
-func commandConfig(cmd *cobra.Command, file string) (*config.Loaded, error) {
+func commandConfig(cmd *cobra.Command, file string) (*settings.Loaded, error) {
 	hostname, err := os.Hostname()
 	if err != nil {
 		hostname = "" // then ${HOSTNAME} is a mistake that is named with its line
@@ -82,7 +83,7 @@ func commandConfig(cmd *cobra.Command, file string) (*config.Loaded, error) {
 	if file == "" && !src.AnyKeyGiven() {
 		return nil, usageErrorf("%s: no configuration; give -c FILE (or %s)", cmd.CommandPath(), envConfig)
 	}
-	return config.Load(src)
+	return settings.Load(src)
 }
 
 // What --stage may say.
@@ -122,7 +123,7 @@ type workerStage struct {
 }
 
 // runWorker runs a worker until ctx ends (nil) or a fault ends it.
-func runWorker(ctx context.Context, s *config.Settings, o workerOptions) error {
+func runWorker(ctx context.Context, s *settings.Settings, o workerOptions) error {
 	began := time.Now()
 	classify, asks := o.stages != stageEscalate, o.stages != stageClassify && s.Escalation.On()
 	if o.stages == stageEscalate && !asks {
@@ -228,7 +229,7 @@ func runStages(ctx context.Context, stages []*workerStage) error {
 }
 
 // newClassifyStage loads the models and makes the stage that runs them.
-func newClassifyStage(ctx context.Context, s *config.Settings, kc kafka.Config, plan *escalationPlan,
+func newClassifyStage(ctx context.Context, s *settings.Settings, kc kafka.Config, plan *escalationPlan,
 	reg *prometheus.Registry,
 	srv *server, o workerOptions) (_ *workerStage, pages []modelPage, err error) {
 	metrics := pipeline.NewMetrics(reg)

@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 )
 
@@ -80,7 +80,7 @@ type modelPage struct {
 }
 
 // startServer listens and serves. address "off" gives a server that answers nobody.
-func startServer(o config.ServerSettings, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server,
+func startServer(o settings.Server, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server,
 	error) {
 	address := o.Listen
 	s := &server{phase: "starting", status: page, done: make(chan struct{})}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/model"
 	"sluice/model/tune"
 	"sluice/pipeline"
@@ -53,7 +53,7 @@ const bytesOfToken = 4
 
 // of fills in what was not given: prices from the configuration, and the tokens of the prompt, estimated from the one
 // that a worker would send. asked: the escalation of the configuration is about this model.
-func (e tuneEndpoint) of(c *config.Loaded, m *model.Model, asked bool) (tuneEndpoint, error) {
+func (e tuneEndpoint) of(c *settings.Loaded, m *model.Model, asked bool) (tuneEndpoint, error) {
 	if m.Task != model.TextClassification {
 		return e, nil
 	}
@@ -85,7 +85,7 @@ func (e tuneEndpoint) of(c *config.Loaded, m *model.Model, asked bool) (tuneEndp
 }
 
 // escalates says whether the escalation of the configuration is about the at-th model.
-func escalates(c *config.Loaded, at int) bool {
+func escalates(c *settings.Loaded, at int) bool {
 	return c.Escalation.On() && (c.Escalation.Verdict == c.Models[at].VerdictField() || c.Escalation.Verdict == "" &&
 		len(c.Models) == 1)
 }
@@ -242,7 +242,7 @@ func (o *tuneOptions) goal() (tune.Goal, error) {
 }
 
 // runTune is the command.
-func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *config.Loaded, o tuneOptions,
+func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions,
 	goal tune.Goal) error {
 	f, err := os.Open(o.labelled)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"sluice/cmd/sluice/config"
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
+	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
 	"sluice/model"
 	"sluice/model/tune"
@@ -25,7 +25,7 @@ import (
 // This file runs a model and its student over labelled texts, in this process, and measures how fast each is.
 
 // tunedModel finds the model that the labels are for: the named one, or the only one that has all of them.
-func tunedModel(settings []config.ModelSettings, name string, texts []tune.Text) (at int, m *model.Model, err error) {
+func tunedModel(settings []settings.Model, name string, texts []tune.Text) (at int, m *model.Model, err error) {
 	at = -1
 	var names, fitting []string
 	for i, s := range settings {
@@ -119,7 +119,7 @@ func (s *said) tokens(i int) (n int) {
 }
 
 // runModels judges every text with the at-th model of the configuration and with its student.
-func runModels(ctx context.Context, c *config.Loaded, at int, texts []tune.Text, promptTokens int, length time.Duration,
+func runModels(ctx context.Context, c *settings.Loaded, at int, texts []tune.Text, promptTokens int, length time.Duration,
 	st steps) (*tuneRun, error) {
 	runners := runnersOf(c.Runners)
 	models, err := openModels(ctx, c.Models[at:at+1], runners, c.RunTimeout, st)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/model/tune"
 	"sluice/pipeline"
 )
@@ -20,7 +21,7 @@ import (
 // This file shows what a tuning changes in the configuration file, and writes it.
 
 // offer shows what changes in the configuration and writes it, if that is wanted.
-func offer(in io.Reader, out io.Writer, c *config.Loaded, at int, choice tune.Choice, o tuneOptions) error {
+func offer(in io.Reader, out io.Writer, c *settings.Loaded, at int, choice tune.Choice, o tuneOptions) error {
 	var changes []tune.Change
 	settings := c.Models[at]
 	if settings.Student != "" && choice.Student != tune.Never && choice.Student != settings.StudentThreshold {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/kafka"
@@ -44,12 +44,12 @@ is wrong.`,
 	cmd.Flags().BoolVar(&offline, "offline", false, "do not talk to brokers")
 	cmd.Flags().BoolVar(&show, "print", false, "print the configuration that holds, with the origin of every value; "+
 		"secrets are left out")
-	config.AddFlags(cmd.Flags())
+	settings.Keys().AddFlags(cmd.Flags())
 	return cmd
 }
 
 // validate checks what a configuration names and reports line by line to w.
-func validate(ctx context.Context, w io.Writer, c *config.Loaded, offline bool) error {
+func validate(ctx context.Context, w io.Writer, c *settings.Loaded, offline bool) error {
 	wrong := 0
 	report := func(what string, err error) {
 		if err == nil {
@@ -66,7 +66,7 @@ func validate(ctx context.Context, w io.Writer, c *config.Loaded, offline bool) 
 		warn("%s", p)
 	}
 	for i, s := range c.Models {
-		models, err := openModels(ctx, []config.ModelSettings{s}, 1, c.RunTimeout,
+		models, err := openModels(ctx, []settings.Model{s}, 1, c.RunTimeout,
 			steps{func(format string, args ...any) { fmt.Fprintf(w, "         "+format+"\n", args...) }})
 		if err != nil {
 			report("", fmt.Errorf("%s: models[%d] (%s): %w", c.Origin(fmt.Sprintf("models[%d].path", i)), i, s.Name,
@@ -110,7 +110,7 @@ func validate(ctx context.Context, w io.Writer, c *config.Loaded, offline bool) 
 
 // validateEscalation checks the section against the models, and that its key and certificates can be read. The endpoint
 // is not asked.
-func validateEscalation(s *config.Settings) (string, error) {
+func validateEscalation(s *settings.Settings) (string, error) {
 	plan, err := planEscalation(s)
 	if err != nil {
 		return "", unfault(err)

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline"
@@ -44,7 +44,7 @@ func executableDir() (string, error) {
 
 // loadedModel is one model, ready to be run.
 type loadedModel struct {
-	settings  config.ModelSettings
+	settings  settings.Model
 	model     *model.Model
 	tokenizer tokenize.Tokenizer
 	judge     *model.Judge
@@ -54,7 +54,7 @@ type loadedModel struct {
 }
 
 // openModel reads, verifies, loads and self-tests one model.
-func openModel(ctx context.Context, s config.ModelSettings, o ort.Options, st steps) (_ *loadedModel, err error) {
+func openModel(ctx context.Context, s settings.Model, o ort.Options, st steps) (_ *loadedModel, err error) {
 	l := &loadedModel{settings: s}
 	defer func() {
 		if err != nil {
@@ -156,7 +156,7 @@ func (l *loadedModel) probe() pipeline.Row {
 
 // openModels opens every model of a configuration, students included, which stand behind the model that they belong to.
 // The error joins those of all models; it is a configuration fault.
-func openModels(ctx context.Context, settings []config.ModelSettings, runners int, runTimeout time.Duration,
+func openModels(ctx context.Context, settings []settings.Model, runners int, runTimeout time.Duration,
 	st steps) ([]*loadedModel, error) {
 	if err := initOnnxRuntime(); err != nil {
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "onnxruntime", Err: err}
@@ -282,7 +282,7 @@ var (
 )
 
 // newClassifier starts the processor that runs all models on every record.
-func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *config.Settings, w *pipeline.Writer,
+func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *settings.Settings, w *pipeline.Writer,
 	m *pipeline.Metrics) (*pipeline.Classifier, error) {
 	urgent, err := urgentOf(s.Urgent)
 	if err != nil {
@@ -310,7 +310,7 @@ func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *config.Set
 }
 
 // urgentOf is nil where nothing is urgent.
-func urgentOf(s config.UrgentSettings) (*pipeline.Urgent, error) {
+func urgentOf(s settings.Urgent) (*pipeline.Urgent, error) {
 	if len(s.Topics) == 0 && s.Header == "" && s.When == "" {
 		return nil, nil
 	}
@@ -325,7 +325,7 @@ func urgentOf(s config.UrgentSettings) (*pipeline.Urgent, error) {
 	return u, nil
 }
 
-func limitsOf(l config.LimitSettings) pipeline.Limits {
+func limitsOf(l settings.Limits) pipeline.Limits {
 	return pipeline.Limits{
 		PartitionRecords: l.Partition.Records, PartitionBytes: int(l.Partition.Bytes),
 		PartitionTokens: l.Partition.Tokens,
@@ -345,7 +345,7 @@ func runnersOf(setting int) int {
 
 // kafkaConfig turns the settings into the client's, reading the files of certificates and secrets once. The error joins
 // all mistakes.
-func kafkaConfig(s *config.Settings) (kafka.Config, error) {
+func kafkaConfig(s *settings.Settings) (kafka.Config, error) {
 	c := kafkaPlan(s)
 	if err := kafkaSecurity(&c, &s.Kafka); err != nil {
 		return c, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
@@ -354,7 +354,7 @@ func kafkaConfig(s *config.Settings) (kafka.Config, error) {
 }
 
 // kafkaPlan is the client's configuration without its certificates and its login.
-func kafkaPlan(s *config.Settings) kafka.Config {
+func kafkaPlan(s *settings.Settings) kafka.Config {
 	c := kafka.DefaultConfig()
 	k := &s.Kafka
 	c.Brokers, c.Group, c.InstanceID = k.Brokers, k.Group, k.InstanceID

@@ -15,12 +15,12 @@ ${NAME:-text} for text where it is not set, and relative file names are relative
 `
 
 // WriteKeys writes what every key is: its flag, kind, meaning, environment variable, default and an example.
-func WriteKeys(w io.Writer) {
+func (s *Schema) WriteKeys(w io.Writer) {
 	fmt.Fprint(w, keysPreface)
 	section := ""
-	for _, k := range allKeys {
-		if s, _, _ := strings.Cut(k.path, "."); s != section {
-			section = s
+	for _, k := range s.keys {
+		if first, _, _ := strings.Cut(k.path, "."); first != section {
+			section = first
 			fmt.Fprintf(w, "\n%s\n", strings.TrimSuffix(section, "[]"))
 		}
 		writeKey(w, k)
@@ -29,23 +29,23 @@ func WriteKeys(w io.Writer) {
 
 func writeKey(w io.Writer, k Key) {
 	kind := k.kind.String()
-	if k.choices != nil {
-		kind = strings.Join(k.choices, "|")
+	if k.OneOf != nil {
+		kind = strings.Join(k.OneOf, "|")
 	}
 	name := "--" + k.path
-	if k.secret || k.inList() {
+	if k.Secret || k.list {
 		name = k.path // no flag
 	}
 	value := k.show(k.value)
 	switch {
-	case k.need:
+	case k.Need && !k.off:
 		value = "none, it must be given"
 	case value == `""` || value == "[]":
 		value = "none"
 	}
 	facts := []string{"env " + EnvName(k.path), "default " + value}
-	if !k.secret {
-		facts = append(facts, "example "+k.example)
+	if !k.Secret {
+		facts = append(facts, "example "+k.Example)
 	}
-	fmt.Fprintf(w, "  %s %s\n      %s\n      %s\n", name, kind, k.doc, strings.Join(facts, " | "))
+	fmt.Fprintf(w, "  %s %s\n      %s\n      %s\n", name, kind, k.Doc, strings.Join(facts, " | "))
 }

@@ -13,16 +13,30 @@ import (
 // This file prints the configuration that holds, and where each value came from. What it prints is a configuration file
 // again, secrets apart.
 
+// Print writes the values as a configuration file, each with its origin.
 func (c *Loaded) Print(w io.Writer) {
-	var lines []printLine
-	printSection(&lines, c, "", "", reflect.ValueOf(c.Settings))
+	p := &printer{c: c}
+	for i := range c.schema.sections {
+		section := &c.schema.sections[i]
+		v := reflect.ValueOf(section.Value).Elem()
+		if c.schema.lists[section.Name] == nil {
+			p.keys(i, 0, v)
+			continue
+		}
+		for e := range v.Len() {
+			if e == 0 {
+				p.lines = append(p.lines, printLine{section.Name + ":", ""})
+			}
+			p.entry(i, e, v.Index(e))
+		}
+	}
 	width := 0
-	for _, l := range lines {
+	for _, l := range p.lines {
 		if l.origin != "" {
 			width = max(width, min(60, runewidth.StringWidth(l.text)))
 		}
 	}
-	for _, l := range lines {
+	for _, l := range p.lines {
 		if l.origin == "" {
 			fmt.Fprintln(w, l.text)
 			continue
@@ -31,72 +45,73 @@ func (c *Loaded) Print(w io.Writer) {
 	}
 }
 
+type printer struct {
+	c     *Loaded
+	lines []printLine
+}
+
 type printLine struct{ text, origin string }
 
-func printSection(lines *[]printLine, c *Loaded, indent, prefix string, v reflect.Value) {
-	for i := range v.NumField() {
-		name := v.Type().Field(i).Tag.Get("koanf")
-		path, field := prefix+name, v.Field(i)
-		if _, isList := lists[path]; isList {
-			if field.Len() == 0 {
-				continue
-			}
-			*lines = append(*lines, printLine{indent + name + ":", ""})
-			for m := range field.Len() {
-				at := len(*lines)
-				printSection(lines, c, indent+"    ", fmt.Sprintf("%s[%d].", path, m), field.Index(m))
-				first := &(*lines)[at].text
-				*first = indent + "  - " + strings.TrimPrefix(*first, indent+"    ")
-			}
+// entry prints one entry of a list.
+func (p *printer) entry(section, entry int, v reflect.Value) {
+	at := len(p.lines)
+	if p.keys(section, entry, v); at == len(p.lines) {
+		p.lines = append(p.lines, printLine{"  - {}", ""})
+		return
+	}
+	first := &p.lines[at].text
+	*first = "  - " + strings.TrimPrefix(*first, "    ")
+}
+
+// keys prints the keys of a section that somebody has given or that have an effect. The name of a section stands before
+// the first of its keys.
+func (p *printer) keys(section, entry int, v reflect.Value) {
+	name := p.c.schema.sections[section].Name
+	open := []string{} // the sections around the last key
+	for _, k := range p.c.schema.keys {
+		if k.place.section != section {
 			continue
 		}
-		if field.Kind() == reflect.Struct {
-			before := len(*lines)
-			*lines = append(*lines, printLine{indent + name + ":", ""})
-			if printSection(lines, c, indent+"  ", path+".", field); len(*lines) == before+1 {
-				*lines = (*lines)[:before] // nothing of it was given, and nothing holds by default
-			}
+		path, parts, indent := k.path, strings.Split(k.path, "."), ""
+		if k.list {
+			path, parts, indent = fmt.Sprintf("%s[%d].%s", name, entry, k.Name), strings.Split(k.Name, "."), "    "
+		}
+		value, origin := v.FieldByIndex(k.index), p.c.origins[path]
+		if origin.IsDefault() && p.isLeftOut(k, entry, value) {
 			continue
 		}
-		k, _ := Find(path)
-		if c.origins[path].isDefault() && field.IsZero() && (k.kind == kindString || k.kind == kindStrings ||
-			k.kind == kindMap) {
-			continue // not given, and nothing by default
-		}
-		if c.origins[path].isDefault() && c.idle(path) {
-			continue
-		}
-		value := field.Interface()
-		if k.file && field.String() != "" { // so that it means the same in whatever file it stands
-			if abs, err := filepath.Abs(field.String()); err == nil {
-				value = abs
+		outer := parts[:len(parts)-1]
+		for i, part := range outer {
+			if i >= len(open) || open[i] != part {
+				p.lines = append(p.lines, printLine{indent + strings.Repeat("  ", i) + part + ":", ""})
+				open = open[:min(i, len(open))]
 			}
 		}
-		*lines = append(*lines, printLine{fmt.Sprintf("%s%s: %s", indent, name, k.show(value)),
-			c.origins[path].String()})
+		open = outer
+		text := k.show(p.absolute(k, value.Interface()))
+		p.lines = append(p.lines, printLine{fmt.Sprintf("%s%s%s: %s", indent, strings.Repeat("  ", len(outer)),
+			parts[len(parts)-1], text), origin.String()})
 	}
 }
 
-// idle says that a key has no effect beside the values of others, and would be a mistake if it were given.
-func (c *Loaded) idle(path string) bool {
-	if path == "input.text" {
-		return c.Input.Format == "text"
+// isLeftOut says that a default is not worth a line: it is empty, or has no effect.
+func (p *printer) isLeftOut(k Key, entry int, v reflect.Value) bool {
+	section := &p.c.schema.sections[k.place.section]
+	switch {
+	case v.IsZero() && (k.kind == Text || k.kind == List || k.kind == Mapping):
+		return true
+	case section.On != nil && !section.On():
+		return true
 	}
-	if strings.HasPrefix(path, "escalation.") {
-		return !c.Escalation.On()
+	return section.Idle != nil && section.Idle(entry, k.Name)
+}
+
+// absolute is a value whose file name, if it is one, means the same in whatever file it stands.
+func (p *printer) absolute(k Key, v any) any {
+	if s, isText := v.(string); isText && k.isFileName(s) {
+		if abs, err := filepath.Abs(s); err == nil {
+			return abs
+		}
 	}
-	var i int
-	var name string
-	if _, err := fmt.Sscanf(path, "models[%d].%s", &i, &name); err != nil {
-		return false
-	}
-	switch m := c.Models[i]; name {
-	case "stride", "window_merge":
-		return m.LongText == "truncate"
-	case "student_threshold":
-		return m.Student == ""
-	case "device_fallback":
-		return m.Device == "cpu"
-	}
-	return false
+	return v
 }

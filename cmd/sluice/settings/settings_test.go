@@ -1,11 +1,10 @@
-package config
+package settings_test
 
 import (
 	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 )
 
 // minimal is the shortest configuration without mistakes.
@@ -26,27 +28,27 @@ output: {topic: review_analysis}
 dead_letter: {topic: review_dlq}
 `
 
-func load(t *testing.T, yaml string, environ []string, args ...string) (*Loaded, error) {
+func load(t *testing.T, yaml string, environ []string, args ...string) (*settings.Loaded, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "c.yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	AddFlags(fs)
+	settings.Keys().AddFlags(fs)
 	if err := fs.Parse(args); err != nil {
 		t.Fatal(err)
 	}
-	return Load(Source{File: file, Environ: environ, Flags: fs, Hostname: "pod-0",
+	return settings.Load(config.Source{File: file, Environ: environ, Flags: fs, Hostname: "pod-0",
 		Commands: map[string]bool{"SLUICE_ONNXRUNTIME": true}})
 }
 
 // mistakes are the lines of the error, without the directory of the file.
 func mistakes(t *testing.T, err error) []string {
 	t.Helper()
-	var ce *Mistakes
+	var ce *config.Mistakes
 	if !errors.As(err, &ce) {
-		t.Fatalf("the error is not a *Mistakes but %T: %v", err, err)
+		t.Fatalf("the error is not a *config.Mistakes but %T: %v", err, err)
 	}
 	lines := strings.Split(err.Error(), "\n")
 	for i := range lines {
@@ -60,12 +62,12 @@ func TestTheShortestConfigurationGetsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := DefaultSettings()
+	want := settings.Default()
 	want.Kafka.Brokers, want.Kafka.Group, want.Kafka.InstanceID = []string{"localhost:9092"}, "reviews", "pod-0"
 	want.Input.Topics = []string{"customer_reviews"}
-	m := DefaultModel()
+	m := settings.DefaultModel()
 	m.Name, m.Path = "sentiment", filepath.Join(filepath.Dir(c.File), "models/sentiment")
-	want.Models = []ModelSettings{m}
+	want.Models = []settings.Model{m}
 	want.Output.Topic, want.DeadLetter.Topic = "review_analysis", "review_dlq"
 	if d := cmp.Diff(want, c.Settings); d != "" {
 		t.Error(d)
@@ -327,7 +329,7 @@ func TestFlagsWinOverEnvironmentOverFileOverDefaults(t *testing.T) {
 			":5",
 		"kafka.guarantee": "default", "models[0].device": "SLUICE_MODELS__0__DEVICE", "models[0].name": c.File + ":8",
 	} {
-		if got := c.origins[path].String(); got != want {
+		if got := c.Origin(path).String(); got != want {
 			t.Errorf("origin of %s: %s, want %s", path, got, want)
 		}
 	}
@@ -393,31 +395,6 @@ func TestWhatIsPrintedLoadsAgain(t *testing.T) {
 	}
 }
 
-func TestEveryKeyIsDocumented(t *testing.T) {
-	for _, k := range allKeys {
-		if k.doc == "" || k.example == "" {
-			t.Errorf("%s has no doc or no example", k.path)
-		}
-		if _, err := k.Parse(k.example); err != nil {
-			t.Errorf("the example of %s is not a value of it: %v", k.path, err)
-		}
-	}
-}
-
-func TestSizes(t *testing.T) {
-	for s, want := range map[string]Bytes{"0": 0, "65536": 65536, "64KiB": 65536, "1MiB": 1 << 20, "2 GiB": 2 << 30,
-		"1kB": 1000, "3MB": 3e6, "7B": 7} {
-		if got, err := parseBytes(s); err != nil || got != want {
-			t.Errorf("%q: %d, %v", s, got, err)
-		}
-	}
-	for _, s := range []string{"", "-1", "1.5MiB", "MiB", "9223372036854775807KiB"} {
-		if _, err := parseBytes(s); err == nil {
-			t.Errorf("%q is taken for a size", s)
-		}
-	}
-}
-
 func TestListeningElsewhereWantsProof(t *testing.T) {
 	proof := "tls: {cert_file: c.pem, key_file: k.pem}"
 	for _, tc := range []struct{ server, says string }{
@@ -463,38 +440,6 @@ func TestSectionsThatContainThemselvesAreNamed(t *testing.T) {
 	}
 }
 
-func TestAConfigurationHasASizeLimit(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "c.yaml")
-	read := func(size int64) error {
-		if err := errors.Join(os.WriteFile(file, []byte(minimal+"#"), 0o600), os.Truncate(file, size)); err != nil {
-			t.Fatal(err)
-		}
-		if size <= maxConfigBytes { // a comment to the end
-			if err := os.WriteFile(file, []byte(minimal+"#"+strings.Repeat("x", int(size)-len(minimal)-1)),
-				0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		_, err := Load(Source{File: file, Hostname: "pod-0"})
-		return err
-	}
-	if err := read(maxConfigBytes); err != nil {
-		t.Errorf("at the limit: %v", err)
-	}
-	for _, size := range []int64{maxConfigBytes + 1, 1 << 40} {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		err := read(size)
-		runtime.ReadMemStats(&after)
-		if err == nil || !strings.Contains(err.Error(), file+" has more than 1MiB: is it the right file?") {
-			t.Errorf("%d bytes: %v", size, err)
-		}
-		if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
-			t.Errorf("%d bytes were allocated for a file of %d", n, size)
-		}
-	}
-}
-
 func TestNestingOfAConfigurationIsBounded(t *testing.T) {
 	for name, yaml := range map[string]string{
 		"lists":    "kafka: " + strings.Repeat("[", 500_000),
@@ -504,7 +449,7 @@ func TestNestingOfAConfigurationIsBounded(t *testing.T) {
 	} {
 		began := time.Now()
 		_, err := load(t, yaml, nil)
-		var ce *Mistakes
+		var ce *config.Mistakes
 		if !errors.As(err, &ce) || !strings.Contains(err.Error(), "exceeded max depth") {
 			t.Errorf("%s: %.300v", name, err)
 		}
@@ -531,21 +476,18 @@ func FuzzConfig(f *testing.F) {
 		f.Add(text, "")
 	}
 	f.Fuzz(func(t *testing.T, text []byte, env string) {
-		l := newLoader(Source{File: "c.yaml", Environ: []string{env}, Hostname: "h"})
-		err := l.readYAML(text)
-		var c *Loaded
-		if err == nil {
-			c, err = l.load()
-		}
-		var ce *Mistakes
+		s := settings.Default()
+		c, err := s.Schema().Parse(text, config.Source{File: "c.yaml", Environ: []string{env}, Hostname: "h"})
+		var ce *config.Mistakes
 		switch {
 		case err != nil && (!errors.As(err, &ce) || err.Error() == ""):
 			t.Fatalf("the error is a %T: %v", err, err)
 		case err == nil:
 			var out strings.Builder
 			c.Print(&out) // and what is printed is a configuration again
-			again := newLoader(Source{File: "c.yaml", Hostname: "h"})
-			if err := again.readYAML([]byte(out.String())); err != nil {
+			s := settings.Default()
+			_, err := s.Schema().Parse([]byte(out.String()), config.Source{File: "c.yaml", Hostname: "h"})
+			if err != nil && strings.Contains(err.Error(), "not valid YAML") {
 				t.Fatalf("%v in what was printed:\n%s", err, out.String())
 			}
 		}
