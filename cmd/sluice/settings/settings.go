@@ -59,10 +59,17 @@ func Default() Settings {
 	}
 }
 
-// Schema is the sections of a worker, which fill in s, and those of others behind them. What s holds is taken for the
-// defaults.
-func (s *Settings) Schema(others ...config.Section) *config.Schema {
-	return config.New(append(s.sections(), others...)...)
+// Room makes the section of another room, whose check may look at the settings of the worker too: by then they are read.
+type Room func(*Settings) config.Section
+
+// Schema is the sections of a worker, which fill in s, and those of other rooms behind them. What s holds is taken for
+// the defaults.
+func (s *Settings) Schema(rooms ...Room) *config.Schema {
+	sections := s.sections()
+	for _, room := range rooms {
+		sections = append(sections, room(s))
+	}
+	return config.New(sections...)
 }
 
 // sections are in the order of help and of what is printed.
@@ -96,22 +103,22 @@ type Loaded struct {
 	*config.Loaded
 }
 
-// Load reads and checks the configuration of a worker, with the sections of others beside its own. The error is that of
-// config.Schema.Load.
-func Load(src config.Source, others ...config.Section) (*Loaded, error) {
+// Load reads and checks the configuration of a worker, with the sections of other rooms beside its own. The error is that
+// of config.Schema.Load.
+func Load(src config.Source, rooms ...Room) (*Loaded, error) {
 	c := &Loaded{Settings: Default()}
 	var err error
-	if c.Loaded, err = c.Settings.Schema(others...).Load(src); err != nil {
+	if c.Loaded, err = c.Settings.Schema(rooms...).Load(src); err != nil {
 		return nil, err
 	}
 	c.Kafka.TLS.Enabled = c.Kafka.TLS.On() // the other keys imply it
 	return c, nil
 }
 
-// Keys are the keys of the worker's sections and of those of others, for flags and help.
-func Keys(others ...config.Section) *config.Schema {
+// Keys are the keys of the worker's sections and of those of other rooms, for flags and help.
+func Keys(rooms ...Room) *config.Schema {
 	s := Default()
-	return s.Schema(others...)
+	return s.Schema(rooms...)
 }
 
 // idleInput and the like say which keys have no effect beside the values of others, and would be mistakes if they were

@@ -357,6 +357,41 @@ func TestAnchorsAndMergesAreFollowed(t *testing.T) {
 	}
 }
 
+// A third kind of stage brings its own section, which knows the worker's.
+func TestAnotherRoomBringsItsSection(t *testing.T) {
+	type window struct {
+		Topic string `key:"topic"`
+	}
+	w := &window{}
+	room := func(s *settings.Settings) config.Section {
+		keys := []config.Key{{Name: "topic", Need: true, Doc: "topic for counts", Example: "counts"}}
+		return config.Section{Name: "window", Value: w, Keys: keys, Check: func(c *config.Check) {
+			if w.Topic == s.Output.Topic {
+				c.Between([]string{"window.topic", "output.topic"}, "%q is also output.topic", w.Topic)
+			}
+		}}
+	}
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	for text, want := range map[string]string{
+		minimal + "window: {topic: counts}\n":          "",
+		minimal + "window: {topic: review_analysis}\n": ":9: window.topic: \"review_analysis\" is also output.topic",
+		minimal: ": window.topic: is missing (topic for counts); write for example counts",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		*w = window{}
+		_, err := settings.Load(config.Source{File: file, Hostname: "pod-0"}, room)
+		if want == "" && err != nil || want != "" && (err == nil || err.Error() != file+want) {
+			t.Errorf("%q: %v", want, err)
+		}
+	}
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	if settings.Keys(room).AddFlags(fs); fs.Lookup("window.topic") == nil || fs.Lookup("kafka.group") == nil {
+		t.Error("there is no flag")
+	}
+}
+
 func TestASecretIsNeverPrinted(t *testing.T) {
 	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: true}\n  sasl: {mechanism: "+
 		"PLAIN, username: u}", 1)
