@@ -93,8 +93,9 @@ func (o classifyOptions) settings() (*settings.Settings, error) {
 	s := settings.Default()
 	s.Input.Text, s.Output.Field, s.Runners = o.text, o.field, o.runners
 	var errs []error
+	keys := settings.Keys()
 	check := func(flag, path, value string) {
-		k, _ := settings.Keys().Find(path)
+		k, _ := keys.Find(path)
 		if _, err := k.Parse(value); err != nil {
 			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
 		}
@@ -107,9 +108,9 @@ func (o classifyOptions) settings() (*settings.Settings, error) {
 		errs = append(errs, fmt.Errorf("--format: %q is not one of %s%s", o.format, strings.Join(formats, ", "),
 			suggest.DidYouMean(o.format, formats)))
 	}
-	if o.runners < 0 || o.runners > 1024 {
-		errs = append(errs, fmt.Errorf("--runners: %d is out of range; between 1 and 1024, or 0 for the number of CPUs",
-			o.runners))
+	runners, _ := keys.Find("runners")
+	if err := runners.Within(o.runners); err != nil {
+		errs = append(errs, fmt.Errorf("--runners: %w", err))
 	}
 	if err := pipeline.CheckField(o.field); err != nil {
 		errs = append(errs, fmt.Errorf("--field: %w", err))

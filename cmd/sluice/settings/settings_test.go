@@ -357,6 +357,17 @@ func TestAnchorsAndMergesAreFollowed(t *testing.T) {
 	}
 }
 
+func TestModelsMayBeNamedByURIs(t *testing.T) {
+	c, err := load(t, strings.Replace(minimal, "path: models/sentiment", `path: "mlflow:sentiment@champion", student: `+
+		`"hf:OWNER/NAME"`, 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := c.Models[0]; m.Path != "mlflow:sentiment@champion" || m.Student != "hf:OWNER/NAME" {
+		t.Errorf("path %q, student %q", m.Path, m.Student)
+	}
+}
+
 // A third kind of stage brings its own section, which knows the worker's.
 func TestAnotherRoomBringsItsSection(t *testing.T) {
 	type window struct {
