@@ -13,7 +13,7 @@ import (
 	"sluice/cmd/sluice/settings"
 )
 
-// Every flag can be given by an environment variable too. Those that stand for configuration keys are in config.go;
+// Every flag can be given by an environment variable too. Those that stand for configuration keys are package config's;
 // these are the others.
 const (
 	envConfig     = "SLUICE_CONFIG"

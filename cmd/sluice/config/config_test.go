@@ -85,7 +85,7 @@ func TestASectionOfAnotherRoomIsReadFromEveryLayer(t *testing.T) {
 	var s toy
 	c, err := s.parse(t, "window: {topic: counts, length: 2m, late: {report: late.txt}}\ngroups: [{name: a}]\n",
 		[]string{"SLUICE_WINDOW__LATE__MOST=7", "SLUICE_WINDOW__LENGTH=3m", "SLUICE_GROUPS__0__LABELS=X, Y",
-			"SLUICE_GROUPS__1__NAME=b"}, "--window.length=4m")
+			"SLUICE_GROUPS__01__NAME=b"}, "--window.length=4m")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestASectionOfAnotherRoomIsReadFromEveryLayer(t *testing.T) {
 	for path, want := range map[string]string{
 		"window.topic": "/etc/sluice/c.yaml:1", "window.length": "--window.length",
 		"window.late.most": "SLUICE_WINDOW__LATE__MOST", "window.late.policy": "default",
-		"groups[0].name": "/etc/sluice/c.yaml:2", "groups[1].name": "SLUICE_GROUPS__1__NAME",
+		"groups[0].name": "/etc/sluice/c.yaml:2", "groups[1].name": "SLUICE_GROUPS__01__NAME",
 	} {
 		if got := c.Origin(path).String(); got != want {
 			t.Errorf("origin of %s: %s, want %s", path, got, want)
@@ -115,7 +115,7 @@ func TestASectionOfAnotherRoomIsReadFromEveryLayer(t *testing.T) {
 groups:
   - name: a                       # /etc/sluice/c.yaml:2
     labels: ["X", "Y"]            # SLUICE_GROUPS__0__LABELS
-  - name: b                       # SLUICE_GROUPS__1__NAME
+  - name: b                       # SLUICE_GROUPS__01__NAME
 `, out.String()); d != "" {
 		t.Error(d)
 	}
@@ -146,6 +146,20 @@ SLUICE_WINDOW_TOPIC: window_topic: unknown key; did you mean SLUICE_WINDOW__TOPI
 	}
 }
 
+func TestAListIsNoConfiguration(t *testing.T) {
+	var empty struct{}
+	for want, sections := range map[string][]config.Section{
+		"(window: ..., groups: ...)": new(toy).sections(), "(window: ...)": new(toy).sections()[:1],
+		"(: ...)": {{Value: &empty}},
+	} {
+		_, err := config.New(sections...).Parse([]byte("- x\n"), config.Source{File: "c.yaml"})
+		if err == nil || !strings.HasSuffix(err.Error(), "c.yaml:1: the configuration must be a mapping "+want+
+			", not a list") {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
 func TestHelpNamesTheKeysOfASectionOfAnotherRoom(t *testing.T) {
 	var s toy
 	var out strings.Builder
@@ -165,7 +179,8 @@ func TestURIsAreNotJoinedToTheFolderOfTheFile(t *testing.T) {
 	for given, want := range map[string]string{
 		"late.txt": "/etc/sluice/late.txt", "../late": "/etc/late", "/late": "/late", "C:/late": "/etc/sluice/C:/late",
 		"mlflow:NAME@ALIAS": "mlflow:NAME@ALIAS", "mlflow://x/y": "mlflow://x/y", "hf:OWNER/NAME": "hf:OWNER/NAME",
-		"file:./x": "file:./x", "s3+https://x": "s3+https://x", "./hf:x": "/etc/sluice/hf:x", "a/b:c": "/etc/sluice/a/b:c",
+		"file:./x": "file:./x", "s3+https://x": "s3+https://x", "./hf:x": "/etc/sluice/hf:x",
+		"a/b:c": "/etc/sluice/a/b:c",
 	} {
 		var s toy
 		c, err := s.parse(t, fmt.Sprintf("window: {topic: counts, late: {report: %q}}\n", given), nil)
@@ -234,7 +249,8 @@ func TestATableThatDiffersFromItsStructIsRefused(t *testing.T) {
 }
 
 func TestSizes(t *testing.T) {
-	for s, want := range map[string]config.Bytes{"0": 0, "65536": 65536, "64KiB": 65536, "1MiB": 1 << 20, "2 GiB": 2 << 30, "1TiB": 1 << 40, "2TB": 2e12,
+	for s, want := range map[string]config.Bytes{"0": 0, "65536": 65536, "64KiB": 65536, "1MiB": 1 << 20,
+		"2 GiB": 2 << 30, "1TiB": 1 << 40, "2TB": 2e12,
 		"1kB": 1000, "3MB": 3e6, "7B": 7} {
 		if got, err := config.ParseBytes(s); err != nil || got != want {
 			t.Errorf("%q: %d, %v", s, got, err)

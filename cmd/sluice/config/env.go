@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"math"
 	"regexp"
 	"slices"
@@ -76,9 +77,9 @@ func (s *Schema) pathOf(env string) (path, list string, entry int) {
 	}
 	entry, err := strconv.Atoi(m[2])
 	if err != nil {
-		entry = math.MaxInt // more digits than any number has
+		return m[1] + "[" + m[2] + "]." + m[3], m[1], math.MaxInt // more digits than any number has
 	}
-	return m[1] + "[" + m[2] + "]." + m[3], m[1], entry
+	return fmt.Sprintf("%s[%d].%s", m[1], entry, m[3]), m[1], entry // without zeros before the number
 }
 
 func (l *loader) text(to *layer, k Key, path, s string, at Origin) {
@@ -107,8 +108,8 @@ func IsKeyFlag(f *pflag.Flag) bool {
 	return is
 }
 
-// AddFlags gives a command one flag for every key outside lists, named as the key. Secrets have none: arguments are seen
-// by every user of the machine.
+// AddFlags gives a command one flag for every key outside lists, named as the key. Secrets have none: arguments are
+// seen by every user of the machine.
 func (s *Schema) AddFlags(fs *pflag.FlagSet) {
 	for _, k := range s.keys {
 		if k.list || k.Secret {

@@ -46,7 +46,9 @@ func (l *loader) readYAML(text []byte) error {
 	if root := doc.Content[0]; root.Kind == yaml.MappingNode {
 		l.mapping(root, "")
 	} else if root.Tag != "!!null" {
-		l.fail(l.at(root), "", "the configuration must be a mapping (kafka: ..., input: ...), not %s", nodeWord(root))
+		some := l.schema.childrenOf("")
+		l.fail(l.at(root), "", "the configuration must be a mapping (%s: ...), not %s",
+			strings.Join(some[:min(2, len(some))], ": ..., "), nodeWord(root))
 	}
 	return nil
 }
@@ -109,7 +111,8 @@ func (l *loader) entry(name, value *yaml.Node, path string) {
 		case value.Kind == yaml.MappingNode:
 			l.mapping(value, path+".")
 		case value.Tag != "!!null":
-			l.fail(at, path, "must hold keys (%s), not %s", strings.Join(l.schema.childrenOf(path), ", "), nodeWord(value))
+			l.fail(at, path, "must hold keys (%s), not %s", strings.Join(l.schema.childrenOf(path), ", "),
+				nodeWord(value))
 		}
 	default:
 		l.fail(at, path, "unknown key%s", l.suggestKey(path))
@@ -131,8 +134,8 @@ func (l *loader) list(name string, n *yaml.Node) {
 		if item = resolve(item); item.Kind == yaml.MappingNode {
 			l.mapping(item, path+".")
 		} else {
-			l.fail(l.at(item), path, "must be a mapping (%s: ...), not %s", strings.Join(l.schema.childrenOf(path), ": ..., "),
-				nodeWord(item))
+			l.fail(l.at(item), path, "must be a mapping (%s: ...), not %s",
+				strings.Join(l.schema.childrenOf(path), ": ..., "), nodeWord(item))
 		}
 	}
 }

@@ -73,7 +73,8 @@ func TestEveryBlockOfTheDocumentationIsAConfiguration(t *testing.T) {
 }
 
 func TestABlockWithAMistakeIsNamedWithTheLineOfTheDocument(t *testing.T) {
-	text := "# Title\n\n  ```yaml\n  kafka: {gruop: x}\n  ```\n\n```\nrunners: many\n```\n```yaml other\nimage: x\n```\n" +
+	text := "# Title\n\n  ```yaml\n  kafka: {gruop: x}\n  ```\n\n```\nrunners: many\n```\n" +
+		"```yaml other\nimage: x\n```\n" +
 		"```sh\nkafka: x\n```\n```\nimage: x\n```\n"
 	var got []string
 	for _, block := range configurations(t, "D.md", text) {

@@ -242,7 +242,7 @@ func checkURL(c *config.Check, path, raw string) {
 		c.Mistake(path, "the address of %s has a user or password in it; give the key by "+
 			"escalation.endpoint.api_key_file", u.Host)
 	case u.RawQuery != "" || u.Fragment != "":
-		c.Mistake(path, "the address of %s has a query or fragment; give the base address, such as http://llama:8000/v1",
-			u.Host)
+		c.Mistake(path, "the address of %s has a query or fragment; give the base address, such as "+
+			"http://llama:8000/v1", u.Host)
 	}
 }

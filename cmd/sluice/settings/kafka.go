@@ -82,8 +82,9 @@ var kafkaKeys = []config.Key{
 	{Name: "instance_id", Example: "reviews-0",
 		Doc: "name of this worker (static membership): unique in the group, the same after a restart"},
 	{Name: "session_timeout", Example: "2m",
-		Range: config.Range{Least: "500ms", Most: "30m", TooMuch: "brokers allow no more: group.max.session.timeout.ms"},
-		Doc:   "how long a dead worker keeps its partitions; a restart within it causes no rebalance"},
+		Range: config.Range{Least: "500ms", Most: "30m",
+			TooMuch: "brokers allow no more: group.max.session.timeout.ms"},
+		Doc: "how long a dead worker keeps its partitions; a restart within it causes no rebalance"},
 	{Name: "rebalance_timeout", Example: "25s",
 		Range: config.Range{Least: "500ms", Most: "30m"},
 		Doc:   "how long a rebalance waits for members that do not answer"},
@@ -147,8 +148,8 @@ func checkKafka(c *config.Check, s *Settings) {
 		k.InstanceID = c.Env("HOSTNAME")
 	}
 	if k.InstanceID == "" {
-		c.Mistake("kafka.instance_id", "must not be empty: it lets a restarted worker take up its partitions without a "+
-			"rebalance; write for example %q", hostname)
+		c.Mistake("kafka.instance_id", "must not be empty: it lets a restarted worker take up its partitions without "+
+			"a rebalance; write for example %q", hostname)
 	}
 	if k.Guarantee == "exactly-once" {
 		if k.CommitInterval*2 > k.TransactionTimeout {
@@ -198,8 +199,8 @@ func checkLogin(c *config.Check, s *SASL, encrypted bool) {
 		if s.Username == "" {
 			c.Mistake("kafka.sasl.username", "is missing; %s needs one", s.Mechanism)
 		}
-		oneSecret(c, "kafka.sasl.mechanism", s.Mechanism+" needs a password", "kafka.sasl.password_file", s.PasswordFile,
-			"kafka.sasl.password", s.Password)
+		oneSecret(c, "kafka.sasl.mechanism", s.Mechanism+" needs a password", "kafka.sasl.password_file",
+			s.PasswordFile, "kafka.sasl.password", s.Password)
 	}
 	if !encrypted && (s.Mechanism == kafka.Plain || s.Mechanism == kafka.OAuthBearer) {
 		c.Warn("kafka.sasl.mechanism", "%s without kafka.tls sends the password or token readable for everybody on "+
@@ -224,9 +225,11 @@ func checkToken(c *config.Check, s *SASL, oidc []string) {
 	u, err := url.Parse(o.TokenURL)
 	switch {
 	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
-		c.Mistake("kafka.sasl.oidc.token_url", "is not an address; write for example https://login.example/oauth2/token")
+		c.Mistake("kafka.sasl.oidc.token_url", "is not an address; write for example "+
+			"https://login.example/oauth2/token")
 	case u.User != nil:
-		c.Mistake("kafka.sasl.oidc.token_url", "holds a user or password; give them as client_id and client_secret_file")
+		c.Mistake("kafka.sasl.oidc.token_url", "holds a user or password; give them as client_id and "+
+			"client_secret_file")
 	case u.Scheme == "http" && !IsLoopback(u.Hostname()):
 		c.Mistake("kafka.sasl.oidc.token_url", "would send the client secret readable for everybody on the way; use "+
 			"https")

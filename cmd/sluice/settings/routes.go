@@ -37,8 +37,8 @@ func checkRoutes(c *config.Check, s *Settings) {
 		for _, other := range []struct{ path, topic string }{{"output.topic", s.Output.Topic},
 			{"dead_letter.topic", s.DeadLetter.Topic}} {
 			if r.Topic != "" && r.Topic == other.topic {
-				c.Between([]string{at("topic"), other.path}, "%q is also %s; give the copies a topic of their own", r.Topic,
-					other.path)
+				c.Between([]string{at("topic"), other.path}, "%q is also %s; give the copies a topic of their own",
+					r.Topic, other.path)
 			}
 		}
 	}

@@ -59,7 +59,8 @@ func Default() Settings {
 	}
 }
 
-// Room makes the section of another room, whose check may look at the settings of the worker too: by then they are read.
+// Room makes the section of another room, whose check may look at the settings of the worker too: by then they are
+// read.
 type Room func(*Settings) config.Section
 
 // Schema is the sections of a worker, which fill in s, and those of other rooms behind them. What s holds is taken for
@@ -103,8 +104,8 @@ type Loaded struct {
 	*config.Loaded
 }
 
-// Load reads and checks the configuration of a worker, with the sections of other rooms beside its own. The error is that
-// of config.Schema.Load.
+// Load reads and checks the configuration of a worker, with the sections of other rooms beside its own. The error is
+// that of config.Schema.Load.
 func Load(src config.Source, rooms ...Room) (*Loaded, error) {
 	c := &Loaded{Settings: Default()}
 	var err error

@@ -20,7 +20,8 @@ func TestNearest(t *testing.T) {
 	candidates := []string{"exactly-once", "at-least-once", "group", "session_timeout", "max"}
 	for s, want := range map[string]string{
 		"exactly_once": "exactly-once", "EXACTLYONCE": "exactly-once", "gruop": "group",
-		"session": "session_timeout", "groups": "group", "min": "", "": "", "colour": "", "sesion_timeuot": "session_timeout",
+		"session": "session_timeout", "groups": "group", "min": "", "": "", "colour": "",
+		"sesion_timeuot": "session_timeout",
 	} {
 		if got := suggest.Nearest(s, candidates); got != want {
 			t.Errorf("nearest to %q is %q, want %q", s, got, want)
