@@ -61,7 +61,7 @@ type Key struct {
 	Range   Range    // of numbers, durations and sizes
 
 	path  string // with the section: "kafka.tls.cert_file"; those of entries of a list are "models[].device"
-	kind  Kind
+	kind  kind
 	index []int // of the field, in the struct of the section
 	value any   // the default
 	bound bounds

@@ -116,7 +116,7 @@ func (s *Schema) AddFlags(fs *pflag.FlagSet) {
 			continue
 		}
 		f := fs.VarPF(&keyFlag{key: k}, k.path, "", k.Doc)
-		if k.kind == Switch {
+		if k.kind == kindSwitch {
 			f.NoOptDefVal = "true"
 		}
 	}

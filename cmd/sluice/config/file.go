@@ -142,7 +142,7 @@ func (l *loader) list(name string, n *yaml.Node) {
 
 func (l *loader) leaf(k Key, n *yaml.Node, path string) {
 	at := l.at(n)
-	if k.kind == List {
+	if k.kind == kindList {
 		if n.Kind != yaml.SequenceNode {
 			l.fail(at, path, "must be a list; write [%s]", strconv.Quote(n.Value))
 			return
@@ -162,7 +162,7 @@ func (l *loader) leaf(k Key, n *yaml.Node, path string) {
 		l.set(&l.file, path, list, at)
 		return
 	}
-	if k.kind == Mapping {
+	if k.kind == kindMapping {
 		l.leafMap(n, path, k)
 		return
 	}

@@ -16,39 +16,39 @@ import (
 
 // This file owns the kinds of values: how each is read, and how it is shown to a person.
 
-// Kind is the type of a key's value.
-type Kind int
+// kind is the type of a key's value.
+type kind int
 
 // The kinds of values, and the Go types of their fields.
 const (
-	Text     Kind = iota // string, pipeline.Secret
-	List                 // []string
-	Number               // int
-	Fraction             // float64
-	Switch               // bool
-	Duration             // time.Duration
-	Size                 // Bytes
-	Mapping              // map[string]string
+	kindText     kind = iota // string, pipeline.Secret
+	kindList                 // []string
+	kindNumber               // int
+	kindFraction             // float64
+	kindSwitch               // bool
+	kindDuration             // time.Duration
+	kindSize                 // Bytes
+	kindMapping              // map[string]string
 )
 
 // String is the kind as help shows it.
-func (k Kind) String() string {
+func (k kind) String() string {
 	return [...]string{"text", "list", "number", "fraction", "true|false", "duration", "size", "mapping"}[k]
 }
 
-var kinds = map[reflect.Type]Kind{
-	reflect.TypeFor[string]():            Text,
-	reflect.TypeFor[pipeline.Secret]():   Text,
-	reflect.TypeFor[[]string]():          List,
-	reflect.TypeFor[int]():               Number,
-	reflect.TypeFor[float64]():           Fraction,
-	reflect.TypeFor[bool]():              Switch,
-	reflect.TypeFor[time.Duration]():     Duration,
-	reflect.TypeFor[Bytes]():             Size,
-	reflect.TypeFor[map[string]string](): Mapping,
+var kinds = map[reflect.Type]kind{
+	reflect.TypeFor[string]():            kindText,
+	reflect.TypeFor[pipeline.Secret]():   kindText,
+	reflect.TypeFor[[]string]():          kindList,
+	reflect.TypeFor[int]():               kindNumber,
+	reflect.TypeFor[float64]():           kindFraction,
+	reflect.TypeFor[bool]():              kindSwitch,
+	reflect.TypeFor[time.Duration]():     kindDuration,
+	reflect.TypeFor[Bytes]():             kindSize,
+	reflect.TypeFor[map[string]string](): kindMapping,
 }
 
-func kindOf(t reflect.Type) (Kind, bool) {
+func kindOf(t reflect.Type) (kind, bool) {
 	k, ok := kinds[t]
 	return k, ok
 }
@@ -57,7 +57,7 @@ func kindOf(t reflect.Type) (Kind, bool) {
 // name=value. The error says what to write in its place. Ranges are not looked at: see Within.
 func (k Key) Parse(s string) (any, error) {
 	switch k.kind {
-	case List:
+	case kindList:
 		list := []string{}
 		for item := range strings.SplitSeq(s, ",") {
 			if item = strings.TrimSpace(item); item != "" {
@@ -65,7 +65,7 @@ func (k Key) Parse(s string) (any, error) {
 			}
 		}
 		return list, nil
-	case Mapping:
+	case kindMapping:
 		m := map[string]string{}
 		for item := range strings.SplitSeq(s, ",") {
 			if strings.TrimSpace(item) == "" {
@@ -85,19 +85,19 @@ func (k Key) Parse(s string) (any, error) {
 // parseScalar reads one value. The error says what to write in its place.
 func (k Key) parseScalar(s string) (any, error) {
 	switch k.kind {
-	case Number:
+	case kindNumber:
 		n, err := strconv.Atoi(s)
 		if err != nil {
 			return nil, fmt.Errorf("%q is not a whole number; write for example %s", s, k.Example)
 		}
 		return n, nil
-	case Fraction:
+	case kindFraction:
 		x, err := strconv.ParseFloat(s, 64)
 		if err != nil || math.IsNaN(x) || math.IsInf(x, 0) {
 			return nil, fmt.Errorf("%q is not a number; write for example %s", s, k.Example)
 		}
 		return x, nil
-	case Switch:
+	case kindSwitch:
 		switch s {
 		case "true":
 			return true, nil
@@ -105,7 +105,7 @@ func (k Key) parseScalar(s string) (any, error) {
 			return false, nil
 		}
 		return nil, fmt.Errorf("%q is neither true nor false", s)
-	case Duration:
+	case kindDuration:
 		d, err := time.ParseDuration(s)
 		if err == nil {
 			return d, nil
@@ -114,7 +114,7 @@ func (k Key) parseScalar(s string) (any, error) {
 			return nil, fmt.Errorf("%s has no unit; write for example %ss or %sms", s, s, s)
 		}
 		return nil, fmt.Errorf("%q is not a duration; write for example %s", s, k.Example)
-	case Size:
+	case kindSize:
 		return ParseBytes(s)
 	}
 	if k.OneOf != nil && s != "" && !slices.Contains(k.OneOf, s) {

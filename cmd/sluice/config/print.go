@@ -98,7 +98,7 @@ func (p *printer) keys(section, entry int, v reflect.Value) {
 func (p *printer) isLeftOut(k Key, entry int, v reflect.Value) bool {
 	section := &p.c.schema.sections[k.place.section]
 	switch {
-	case v.IsZero() && (k.kind == Text || k.kind == List || k.kind == Mapping):
+	case v.IsZero() && (k.kind == kindText || k.kind == kindList || k.kind == kindMapping):
 		return true
 	case section.On != nil && !section.On():
 		return true
