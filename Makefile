@@ -54,9 +54,9 @@ lint: native ## gofmt, go vet, staticcheck
 
 test-pure: ## the pure core without cgo, and with the race detector
 	$(step) 'pure Go: CGO_ENABLED=0, then the race detector'
-	@CGO_ENABLED=0 go test ./pipeline ./pipeline/escalate/... ./pipeline/llm/... ./pipeline/pipelinetest/injections ./pipeline/pipelinetest/leak ./model ./model/calibrate ./tokenize ./cmd/sluice/load/... ./model/tune ./pipeline/failpoint ./bench/faults/...
+	@CGO_ENABLED=0 go test ./pipeline ./pipeline/escalate/... ./pipeline/llm/... ./pipeline/pipelinetest/injections ./pipeline/pipelinetest/leak ./model ./model/calibrate ./tokenize ./cmd/sluice/config ./cmd/sluice/settings ./cmd/sluice/suggest ./cmd/sluice/load/... ./model/tune ./pipeline/failpoint ./bench/faults/...
 	@CGO_ENABLED=0 go test -tags failpoint ./pipeline/failpoint
-	@go test -race ./pipeline ./pipeline/escalate/... ./pipeline/llm/... ./pipeline/pipelinetest/injections ./pipeline/pipelinetest/leak ./model ./model/calibrate ./tokenize ./cmd/sluice/load/... ./model/tune ./pipeline/failpoint ./bench/faults/...
+	@go test -race ./pipeline ./pipeline/escalate/... ./pipeline/llm/... ./pipeline/pipelinetest/injections ./pipeline/pipelinetest/leak ./model ./model/calibrate ./tokenize ./cmd/sluice/config ./cmd/sluice/settings ./cmd/sluice/suggest ./cmd/sluice/load/... ./model/tune ./pipeline/failpoint ./bench/faults/...
 
 test-export: venv ## the export script: tiny models of every architecture against transformers
 	$(step) 'export script'
@@ -136,7 +136,7 @@ faults-build: native
 	@[ "$$(go env GOOS) $$(go env GOARCH)" != 'linux amd64' ] || { $(native) && go run ./bench/faults/clockstep && go build -overlay build/faults/_clockstep/overlay.json -tags failpoint,clockstep $(goflags) -o build/faults/sluice-clock ./cmd/sluice; }
 
 fuzz: native ## run every fuzz target for FUZZTIME (30s), one after the other; what fails is kept under testdata/fuzz
-	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./pipeline/llm ./pipeline/llm/label ./tokenize ./model ./model/ort ./cmd/sluice ./bench/faults/proxy; do \
+	@$(native) && for p in ./pipeline ./pipeline/kafka ./pipeline/escalate ./pipeline/llm ./pipeline/llm/label ./tokenize ./model ./model/ort ./cmd/sluice/settings ./bench/faults/proxy; do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 	    printf '\n== %s %s\n' $$p $$f; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s -parallel 1 $$p; \
 	  done; \

@@ -317,3 +317,14 @@ func ExampleModel_Tag() {
 	fmt.Println(m.Tag("sentiment"))
 	// Output: sentiment@2d711642b726
 }
+
+func TestOpenSaysThatOnlyDirectoriesAreRead(t *testing.T) {
+	for _, uri := range []string{"mlflow:sentiment@champion", "hf:distilbert/base", "file:/models/sentiment"} {
+		scheme, _, _ := strings.Cut(uri, ":")
+		_, err := Open(uri)
+		want := "models are read from directories only, not from " + scheme + " URIs: fetch the model"
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline/kafka"
 )
 
@@ -48,12 +49,12 @@ asked. "sluice validate" then says which of them the brokers do not grant.`,
 	describe(fs, "command-config", envACLs+"COMMAND_CONFIG", "admin.properties")
 	fs.BoolVar(&asJSON, "json", false, "print a JSON list in place of commands")
 	describe(fs, "json", envACLs+"JSON", "true")
-	addKeyFlags(fs)
+	settings.Keys().AddFlags(fs)
 	return cmd
 }
 
 // accessOf is what the stages of a worker touch: one client of Kafka each.
-func accessOf(s *Settings, stage string) ([]kafka.Access, error) {
+func accessOf(s *settings.Settings, stage string) ([]kafka.Access, error) {
 	classify := kafkaPlan(s)
 	var clients []kafka.Access
 	if stage == stageAll || stage == stageClassify {

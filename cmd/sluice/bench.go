@@ -18,15 +18,17 @@ import (
 	"github.com/tidwall/gjson"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"sluice/cmd/sluice/config"
 	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/settings"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
 
-// This file measures a worker, or any other system between two topics, under load. The measuring is done by cmd/sluice/load;
-// here are the flags, the tokenizer that counts tokens, and the worker and broker of a first look.
+// This file measures a worker, or any other system between two topics, under load. The measuring is done by
+// cmd/sluice/load; here are the flags, the tokenizer that counts tokens, and the worker and broker of a first look.
 
 // benchOptions are the flags of bench and its subcommands; each shows those that it knows.
 type benchOptions struct {
@@ -481,7 +483,7 @@ const benchRetention = time.Minute
 func workerEnv() []string {
 	var env []string
 	for _, e := range os.Environ() {
-		if name, _, _ := strings.Cut(e, "="); !isKeyEnv(name) {
+		if name, _, _ := strings.Cut(e, "="); !config.IsKeyEnv(name, commandEnv) {
 			env = append(env, e)
 		}
 	}
@@ -490,8 +492,8 @@ func workerEnv() []string {
 
 // benchFirstLook measures a worker of its own on a broker of its own.
 func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (err error) {
-	guarantee, _ := findKey("kafka.guarantee")
-	if _, err := guarantee.parse(o.guarantee); err != nil {
+	guarantee, _ := settings.Keys().Find("kafka.guarantee")
+	if _, err := guarantee.Parse(o.guarantee); err != nil {
 		return usageErrorf("bench: --guarantee: %v", err)
 	}
 	if o.partitions == 0 {

@@ -12,6 +12,7 @@ import (
 
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
+	"sluice/cmd/sluice/settings"
 	"sluice/model"
 )
 
@@ -132,7 +133,7 @@ func benchSize(ctx context.Context, w io.Writer, o sizeOptions) error {
 	row("partitions", "%d or more: a worker needs one at least, and twice the workers leaves room to grow",
 		s.Partitions)
 	if memory > 0 {
-		limit := float64(defaultSettings().Limits.Total.Bytes)
+		limit := float64(settings.Default().Limits.Total.Bytes)
 		row("memory", "%.0f MiB a worker: %.0f MiB (%s), and up to %.0f MiB of records in flight "+
 			"(limits.total.bytes, held twice: record and result)",
 			(memory+2*limit)/(1<<20), memory/(1<<20), memorySource, 2*limit/(1<<20))

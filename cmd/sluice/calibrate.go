@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/suggest"
 	"sluice/model"
 	"sluice/model/calibrate"
 	"sluice/model/ort"
@@ -92,7 +94,7 @@ func (o calibrateOptions) check() error {
 	if methods := []string{"auto", string(model.Temperature), string(model.IsotonicRegression)}; !slices.Contains(
 		methods, o.method) {
 		errs = append(errs, fmt.Errorf("--method: %q is not one of %s%s", o.method, strings.Join(methods, ", "),
-			didYouMean(o.method, methods)))
+			suggest.DidYouMean(o.method, methods)))
 	}
 	if o.folds < 2 || o.folds > 100 {
 		errs = append(errs, fmt.Errorf("--folds: %d is out of range; between 2 and 100", o.folds))
@@ -152,10 +154,10 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 		files = append(files, f)
 	}
 
-	settings := defaultModel()
-	settings.Path, settings.Name = o.model, described.Name
+	judged := settings.DefaultModel()
+	judged.Path, judged.Name = o.model, described.Name
 	st := steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }}
-	models, err := openModels(ctx, []ModelSettings{settings}, ort.DefaultRunners(), time.Minute, st)
+	models, err := openModels(ctx, []settings.Model{judged}, ort.DefaultRunners(), time.Minute, st)
 	if err != nil {
 		return err
 	}

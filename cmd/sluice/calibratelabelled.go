@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/suggest"
 	"sluice/model"
 )
 
@@ -55,7 +57,8 @@ func readLabelled(r io.Reader, m *model.Model) ([]labelledText, error) {
 	}
 	switch err := lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
-		errs = append(errs, fmt.Errorf("line %d: is longer than %s; write one text a line", n+1, Bytes(longestLine)))
+		errs = append(errs, fmt.Errorf("line %d: is longer than %s; write one text a line", n+1,
+			config.Bytes(longestLine)))
 	case err != nil:
 		errs = append(errs, fmt.Errorf("line %d: %w", n+1, err))
 	case len(errs) == 0 && len(texts) == 0:
@@ -119,7 +122,7 @@ func parseLabelled(line []byte, m *model.Model) (labelledText, error) {
 		at := slices.Index(m.Labels, name)
 		if at < 0 {
 			return t, fmt.Errorf("label %q is not one of the model's: %s%s", name, strings.Join(m.Labels, ", "),
-				didYouMean(name, m.Labels))
+				suggest.DidYouMean(name, m.Labels))
 		}
 		t.labels[at] = true
 	}
@@ -140,7 +143,7 @@ func checkEntities(t labelledText, m *model.Model) error {
 		switch {
 		case !slices.Contains(groups, e.Group):
 			return fmt.Errorf("entity_group %q is not one of the model's: %s%s", e.Group, strings.Join(groups, ", "),
-				didYouMean(e.Group, groups))
+				suggest.DidYouMean(e.Group, groups))
 		case e.Start == nil || e.End == nil || *e.Start < 0 || *e.End <= *e.Start || *e.End > chars:
 			return fmt.Errorf("an entity %s has no start and end within the %d characters of the text; count "+
 				"characters, not bytes, end exclusive", e.Group, chars)

@@ -16,6 +16,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/suggest"
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/plan"
@@ -34,11 +37,11 @@ type classifyOptions struct {
 	text    string
 	field   string
 	runners int
-	shape   ModelSettings // what holds for every model
+	shape   settings.Model // what holds for every model
 }
 
 func classifyCommand() *cobra.Command {
-	o := classifyOptions{shape: defaultModel()}
+	o := classifyOptions{shape: settings.DefaultModel()}
 	cmd := &cobra.Command{
 		Use:   "classify -m MODEL_DIR [-m MODEL_DIR]... [FILE]",
 		Short: "Judge lines of a file or of standard input",
@@ -90,13 +93,14 @@ code 1 at the end.`,
 }
 
 // settings makes the same settings of the flags that `run` has from its file. Every mistake is named.
-func (o classifyOptions) settings() (*Settings, error) {
-	s := defaultSettings()
+func (o classifyOptions) settings() (*settings.Settings, error) {
+	s := settings.Default()
 	s.Input.Text, s.Output.Field, s.Runners = o.text, o.field, o.runners
 	var errs []error
+	keys := settings.Keys()
 	check := func(flag, path, value string) {
-		k, _ := findKey(path)
-		if _, err := k.parse(value); err != nil {
+		k, _ := keys.Find(path)
+		if _, err := k.Parse(value); err != nil {
 			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
 		}
 	}
@@ -106,11 +110,11 @@ func (o classifyOptions) settings() (*Settings, error) {
 	check("scores", "models[].scores", o.shape.Scores)
 	if formats := []string{"auto", "json", "text"}; o.format != "auto" && o.format != "json" && o.format != "text" {
 		errs = append(errs, fmt.Errorf("--format: %q is not one of %s%s", o.format, strings.Join(formats, ", "),
-			didYouMean(o.format, formats)))
+			suggest.DidYouMean(o.format, formats)))
 	}
-	if o.runners < 0 || o.runners > 1024 {
-		errs = append(errs, fmt.Errorf("--runners: %d is out of range; between 1 and 1024, or 0 for the number of CPUs",
-			o.runners))
+	runners, _ := keys.Find("runners")
+	if err := runners.Within(o.runners); err != nil {
+		errs = append(errs, fmt.Errorf("--runners: %w", err))
 	}
 	if err := codec.CheckField(o.field); err != nil {
 		errs = append(errs, fmt.Errorf("--field: %w", err))
@@ -224,7 +228,7 @@ type lineProcessor struct {
 func (p *lineProcessor) Process(j *pipeline.Job) {
 	if len(j.Record.Value) > longestLine {
 		j.Done(p.bad.DeadLetter(j.Record, pipeline.Faultf(pipeline.Poison, "decode", "line-too-long",
-			"the line is longer than %s", Bytes(longestLine)), 0))
+			"the line is longer than %s", config.Bytes(longestLine)), 0))
 		return
 	}
 	asJSON := p.format == "json"

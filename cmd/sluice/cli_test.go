@@ -30,6 +30,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"sluice/cmd/sluice/config"
 	"sluice/pipeline/kafka"
 	"sluice/pipeline/pipelinetest"
 )
@@ -37,6 +38,17 @@ import (
 // These tests run the command line as a process of its own: this test binary, which becomes sluice when asSluice is
 // set.
 const asSluice = "TEST_BINARY_AS_SLUICE"
+
+// minimal is the shortest configuration without mistakes.
+const minimal = `kafka:
+  brokers: ["localhost:9092"]
+  group: reviews
+input: {topics: [customer_reviews]}
+models:
+  - {name: sentiment, path: models/sentiment}
+output: {topic: review_analysis}
+dead_letter: {topic: review_dlq}
+`
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
@@ -58,7 +70,7 @@ func sluice(t *testing.T, args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(exe, args...)
 	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, envPrefix) || strings.HasPrefix(e, envOnnx+"=") {
+		if !strings.HasPrefix(e, config.EnvPrefix) || strings.HasPrefix(e, envOnnx+"=") {
 			cmd.Env = append(cmd.Env, e)
 		}
 	}
@@ -228,7 +240,7 @@ func TestEveryFlagHasItsVariableDeclared(t *testing.T) {
 	visit = func(c *cobra.Command) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			for _, env := range f.Annotations[annotationEnv] {
-				if env != envName("server.listen") { // a configuration key, which health follows
+				if env != config.EnvName("server.listen") { // a configuration key, which health follows
 					declared[env] = true
 				}
 			}

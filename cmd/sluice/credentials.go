@@ -9,8 +9,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 	"sluice/pipeline/kafka"
 )
@@ -20,7 +21,7 @@ const maxCertificateBytes = 4 << 20
 
 // kafkaSecurity fills in c.TLS and c.SASL. Every file is read once, so that a mistake shows at the start; the error
 // joins all mistakes.
-func kafkaSecurity(c *kafka.Config, k *KafkaSettings) error {
+func kafkaSecurity(c *kafka.Config, k *settings.Kafka) error {
 	var errs []error
 	if k.TLS.On() {
 		c.TLS = func() (*tls.Config, error) { return clientTLS("kafka.tls", k.TLS) }
@@ -41,7 +42,7 @@ func kafkaSecurity(c *kafka.Config, k *KafkaSettings) error {
 }
 
 // loginSecret is where the password or the token comes from.
-func loginSecret(s *SASLSettings) (func(context.Context) (pipeline.Secret, error), error) {
+func loginSecret(s *settings.SASL) (func(context.Context) (pipeline.Secret, error), error) {
 	file := func(key, path string) (func(context.Context) (pipeline.Secret, error), error) {
 		read := secretFile(key, path)
 		_, err := read()
@@ -85,7 +86,7 @@ func secretFile(key, path string) func() (pipeline.Secret, error) {
 }
 
 // clientTLS is how a client of ours speaks TLS, from files as they are now. section is the path of the settings.
-func clientTLS(section string, t TLSSettings) (*tls.Config, error) {
+func clientTLS(section string, t settings.TLS) (*tls.Config, error) {
 	c := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12}
 	var errs []error
 	if t.CAFile != "" {
@@ -105,7 +106,7 @@ func clientTLS(section string, t TLSSettings) (*tls.Config, error) {
 }
 
 func readCAs(key, path string) (*x509.CertPool, error) {
-	pem, err := readBounded(path, maxCertificateBytes)
+	pem, err := config.ReadFile(path, maxCertificateBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
@@ -117,11 +118,11 @@ func readCAs(key, path string) (*x509.CertPool, error) {
 }
 
 func readKeyPair(section, certFile, keyFile string) (tls.Certificate, error) {
-	certPEM, err := readBounded(certFile, maxCertificateBytes)
+	certPEM, err := config.ReadFile(certFile, maxCertificateBytes)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("%s.cert_file: %w", section, err)
 	}
-	keyPEM, err := readBounded(keyFile, maxCertificateBytes)
+	keyPEM, err := config.ReadFile(keyFile, maxCertificateBytes)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("%s.key_file: %w", section, err)
 	}
@@ -130,14 +131,4 @@ func readKeyPair(section, certFile, keyFile string) (tls.Certificate, error) {
 		return tls.Certificate{}, fmt.Errorf("%s.cert_file and key_file (%s, %s): %w", section, certFile, keyFile, err)
 	}
 	return cert, nil
-}
-
-// readBounded reads a whole file that must not be larger than most bytes.
-func readBounded(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, path, most)
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 	"golang.org/x/time/rate"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 	"sluice/pipeline/publish"
 )
@@ -122,7 +123,7 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 
 	live := newDemoState(began, broker, s)
 	view := newDemoView(out, live, o.plain)
-	log, problems := newLogger(view.logWriter(errw), LogSettings{Level: "warn", Format: "text"})
+	log, problems := newLogger(view.logWriter(errw), settings.Log{Level: "warn", Format: "text"})
 	live.problems = problems
 	view.say("broker     %s (this process; connect with any Kafka client while the demo runs)", broker)
 	view.say("topics     %s -> %s, %s", demoInput, demoOutput, demoDeadLetter)
@@ -198,7 +199,7 @@ func demo(ctx context.Context, out, errw io.Writer, o demoOptions) error {
 }
 
 // demoModels finds the models of the demo: sentiment and ner, or whatever the directory holds.
-func demoModels(dir string) ([]ModelSettings, error) {
+func demoModels(dir string) ([]settings.Model, error) {
 	if dir == "" {
 		exe, err := executableDir()
 		if err != nil {
@@ -206,9 +207,9 @@ func demoModels(dir string) ([]ModelSettings, error) {
 		}
 		dir = filepath.Join(exe, "models")
 	}
-	var list []ModelSettings
+	var list []settings.Model
 	add := func(name, field string) {
-		m := defaultModel()
+		m := settings.DefaultModel()
 		m.Name, m.Path, m.Field, m.Aggregation = name, filepath.Join(dir, name), field, "first" // whole words
 		list = append(list, m)
 	}
@@ -228,7 +229,7 @@ func demoModels(dir string) ([]ModelSettings, error) {
 			return nil, pipeline.Faultf(pipeline.Config, "start", "models", "demo: %w", err)
 		}
 		for _, e := range entries {
-			if has(e.Name()) && modelName.MatchString(e.Name()) {
+			if has(e.Name()) && settings.ModelName.MatchString(e.Name()) {
 				add(e.Name(), "")
 			}
 		}
@@ -255,8 +256,8 @@ func demoTexts() ([][]byte, error) {
 }
 
 // demoSettings is what a configuration file for the demo would say.
-func demoSettings(broker string, models []ModelSettings) *Settings {
-	s := defaultSettings()
+func demoSettings(broker string, models []settings.Model) *settings.Settings {
+	s := settings.Default()
 	s.Kafka.Brokers, s.Kafka.Group, s.Kafka.InstanceID = []string{broker}, "sluice-demo", "demo-0"
 	s.Kafka.CommitInterval = 50 * time.Millisecond
 	s.Input.Topics = []string{demoInput}

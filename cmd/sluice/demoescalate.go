@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline/llm/standin"
 )
 
@@ -49,7 +50,7 @@ func demoOracle(text string) string {
 }
 
 // demoEscalate starts the stand-in and escalates to it. The result ends it.
-func demoEscalate(s *Settings) (end func(), err error) {
+func demoEscalate(s *settings.Settings) (end func(), err error) {
 	for _, m := range s.Models {
 		if m.Name == "sentiment" {
 			s.Escalation.Verdict = m.VerdictField()

@@ -13,6 +13,8 @@ import (
 	"unicode"
 
 	"github.com/mattn/go-runewidth"
+
+	"sluice/cmd/sluice/settings"
 )
 
 // This file is what the demo shows: a state that producer, consumer and worker write to, and a view of it, as a table
@@ -22,7 +24,7 @@ import (
 type demoState struct {
 	began    time.Time
 	broker   string
-	settings *Settings
+	settings *settings.Settings
 	problems *problemLog
 
 	mu        sync.Mutex
@@ -56,7 +58,7 @@ const (
 	demoRows = 200
 )
 
-func newDemoState(began time.Time, broker string, s *Settings) *demoState {
+func newDemoState(began time.Time, broker string, s *settings.Settings) *demoState {
 	return &demoState{began: began, broker: broker, settings: s, attached: make(chan struct{}),
 		last:   map[string]int64{},
 		labels: map[string]int{}, entities: map[string]int{}, open: map[string]bool{}, answer: make(chan struct{}, 1)}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/suggest"
 	"sluice/model"
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
@@ -38,7 +40,7 @@ type escalationPlan struct {
 
 // planEscalation checks the settings against the models' directories, which are only opened, not loaded: a worker of
 // the escalate stage runs no model. The error is a configuration fault that joins all mistakes.
-func planEscalation(s *Settings) (*escalationPlan, error) {
+func planEscalation(s *settings.Settings) (*escalationPlan, error) {
 	e := &s.Escalation
 	p := &escalationPlan{verdict: e.Verdict, policy: escalate.Policy{Severity: e.Severity, Floor: e.SeverityFloor,
 		Confident: e.Confident}}
@@ -96,7 +98,7 @@ func planEscalation(s *Settings) (*escalationPlan, error) {
 				if !slices.Contains(groups, g) {
 					errs = append(errs, fmt.Errorf("escalation.redact: no model of this configuration finds entities "+
 						"of the group %q%s; add a token-classification model that does, or remove it", g,
-						didYouMean(g, append(groups, "email", "phone", "number"))))
+						suggest.DidYouMean(g, append(groups, "email", "phone", "number"))))
 				}
 			}
 			p.redactor = r
@@ -113,7 +115,7 @@ func configFaultOf(errs []error) error {
 }
 
 // escalationGroup is the consumer group that reads requests.
-func escalationGroup(s *Settings) string {
+func escalationGroup(s *settings.Settings) string {
 	if s.Escalation.Group != "" {
 		return s.Escalation.Group
 	}
@@ -121,7 +123,7 @@ func escalationGroup(s *Settings) string {
 }
 
 // escalationKafka is the client's configuration of the escalate stage, made from that of the classify stage.
-func escalationKafka(c kafka.Config, s *Settings) kafka.Config {
+func escalationKafka(c kafka.Config, s *settings.Settings) kafka.Config {
 	c.Group = escalationGroup(s)
 	c.Topics = []string{s.Escalation.Topic}
 	c.Outputs = resultTopics(s)
@@ -130,7 +132,7 @@ func escalationKafka(c kafka.Config, s *Settings) kafka.Config {
 }
 
 // resultTopics are the topics that finished records go to, in either stage.
-func resultTopics(s *Settings) []string {
+func resultTopics(s *settings.Settings) []string {
 	topics := []string{s.Output.Topic, s.DeadLetter.Topic}
 	for _, r := range s.Routes {
 		if !slices.Contains(topics, r.Topic) {
@@ -141,7 +143,7 @@ func resultTopics(s *Settings) []string {
 }
 
 // publisherOf makes the publisher of a stage.
-func publisherOf(s *Settings, maxBytes func(string) int, ruleFailed func(string)) (*publish.Publisher, error) {
+func publisherOf(s *settings.Settings, maxBytes func(string) int, ruleFailed func(string)) (*publish.Publisher, error) {
 	p := &publish.Publisher{Codec: codecOf(s), Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, MaxBytes: maxBytes,
 		RuleFailed: ruleFailed}
 	var errs []error
@@ -159,12 +161,12 @@ func publisherOf(s *Settings, maxBytes func(string) int, ruleFailed func(string)
 }
 
 // verdictRule compiles a rule over the verdicts of the configuration.
-func verdictRule(s *Settings, source string) (*rule.Verdicts, error) {
-	return rule.ParseVerdicts(source, rule.Declare(verdictNames(s)...))
+func verdictRule(s *settings.Settings, source string) (*rule.Verdicts, error) {
+	return rule.ParseVerdicts(source, rule.Declare(s.VerdictNames()...))
 }
 
 // askStep makes the step that decides which records go to the endpoint. needs are the steps that make the verdicts.
-func askStep(s *Settings, plan *escalationPlan, p *publish.Publisher, needs []string) (*escalate.Ask, error) {
+func askStep(s *settings.Settings, plan *escalationPlan, p *publish.Publisher, needs []string) (*escalate.Ask, error) {
 	when, err := verdictRule(s, s.Escalation.When)
 	if err != nil {
 		return nil, configFaultOf([]error{fmt.Errorf("escalation.when: %w", err)})
@@ -174,7 +176,7 @@ func askStep(s *Settings, plan *escalationPlan, p *publish.Publisher, needs []st
 }
 
 // codecOf is the codec of the input's format.
-func codecOf(s *Settings) codec.Codec {
+func codecOf(s *settings.Settings) codec.Codec {
 	if s.Input.Format == "text" {
 		return textvalue.New(s.Output.Field)
 	}
@@ -182,7 +184,7 @@ func codecOf(s *Settings) codec.Codec {
 }
 
 // newPool makes the pool of endpoints.
-func newPool(s *Settings, log *slog.Logger, o llm.Observer) (*llm.Pool, error) {
+func newPool(s *settings.Settings, log *slog.Logger, o llm.Observer) (*llm.Pool, error) {
 	e := &s.Escalation.Endpoint
 	po := llm.Options{
 		Name: "escalation", Protocol: openai.Protocol{},
@@ -204,7 +206,7 @@ func newPool(s *Settings, log *slog.Logger, o llm.Observer) (*llm.Pool, error) {
 	}
 	if e.CAFile != "" {
 		var err error
-		if po.TLS, err = clientTLS("escalation.endpoint", TLSSettings{CAFile: e.CAFile}); err != nil {
+		if po.TLS, err = clientTLS("escalation.endpoint", settings.TLS{CAFile: e.CAFile}); err != nil {
 			errs = append(errs, err)
 		}
 	} else {
@@ -234,7 +236,8 @@ type escalationPage struct {
 }
 
 // newEscalateStage makes the stage that reads requests, asks the endpoint and publishes final verdicts.
-func newEscalateStage(s *Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer, o workerOptions) (
+func newEscalateStage(s *settings.Settings, kc kafka.Config, plan *escalationPlan, reg prometheus.Registerer,
+	o workerOptions) (
 	*workerStage, error) {
 	e := &s.Escalation
 	metrics, stageMetrics := escalate.NewMetrics(reg), escalate.StageMetrics(reg)

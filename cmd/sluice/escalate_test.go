@@ -1,6 +1,7 @@
 package main
 
 import (
+	"sluice/cmd/sluice/settings"
 	"testing"
 
 	"sluice/pipeline/llm"
@@ -8,7 +9,7 @@ import (
 
 // What a pool has by default is what a worker has whose configuration says nothing of the endpoint but where it is.
 func TestAPoolsDefaultsAreTheConfigurations(t *testing.T) {
-	e, o := defaultSettings().Escalation.Endpoint, llm.DefaultOptions()
+	e, o := settings.Default().Escalation.Endpoint, llm.DefaultOptions()
 	for _, c := range []struct {
 		key              string
 		configured, pool any

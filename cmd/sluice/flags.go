@@ -8,9 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 )
 
-// Every flag can be given by an environment variable too. Those that stand for configuration keys are in config.go;
+// Every flag can be given by an environment variable too. Those that stand for configuration keys are package config's;
 // these are the others.
 const (
 	envConfig     = "SLUICE_CONFIG"
@@ -72,7 +75,7 @@ var commandEnv = map[string]bool{
 func describe(fs *pflag.FlagSet, name, env, example string) {
 	f := fs.Lookup(name)
 	f.Annotations = map[string][]string{annotationEnv: {env}, annotationEx: {example}}
-	if !commandEnv[env] && env != envName("server.listen") {
+	if !commandEnv[env] && env != config.EnvName("server.listen") {
 		panic("flag --" + name + ": " + env + " is not in commandEnv")
 	}
 }
@@ -120,10 +123,11 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 		}
 		fmt.Fprintf(w, "\n\"%s COMMAND --help\" says more about a command.\n", cmd.CommandPath())
 	}
-	var flags, keys []*pflag.Flag
+	var flags []*pflag.Flag
+	keys := false
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if _, isKey := f.Value.(*keyFlag); isKey {
-			keys = append(keys, f)
+		if config.IsKeyFlag(f) {
+			keys = true
 		} else if !f.Hidden && f.Name != "help" {
 			flags = append(flags, f)
 		}
@@ -134,28 +138,14 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 			writeFlag(w, f)
 		}
 	}
-	if len(keys) > 0 {
-		fmt.Fprint(w, keysPreface)
-		section := ""
-		for _, k := range allKeys {
-			if s, _, _ := strings.Cut(k.path, "."); s != section {
-				section = s
-				fmt.Fprintf(w, "\n%s\n", strings.TrimSuffix(section, "[]"))
-			}
-			writeKey(w, k)
-		}
+	if keys {
+		settings.Keys().WriteKeys(w)
 	}
 	if !cmd.HasParent() {
 		fmt.Fprint(w, "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 fenced by a "+
 			"twin.\n")
 	}
 }
-
-const keysPreface = `
-Configuration keys. A flag wins over the environment, the environment over the file, the file over the default. Lists are
-separated by commas in flags and in the environment. In the file, ${NAME} stands for an environment variable,
-${NAME:-text} for text where it is not set, and relative file names are relative to the file.
-`
 
 func writeFlag(w io.Writer, f *pflag.Flag) {
 	name := "--" + f.Name
@@ -182,27 +172,4 @@ func writeFlag(w io.Writer, f *pflag.Flag) {
 	if len(facts) > 0 {
 		fmt.Fprintf(w, "      %s\n", strings.Join(facts, " | "))
 	}
-}
-
-func writeKey(w io.Writer, k key) {
-	kind := k.kind.String()
-	if k.choices != nil {
-		kind = strings.Join(k.choices, "|")
-	}
-	name := "--" + k.path
-	if k.secret || k.inList() {
-		name = k.path // no flag
-	}
-	value := k.show(k.value)
-	switch {
-	case k.need:
-		value = "none, it must be given"
-	case value == `""` || value == "[]":
-		value = "none"
-	}
-	facts := []string{"env " + envName(k.path), "default " + value}
-	if !k.secret {
-		facts = append(facts, "example "+k.example)
-	}
-	fmt.Fprintf(w, "  %s %s\n      %s\n      %s\n", name, kind, k.doc, strings.Join(facts, " | "))
 }

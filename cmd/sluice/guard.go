@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 )
 
@@ -174,7 +175,7 @@ func sameSecret(a, b string) bool {
 
 // serverTLS is nil without TLS. Files are read again at most once a second, so a renewed certificate is taken up, and a
 // flood of handshakes reads nothing.
-func serverTLS(t ServerTLSSettings) (*tls.Config, error) {
+func serverTLS(t settings.ServerTLS) (*tls.Config, error) {
 	if t.CertFile == "" {
 		return nil, nil
 	}
@@ -234,7 +235,7 @@ func listenTLS(address string, c *tls.Config) (net.Listener, error) {
 }
 
 // guardOf reads what is needed once, so that a mistake shows at the start.
-func guardOf(o ServerSettings) (guard, *tls.Config, error) {
+func guardOf(o settings.Server) (guard, *tls.Config, error) {
 	g := guard{certificate: o.TLS.ClientCAFile != ""}
 	if o.TokenFile != "" {
 		g.token = secretFile("server.token_file", o.TokenFile)

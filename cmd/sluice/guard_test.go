@@ -15,14 +15,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline/pipelinetest"
 )
 
 // serving starts the endpoints with settings.
-func serving(t *testing.T, o ServerSettings) *server {
+func serving(t *testing.T, o settings.Server) *server {
 	t.Helper()
 	o.Listen = "127.0.0.1:0"
-	_, problems := newLogger(io.Discard, defaultSettings().Log)
+	_, problems := newLogger(io.Discard, settings.Default().Log)
 	s, err := startServer(o, prometheus.NewRegistry(), problems, statusPage{})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +55,7 @@ func fetch(t *testing.T, c *http.Client, method, url, token string, body io.Read
 
 func TestOnlyWhoKnowsTheTokenReadsMoreThanTheProbes(t *testing.T) {
 	file := tempFile(t, "token", "first-token\n")
-	s := serving(t, ServerSettings{TokenFile: file, Pprof: true})
+	s := serving(t, settings.Server{TokenFile: file, Pprof: true})
 	url := "http://" + s.address()
 	get := func(path, token string) int {
 		code, body, _ := fetch(t, http.DefaultClient, "GET", url+path, token, nil)
@@ -95,7 +96,7 @@ func TestOnlyWhoKnowsTheTokenReadsMoreThanTheProbes(t *testing.T) {
 }
 
 func TestTheServerOnlyAnswersReadsOfModestSize(t *testing.T) {
-	url := "http://" + serving(t, ServerSettings{}).address()
+	url := "http://" + serving(t, settings.Server{}).address()
 	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "CONNECT", "OPTIONS"} {
 		if code, _, _ := fetch(t, http.DefaultClient, method, url+"/status", "", nil); code != 405 {
 			t.Errorf("%s: %d", method, code)
@@ -119,7 +120,7 @@ func TestTheServerOnlyAnswersReadsOfModestSize(t *testing.T) {
 
 // Slow loris: connections that begin a request and never end it. They must neither keep others out nor stay.
 func TestSlowConnectionsKeepNobodyOut(t *testing.T) {
-	s := serving(t, ServerSettings{})
+	s := serving(t, settings.Server{})
 	var slow []net.Conn
 	for i := range 3 * serverConnections {
 		c, err := net.Dial("tcp", s.address())
@@ -207,8 +208,9 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 	ca, clients, strangers := pipelinetest.NewAuthority(t, "server CA"), pipelinetest.NewAuthority(t, "client CA"),
 		pipelinetest.NewAuthority(t, "another CA")
 	dir := t.TempDir()
-	o := ServerSettings{TLS: ServerTLSSettings{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir,
-		"tls.key"), ClientCAFile: filepath.Join(dir, "clients.pem")}}
+	o := settings.Server{TLS: settings.ServerTLS{CertFile: filepath.Join(dir, "tls.crt"),
+		KeyFile: filepath.Join(dir,
+			"tls.key"), ClientCAFile: filepath.Join(dir, "clients.pem")}}
 	issue := func(name string) {
 		cert, key := ca.Issue(t, time.Hour, name, "127.0.0.1")
 		putFile(t, o.TLS.CertFile, string(cert))
@@ -265,46 +267,16 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 			t.Fatal("the renewed certificate is not served")
 		}
 	}
-	_, problems := newLogger(io.Discard, defaultSettings().Log)
+	_, problems := newLogger(io.Discard, settings.Default().Log)
 	putFile(t, o.TLS.KeyFile, "broken")
 	if code, _, _ := fetch(t, known, "GET", url+"/metrics", "", nil); code != 200 {
 		t.Errorf("while the files are half-written: %d", code)
 	}
-	if _, err := startServer(ServerSettings{Listen: "127.0.0.1:0", TLS: o.TLS}, prometheus.NewRegistry(), problems,
+	if _, err := startServer(settings.Server{Listen: "127.0.0.1:0", TLS: o.TLS}, prometheus.NewRegistry(),
+		problems,
 		statusPage{}); err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(),
 		"server.tls.cert_file and key_file") {
 		t.Errorf("starting with broken files: %v", err)
-	}
-}
-
-func TestListeningElsewhereWantsProof(t *testing.T) {
-	proof := "tls: {cert_file: c.pem, key_file: k.pem}"
-	for _, tc := range []struct{ server, says string }{
-		{`listen: "0.0.0.0:9464"`, "can be reached from other machines; give server.tls"},
-		{`listen: ":9464"`, "can be reached from other machines"},
-		{`listen: "[::]:9464"`, "can be reached from other machines"},
-		{`listen: "worker.example:9464"`, "can be reached from other machines"},
-		{`listen: "10.0.0.1:9464", token_file: t`, "can be reached from other machines"},
-		{`listen: "10.0.0.1:9464", ` + proof, "can be reached from other machines"},
-		{`listen: "10.0.0.1:9464", token_file: t, ` + proof, ""},
-		{`listen: "10.0.0.1:9464", tls: {cert_file: c, key_file: k, client_ca_file: a}`, ""},
-		{`listen: "10.0.0.1:9464", insecure: true`, ""},
-		{`listen: "10.0.0.1:9464", insecure: true, pprof: true`, "server.pprof: profiles show what the process does"},
-		{`listen: "10.0.0.1:9464", insecure: true, pprof: true, token_file: t`, ""},
-		{`listen: "127.0.0.1:9464", pprof: true`, ""},
-		{`listen: "localhost:9464"`, ""},
-		{`listen: "[::1]:9464"`, ""},
-		{`listen: "off"`, ""},
-		{`listen: "off", token_file: t`, "has no effect with server.listen: off"},
-		{`tls: {cert_file: c}`, "a certificate needs its key"},
-		{`tls: {key_file: c}`, "a key needs its certificate"},
-		{`tls: {client_ca_file: c}`, "client certificates are asked for over TLS only"},
-	} {
-		_, err := load(t, minimal+"server: {"+tc.server+"}\n", nil)
-		if tc.says == "" && err != nil || tc.says != "" && (err == nil || len(mistakes(t, err)) != 1 ||
-			!strings.Contains(err.Error(), tc.says)) {
-			t.Errorf("%s: %v", tc.server, err)
-		}
 	}
 }
 

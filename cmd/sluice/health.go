@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 )
 
 func healthCommand() *cobra.Command {
@@ -25,8 +28,9 @@ for health checks of containers that have no other HTTP client.`,
 			return askReady(cmd.OutOrStdout(), address)
 		},
 	}
-	cmd.Flags().StringVar(&address, "address", defaultSettings().Server.Listen, "`ADDRESS` that the worker listens on")
-	describe(cmd.Flags(), "address", envName("server.listen"), "127.0.0.1:9000")
+	cmd.Flags().StringVar(&address, "address", settings.Default().Server.Listen, "`ADDRESS` that the worker "+
+		"listens on")
+	describe(cmd.Flags(), "address", config.EnvName("server.listen"), "127.0.0.1:9000")
 	return cmd
 }
 
@@ -38,7 +42,7 @@ func askReady(out io.Writer, address string) error {
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1" // a worker that listens everywhere listens here
 	}
-	local := isLoopback(host)
+	local := settings.IsLoopback(host)
 	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{
 		// Nothing is sent that is worth anything, and the certificate is for the name that others know the machine by.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: local}, DisableKeepAlives: true,

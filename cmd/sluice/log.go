@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"sluice/cmd/sluice/settings"
 )
 
 // newLogger logs to w, and keeps the latest problem for /status.
-func newLogger(w io.Writer, s LogSettings) (*slog.Logger, *problemLog) {
+func newLogger(w io.Writer, s settings.Log) (*slog.Logger, *problemLog) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(s.Level)); err != nil {
 		panic(err) // the configuration has been checked

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sluice/cmd/sluice/config"
 	"sluice/pipeline"
 )
 
@@ -102,7 +103,7 @@ func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) 
 func exitCode(err error) int {
 	var (
 		usage  *usageError
-		config *configError
+		config *config.Mistakes
 		exit   *exitError
 	)
 	switch {

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/suggest"
 )
 
 func modelsCommand() *cobra.Command {
@@ -20,7 +23,7 @@ func modelsCommand() *cobra.Command {
 		Short: "Look at model directories",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageErrorf("sluice models: there is no command %q%s", args[0], didYouMean(args[0],
+				return usageErrorf("sluice models: there is no command %q%s", args[0], suggest.DidYouMean(args[0],
 					[]string{"verify"}))
 			}
 			return cmd.Help()
@@ -63,10 +66,10 @@ func verifyModels(ctx context.Context, out, errw io.Writer, dirs []string) error
 		if isFile(dir) && !onlyFiles {
 			continue // models/* also matches the notes beside the models
 		}
-		s := defaultModel()
+		s := settings.DefaultModel()
 		s.Path, s.Name = dir, filepath.Base(filepath.Clean(dir))
 		began := time.Now()
-		models, err := openModels(ctx, []ModelSettings{s}, 1, time.Minute, st)
+		models, err := openModels(ctx, []settings.Model{s}, 1, time.Minute, st)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

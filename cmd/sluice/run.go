@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/model/ort"
 	"sluice/pipeline"
 	"sluice/pipeline/failpoint"
@@ -48,7 +50,7 @@ With escalation in the configuration the worker also reads the escalation topic,
 					stageEscalate)
 			}
 			log, problems := newLogger(cmd.ErrOrStderr(), c.Log)
-			for _, w := range c.warnings {
+			for _, w := range c.Warnings {
 				log.Warn("configuration: " + w.String())
 			}
 			return runWorker(cmd.Context(), &c.Settings, workerOptions{
@@ -64,7 +66,7 @@ With escalation in the configuration the worker also reads the escalation topic,
 	cmd.Flags().StringVar(&stages, "stage", stageAll, "`STAGE` to run: all, classify (models only), or escalate (the "+
 		"endpoint only, no models are loaded)")
 	describe(cmd.Flags(), "stage", envStage, "escalate")
-	addKeyFlags(cmd.Flags())
+	settings.Keys().AddFlags(cmd.Flags())
 	return cmd
 }
 
@@ -74,16 +76,17 @@ func addConfigFlag(cmd *cobra.Command, file *string) {
 }
 
 // commandConfig is the configuration of a command that has -c and the key flags.
-func commandConfig(cmd *cobra.Command, file string) (*loaded, error) {
+func commandConfig(cmd *cobra.Command, file string) (*settings.Loaded, error) {
 	hostname, err := os.Hostname()
 	if err != nil {
 		hostname = "" // then ${HOSTNAME} is a mistake that is named with its line
 	}
-	src := configSource{file: file, environ: os.Environ(), flags: cmd.Flags(), hostname: hostname}
-	if file == "" && !anyKeyGiven(src) {
+	src := config.Source{File: file, Environ: os.Environ(), Flags: cmd.Flags(), Hostname: hostname,
+		Commands: commandEnv}
+	if file == "" && !src.AnyKeyGiven() {
 		return nil, usageErrorf("%s: no configuration; give -c FILE (or %s)", cmd.CommandPath(), envConfig)
 	}
-	return loadConfig(src)
+	return settings.Load(src)
 }
 
 // What --stage may say.
@@ -124,7 +127,7 @@ type workerStage struct {
 }
 
 // runWorker runs a worker until ctx ends (nil) or a fault ends it.
-func runWorker(ctx context.Context, s *Settings, o workerOptions) error {
+func runWorker(ctx context.Context, s *settings.Settings, o workerOptions) error {
 	began := time.Now()
 	classify, asks := o.stages != stageEscalate, o.stages != stageClassify && s.Escalation.On()
 	if o.stages == stageEscalate && !asks {
@@ -230,7 +233,7 @@ func runStages(ctx context.Context, stages []*workerStage) error {
 }
 
 // newClassifyStage loads the models and makes the stage that runs them.
-func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, escalation *escalationPlan, reg *prometheus.Registry,
+func newClassifyStage(ctx context.Context, s *settings.Settings, kc kafka.Config, escalation *escalationPlan, reg *prometheus.Registry,
 	srv *server, o workerOptions) (_ *workerStage, pages []modelPage, err error) {
 	metrics := pipeline.NewMetrics(reg)
 	runners := runnersOf(s.Runners)

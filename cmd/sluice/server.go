@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 	"sluice/pipeline/tap"
 )
@@ -86,7 +87,8 @@ type modelPage struct {
 }
 
 // startServer listens and serves. address "off" gives a server that answers nobody.
-func startServer(o ServerSettings, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server, error) {
+func startServer(o settings.Server, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server,
+	error) {
 	address := o.Listen
 	s := &server{phase: "starting", status: page, done: make(chan struct{})}
 	if address == "off" {

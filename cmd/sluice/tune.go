@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/model"
 	"sluice/model/tune"
 	"sluice/pipeline/llm/label"
@@ -52,7 +53,7 @@ const bytesOfToken = 4
 
 // of fills in what was not given: prices from the configuration, and the tokens of the prompt, estimated from the one
 // that a worker would send. asked: the escalation of the configuration is about this model.
-func (e tuneEndpoint) of(c *loaded, m *model.Model, asked bool) (tuneEndpoint, error) {
+func (e tuneEndpoint) of(c *settings.Loaded, m *model.Model, asked bool) (tuneEndpoint, error) {
 	if m.Task != model.TextClassification {
 		return e, nil
 	}
@@ -84,7 +85,7 @@ func (e tuneEndpoint) of(c *loaded, m *model.Model, asked bool) (tuneEndpoint, e
 }
 
 // escalates says whether the escalation of the configuration is about the at-th model.
-func escalates(c *loaded, at int) bool {
+func escalates(c *settings.Loaded, at int) bool {
 	return c.Escalation.On() && (c.Escalation.Verdict == c.Models[at].VerdictField() || c.Escalation.Verdict == "" &&
 		len(c.Models) == 1)
 }
@@ -241,7 +242,8 @@ func (o *tuneOptions) goal() (tune.Goal, error) {
 }
 
 // runTune is the command.
-func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *loaded, o tuneOptions, goal tune.Goal) error {
+func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions,
+	goal tune.Goal) error {
 	f, err := os.Open(o.labelled)
 	if err != nil {
 		return usageErrorf("tune: %v", err)

@@ -14,6 +14,8 @@ import (
 
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
+	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/suggest"
 	"sluice/model"
 	"sluice/model/tune"
 	"sluice/pipeline"
@@ -23,7 +25,7 @@ import (
 // This file runs a model and its student over labelled texts, in this process, and measures how fast each is.
 
 // tunedModel finds the model that the labels are for: the named one, or the only one that has all of them.
-func tunedModel(settings []ModelSettings, name string, texts []tune.Text) (at int, m *model.Model, err error) {
+func tunedModel(settings []settings.Model, name string, texts []tune.Text) (at int, m *model.Model, err error) {
 	at = -1
 	var names, fitting []string
 	for i, s := range settings {
@@ -47,7 +49,8 @@ func tunedModel(settings []ModelSettings, name string, texts []tune.Text) (at in
 	}
 	switch {
 	case name != "" && at < 0:
-		return 0, nil, fmt.Errorf("the configuration has no model %q%s; it has %s", name, didYouMean(name, names),
+		return 0, nil, fmt.Errorf("the configuration has no model %q%s; it has %s", name, suggest.DidYouMean(name,
+			names),
 			strings.Join(names, ", "))
 	case at < 0:
 		return 0, nil, fmt.Errorf("no model of the configuration (%s) has all labels of the file; correct them, or "+
@@ -116,7 +119,7 @@ func (s *said) tokens(i int) (n int) {
 }
 
 // runModels judges every text with the at-th model of the configuration and with its student.
-func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, promptTokens int, length time.Duration,
+func runModels(ctx context.Context, c *settings.Loaded, at int, texts []tune.Text, promptTokens int, length time.Duration,
 	st steps) (*tuneRun, error) {
 	runners := runnersOf(c.Runners)
 	models, err := openModels(ctx, c.Models[at:at+1], runners, c.RunTimeout, st)

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/term"
 
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"sluice/model/tune"
 	"sluice/pipeline/rule"
 )
@@ -19,7 +21,7 @@ import (
 // This file shows what a tuning changes in the configuration file, and writes it.
 
 // offer shows what changes in the configuration and writes it, if that is wanted.
-func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o tuneOptions) error {
+func offer(in io.Reader, out io.Writer, c *settings.Loaded, at int, choice tune.Choice, o tuneOptions) error {
 	var changes []tune.Change
 	settings := c.Models[at]
 	if settings.Student != "" && choice.Student != tune.Never && choice.Student != settings.StudentThreshold {
@@ -49,25 +51,26 @@ func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o
 		return nil
 	}
 	for i := range changes {
-		if given := c.origins[changes[i].String()]; given.env != "" || given.flag != "" {
+		if given := c.Origin(changes[i].String()); given.Env != "" || given.Flag != "" {
 			return fmt.Errorf("tune: %s is given by %s, which wins over the file; set it there to %s",
 				changes[i].String(), given, changes[i].Written())
 		}
 	}
-	if c.file == "" {
+	if c.File == "" {
 		for _, change := range changes {
-			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n", envName(change.String()),
+			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n",
+				config.EnvName(change.String()),
 				change.Written())
 		}
 		return nil
 	}
-	before, err := os.ReadFile(c.file)
+	before, err := os.ReadFile(c.File)
 	if err != nil {
 		return fmt.Errorf("tune: %w", err)
 	}
 	after, err := tune.Rewrite(before, changes)
 	if errors.Is(err, tune.ErrByHand) {
-		fmt.Fprintf(out, "%s cannot be changed automatically (%v). Write there:\n", c.file, err)
+		fmt.Fprintf(out, "%s cannot be changed automatically (%v). Write there:\n", c.File, err)
 		for _, change := range changes {
 			fmt.Fprintf(out, "  %s: %s\n", change.String(), change.Written())
 		}
@@ -77,16 +80,16 @@ func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("tune: %s: %w", c.file, err)
+		return fmt.Errorf("tune: %s: %w", c.File, err)
 	}
-	fmt.Fprintf(out, "\n%s\n", tune.Diff(c.file, before, after))
+	fmt.Fprintf(out, "\n%s\n", tune.Diff(c.File, before, after))
 	switch {
 	case o.write:
 	case o.dryRun || !atTerminal(in):
 		fmt.Fprintln(out, "Nothing was written; --write writes it.")
 		return nil
 	default:
-		fmt.Fprintf(out, "Write this into %s? [y/N] ", c.file)
+		fmt.Fprintf(out, "Write this into %s? [y/N] ", c.File)
 		answer, err := bufio.NewReader(in).ReadString('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("tune: reading the answer: %w", err)
@@ -96,10 +99,10 @@ func offer(in io.Reader, out io.Writer, c *loaded, at int, choice tune.Choice, o
 			return nil
 		}
 	}
-	if err := replaceFile(c.file, before, after); err != nil {
+	if err := replaceFile(c.File, before, after); err != nil {
 		return fmt.Errorf("tune: %w", err)
 	}
-	fmt.Fprintf(out, "Written to %s. A worker reads it at its next start.\n", c.file)
+	fmt.Fprintf(out, "Written to %s. A worker reads it at its next start.\n", c.File)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 	"sluice/pipeline/kafka"
 	"sluice/pipeline/llm"
@@ -33,7 +34,7 @@ is wrong.`,
 			}
 			report := cmd.OutOrStdout()
 			if show {
-				c.print(report)
+				c.Print(report)
 				report = cmd.ErrOrStderr() // standard output is the configuration, and nothing else
 			}
 			return validate(cmd.Context(), report, c, offline)
@@ -43,12 +44,12 @@ is wrong.`,
 	cmd.Flags().BoolVar(&offline, "offline", false, "do not talk to brokers")
 	cmd.Flags().BoolVar(&show, "print", false, "print the configuration that holds, with the origin of every value; "+
 		"secrets are left out")
-	addKeyFlags(cmd.Flags())
+	settings.Keys().AddFlags(cmd.Flags())
 	return cmd
 }
 
 // validate checks what a configuration names and reports line by line to w.
-func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
+func validate(ctx context.Context, w io.Writer, c *settings.Loaded, offline bool) error {
 	wrong := 0
 	report := func(what string, err error) {
 		if err == nil {
@@ -60,15 +61,15 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 	}
 	warn := func(format string, args ...any) { fmt.Fprintf(w, "warning  %s\n", fmt.Sprintf(format, args...)) }
 
-	report("configuration "+c.file, nil)
-	for _, p := range c.warnings {
+	report("configuration "+c.File, nil)
+	for _, p := range c.Warnings {
 		warn("%s", p)
 	}
 	for i, s := range c.Models {
-		models, err := openModels(ctx, []ModelSettings{s}, 1, c.RunTimeout,
+		models, err := openModels(ctx, []settings.Model{s}, 1, c.RunTimeout,
 			steps{func(format string, args ...any) { fmt.Fprintf(w, "         "+format+"\n", args...) }})
 		if err != nil {
-			report("", fmt.Errorf("%s: models[%d] (%s): %w", c.origins[fmt.Sprintf("models[%d].path", i)], i, s.Name,
+			report("", fmt.Errorf("%s: models[%d] (%s): %w", c.Origin(fmt.Sprintf("models[%d].path", i)), i, s.Name,
 				unfault(err)))
 			continue
 		}
@@ -109,7 +110,7 @@ func validate(ctx context.Context, w io.Writer, c *loaded, offline bool) error {
 
 // validateEscalation checks the section against the models, and that its key and certificates can be read. The endpoint
 // is not asked.
-func validateEscalation(s *Settings) (string, error) {
+func validateEscalation(s *settings.Settings) (string, error) {
 	plan, err := planEscalation(s)
 	if err != nil {
 		return "", unfault(err)

@@ -14,6 +14,7 @@ import (
 
 	"sluice/cmd/sluice/audit"
 	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/settings"
 )
 
 func verifyCommand() *cobra.Command {
@@ -58,12 +59,12 @@ guarantee: at-least-once doubled messages are shown and are no fault.`,
 	describe(fs, "patience", envVerify+"PATIENCE", "2m")
 	fs.BoolVar(&asJSON, "json", false, "print one JSON object in place of the table")
 	describe(fs, "json", envVerify+"JSON", "true")
-	addKeyFlags(fs)
+	settings.Keys().AddFlags(fs)
 	return cmd
 }
 
 // auditPlan says which records of which topics to look at.
-func auditPlan(s *Settings, since, until string, now time.Time) (audit.Plan, error) {
+func auditPlan(s *settings.Settings, since, until string, now time.Time) (audit.Plan, error) {
 	p := audit.Plan{Group: s.Kafka.Group, Inputs: s.Input.Topics, Output: s.Output.Topic,
 		DeadLetter: s.DeadLetter.Topic, AtLeastOnce: s.Kafka.Guarantee == "at-least-once"}
 	for _, r := range s.Routes {
@@ -103,7 +104,7 @@ func timeOf(s string, now time.Time) (time.Time, error) {
 	return t, nil
 }
 
-func verify(cmd *cobra.Command, s *Settings, plan audit.Plan, asJSON bool) error {
+func verify(cmd *cobra.Command, s *settings.Settings, plan audit.Plan, asJSON bool) error {
 	options, err := witnessOptions(s)
 	if err != nil {
 		return err

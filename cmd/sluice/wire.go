@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline"
@@ -48,7 +49,7 @@ func executableDir() (string, error) {
 
 // loadedModel is one model, ready to be run.
 type loadedModel struct {
-	settings  ModelSettings
+	settings  settings.Model
 	model     *model.Model
 	tokenizer tokenize.Tokenizer
 	judge     *model.Judge
@@ -58,7 +59,7 @@ type loadedModel struct {
 }
 
 // openModel reads, verifies, loads and self-tests one model.
-func openModel(ctx context.Context, s ModelSettings, o ort.Options, st steps) (_ *loadedModel, err error) {
+func openModel(ctx context.Context, s settings.Model, o ort.Options, st steps) (_ *loadedModel, err error) {
 	l := &loadedModel{settings: s}
 	defer func() {
 		if err != nil {
@@ -160,7 +161,7 @@ func (l *loadedModel) probe() pipeline.Row {
 
 // openModels opens every model of a configuration, students included, which stand behind the model that they belong to.
 // The error joins those of all models; it is a configuration fault.
-func openModels(ctx context.Context, settings []ModelSettings, runners int, runTimeout time.Duration,
+func openModels(ctx context.Context, settings []settings.Model, runners int, runTimeout time.Duration,
 	st steps) ([]*loadedModel, error) {
 	if err := initOnnxRuntime(); err != nil {
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "onnxruntime", Err: err}
@@ -264,7 +265,7 @@ func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pip
 
 // newWatchdog makes a stage's watchdog: where something done to a record does not end, the stage fails, and the process
 // is left.
-func newWatchdog(s *Settings, stage func() *pipeline.Stage, log *slog.Logger) *pipeline.Watchdog {
+func newWatchdog(s *settings.Settings, stage func() *pipeline.Stage, log *slog.Logger) *pipeline.Watchdog {
 	leave := leaving(sayWedged(log))
 	return pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: s.RunTimeout, Grace: wedgedGrace,
 		Wedged: func(err error) {
@@ -307,7 +308,7 @@ var (
 )
 
 // planOf starts the processor that runs all models on every record. escalation is nil without one.
-func planOf(models []*loadedModel, engine *pipeline.Engine, s *Settings, escalation *escalationPlan, p *publish.Publisher,
+func planOf(models []*loadedModel, engine *pipeline.Engine, s *settings.Settings, escalation *escalationPlan, p *publish.Publisher,
 	o plan.Options, m *text.Metrics) (*plan.Plan, error) {
 	var err error
 	if o.Urgent, err = urgentOf(s.Urgent); err != nil {
@@ -338,7 +339,7 @@ func planOf(models []*loadedModel, engine *pipeline.Engine, s *Settings, escalat
 }
 
 // urgentOf is nil where nothing is urgent.
-func urgentOf(s UrgentSettings) (*plan.Urgent, error) {
+func urgentOf(s settings.Urgent) (*plan.Urgent, error) {
 	if len(s.Topics) == 0 && s.Header == "" && s.When == "" {
 		return nil, nil
 	}
@@ -353,7 +354,7 @@ func urgentOf(s UrgentSettings) (*plan.Urgent, error) {
 	return u, nil
 }
 
-func limitsOf(l LimitSettings) pipeline.Limits {
+func limitsOf(l settings.Limits) pipeline.Limits {
 	return pipeline.Limits{
 		PartitionRecords: l.Partition.Records, PartitionBytes: int(l.Partition.Bytes),
 		PartitionTokens: l.Partition.Tokens,
@@ -373,7 +374,7 @@ func runnersOf(setting int) int {
 
 // kafkaConfig turns the settings into the client's, reading the files of certificates and secrets once. The error joins
 // all mistakes.
-func kafkaConfig(s *Settings) (kafka.Config, error) {
+func kafkaConfig(s *settings.Settings) (kafka.Config, error) {
 	c := kafkaPlan(s)
 	if err := kafkaSecurity(&c, &s.Kafka); err != nil {
 		return c, &pipeline.Fault{Kind: pipeline.Config, Stage: "start", Reason: "kafka", Err: err}
@@ -382,7 +383,7 @@ func kafkaConfig(s *Settings) (kafka.Config, error) {
 }
 
 // kafkaPlan is the client's configuration without its certificates and its login.
-func kafkaPlan(s *Settings) kafka.Config {
+func kafkaPlan(s *settings.Settings) kafka.Config {
 	c := kafka.DefaultConfig()
 	k := &s.Kafka
 	c.Brokers, c.Group, c.InstanceID = k.Brokers, k.Group, k.InstanceID

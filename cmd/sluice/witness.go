@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
+	"sluice/cmd/sluice/settings"
 	"sluice/pipeline/kafka"
 )
 
@@ -16,7 +17,7 @@ import (
 // witness, with the worker's own certificates and login.
 
 // witnessOptions are those of a client for the settings' brokers.
-func witnessOptions(s *Settings) ([]kgo.Opt, error) {
+func witnessOptions(s *settings.Settings) ([]kgo.Opt, error) {
 	k, err := kafkaConfig(s)
 	if err != nil {
 		return nil, err

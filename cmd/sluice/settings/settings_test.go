@@ -1,18 +1,19 @@
-package main
+package settings_test
 
 import (
 	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 )
 
 // minimal is the shortest configuration without mistakes.
@@ -26,26 +27,27 @@ output: {topic: review_analysis}
 dead_letter: {topic: review_dlq}
 `
 
-func load(t *testing.T, yaml string, environ []string, args ...string) (*loaded, error) {
+func load(t *testing.T, yaml string, environ []string, args ...string) (*settings.Loaded, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "c.yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	addKeyFlags(fs)
+	settings.Keys().AddFlags(fs)
 	if err := fs.Parse(args); err != nil {
 		t.Fatal(err)
 	}
-	return loadConfig(configSource{file: file, environ: environ, flags: fs, hostname: "pod-0"})
+	return settings.Load(config.Source{File: file, Environ: environ, Flags: fs, Hostname: "pod-0",
+		Commands: map[string]bool{"SLUICE_ONNXRUNTIME": true}})
 }
 
 // mistakes are the lines of the error, without the directory of the file.
 func mistakes(t *testing.T, err error) []string {
 	t.Helper()
-	var ce *configError
+	var ce *config.Mistakes
 	if !errors.As(err, &ce) {
-		t.Fatalf("the error is not a *configError but %T: %v", err, err)
+		t.Fatalf("the error is not a *config.Mistakes but %T: %v", err, err)
 	}
 	lines := strings.Split(err.Error(), "\n")
 	for i := range lines {
@@ -59,12 +61,12 @@ func TestTheShortestConfigurationGetsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := defaultSettings()
+	want := settings.Default()
 	want.Kafka.Brokers, want.Kafka.Group, want.Kafka.InstanceID = []string{"localhost:9092"}, "reviews", "pod-0"
 	want.Input.Topics = []string{"customer_reviews"}
-	m := defaultModel()
-	m.Name, m.Path = "sentiment", filepath.Join(filepath.Dir(c.file), "models/sentiment")
-	want.Models = []ModelSettings{m}
+	m := settings.DefaultModel()
+	m.Name, m.Path = "sentiment", filepath.Join(filepath.Dir(c.File), "models/sentiment")
+	want.Models = []settings.Model{m}
 	want.Output.Topic, want.DeadLetter.Topic = "review_analysis", "review_dlq"
 	if d := cmp.Diff(want, c.Settings); d != "" {
 		t.Error(d)
@@ -72,7 +74,7 @@ func TestTheShortestConfigurationGetsTheDefaults(t *testing.T) {
 }
 
 // ruleWords end every complaint about a rule over verdicts.
-const ruleWords = `; a rule may use sentiment, each with .label, .score, .margin, .entropy, .confidence, .scores["label"], .groups, .entities, .truncated, .windows, .route, .student_label, .student_score and .disagrees;` +
+const ruleWords = `; a rule may use sentiment, each with .label, .score, .margin, .entropy, .confidence, .scores["label"], .groups, .entities, .truncated, .windows, .by, .student_label, .student_score and .disagrees;` +
 	` and topic, partition, key, headers["name"], text, bytes, field("path") and number("path"), and must be true or false`
 
 func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
@@ -114,9 +116,9 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml: kafka.brokers: is missing (addresses (host:port) of brokers to ask first); write for example kafka-1:9092,kafka-2:9092`,
 			`c.yaml: kafka.group: is missing (consumer group; workers of one group share the partitions); write for example reviews`,
 			`c.yaml: input.topics: is missing (topics to read); write for example customer_reviews`,
+			`c.yaml: models: is missing; write for example [{name: sentiment, path: models/sentiment}]`,
 			`c.yaml: output.topic: is missing (topic for results); write for example review_analysis`,
 			`c.yaml: dead_letter.topic: is missing (topic for records that cannot be judged, unchanged, with the reason in their headers); write for example review_dlq`,
-			`c.yaml: models: is missing; write for example [{name: sentiment, path: models/sentiment}]`,
 		}},
 		{"a model without path", strings.Replace(minimal, ", path: models/sentiment", "", 1), []string{
 			`c.yaml:6: models[0].path: is missing (model directory); write for example models/sentiment`,
@@ -138,8 +140,8 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		}},
 		{"an escalation without anything", minimal + "escalation: {when: 'sentiment.score < 0.8'}\n", []string{
 			`c.yaml:9: escalation.topic: is missing (topic for requests, written and read by the workers themselves); write for example review_escalations`,
-			`c.yaml:9: escalation.endpoint.model: is missing (model to ask, as the API names it); write for example llama-3.1-8b-instruct`,
 			`c.yaml:9: escalation.endpoint.urls: is missing (base URLs of OpenAI-compatible chat APIs, all with the same model (llama.cpp, vLLM, Ollama, TGI)); write for example http://llama-0:8000/v1,http://llama-1:8000/v1`,
+			`c.yaml:9: escalation.endpoint.model: is missing (model to ask, as the API names it); write for example llama-3.1-8b-instruct`,
 		}},
 		{"an escalation that never happens", minimal + "escalation: {topic: x}\n", []string{
 			`c.yaml:9: escalation.topic: has no effect without escalation.when, the rule that says which records are asked about; write for example escalation: {when: 'sentiment.score < 0.80'}, or remove the section`,
@@ -163,8 +165,8 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml:16: escalation.endpoint.urls: "ftp://x/v1" is not an address; write for example http://llama:8000/v1`,
 			`c.yaml:16: escalation.endpoint.deadline: 5s is shorter than the timeout of one call (10s)`,
 			`c.yaml:16: escalation.endpoint.max_concurrency: must be at least 1`,
-			`c.yaml:17: escalation.budget.calls_per_day: must be at least 0`,
 			`c.yaml:17: escalation.budget.money_per_day: needs prices: give price_input_per_million and price_output_per_million`,
+			`c.yaml:17: escalation.budget.calls_per_day: must be at least 0`,
 		}},
 		{"a key given twice", minimal + "runners: 1\nrunners: 2\n", []string{
 			`c.yaml:10: runners: given twice; line 9 has it already, keep one`,
@@ -247,13 +249,13 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 		}},
 		{"half a client certificate", strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: "+
 			"false, cert_file: c.pem}", 1), []string{
-			`c.yaml:4: kafka.tls.cert_file: a client certificate needs its key; give kafka.tls.key_file too, or remove cert_file`,
 			`c.yaml:4: kafka.tls.enabled: false contradicts the other keys of kafka.tls; set it to true, or remove them`,
+			`c.yaml:4: kafka.tls.cert_file: a client certificate needs its key; give kafka.tls.key_file too, or remove cert_file`,
 		}},
 		{"a login without its parts", strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: "+
 			"true}\n  sasl: {mechanism: SCRAM-SHA-512}", 1), []string{
-			`c.yaml:5: kafka.sasl.mechanism: SCRAM-SHA-512 needs a password; give kafka.sasl.password_file, or set the environment variable SLUICE_KAFKA__SASL__PASSWORD`,
 			`c.yaml:5: kafka.sasl.username: is missing; SCRAM-SHA-512 needs one`,
+			`c.yaml:5: kafka.sasl.mechanism: SCRAM-SHA-512 needs a password; give kafka.sasl.password_file, or set the environment variable SLUICE_KAFKA__SASL__PASSWORD`,
 		}},
 		{"numbers out of range", minimal + "runners: -1\nrun_timeout: 1us\n", []string{
 			`c.yaml:9: runners: -1 is out of range; between 1 and 1024, or 0 for the number of CPUs`,
@@ -271,8 +273,6 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 				t.Fatal("accepted")
 			}
 			got := mistakes(t, err)
-			slices.Sort(got) // the order within a line is of no meaning
-			slices.Sort(tc.want)
 			if d := cmp.Diff(tc.want, got); d != "" {
 				t.Error(d)
 			}
@@ -322,11 +322,11 @@ func TestFlagsWinOverEnvironmentOverFileOverDefaults(t *testing.T) {
 		t.Errorf("models: %+v", c.Models)
 	}
 	for path, want := range map[string]string{
-		"runners": "--runners", "kafka.commit_interval": "SLUICE_KAFKA__COMMIT_INTERVAL", "kafka.compression": c.file +
+		"runners": "--runners", "kafka.commit_interval": "SLUICE_KAFKA__COMMIT_INTERVAL", "kafka.compression": c.File +
 			":5",
-		"kafka.guarantee": "default", "models[0].device": "SLUICE_MODELS__0__DEVICE", "models[0].name": c.file + ":8",
+		"kafka.guarantee": "default", "models[0].device": "SLUICE_MODELS__0__DEVICE", "models[0].name": c.File + ":8",
 	} {
-		if got := c.origins[path].String(); got != want {
+		if got := c.Origin(path).String(); got != want {
 			t.Errorf("origin of %s: %s, want %s", path, got, want)
 		}
 	}
@@ -354,6 +354,52 @@ func TestAnchorsAndMergesAreFollowed(t *testing.T) {
 	}
 }
 
+func TestModelsMayBeNamedByURIs(t *testing.T) {
+	c, err := load(t, strings.Replace(minimal, "path: models/sentiment", `path: "mlflow:sentiment@champion", student: `+
+		`"hf:OWNER/NAME"`, 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := c.Models[0]; m.Path != "mlflow:sentiment@champion" || m.Student != "hf:OWNER/NAME" {
+		t.Errorf("path %q, student %q", m.Path, m.Student)
+	}
+}
+
+// A third kind of stage brings its own section, which knows the worker's.
+func TestAnotherRoomBringsItsSection(t *testing.T) {
+	type window struct {
+		Topic string `key:"topic"`
+	}
+	w := &window{}
+	room := func(s *settings.Settings) config.Section {
+		keys := []config.Key{{Name: "topic", Need: true, Doc: "topic for counts", Example: "counts"}}
+		return config.Section{Name: "window", Value: w, Keys: keys, Check: func(c *config.Check) {
+			if w.Topic == s.Output.Topic {
+				c.Between([]string{"window.topic", "output.topic"}, "%q is also output.topic", w.Topic)
+			}
+		}}
+	}
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	for text, want := range map[string]string{
+		minimal + "window: {topic: counts}\n":          "",
+		minimal + "window: {topic: review_analysis}\n": ":9: window.topic: \"review_analysis\" is also output.topic",
+		minimal: ": window.topic: is missing (topic for counts); write for example counts",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		*w = window{}
+		_, err := settings.Load(config.Source{File: file, Hostname: "pod-0"}, room)
+		if want == "" && err != nil || want != "" && (err == nil || err.Error() != file+want) {
+			t.Errorf("%q: %v", want, err)
+		}
+	}
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	if settings.Keys(room).AddFlags(fs); fs.Lookup("window.topic") == nil || fs.Lookup("kafka.group") == nil {
+		t.Error("there is no flag")
+	}
+}
+
 func TestASecretIsNeverPrinted(t *testing.T) {
 	yaml := strings.Replace(minimal, "group: reviews", "group: reviews\n  tls: {enabled: true}\n  sasl: {mechanism: "+
 		"PLAIN, username: u}", 1)
@@ -365,7 +411,7 @@ func TestASecretIsNeverPrinted(t *testing.T) {
 		t.Fatal("the password did not arrive")
 	}
 	var out strings.Builder
-	c.print(&out)
+	c.Print(&out)
 	if strings.Contains(out.String(), "hunter2") {
 		t.Errorf("the password is printed:\n%s", out.String())
 	}
@@ -382,7 +428,7 @@ func TestWhatIsPrintedLoadsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	first.print(&out)
+	first.Print(&out)
 	second, err := load(t, out.String(), nil)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
@@ -392,27 +438,33 @@ func TestWhatIsPrintedLoadsAgain(t *testing.T) {
 	}
 }
 
-func TestEveryKeyIsDocumented(t *testing.T) {
-	for _, k := range allKeys {
-		if k.doc == "" || k.example == "" {
-			t.Errorf("%s has no doc or no example", k.path)
-		}
-		if _, err := k.parse(k.example); err != nil {
-			t.Errorf("the example of %s is not a value of it: %v", k.path, err)
-		}
-	}
-}
-
-func TestSizes(t *testing.T) {
-	for s, want := range map[string]Bytes{"0": 0, "65536": 65536, "64KiB": 65536, "1MiB": 1 << 20, "2 GiB": 2 << 30,
-		"1kB": 1000, "3MB": 3e6, "7B": 7} {
-		if got, err := parseBytes(s); err != nil || got != want {
-			t.Errorf("%q: %d, %v", s, got, err)
-		}
-	}
-	for _, s := range []string{"", "-1", "1.5MiB", "MiB", "9223372036854775807KiB"} {
-		if _, err := parseBytes(s); err == nil {
-			t.Errorf("%q is taken for a size", s)
+func TestListeningElsewhereWantsProof(t *testing.T) {
+	proof := "tls: {cert_file: c.pem, key_file: k.pem}"
+	for _, tc := range []struct{ server, says string }{
+		{`listen: "0.0.0.0:9464"`, "can be reached from other machines; give server.tls"},
+		{`listen: ":9464"`, "can be reached from other machines"},
+		{`listen: "[::]:9464"`, "can be reached from other machines"},
+		{`listen: "worker.example:9464"`, "can be reached from other machines"},
+		{`listen: "10.0.0.1:9464", token_file: t`, "can be reached from other machines"},
+		{`listen: "10.0.0.1:9464", ` + proof, "can be reached from other machines"},
+		{`listen: "10.0.0.1:9464", token_file: t, ` + proof, ""},
+		{`listen: "10.0.0.1:9464", tls: {cert_file: c, key_file: k, client_ca_file: a}`, ""},
+		{`listen: "10.0.0.1:9464", insecure: true`, ""},
+		{`listen: "10.0.0.1:9464", insecure: true, pprof: true`, "server.pprof: profiles show what the process does"},
+		{`listen: "10.0.0.1:9464", insecure: true, pprof: true, token_file: t`, ""},
+		{`listen: "127.0.0.1:9464", pprof: true`, ""},
+		{`listen: "localhost:9464"`, ""},
+		{`listen: "[::1]:9464"`, ""},
+		{`listen: "off"`, ""},
+		{`listen: "off", token_file: t`, "has no effect with server.listen: off"},
+		{`tls: {cert_file: c}`, "a certificate needs its key"},
+		{`tls: {key_file: c}`, "a key needs its certificate"},
+		{`tls: {client_ca_file: c}`, "client certificates are asked for over TLS only"},
+	} {
+		_, err := load(t, minimal+"server: {"+tc.server+"}\n", nil)
+		if tc.says == "" && err != nil || tc.says != "" && (err == nil || len(mistakes(t, err)) != 1 ||
+			!strings.Contains(err.Error(), tc.says)) {
+			t.Errorf("%s: %v", tc.server, err)
 		}
 	}
 }
@@ -431,38 +483,6 @@ func TestSectionsThatContainThemselvesAreNamed(t *testing.T) {
 	}
 }
 
-func TestAConfigurationHasASizeLimit(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "c.yaml")
-	read := func(size int64) error {
-		if err := errors.Join(os.WriteFile(file, []byte(minimal+"#"), 0o600), os.Truncate(file, size)); err != nil {
-			t.Fatal(err)
-		}
-		if size <= maxConfigBytes { // a comment to the end
-			if err := os.WriteFile(file, []byte(minimal+"#"+strings.Repeat("x", int(size)-len(minimal)-1)),
-				0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		_, err := loadConfig(configSource{file: file, hostname: "pod-0"})
-		return err
-	}
-	if err := read(maxConfigBytes); err != nil {
-		t.Errorf("at the limit: %v", err)
-	}
-	for _, size := range []int64{maxConfigBytes + 1, 1 << 40} {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		err := read(size)
-		runtime.ReadMemStats(&after)
-		if err == nil || !strings.Contains(err.Error(), file+" has more than 1MiB: is it the right file?") {
-			t.Errorf("%d bytes: %v", size, err)
-		}
-		if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
-			t.Errorf("%d bytes were allocated for a file of %d", n, size)
-		}
-	}
-}
-
 func TestNestingOfAConfigurationIsBounded(t *testing.T) {
 	for name, yaml := range map[string]string{
 		"lists":    "kafka: " + strings.Repeat("[", 500_000),
@@ -472,7 +492,7 @@ func TestNestingOfAConfigurationIsBounded(t *testing.T) {
 	} {
 		began := time.Now()
 		_, err := load(t, yaml, nil)
-		var ce *configError
+		var ce *config.Mistakes
 		if !errors.As(err, &ce) || !strings.Contains(err.Error(), "exceeded max depth") {
 			t.Errorf("%s: %.300v", name, err)
 		}
@@ -487,7 +507,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte("kafka: &k {group: ${G:-x}, <<: *k}\nmodels: [{name: a, path: b}, *k]\n"), "SLUICE_MODELS__0__PATH=x")
 	f.Add([]byte("routes: [{name: r, when: 'true', topic: t}]\nescalation: {when: 'true', budget: {calls_per_day: "+
 		"9223372036854775808}}\n"), "SLUICE_KAFKA__SASL__PASSWORD=x")
-	examples, err := filepath.Glob("../../examples/*.yaml")
+	examples, err := filepath.Glob("../../../examples/*.yaml")
 	if err != nil || len(examples) == 0 {
 		f.Fatal("no examples", err)
 	}
@@ -499,21 +519,18 @@ func FuzzConfig(f *testing.F) {
 		f.Add(text, "")
 	}
 	f.Fuzz(func(t *testing.T, text []byte, env string) {
-		l := newLoader(configSource{file: "c.yaml", environ: []string{env}, hostname: "h"})
-		err := l.readYAML(text)
-		var c *loaded
-		if err == nil {
-			c, err = l.load()
-		}
-		var ce *configError
+		s := settings.Default()
+		c, err := s.Schema().Parse(text, config.Source{File: "c.yaml", Environ: []string{env}, Hostname: "h"})
+		var ce *config.Mistakes
 		switch {
 		case err != nil && (!errors.As(err, &ce) || err.Error() == ""):
 			t.Fatalf("the error is a %T: %v", err, err)
 		case err == nil:
 			var out strings.Builder
-			c.print(&out) // and what is printed is a configuration again
-			again := newLoader(configSource{file: "c.yaml", hostname: "h"})
-			if err := again.readYAML([]byte(out.String())); err != nil {
+			c.Print(&out) // and what is printed is a configuration again
+			s := settings.Default()
+			_, err := s.Schema().Parse([]byte(out.String()), config.Source{File: "c.yaml", Hostname: "h"})
+			if err != nil && strings.Contains(err.Error(), "not valid YAML") {
 				t.Fatalf("%v in what was printed:\n%s", err, out.String())
 			}
 		}
