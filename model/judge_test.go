@@ -223,7 +223,8 @@ func ExampleVerdict_AppendJSON() {
 	// "label":"NEGATIVE","score":0.973123
 	// "label":"toxic","score":0.9,"scores":[{"label":"toxic","score":0.9},{"label":"hate","score":1.23457e-05}],"truncated":true
 	// "entities":[{"entity_group":"PER","score":0.99,"word":"Ada <Lovelace>","start":0,"end":12}],"windows":2
-	// "entities":[{"entity":"B-PER","score":1,"index":1,"word":"ada","start":0,"end":3}] "entities":[]
+	// "entities":[{"entity":"B-PER","score":1,"index":1,"word":"ada","start":0,"end":3}]
+	// "entities":[]
 }
 
 // parsedVerdict is what a reader makes of AppendJSON's members.
@@ -346,4 +347,22 @@ func FuzzVerdict(f *testing.F) {
 			t.Fatalf("twice, it is %+v and %+v (%v)", v, again, err)
 		}
 	})
+}
+
+func TestGroupsOfATokenModel(t *testing.T) {
+	for _, c := range []struct{ labels, want []string }{
+		{[]string{"O", "B-PER", "I-PER", "B-LOC"}, []string{"PER", "LOC"}},
+		{[]string{"PER", "O", "LOC"}, []string{"PER", "LOC"}},
+		{[]string{"I-LOC", "PER", "B-PER", "LOC"}, []string{"LOC", "PER"}},
+		{[]string{"BRAND-NAME", "O", "I-BRAND-NAME", "IBAN"}, []string{"BRAND-NAME", "IBAN"}},
+		{[]string{"O"}, nil},
+	} {
+		m := &Model{Task: TokenClassification, Labels: c.labels}
+		if got := m.Groups(); !slices.Equal(got, c.want) {
+			t.Errorf("%v: groups %v, want %v", c.labels, got, c.want)
+		}
+	}
+	if got := (&Model{Task: TextClassification, Labels: []string{"A", "B"}}).Groups(); got != nil {
+		t.Errorf("a model for labels has groups %v", got)
+	}
 }
