@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"sluice/cmd/sluice/load"
+	"sluice/model/labelled"
 	"sluice/model/tune"
 )
 
@@ -101,7 +102,7 @@ func measure(ctx context.Context, o options, student string, threshold float64, 
 	if err != nil {
 		return err
 	}
-	texts, err := tune.ReadTexts(f)
+	texts, err := labelled.Read(f, labelled.Wanted{})
 	f.Close()
 	if err != nil {
 		return err

@@ -1,4 +1,6 @@
-package tune
+// Package rewrite changes files that people wrote: single values of a YAML file, with everything else left as it is, and
+// whole files, which are never half of each.
+package rewrite
 
 import (
 	"bytes"
@@ -326,7 +328,12 @@ func Diff(name string, before, after []byte) string {
 		var body strings.Builder
 		olds, news := 0, 0
 		for _, l := range lines[begin:stop] {
-			olds, news = olds+int(truth(l.sign != '+')), news+int(truth(l.sign != '-'))
+			if l.sign != '+' {
+				olds++
+			}
+			if l.sign != '-' {
+				news++
+			}
 			fmt.Fprintf(&body, "%c%s\n", l.sign, l.text)
 		}
 		fmt.Fprintf(&out, "@@ -%d,%d +%d,%d @@\n%s", oldLine, olds, newLine, news, body.String())
