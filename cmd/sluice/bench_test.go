@@ -112,7 +112,7 @@ func TestBenchEngineAndSizeMeasureTheModelAlone(t *testing.T) {
 func TestBenchScaleComparesOneWorkerWithMany(t *testing.T) {
 	dir := needModel(t, "sentiment-tiny")
 	if cores, err := loadgen.Cores(); err != nil || len(cores) < 2 {
-		t.Skip("NOT TESTED: one core")
+		missing(t, "two workers need two cores; there are %d (%v)", len(cores), err)
 	}
 	r := finish(t, sluice(t, "bench", "scale", "-m", dir, "--seconds", "1.5", "--rounds", "1", "--workers", "2",
 		"--json", "-"))

@@ -17,6 +17,8 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/pipeline/pipelinetest"
 )
 
 // material is enough words to make texts of.
@@ -564,7 +566,7 @@ sluice_batch_tokens_count 3
 
 func TestTheUseOfAProcessIsRead(t *testing.T) {
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("NOT TESTED: this system has no /proc")
+		pipelinetest.Missing(t, "this system has no /proc")
 	}
 	cpu, rss, err := processUse(os.Getpid())
 	if err != nil || rss < 1<<20 {
@@ -581,7 +583,7 @@ func TestTheUseOfAProcessIsRead(t *testing.T) {
 
 func TestAProcessThatIsNotThereIsNamed(t *testing.T) {
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("NOT TESTED: this system has no /proc")
+		pipelinetest.Missing(t, "this system has no /proc")
 	}
 	if _, _, err := processUse(1 << 30); err == nil || !strings.Contains(err.Error(), "is not there") {
 		t.Errorf("%v", err)
