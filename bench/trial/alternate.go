@@ -1,4 +1,4 @@
-package load
+package trial
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"sluice/cmd/sluice/load"
 )
 
 // This file compares ways to run the worker: each works off a backlog on a real broker, in turns, so that all of them
@@ -16,7 +18,7 @@ import (
 // Variant is one way to run the worker on one sequence of texts.
 type Variant struct {
 	Name    string
-	Texts   *Texts                          // or
+	Texts   *load.Texts                     // or
 	Value   func(i int, mark []byte) []byte // of record i
 	Env     []string                        // of the worker, beside that of this process
 	Records int
@@ -37,19 +39,19 @@ type Alternation struct {
 // Drain measures one variant once, on new topics. The worker is ready and stands still while the backlog is written;
 // what is measured begins when it goes on, and is all of its work: a student that runs ahead of the first results
 // counts too.
-func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err error) {
+func (a *Alternation) Drain(ctx context.Context, v Variant) (d load.Drained, err error) {
 	a.next++
 	run := fmt.Sprintf("%d-%d", time.Now().Unix(), a.next)
-	target := Target{Brokers: []string{a.Broker.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" +
-		run, Format: JSON}
-	if err := CreateTopics(ctx, target, a.Partitions); err != nil {
+	target := load.Target{Brokers: []string{a.Broker.Address}, Input: "in-" + run, Output: "out-" + run,
+		DeadLetter: "dlq-" + run, Format: load.JSON}
+	if err := load.CreateTopics(ctx, target, a.Partitions); err != nil {
 		return d, err
 	}
 	if v.Texts != nil {
 		v.Texts.Rewind()
 	}
-	worker, err := StartWorker(ctx, WorkerPlan{Binary: a.Binary, Dir: a.Broker.Dir, Target: target, Model: a.Model,
-		Group: "variant-" + run, Name: "variant-0", Serve: true, Env: append(os.Environ(), v.Env...)})
+	worker, err := load.StartWorker(ctx, load.WorkerPlan{Binary: a.Binary, Dir: a.Broker.Dir, Target: target,
+		Model: a.Model, Group: "variant-" + run, Name: "variant-0", Serve: true, Env: append(os.Environ(), v.Env...)})
 	if err != nil {
 		return d, err
 	}
@@ -57,9 +59,9 @@ func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err erro
 	if err := worker.Pause(); err != nil {
 		return d, err
 	}
-	probe := Probe{PIDs: []int{worker.PID}}
-	var before Reading
-	d, err = Drain(ctx, DrainPlan{Target: target, Records: v.Records, Texts: v.Texts, Value: v.Value,
+	probe := load.Probe{PIDs: []int{worker.PID}}
+	var before load.Reading
+	d, err = load.Drain(ctx, load.DrainPlan{Target: target, Records: v.Records, Texts: v.Texts, Value: v.Value,
 		From: 1 / float64(v.Records), Begin: func(ctx context.Context) ([]int, error) {
 			if before, err = probe.Read(ctx); err != nil {
 				return nil, err
@@ -74,7 +76,7 @@ func (a *Alternation) Drain(ctx context.Context, v Variant) (d Drained, err erro
 		return d, err
 	}
 	d.Rate = float64(d.Records) / (d.First + d.Seconds)
-	d.CPUPer1000 = (after[cpuSeconds] - before[cpuSeconds]) / float64(d.Records) * 1000
+	d.CPUPer1000 = (after.CPU() - before.CPU()) / float64(d.Records) * 1000
 	return d, nil
 }
 

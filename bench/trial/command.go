@@ -1,4 +1,6 @@
-package load
+// Package trial is what the commands under bench/ have in common: their flags, a real broker on this machine, and the
+// turns in which they compare ways to run the worker.
+package trial
 
 import (
 	"context"
@@ -6,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"sluice/cmd/sluice/load"
 )
 
 // This file owns what the commands under bench/ have in common: their flags, how they begin, their turns, how they end.
@@ -67,16 +71,16 @@ func (c *Command) flags(f *flag.FlagSet) {
 }
 
 // Generated are texts of a profile, made of the words of the command's texts.
-func (c *Command) Generated(profile string) (*Texts, error) {
-	words, err := ReadTexts(c.Texts, "text")
+func (c *Command) Generated(profile string) (*load.Texts, error) {
+	words, err := load.ReadTexts(c.Texts, "text")
 	if err != nil {
 		return nil, err
 	}
-	p, err := ProfileNamed(profile)
+	p, err := load.ProfileNamed(profile)
 	if err != nil {
 		return nil, err
 	}
-	return NewTexts(p, words, 1)
+	return load.NewTexts(p, words, 1)
 }
 
 // Alternation compares variants of the command's worker on a broker.
@@ -105,6 +109,3 @@ func Turns(status io.Writer, rounds int, names []string, measure func(k int) err
 	}
 	return nil
 }
-
-// String is the processor and how many cores of it there are.
-func (m Machine) String() string { return fmt.Sprintf("%s, %d cores", m.CPU, m.Cores) }
