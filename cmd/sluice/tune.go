@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
+	"sluice/cmd/sluice/terminal"
 	"sluice/model"
 	"sluice/model/judging"
 	"sluice/model/labelled"
@@ -499,7 +499,7 @@ func (o *tuneOptions) wanted(in io.Reader, out io.Writer, file string) (bool, er
 	if o.write {
 		return true, nil
 	}
-	if o.dryRun || !atTerminal(in) {
+	if o.dryRun || !terminal.Asks(in) {
 		fmt.Fprintln(out, "Nothing was written; --write writes it.")
 		return false, nil
 	}
@@ -513,9 +513,4 @@ func (o *tuneOptions) wanted(in io.Reader, out io.Writer, file string) (bool, er
 	}
 	fmt.Fprintln(out, "Nothing was written.")
 	return false, nil
-}
-
-func atTerminal(r io.Reader) bool {
-	f, ok := r.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

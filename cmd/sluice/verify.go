@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/cmd/sluice/audit"
-	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/terminal"
 )
 
 func verifyCommand() *cobra.Command {
@@ -113,11 +113,11 @@ func verify(cmd *cobra.Command, s *Settings, plan audit.Plan, asJSON bool) error
 		return fmt.Errorf("verify: %w", err)
 	}
 	defer client.Close()
-	view := newBenchView(cmd.ErrOrStderr())
-	defer view.clear()
-	plan.Progress = func(what string, read, of int64) { view.status("%s: %d of %d offsets", what, read, of) }
+	view := terminal.NewProgress(cmd.ErrOrStderr())
+	defer view.Clear()
+	plan.Progress = func(what string, read, of int64) { view.Status("%s: %d of %d offsets", what, read, of) }
 	report, err := audit.Run(cmd.Context(), client, plan)
-	view.clear()
+	view.Clear()
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
@@ -185,7 +185,7 @@ func printAudit(w io.Writer, r *audit.Report) {
 	for _, c := range columns[2:] {
 		total = append(total, strconv.FormatInt(c.value(&r.Total), 10))
 	}
-	loadgen.WriteTable(w, append(table, total))
+	terminal.WriteTable(w, append(table, total))
 	fmt.Fprintln(w)
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "note: %s\n", n)

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"fmt"
@@ -15,28 +15,28 @@ import (
 
 var paint = regexp.MustCompile("\x1b\\[[0-9]*m")
 
-func demoRecord(partition int32, offset int64, topic, value string) *kgo.Record {
+func record(partition int32, offset int64, topic, value string) *kgo.Record {
 	return &kgo.Record{Topic: topic, Partition: partition, Value: []byte(value),
 		Timestamp: time.Now().Add(-10 * time.Millisecond),
 		Headers: []kgo.RecordHeader{{Key: "sluice.source", Value: fmt.Appendf(nil, "customer_reviews/%d/%d", partition,
 			offset)}}}
 }
 
-const demoResult = `{"text":"Ada 李 was here","inference":{"sentiment":{"label":"POSITIVE","score":0.9731,"route":"model","model":"m@1","revision":1},` +
+const sampleResult = `{"text":"Ada 李 was here","inference":{"sentiment":{"label":"POSITIVE","score":0.9731,"route":"model","model":"m@1","revision":1},` +
 	`"entities":{"entities":[{"entity_group":"PER","score":0.9,"word":"ada 李","start":0,"end":5}],"route":"model","model":"n@2","revision":1}}}`
 
 func TestARowShowsWhatTheResultSays(t *testing.T) {
-	row := newDemoRow(demoRecord(2, 7, demoOutput, demoResult), time.Now())
+	row := newRow(record(2, 7, outputTopic, sampleResult), time.Now())
 	if got, want := row.plain(), "2/7  POSITIVE 0.9731  PER:Ada 李  model  Ada 李 was here"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if row.latency < 10*time.Millisecond || row.latency > time.Minute {
 		t.Errorf("latency %v", row.latency)
 	}
-	r := demoRecord(0, 1, demoDeadLetter, "{no json")
+	r := record(0, 1, deadLetterTopic, "{no json")
 	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "sluice.error.message",
 		Value: []byte("the value is not valid JSON")})
-	if got := newDemoRow(r, time.Now()).plain(); got != "0/1  DEAD LETTER the value is not valid JSON  -    {no json" {
+	if got := newRow(r, time.Now()).plain(); got != "0/1  DEAD LETTER the value is not valid JSON  -    {no json" {
 		t.Errorf("%q", got)
 	}
 }
@@ -44,8 +44,8 @@ func TestARowShowsWhatTheResultSays(t *testing.T) {
 func TestNoRecordCanWriteToTheTerminal(t *testing.T) {
 	nasty := "\x1b[2J\x1b]0;title\x07 \u009b31m \u202egnp \u2066x\u2069 a\nb\tc\rd \x00 \xff \u2028 \ufeff " +
 		"👩\u200d👩\u200d👧 ok"
-	for _, s := range []string{printable(nasty), demoRow{text: nasty, verdicts: []demoVerdict{{"m", nasty, 1}},
-		entities: []demoEntity{{nasty, nasty}}}.plain()} {
+	for _, s := range []string{printable(nasty), row{text: nasty, verdicts: []verdict{{"m", nasty, 1}},
+		entities: []entity{{nasty, nasty}}}.plain()} {
 		if !utf8.ValidString(s) {
 			t.Errorf("not UTF-8: %q", s)
 		}
@@ -61,13 +61,13 @@ func TestNoRecordCanWriteToTheTerminal(t *testing.T) {
 }
 
 func TestTheTableFitsEveryTerminal(t *testing.T) {
-	d := newDemoState(time.Now(), "127.0.0.1:9092", demoSettings("127.0.0.1:9092", nil))
+	d := newState(time.Now(), Plan{Broker: "127.0.0.1:9092"})
 	texts := []string{"short", strings.Repeat("long text ", 60), strings.Repeat("漢字かな", 40), strings.Repeat("👩‍👩‍👧😀",
 		30), "שלום עולם مرحبا", "e\u0301\u0327 combining", "\x1b[31mred\x1b[0m", ""}
 	for i := range 100 {
-		value := strings.Replace(demoResult, "Ada 李 was here", strings.NewReplacer("\x1b", `\u001b`).Replace(
+		value := strings.Replace(sampleResult, "Ada 李 was here", strings.NewReplacer("\x1b", `\u001b`).Replace(
 			texts[i%len(texts)]), 1)
-		d.answered(newDemoRow(demoRecord(int32(i%3), int64(i/3), demoOutput, value), time.Now()))
+		d.answered(newRow(record(int32(i%3), int64(i/3), outputTopic, value), time.Now()))
 	}
 	for _, width := range []int{1, 5, 20, 40, 59, 60, 80, 89, 90, 132, 300} {
 		for _, height := range []int{1, 3, 6, 24, 200} {
@@ -92,10 +92,10 @@ func TestTheTableFitsEveryTerminal(t *testing.T) {
 }
 
 func TestRepeatedAndMissingResultsAreNoticed(t *testing.T) {
-	d := newDemoState(time.Now(), "", demoSettings("", nil))
+	d := newState(time.Now(), Plan{})
 	for _, offset := range []int64{0, 1, 1, 3} {
 		d.produced()
-		d.answered(newDemoRow(demoRecord(0, offset, demoOutput, demoResult), time.Now()))
+		d.answered(newRow(record(0, offset, outputTopic, sampleResult), time.Now()))
 	}
 	if d.count() != 3 || d.missing(3) != "demo: 1 results came twice" {
 		t.Errorf("%d, %q", d.count(), d.missing(3))
@@ -108,10 +108,10 @@ func TestRepeatedAndMissingResultsAreNoticed(t *testing.T) {
 
 func TestFigures(t *testing.T) {
 	now := time.Now()
-	d := newDemoState(now.Add(-time.Minute), "", demoSettings("", nil))
+	d := newState(now.Add(-time.Minute), Plan{})
 	for i := range 50 {
 		d.produced()
-		d.answered(newDemoRow(demoRecord(0, int64(i), demoOutput, demoResult), now))
+		d.answered(newRow(record(0, int64(i), outputTopic, sampleResult), now))
 	}
 	d.firstAt = now.Add(-10 * time.Second)
 	f := d.figures(time.Now())
