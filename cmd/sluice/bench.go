@@ -21,6 +21,7 @@ import (
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/ceiling"
 	"sluice/cmd/sluice/terminal"
+	"sluice/cmd/sluice/witness"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/tokenize"
@@ -579,7 +580,11 @@ func (o *benchOptions) fromConfig(cmd *cobra.Command, t *loadgen.Target) error {
 	if !cmd.Flags().Changed("format") {
 		t.Format = loadgen.Format(c.Input.Format)
 	}
-	login, err := witnessOptions(&c.Settings)
+	k, err := kafkaConfig(&c.Settings)
+	if err != nil {
+		return err
+	}
+	login, err := witness.Options(k)
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ type Change struct {
 	Model   string // NAME
 }
 
+// String is the path of the value, as models[0].student_threshold.
 func (c *Change) String() string {
 	var b strings.Builder
 	for _, s := range c.Section {

@@ -545,9 +545,12 @@ sluice_batch_tokens_sum 9
 sluice_batch_tokens_count 3
 `
 	before := Reading{tokensTotal: 0, slotsTotal: 0, cpuSeconds: 2.5, residentBytes: 100}
-	after := Reading{}
-	if err := parseMetrics(strings.NewReader(text), after); err != nil {
+	after, err := ReadMetrics(strings.NewReader(text))
+	if err != nil {
 		t.Fatal(err)
+	}
+	if after["sluice_batch_tokens_sum"] != 9 || after["sluice_batch_tokens_count"] != 3 {
+		t.Errorf("a histogram: %v", after)
 	}
 	after[residentBytes] = 120
 	u := usage(before, after, 5, 4000, []sample{{time.Second, 130}})
@@ -559,7 +562,7 @@ sluice_batch_tokens_count 3
 	if u = usage(before, after, 5, 4000, nil); *u.CacheHits != 30 || *u.CacheHitShare != 0.3 {
 		t.Errorf("cache: %+v", u)
 	}
-	if err := parseMetrics(strings.NewReader("<html>"), Reading{}); err == nil {
+	if _, err := ReadMetrics(strings.NewReader("<html>")); err == nil {
 		t.Error("a web page was taken for metrics")
 	}
 }

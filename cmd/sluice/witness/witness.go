@@ -1,4 +1,6 @@
-package main
+// Package witness makes the franz-go client of the commands that look at a worker from outside (bench, verify): an
+// independent client, with the worker's own certificates and login.
+package witness
 
 import (
 	"context"
@@ -12,15 +14,9 @@ import (
 	"sluice/pipeline/kafka"
 )
 
-// This file owns the franz-go client of the commands that look at a worker from outside (bench, verify): an independent
-// witness, with the worker's own certificates and login.
-
-// witnessOptions are those of a client for the settings' brokers.
-func witnessOptions(s *Settings) ([]kgo.Opt, error) {
-	k, err := kafkaConfig(s)
-	if err != nil {
-		return nil, err
-	}
+// Options are those of a client for the brokers that a worker's client is configured for, their addresses apart. The
+// error is about certificates that cannot be read.
+func Options(k kafka.Config) ([]kgo.Opt, error) {
 	var options []kgo.Opt
 	if k.TLS != nil {
 		config, err := k.TLS()
