@@ -91,7 +91,8 @@ func write(page io.Writer, s setting, rep *load.Report) {
 			cpu, rss = fmt.Sprintf("%.2f", u.CPUPer1000), fmt.Sprintf("%.0f to %.0f", u.RSSBegin/(1<<20),
 				u.RSSMax/(1<<20))
 		}
-		fmt.Fprintf(page, "| %.0f %% | %.0f | %.0f | %.1f | %.1f | %.1f | %.1f | %.1f | %s | %s | %.1f | %.1f | %d, %d |\n",
+		fmt.Fprintf(page, "| %.0f %% | %.0f | %.0f | %.1f | %.1f | %.1f | %.1f | %.1f | %s | %s | %.1f | %.1f | %d, "+
+			"%d |\n",
 			100*st.Share, st.Rate, st.Achieved, q.P50, q.P90, q.P99, q.P999, q.Max, cpu, rss, st.Growth, st.Drained,
 			st.Lost, st.Doubled)
 	}

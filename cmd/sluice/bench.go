@@ -64,11 +64,11 @@ func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench [-m MODEL_DIR]",
 		Short: "Measure throughput and latency under load",
-		Long: `Measures a worker under load: an embedded broker, "sluice run" as a process of its own, and an open-loop generator whose
-arrivals are fixed in advance. It finds the highest rate at which the queue does not grow, then reports 30 to 120 % of it:
-latency from the intended send time until a read_committed consumer sees the result (p50 to max), CPU time, memory, lost and
-doubled records. Broker and generator share this machine with the worker. For a real broker, or any other system, see
-"bench topics"; for the model alone, "bench engine".`,
+		Long: `Measures a worker under load: an embedded broker, "sluice run" as a process of its own, and an open-loop
+generator whose arrivals are fixed in advance. It finds the highest rate at which the queue does not grow, then reports
+30 to 120 % of it: latency from the intended send time until a read_committed consumer sees the result (p50 to max),
+CPU time, memory, lost and doubled records. Broker and generator share this machine with the worker. For a real broker,
+or any other system, see "bench topics"; for the model alone, "bench engine".`,
 		Example: `  sluice bench
   sluice bench -m models/ner --seconds 10 --html report.html
   sluice bench --rate 200 --profile bursts`,
@@ -424,8 +424,9 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // broker and generator share the cores with the worker
 	run := loadRun{o: &o, view: terminal.NewProgress(errw), machine: benchMachine(), counter: counter,
-		broker: "kfake, in the generator's process", target: loadgen.Target{Input: "bench_texts", Output: "bench_verdicts",
-			DeadLetter: "bench_dlq", Format: loadgen.JSON}}
+		broker: "kfake, in the generator's process"}
+	run.target = loadgen.Target{Input: "bench_texts", Output: "bench_verdicts", DeadLetter: "bench_dlq",
+		Format: loadgen.JSON}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	broker, err := loadgen.StartEmbedded(ctx)
@@ -475,10 +476,11 @@ func benchTopicsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "topics --brokers HOSTS --input TOPIC --output TOPIC",
 		Short: "Measure whatever runs between two topics",
-		Long: `Writes texts to one topic and reads another, between which any system may run: a worker, several of them, or something else
-altogether. Records are recognised by a mark in their key, in the header "sluice.bench" and in the field "bench" of the
-value; the system must pass on one of the three. Results are read as read_committed. With --pid or --metrics its CPU time and
-memory are reported too. With -c the brokers, topics, login and text field are those of a worker's configuration.`,
+		Long: `Writes texts to one topic and reads another, between which any system may run: a worker, several of
+them, or something else altogether. Records are recognised by a mark in their key, in the header "sluice.bench" and in
+the field "bench" of the value; the system must pass on one of the three. Results are read as read_committed. With
+--pid or --metrics its CPU time and memory are reported too. With -c the brokers, topics, login and text field are
+those of a worker's configuration.`,
 		Example: `  sluice bench topics -c reviews.yaml --find --metrics http://localhost:9464/metrics --html report.html
   sluice bench topics --brokers kafka-1:9092 --input customer_reviews --output review_analysis --rate 250 --seconds 60`,
 		Args: cobra.NoArgs,

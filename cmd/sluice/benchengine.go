@@ -38,9 +38,10 @@ func benchEngineCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "engine -m MODEL_DIR",
 		Short: "Measure a model's bare session loop: the ceiling",
-		Long: `Runs a model in a loop: texts tokenized beforehand, sorted by length window by window, cut into batches, on threads that are
-pinned one to a core. No Kafka, no tokenizing, no JSON. It prints texts and tokens a second, the arithmetic that is, and its
-share of the int8 arithmetic that the cores were measured to do. A list of runners or of token budgets gives one line each.`,
+		Long: `Runs a model in a loop: texts tokenized beforehand, sorted by length window by window, cut into batches,
+on threads that are pinned one to a core. No Kafka, no tokenizing, no JSON. It prints texts and tokens a second, the
+arithmetic that is, and its share of the int8 arithmetic that the cores were measured to do. A list of runners or of
+token budgets gives one line each.`,
 		Example: `  sluice bench engine -m models/sentiment
   sluice bench engine -m models/ner --batch-tokens 16,32,64,128,256 --runners 1`,
 		Args: cobra.NoArgs,
@@ -177,10 +178,10 @@ func benchScaleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "scale -m MODEL_DIR",
 		Short: "Measure what more cores and more workers bring",
-		Long: `Measures the bare session loop with 1 to N runners, then the whole path with 1 to N workers: processes of "sluice run" with
-one runner each, bound to a core of their own, that work off a backlog, exactly-once. Efficiency is throughput for each
-runner or worker against one alone. The broker is in this process unless --brokers names one; it and the reader share the
-cores with the workers, which the last workers pay for.`,
+		Long: `Measures the bare session loop with 1 to N runners, then the whole path with 1 to N workers: processes
+of "sluice run" with one runner each, bound to a core of their own, that work off a backlog, exactly-once. Efficiency
+is throughput for each runner or worker against one alone. The broker is in this process unless --brokers names one; it
+and the reader share the cores with the workers, which the last workers pay for.`,
 		Example: `  sluice bench scale -m models/sentiment
   sluice bench scale -m models/ner --brokers localhost:9092 --workers 8`,
 		Args: cobra.NoArgs,

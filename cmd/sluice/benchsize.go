@@ -34,9 +34,9 @@ func benchSizeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "size --rate R --tokens T",
 		Short: "Say how many cores and workers a rate needs",
-		Long: `Says how many cores, workers and partitions a stream needs, and how much memory, from a quick measurement of the model's
-bare loop on one core of this machine, or from a figure that is given. The answer holds for cores like this one; every
-assumption is printed with it.`,
+		Long: `Says how many cores, workers and partitions a stream needs, and how much memory, from a quick
+measurement of the model's bare loop on one core of this machine, or from a figure that is given. The answer holds for
+cores like this one; every assumption is printed with it.`,
 		Example: `  sluice bench size --rate 5000 --tokens 25 -m models/sentiment
   sluice bench size --rate 5000 --tokens 25 --per-core 3300 --cores-per-worker 4`,
 		Args: cobra.NoArgs,
@@ -81,7 +81,8 @@ func benchSize(ctx context.Context, w io.Writer, o sizeOptions) error {
 			return err
 		}
 		perCore = r.TokensPerS
-		from.PerCore = fmt.Sprintf("%s, bare loop on one core of this machine (%s) for %.0f s, texts of %.0f tokens", tag,
+		from.PerCore = fmt.Sprintf("%s, bare loop on one core of this machine (%s) for %.0f s, texts of %.0f tokens",
+			tag,
 			loadgen.DescribeMachine().CPU, r.Seconds, r.MeanTokens)
 		from.Memory, from.MemoryBy = rss, "this process with the model loaded"
 	} else if o.model != "" {

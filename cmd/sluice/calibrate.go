@@ -40,13 +40,14 @@ func calibrateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "calibrate -m MODEL_DIR --labelled FILE",
 		Short: "Make a model's scores mean what they say",
-		Long: `Runs a model on labelled texts, fits a map from its scores to probabilities, and writes it into the directory's manifest.json:
-from then on scores in verdicts are calibrated, and the model has another digest. Of all verdicts with a score near 0.9, nine
-in ten are right, on texts like the labelled ones. Give texts that the model was not trained on, at least some hundred.
+		Long: `Runs a model on labelled texts, fits a map from its scores to probabilities, and writes it into the
+directory's manifest.json: from then on scores in verdicts are calibrated, and the model has another digest. Of all
+verdicts with a score near 0.9, nine in ten are right, on texts like the labelled ones. Give texts that the model was
+not trained on, at least some hundred.
 
 FILE has one JSON object a line: {"text": "…", "label": "POSITIVE"}; for a model with independent labels {"text": "…",
-"labels": ["toxic"]}; for named entities {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 3}]}, where
-start and end count characters. Every figure is of texts that the map was not fitted on (folds).`,
+"labels": ["toxic"]}; for named entities {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 3}]},
+where start and end count characters. Every figure is of texts that the map was not fitted on (folds).`,
 		Example: `  sluice calibrate -m models/sentiment --labelled dev.jsonl --dry-run
   sluice calibrate -m models/sentiment --labelled dev.jsonl --evaluate test.jsonl --plot reliability.svg`,
 		Args: cobra.NoArgs,

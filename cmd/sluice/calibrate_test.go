@@ -149,8 +149,8 @@ func TestCalibrateSaysWhatIsWrongWithItsInput(t *testing.T) {
 		flags             []string
 		says              string
 	}{
-		{"no JSON", sentiment, "{", nil, "line 2: is not a JSON object (unexpected end of JSON input); write {\"text\": " +
-			"\"…\", \"label\": \"NEGATIVE\"}"},
+		{"no JSON", sentiment, "{", nil, "line 2: is not a JSON object (unexpected end of JSON input); write " +
+			"{\"text\": \"…\", \"label\": \"NEGATIVE\"}"},
 		{"no text", sentiment, `{"label": "NEGATIVE"}`, nil, `line 2: has no "text"`},
 		{"no label", sentiment, `{"text": "a"}`, nil, `line 2: has no "label"`},
 		{"a label of another model", sentiment, `{"text": "a", "label": "POSITVE"}`, nil,

@@ -19,12 +19,13 @@ func demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the main job on an embedded broker and bundled models",
-		Long: `Starts a Kafka broker in this process, produces real sentences into it, and runs the same worker as "sluice run" with the
-bundled models. A table shows every verdict as a read_committed consumer sees it; without a terminal it is plain lines. The
-broker listens on this machine only, and any Kafka client may connect while the demo runs. Nothing is left behind.
+		Long: `Starts a Kafka broker in this process, produces real sentences into it, and runs the same worker as
+"sluice run" with the bundled models. A table shows every verdict as a read_committed consumer sees it; without a
+terminal it is plain lines. The broker listens on this machine only, and any Kafka client may connect while the demo
+runs. Nothing is left behind.
 
-With --escalate, texts that the model is unsure of are also asked about at an endpoint: a stand-in in this process that speaks
-the protocol of an OpenAI-compatible API and judges by counting words. Amendments appear as they are committed.`,
+With --escalate, texts that the model is unsure of are also asked about at an endpoint: a stand-in in this process that
+speaks the protocol of an OpenAI-compatible API and judges by counting words. Amendments appear as they are committed.`,
 		Example: "  sluice demo\n  sluice demo --records 2000 --rate 0\n  sluice demo --escalate",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

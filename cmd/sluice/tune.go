@@ -117,16 +117,17 @@ func tuneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tune -c FILE --labelled FILE",
 		Short: "Choose the thresholds of student and escalation by labelled texts",
-		Long: `Runs a model of the configuration and its student over labelled texts and prints what each threshold costs and gains:
-who decides how much, accuracy, msgs/s on this machine, calls and cost of the endpoint for a million messages. Then it
-chooses: one part of the texts decides, and what is reported is measured on the other. A threshold is taken only where a
-one-sided bound says that it keeps the goal, so it asks for more texts rather than promise what they do not show.
+		Long: `Runs a model of the configuration and its student over labelled texts and prints what each threshold
+costs and gains: who decides how much, accuracy, msgs/s on this machine, calls and cost of the endpoint for a million
+messages. Then it chooses: one part of the texts decides, and what is reported is measured on the other. A threshold is
+taken only where a one-sided bound says that it keeps the goal, so it asks for more texts rather than promise what they
+do not show.
 
-A line of the labelled file is {"text": "…", "label": "NEGATIVE"}, and may have "llm": what the endpoint answered. For a
-model of entities it is {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 12}]}.
-Without a goal the student may cost 0.3 points of accuracy and the escalation stays as it is. The change of the configuration
-is shown as a diff; it is written with --write, or where somebody at the terminal says so. Exit code 1 where the goal is
-not reached; then nothing is written.`,
+A line of the labelled file is {"text": "…", "label": "NEGATIVE"}, and may have "llm": what the endpoint answered. For
+a model of entities it is {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 12}]}. Without a goal
+the student may cost 0.3 points of accuracy and the escalation stays as it is. The change of the configuration is shown
+as a diff; it is written with --write, or where somebody at the terminal says so. Exit code 1 where the goal is not
+reached; then nothing is written.`,
 		Example: `  sluice tune -c reviews.yaml --labelled labelled.jsonl --target-accuracy model-0.3
   sluice tune -c reviews.yaml --labelled labelled.jsonl --max-llm-rate 0.05 --llm-accuracy 0.95 --write`,
 		Args: cobra.NoArgs,
@@ -302,7 +303,8 @@ func (o *tuneOptions) open(c *loaded) (*tuning, error) {
 	candidates := make([]tune.Candidate, len(c.Models))
 	for i, s := range c.Models {
 		candidates[i] = tune.Candidate{Name: s.Name, Field: s.VerdictField(),
-			Aggregation: model.Aggregation(s.Aggregation), Open: func() (*model.Model, error) { return model.Open(s.Path) }}
+			Aggregation: model.Aggregation(s.Aggregation),
+			Open:        func() (*model.Model, error) { return model.Open(s.Path) }}
 	}
 	at, m, err := tune.Which(candidates, o.verdict, texts, didYouMean)
 	if err != nil {
@@ -331,7 +333,8 @@ func (t *tuning) report(ctx context.Context, o tuneOptions, goal tune.Goal, st s
 	machine := loadgen.DescribeMachine()
 	r := &tune.Report{
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: fmt.Sprintf("%s, %d cores", machine.CPU, machine.Cores),
-		File: filepath.Base(t.file), Name: settings.VerdictField(), Seed: o.seed, Now: tune.Setting{Student: tune.Never},
+		File: filepath.Base(t.file), Name: settings.VerdictField(), Seed: o.seed,
+		Now: tune.Setting{Student: tune.Never},
 	}
 	cascade := &tune.Cascade{
 		Entities: t.model.Task == model.TokenClassification, Labels: t.model.Labels, LLMAccuracy: o.llmAccuracy,
@@ -401,7 +404,8 @@ func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade,
 }
 
 // speedOf times tokenizers and models, each alone. all[0] is the full model.
-func speedOf(ctx context.Context, all []*loadedModel, said [][]judging.Judged, budgets []pipeline.Budget, runners int, length time.Duration,
+func speedOf(ctx context.Context, all []*loadedModel, said [][]judging.Judged, budgets []pipeline.Budget, runners int,
+	length time.Duration,
 	st steps) (s tune.Speed, err error) {
 	var tokenizers []float64
 	for i, m := range all {
@@ -429,8 +433,8 @@ func speedOf(ctx context.Context, all []*loadedModel, said [][]judging.Judged, b
 		if i > 0 && m.tokenizer.Digest() == all[0].tokenizer.Digest() && options == all[0].tokenizeOptions() {
 			continue // tokenized once for both
 		}
-		tokenizers = append(tokenizers, bare.Tokenize(func(texts [][]byte) { m.tokenizer.Encode(texts, options) }, texts,
-			runners, length/4))
+		encode := func(texts [][]byte) { m.tokenizer.Encode(texts, options) }
+		tokenizers = append(tokenizers, bare.Tokenize(encode, texts, runners, length/4))
 	}
 	s.Tokenize = tune.Tokenizers(tokenizers...)
 	return s, nil

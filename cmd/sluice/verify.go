@@ -20,13 +20,14 @@ func verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify -c FILE",
 		Short: "Count lost, doubled and disordered records in one's own cluster",
-		Long: `Reads the topics of a worker's configuration with a client of its own, as read_committed, and counts for every input
-partition: records without a result or a dead letter (lost), messages whose id was there before (doubled), and results
-before which a later record's result stands (disordered); with escalation also requests that were committed and have no
-final verdict (unfinished), and with routes copies of records that have no result (stray). Only records that the group has committed count; the rest is in
-flight. What retention or compaction has removed is named as unverifiable, not as lost. Nothing is written or committed,
-and no group is joined. Exit code 1 when something is lost, doubled or out of order, or could not be read to the end. With
-guarantee: at-least-once doubled messages are shown and are no fault.`,
+		Long: `Reads the topics of a worker's configuration with a client of its own, as read_committed, and counts for
+every input partition: records without a result or a dead letter (lost), messages whose id was there before (doubled),
+and results before which a later record's result stands (disordered); with escalation also requests that were committed
+and have no final verdict (unfinished), and with routes copies of records that have no result (stray). Only records
+that the group has committed count; the rest is in flight. What retention or compaction has removed is named as
+unverifiable, not as lost. Nothing is written or committed, and no group is joined. Exit code 1 when something is lost,
+doubled or out of order, or could not be read to the end. With guarantee: at-least-once doubled messages are shown and
+are no fault.`,
 		Example: "  sluice verify -c reviews.yaml --since 1h\n  sluice verify -c reviews.yaml --since " +
 			"2026-11-24T08:00:00Z --until 10m --json",
 		Args: cobra.NoArgs,

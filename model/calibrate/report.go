@@ -11,8 +11,8 @@ import (
 
 // This file owns what a calibration is shown as: a table, and reliability in text.
 
-// Report is a calibration that was fitted, with all that was measured of it. NewReport makes one; Evaluate and Sentences
-// add to it; Write and Plot show it.
+// Report is a calibration that was fitted, with all that was measured of it. NewReport makes one; Evaluate and
+// Sentences add to it; Write and Plot show it.
 type Report struct {
 	subject Subject
 	fitted  *File

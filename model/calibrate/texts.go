@@ -84,8 +84,8 @@ func apart(texts []labelled.Text) error {
 		behind := 0
 		for _, e := range entities {
 			if e.Start < behind {
-				errs = append(errs, fmt.Errorf("line %d: the entity %s at %d overlaps the one before it; a token has one "+
-					"label", texts[i].Line, e.Group, e.Start))
+				errs = append(errs, fmt.Errorf("line %d: the entity %s at %d overlaps the one before it; a token has "+
+					"one label", texts[i].Line, e.Group, e.Start))
 				break
 			}
 			behind = e.End

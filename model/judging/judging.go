@@ -120,8 +120,8 @@ func Labelled(ctx context.Context, m Model, texts []labelled.Text, maxBytes int)
 	var errs []error
 	for i := range all {
 		if all[i].Err != nil && len(errs) < mostProblems {
-			errs = append(errs, fmt.Errorf("line %d: the model cannot judge the text: %w; remove the line", texts[i].Line,
-				all[i].Err))
+			errs = append(errs, fmt.Errorf("line %d: the model cannot judge the text: %w; remove the line",
+				texts[i].Line, all[i].Err))
 		}
 	}
 	return all, errors.Join(errs...)

@@ -219,7 +219,8 @@ func (m members) readEntities(t *Text) error {
 	}
 	if err := json.Unmarshal(raw, &found); err != nil || found == nil {
 		return fmt.Errorf(
-			`"entities" is %.40s; write [{"entity_group": "PER", "start": 0, "end": 3}], or [] where there are none`, raw)
+			`"entities" is %.40s; write [{"entity_group": "PER", "start": 0, "end": 3}], or [] where there are none`,
+			raw)
 	}
 	characters := utf8.RuneCountInString(t.Text)
 	t.Entities = make([]Entity, len(found))

@@ -9,7 +9,8 @@ import (
 
 func TestRead(t *testing.T) {
 	got, err := Read(strings.NewReader("{\"text\": \"fine\", \"label\": \"GOOD\", \"id\": "+
-		"7}\r\n\n{\"text\":\"no\",\"label\":\"BAD\",\"llm\":\"\"}\n{\"text\":\"so\",\"label\":\"BAD\",\"llm\":null}"), Wanted{})
+		"7}\r\n\n{\"text\":\"no\",\"label\":\"BAD\",\"llm\":\"\"}\n{\"text\":\"so\",\"label\":\"BAD\",\"llm\":null}"),
+		Wanted{})
 	want := []Text{{Line: 1, Text: "fine", Label: "GOOD"}, {Line: 3, Text: "no", Label: "BAD", Answered: true},
 		{Line: 4, Text: "so", Label: "BAD"}}
 	if d := cmp.Diff(want, got); err != nil || d != "" {
@@ -36,7 +37,8 @@ func TestRead(t *testing.T) {
 		"no entities":      {`{"text":"a","entities":null}`, `"entities" is null; write [{"entity_group"`},
 		"an entity": {`{"text":"ab","entities":[{"entity_group":"A","start":1,"end":3}]}`,
 			"line 1: entities[0] is from 1 to 3 of a text of 2 characters"},
-		"no end":   {`{"text":"ab","entities":[{"entity_group":"A","start":1}]}`, `entities[0] has no "start" or no "end"`},
+		"no end": {`{"text":"ab","entities":[{"entity_group":"A","start":1}]}`,
+			`entities[0] has no "start" or no "end"`},
 		"no group": {`{"text":"ab","entities":[{"start":0,"end":1}]}`, `entities[0] has no "entity_group"`},
 		"both kinds": {`{"text":"a","entities":[]}` + "\n" + `{"text":"a","label":"b"}`,
 			`line 2: line 1 has "label" where this has "entities", or the other way round`},
@@ -74,19 +76,25 @@ func TestReadForAModel(t *testing.T) {
 		want       Wanted
 		file, says string
 	}{
-		"cut off": {one, "{", `line 1: is not a JSON object (unexpected end of JSON input); write {"text": "…", "label": ` +
-			`"NEGATIVE"}`},
-		"no label": {one, `{"text":"a","entities":[]}`, `line 1: has no "label"; add it as a string, as in {"text": "…", ` +
-			`"label": "NEGATIVE"}`},
-		"a slip": {one, `{"text":"a","label":"NEGATVE"}`, `line 1: "NEGATVE" is none of the model's labels (NEGATIVE, ` +
-			`POSITIVE); did you mean NEGATIVE?`},
+		"cut off": {one, "{",
+			`line 1: is not a JSON object (unexpected end of JSON input); write {"text": "…", "label": ` +
+				`"NEGATIVE"}`},
+		"no label": {one, `{"text":"a","entities":[]}`,
+			`line 1: has no "label"; add it as a string, as in {"text": "…", ` +
+				`"label": "NEGATIVE"}`},
+		"a slip": {one, `{"text":"a","label":"NEGATVE"}`,
+			`line 1: "NEGATVE" is none of the model's labels (NEGATIVE, ` +
+				`POSITIVE); did you mean NEGATIVE?`},
 		"one for several": {several, `{"text":"a","label":"toxic"}`, `line 1: has no "labels"; write {"text": "…", ` +
 			`"labels": ["toxic"]}, or [] where there are none`},
-		"no list":        {several, `{"text":"a","labels":"toxic"}`, `line 1: "labels" is "toxic"; write {"text"`},
-		"a label":        {several, `{"text":"a","labels":["toxic","rude"]}`, `"rude" is none of the model's labels`},
-		"no entities":    {spans, `{"text":"a","label":"PER"}`, `line 1: has no "entities"; write {"text": "…", "entities"`},
-		"another group":  {spans, `{"text":"a","entities":[{"entity_group":"person","start":0,"end":1}]}`, `"person" is none`},
-		"nothing at all": {several, " \n", `there is no text in it; write lines like {"text": "…", "labels": ["toxic"]}`},
+		"no list": {several, `{"text":"a","labels":"toxic"}`, `line 1: "labels" is "toxic"; write {"text"`},
+		"a label": {several, `{"text":"a","labels":["toxic","rude"]}`, `"rude" is none of the model's labels`},
+		"no entities": {spans, `{"text":"a","label":"PER"}`,
+			`line 1: has no "entities"; write {"text": "…", "entities"`},
+		"another group": {spans, `{"text":"a","entities":[{"entity_group":"person","start":0,"end":1}]}`,
+			`"person" is none`},
+		"nothing at all": {several, " \n",
+			`there is no text in it; write lines like {"text": "…", "labels": ["toxic"]}`},
 	} {
 		if _, err := Read(strings.NewReader(tc.file), tc.want); err == nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v, want %q", name, err, tc.says)

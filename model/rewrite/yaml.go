@@ -1,5 +1,5 @@
-// Package rewrite changes files that people wrote: single values of a YAML file, with everything else left as it is, and
-// whole files, which are never half of each.
+// Package rewrite changes files that people wrote: single values of a YAML file, with everything else left as it is,
+// and whole files, which are never half of each.
 package rewrite
 
 import (
@@ -227,7 +227,8 @@ func member(n *yaml.Node, name string) (key, value *yaml.Node) {
 
 // span is where a scalar stands in the file, its quotes included.
 func span(file []byte, n *yaml.Node) (from, to int, err error) {
-	if n.Kind != yaml.ScalarNode || n.Anchor != "" || n.Style&(yaml.LiteralStyle|yaml.FoldedStyle|yaml.TaggedStyle) != 0 || strings.Contains(n.Value, "${") {
+	const notPlain = yaml.LiteralStyle | yaml.FoldedStyle | yaml.TaggedStyle
+	if n.Kind != yaml.ScalarNode || n.Anchor != "" || n.Style&notPlain != 0 || strings.Contains(n.Value, "${") {
 		return 0, 0, fmt.Errorf("is not a plain value (line %d), which %w", n.Line, ErrByHand)
 	}
 	from = offset(file, n.Line, n.Column)

@@ -19,10 +19,12 @@ func TestChangesAreThoseOfTheChoice(t *testing.T) {
 	}{
 		"both": {Configured{At: 1, Student: true, Threshold: 0.95, Rule: "s", When: "s.score < 0.8"}, chosen,
 			[]string{"models[1].student_threshold: 0.9", "escalation.when: 's.score < 0.7'"}, ""},
-		"nothing is new": {Configured{Student: true, Threshold: 0.9, Rule: "s", When: "s.score < 0.7"}, chosen, nil, ""},
+		"nothing is new": {Configured{Student: true, Threshold: 0.9, Rule: "s", When: "s.score < 0.7"}, chosen, nil,
+			""},
 		"no escalation yet": {Configured{Rule: "s"}, chosen, nil,
 			"For the escalation write:\n\n  escalation:\n    when: 's.score < 0.7'\n\n"},
-		"a rule that says more": {Configured{Rule: "s", When: "s.margin < 0.5"}, chosen, nil, "For the escalation write"},
+		"a rule that says more": {Configured{Rule: "s", When: "s.margin < 0.5"}, chosen, nil,
+			"For the escalation write"},
 		"no student, no escalation": {Configured{Rule: "s", When: "s.score < 0.8"}, Choice{Setting: Setting{
 			Student: Never}}, nil, ""},
 		"a student without use": {Configured{At: 2, Student: true, Threshold: 0.9}, Choice{Setting: Setting{
@@ -45,8 +47,8 @@ func TestSamplesKeepWhatModelsSaid(t *testing.T) {
 	full := []judging.Judged{{Verdict: model.Verdict{Label: "A", Confidence: 0.8}},
 		{Verdict: model.Verdict{Entities: []model.Entity{{Group: "PER", Start: 0, End: 1, Score: 1}}, Confidence: 0.7}}}
 	s := Samples(texts, full, nil, 100)
-	if s[0].Model.Label != "A" || s[0].Model.Score != 0.8 || s[0].PromptTokens != 100 || s[1].Model.Label != "PER 0-1" ||
-		len(s[1].Model.Entities) != 1 || s[1].Student.Label != "" {
+	if s[0].Model.Label != "A" || s[0].Model.Score != 0.8 || s[0].PromptTokens != 100 ||
+		s[1].Model.Label != "PER 0-1" || len(s[1].Model.Entities) != 1 || s[1].Student.Label != "" {
 		t.Errorf("%+v", s)
 	}
 	if s = Samples(texts, full, full, 0); s[0].Student.Label != "A" {

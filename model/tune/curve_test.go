@@ -123,7 +123,8 @@ func TestEntitiesAreRightTogetherAndCountedAlone(t *testing.T) {
 		// the student finds what is not there
 		sample([]labelled.Entity{}, []labelled.Entity{{Group: "PER", Start: 0, End: 4}}, []labelled.Entity{}, 0.5),
 		// another group; the model one too many
-		sample([]labelled.Entity{loc}, []labelled.Entity{{Group: "ORG", Start: 10, End: 14}}, []labelled.Entity{loc, per}, 0.95),
+		sample([]labelled.Entity{loc}, []labelled.Entity{{Group: "ORG", Start: 10, End: 14}},
+			[]labelled.Entity{loc, per}, 0.95),
 	}
 	c := &Cascade{HasStudent: true, Entities: true}
 	full, mixed := c.At(samples, Setting{Student: Never}), c.At(samples, Setting{Student: 0.9})

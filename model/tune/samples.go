@@ -81,5 +81,6 @@ func (s Speed) How(runners int) string {
 		student = fmt.Sprintf("student (%.0f tokens/s) and ", s.Student)
 	}
 	return fmt.Sprintf("composed of tokenizing (%.0f texts/s), %smodel (%.0f tokens/s), each measured alone with %d "+
-		"runners on these texts, their times added up; Kafka and JSON come on top", s.Tokenize, student, s.Model, runners)
+		"runners on these texts, their times added up; Kafka and JSON come on top", s.Tokenize, student, s.Model,
+		runners)
 }

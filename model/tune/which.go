@@ -26,9 +26,9 @@ func labelsOf(m *model.Model) []string {
 	return m.Labels
 }
 
-// Which finds the candidate that texts are for, of which there is one at least: the one with a name or a field, or where
-// name is "" the only one that has all labels. The error says why there is none, or why the one that was found cannot be
-// tuned, and what to do.
+// Which finds the candidate that texts are for, of which there is one at least: the one with a name or a field, or
+// where name is "" the only one that has all labels. The error says why there is none, or why the one that was found
+// cannot be tuned, and what to do.
 func Which(candidates []Candidate, name string, texts []labelled.Text, suggest labelled.Suggest) (at int,
 	m *model.Model, err error) {
 	at = -1
@@ -58,10 +58,11 @@ func Which(candidates []Candidate, name string, texts []labelled.Text, suggest l
 		if suggest != nil {
 			what = suggest(name, fields)
 		}
-		return 0, nil, fmt.Errorf("the configuration has no model %q%s; it has %s", name, what, strings.Join(fields, ", "))
+		return 0, nil, fmt.Errorf("the configuration has no model %q%s; it has %s", name, what,
+			strings.Join(fields, ", "))
 	case at < 0:
-		return 0, nil, fmt.Errorf("no model of the configuration (%s) has all labels of the file; correct them, or name the "+
-			"model with --verdict to see which line is wrong", strings.Join(fields, ", "))
+		return 0, nil, fmt.Errorf("no model of the configuration (%s) has all labels of the file; correct them, or "+
+			"name the model with --verdict to see which line is wrong", strings.Join(fields, ", "))
 	case len(fitting) > 1:
 		return 0, nil, fmt.Errorf("the labels are those of several models (%s); name one with --verdict",
 			strings.Join(fitting, ", "))

@@ -48,8 +48,8 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return enc.Encode(r)
 }
 
-// WriteText writes the report for people: a table, with the columns that have something to say, notes, and what it comes
-// to.
+// WriteText writes the report for people: a table, with the columns that have something to say, notes, and what it
+// comes to.
 func (r *Report) WriteText(w io.Writer) {
 	since := r.Since
 	if since == "" {
@@ -57,7 +57,9 @@ func (r *Report) WriteText(w io.Writer) {
 	}
 	fmt.Fprintf(w, "group %s, records from %s to %s\n\n", r.Group, since, r.Until)
 	head := []string{"partition"}
-	shown := slices.DeleteFunc(slices.Clone(columns), func(c column) bool { return !c.always && c.value(&r.Total) == 0 })
+	shown := slices.DeleteFunc(slices.Clone(columns), func(c column) bool {
+		return !c.always && c.value(&r.Total) == 0
+	})
 	for _, c := range shown {
 		head = append(head, c.name)
 	}
@@ -102,8 +104,8 @@ func (r *Report) verdict() string {
 	case r.Incomplete:
 		return "NOT COMPLETE: a topic could not be read to its end"
 	case !r.Clean():
-		return fmt.Sprintf("NOT CLEAN: %d lost, %d without a final verdict, %d doubled, %d out of order, %d stray copies",
-			t.Lost, t.Unfinished, t.Doubled, t.Disordered, t.Stray)
+		return fmt.Sprintf("NOT CLEAN: %d lost, %d without a final verdict, %d doubled, %d out of order, "+
+			"%d stray copies", t.Lost, t.Unfinished, t.Doubled, t.Disordered, t.Stray)
 	case t.Records == 0:
 		return "nothing to count: the group has committed no record of this time"
 	case t.Unverifiable > 0:

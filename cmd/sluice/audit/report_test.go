@@ -15,7 +15,8 @@ func TestAReportSaysWhatItComesTo(t *testing.T) {
 		incomplete bool
 		says       string
 	}{
-		"clean":        {Partition{Records: 7}, false, false, "clean: each of 7 records has exactly one answer, in order\n"},
+		"clean": {Partition{Records: 7}, false, false, "clean: each of 7 records has exactly one answer, in " +
+			"order\n"},
 		"lost":         {Partition{Records: 7, Lost: 1}, false, false, "NOT CLEAN: 1 lost, 0 without a final verdict"},
 		"doubled":      {Partition{Records: 7, Doubled: 2}, false, false, "NOT CLEAN: 0 lost"},
 		"repeats":      {Partition{Records: 7, Doubled: 2}, true, false, "2 repeats, which at-least-once allows\n"},
@@ -29,13 +30,15 @@ func TestAReportSaysWhatItComesTo(t *testing.T) {
 		var page, object bytes.Buffer
 		r.WriteText(&page)
 		text := page.String()
-		for _, want := range []string{"group g, records from the beginning of the log to now", "in-0", c.says, "note: a note",
+		for _, want := range []string{"group g, records from the beginning of the log to now", "in-0", c.says,
+			"note: a note",
 			"note: out: 4 messages", "found: in/0/5 is lost"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s: no %q in\n%s", name, want, text)
 			}
 		}
-		if strings.Contains(text, "unverifiable") != (c.total.Unverifiable > 0) || strings.Contains(text, "stray copies  ") {
+		if strings.Contains(text, "unverifiable") != (c.total.Unverifiable > 0) ||
+			strings.Contains(text, "stray copies  ") {
 			t.Errorf("%s: a column without anything to say:\n%s", name, text)
 		}
 		var back Report
@@ -57,7 +60,8 @@ func TestTimesAreDurationsBeforeNowOrTimes(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"", "yesterday", "-5m", "2026-11-24"} {
-		if got, err := ParseTime(s, now); err == nil || !strings.Contains(err.Error(), "neither a duration before now") {
+		if got, err := ParseTime(s, now); err == nil || !strings.Contains(err.Error(), "neither a duration before "+
+			"now") {
 			t.Errorf("%q: %v, %v", s, got, err)
 		}
 	}

@@ -86,8 +86,8 @@ func Find(dir string, valid func(name string) bool) ([]Model, error) {
 		}
 	}
 	if list == nil {
-		return nil, pipeline.Faultf(pipeline.Config, "start", "models", "demo: there is no model directory in %s; give "+
-			"the directory that holds them with --models", dir)
+		return nil, pipeline.Faultf(pipeline.Config, "start", "models", "demo: there is no model directory in %s; "+
+			"give the directory that holds them with --models", dir)
 	}
 	for i := range list {
 		list[i].Dir = filepath.Join(dir, list[i].Name)
@@ -132,8 +132,8 @@ type Job struct {
 	Started func(Worker)                     // called once, when the worker begins to join its group
 }
 
-// Run runs until the records are judged, ctx ends, or something fails. worker runs a worker until its context ends (nil)
-// or it fails. What is shown goes to out, log lines to errw.
+// Run runs until the records are judged, ctx ends, or something fails. worker runs a worker until its context ends
+// (nil) or it fails. What is shown goes to out, log lines to errw.
 func Run(ctx context.Context, out, errw io.Writer, o Options, worker func(context.Context, Job) error) error {
 	began := time.Now()
 	texts, err := Texts()

@@ -116,7 +116,8 @@ func TestEscalatingNeedsTheModelThatIsAskedAbout(t *testing.T) {
 		t.Fatal(err)
 	}
 	end()
-	if e := p.Escalation; e.Verdict != "mood" || e.When != "mood.score < 0.8" || !strings.HasPrefix(e.URL, "http://127.") {
+	if e := p.Escalation; e.Verdict != "mood" || e.When != "mood.score < 0.8" || !strings.HasPrefix(e.URL,
+		"http://127.") {
 		t.Errorf("%+v", e)
 	}
 }

@@ -26,7 +26,9 @@ func (free) Run(_ context.Context, rows []pipeline.Row) ([][]float32, error) {
 
 func plan() Plan {
 	return Plan{Rows: []pipeline.Row{make(pipeline.Row, 10), make(pipeline.Row, 30)}, Rounds: 3,
-		Loop:   bare.Options{Length: 5 * time.Millisecond, Open: func(int) (pipeline.Runner, error) { return free{}, nil }},
+		Loop: bare.Options{Length: 5 * time.Millisecond, Open: func(int) (pipeline.Runner, error) {
+			return free{}, nil
+		}},
 		Status: func(string, ...any) {}}
 }
 
@@ -76,8 +78,8 @@ func TestScaleComparesWithOneAlone(t *testing.T) {
 	if err != nil || asked[1] != 3 || asked[2] != 3 || len(r.Workers) != 2 || len(r.Rows) != 2 {
 		t.Fatalf("%v, %v, %+v", err, asked, r)
 	}
-	if one, two := r.Workers[0], r.Workers[1]; one.Efficiency != 1 || two.Efficiency != 400.0/2/300 || two.Workers != 2 ||
-		two.OfBare <= 0 || r.Rows[0].Efficiency != 1 {
+	if one, two := r.Workers[0], r.Workers[1]; one.Efficiency != 1 || two.Efficiency != 400.0/2/300 ||
+		two.Workers != 2 || two.OfBare <= 0 || r.Rows[0].Efficiency != 1 {
 		t.Errorf("%+v\n%+v", one, two)
 	}
 	var page bytes.Buffer

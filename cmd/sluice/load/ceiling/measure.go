@@ -49,8 +49,8 @@ func (r *Report) Measure(ctx context.Context, p Plan, runners, budgets []int) er
 }
 
 // Scale measures the bare loop with each of the numbers of runners, the first of which is 1, and the whole path with as
-// many workers of one runner each: whole works off a backlog that lasts about as long at so many texts a second. It adds
-// a row and a line for each number.
+// many workers of one runner each: whole works off a backlog that lasts about as long at so many texts a second. It
+// adds a row and a line for each number.
 func (r *Report) Scale(ctx context.Context, p Plan, counts []int, budget int,
 	whole func(ctx context.Context, workers int, perS float64) (load.Drained, error)) error {
 	loops, drains := make([][]bare.Result, len(counts)), make([][]load.Drained, len(counts))
