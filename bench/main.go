@@ -14,13 +14,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"sluice/bench/trial"
 	"sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
@@ -31,20 +30,19 @@ import (
 )
 
 func main() {
+	b := &bench{Command: trial.NewCommand("bench", "bench/results/whole-path.md")}
+	b.Model, b.Rounds = "", 3 // it has several models
 	models := flag.String("models", "models/sentiment,models/sentiment-tiny,models/ner",
 		"model directories, comma-separated")
-	texts := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the "+
-		"texts")
-	seconds := flag.Float64("seconds", 15, "about how long one measurement takes; sets the number of records")
-	rounds := flag.Int("rounds", 3, "rounds; bare loop and whole path alternate within each")
-	partitions := flag.Int("partitions", 6, "partitions of the topics")
-	binary := flag.String("sluice", "dist/sluice", "the worker")
-	out := flag.String("out", "bench/results/whole-path.md", "where the table goes")
-	flag.Parse()
-	if err := run(strings.Split(*models, ","), *texts, *seconds, *rounds, *partitions, *binary, *out); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	flag.Float64Var(&b.seconds, "seconds", 15, "about how long one measurement takes; sets the number of records")
+	b.Main(func(ctx context.Context) error { return b.run(ctx, strings.Split(*models, ",")) })
+}
+
+// bench is what holds for all models.
+type bench struct {
+	*trial.Command
+	seconds float64 // of one measurement, about
+	broker  *trial.Broker
 }
 
 // result is one measurement.
@@ -53,7 +51,7 @@ type result struct {
 	cpu              float64 // CPU seconds per 1,000 messages
 }
 
-func run(dirs []string, textFile string, seconds float64, rounds, partitions int, binary, out string) error {
+func (b *bench) run(ctx context.Context, dirs []string) error {
 	lib := os.Getenv("SLUICE_ONNXRUNTIME")
 	if lib == "" {
 		return errors.New(
@@ -62,19 +60,27 @@ func run(dirs []string, textFile string, seconds float64, rounds, partitions int
 	if err := ort.Init(lib); err != nil {
 		return err
 	}
-	words, err := load.ReadTexts(textFile, "text")
-	if err != nil {
-		return err
-	}
 	fmt.Fprintln(os.Stderr, "bench: starting a Kafka broker")
-	broker, err := load.StartBroker()
-	if err != nil {
+	var err error
+	if b.broker, err = trial.StartBroker(); err != nil {
 		return err
 	}
-	defer broker.Stop()
+	defer b.broker.Stop()
+	page := b.head()
+	for _, dir := range dirs {
+		row, err := b.measure(ctx, dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", dir, err)
+		}
+		page.WriteString(row)
+	}
+	return b.Publish(page.Bytes())
+}
 
-	var table bytes.Buffer
-	fmt.Fprintf(&table, "# The whole path against the bare session loop\n\n"+
+// head is the page before its rows.
+func (b *bench) head() *bytes.Buffer {
+	page := &bytes.Buffer{}
+	fmt.Fprintf(page, "# The whole path against the bare session loop\n\n"+
 		"Whole path: Apache Kafka broker -> `sluice run` (exactly-once, default settings) -> broker, records waiting "+
 		"in %d partitions beforehand; counted by an independent read_committed consumer from 10 %% of the "+
 		"results to the last one.\n"+
@@ -82,23 +88,12 @@ func run(dirs []string, textFile string, seconds float64, rounds, partitions int
 		"beforehand, sorted by length in windows of 512, batches of at most 64, 128, 256 or 512 tokens, "+
 		"whichever is fastest, %d threads pinned, no Kafka, no tokenizing, no JSON.\n"+
 		"The bare loop runs for a fixed time, the whole path on as many records as that should take. Made by `make "+
-		"bench`; medians of %d rounds in alternation, with the range.\n\n%s\n\n"+
-		"| model | bare loop msgs/s | bare loop tokens/s | whole path msgs/s | whole path tokens/s | whole path / "+
-		"bare loop | CPU s per 1,000 msgs, bare loop | CPU s per 1,000 msgs, worker "+
-		"|\n|---|---|---|---|---|---|---|---|\n",
-		partitions, ort.DefaultRunners(), rounds, machine())
-	for _, dir := range dirs {
-		row, err := measure(dir, words, seconds, rounds, partitions, binary, broker)
-		if err != nil {
-			return fmt.Errorf("%s: %w", dir, err)
-		}
-		table.WriteString(row)
-	}
-	fmt.Print(table.String())
-	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(out, table.Bytes(), 0o644)
+		"bench`; medians of %d rounds in alternation, with the range.\n\n%s\n\n",
+		b.Partitions, ort.DefaultRunners(), b.Rounds, machine())
+	columns := []string{"model", "bare loop msgs/s", "bare loop tokens/s", "whole path msgs/s", "whole path tokens/s",
+		"whole path / bare loop", "CPU s per 1,000 msgs, bare loop", "CPU s per 1,000 msgs, worker"}
+	fmt.Fprintf(page, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	return page
 }
 
 // budgets are the token budgets among which the bare loop takes its best: a ceiling has no other purpose than to be
@@ -111,114 +106,120 @@ func bareLoop(session *ort.Session, budget int, seconds float64) bare.Options {
 		Length: time.Duration(seconds * float64(time.Second)), Open: session.NewRunner, Warm: session.Warmup}
 }
 
-func measure(dir string, words []string, seconds float64, rounds, partitions int, binary string, b *load.Broker) (
-	string, error) {
-	ctx := context.Background()
+// material is a model's tokenized texts.
+type material struct {
+	texts  *load.Texts
+	rows   []pipeline.Row
+	tokens float64 // of a row, in the mean
+}
+
+func (b *bench) material(m *model.Model) (c material, err error) {
+	tok, err := hf.Open(m.Path(model.TokenizerFile))
+	if err != nil {
+		return c, err
+	}
+	defer tok.Close()
+	if c.texts, err = b.Generated("mixed"); err != nil {
+		return c, err
+	}
+	var texts [][]byte
+	for _, text := range c.texts.Sample(4000) {
+		texts = append(texts, []byte(text))
+	}
+	tokens := 0
+	for _, e := range tok.Encode(texts, tokenize.Options{MaxTokens: m.MaxTokens}) {
+		c.rows = append(c.rows, e.Windows[0].IDs)
+		tokens += len(e.Windows[0].IDs)
+	}
+	c.tokens = float64(tokens) / float64(len(c.rows))
+	return c, nil
+}
+
+// measure makes the row of one model.
+func (b *bench) measure(ctx context.Context, dir string) (row string, err error) {
 	m, err := model.Open(dir)
 	if err != nil {
 		return "", err
 	}
-	tok, err := hf.Open(m.Path(model.TokenizerFile))
+	c, err := b.material(m)
 	if err != nil {
 		return "", err
 	}
-	defer tok.Close()
-	profile, err := load.ProfileNamed("mixed")
-	if err != nil {
-		return "", err
-	}
-	sequence, err := load.NewTexts(profile, words, 1)
-	if err != nil {
-		return "", err
-	}
-	var texts [][]byte
-	for _, text := range sequence.Sample(4000) {
-		texts = append(texts, []byte(text))
-	}
-	var rows []pipeline.Row
-	tokens := 0
-	for _, e := range tok.Encode(texts, tokenize.Options{MaxTokens: m.MaxTokens}) {
-		rows = append(rows, e.Windows[0].IDs)
-		tokens += len(e.Windows[0].IDs)
-	}
-	perMessage := float64(tokens) / float64(len(rows))
-
 	session, err := ort.Open(m, ort.Options{Device: "cpu", Runners: ort.DefaultRunners()})
 	if err != nil {
 		return "", err
 	}
 	defer session.Close()
-	budget, err := bare.Best(ctx, rows, budgets, bareLoop(session, 0, 2))
+	budget, err := bare.Best(ctx, c.rows, budgets, bareLoop(session, 0, 2))
 	if err != nil {
 		return "", err
 	}
-	warm, err := bare.Run(ctx, rows, bareLoop(session, budget, 2))
+	warm, err := bare.Run(ctx, c.rows, bareLoop(session, budget, 2))
 	if err != nil {
 		return "", err
 	}
-	n := int(warm.RowsPerS * seconds)
+	n := int(warm.RowsPerS * b.seconds)
 	var loops, paths []result
-	for round := range rounds {
-		fmt.Fprintf(os.Stderr, "bench: %s round %d of %d: bare loop\n", m.Name, round+1, rounds)
-		loop, err := bare.Run(ctx, rows, bareLoop(session, budget, seconds))
+	for round := range b.Rounds {
+		fmt.Fprintf(os.Stderr, "bench: %s round %d of %d: bare loop\n", m.Name, round+1, b.Rounds)
+		loop, err := bare.Run(ctx, c.rows, bareLoop(session, budget, b.seconds))
 		if err != nil {
 			return "", err
 		}
 		loops = append(loops, result{messages: loop.RowsPerS, tokens: loop.TokensPerS, cpu: loop.CPUPer1000})
-		fmt.Fprintf(os.Stderr, "bench: %s round %d of %d: whole path, %d records\n", m.Name, round+1, rounds, n)
-		r, err := wholePath(dir, sequence, n, partitions, binary, b)
+		fmt.Fprintf(os.Stderr, "bench: %s round %d of %d: whole path, %d records\n", m.Name, round+1, b.Rounds, n)
+		path, err := b.wholePath(ctx, dir, c.texts, n)
 		if err != nil {
 			return "", err
 		}
-		r.tokens = r.messages * perMessage
-		paths = append(paths, r)
+		path.tokens = path.messages * c.tokens
+		paths = append(paths, path)
 	}
-	msgs := func(r result) float64 { return r.messages }
-	toks := func(r result) float64 { return r.tokens }
-	ratios := make([]result, rounds)
-	for i := range ratios {
-		ratios[i].messages = paths[i].messages / loops[i].messages
-	}
-	cpus := func(r result) float64 { return r.cpu }
-	return fmt.Sprintf("| %s (%s, %s, mean %.1f tokens) | %s | %s | %s | %s | %s | %s | %s |\n", m.Name,
-		m.Manifest.Precision, m.Layout, perMessage,
-		spread(loops, msgs, "%.0f"), spread(loops, toks, "%.0f"), spread(paths, msgs, "%.0f"), spread(paths, toks,
-			"%.0f"),
-		spread(ratios, msgs, "%.2f"), spread(loops, cpus, "%.2f"), spread(paths, cpus, "%.2f")), nil
+	name := fmt.Sprintf("%s (%s, %s, mean %.1f tokens)", m.Name, m.Manifest.Precision, m.Layout, c.tokens)
+	return "| " + strings.Join(append([]string{name}, cells(loops, paths)...), " | ") + " |\n", nil
 }
 
-// spread is the median with the range.
-func spread(rs []result, of func(result) float64, format string) string {
-	v := make([]float64, len(rs))
-	for i, r := range rs {
-		v[i] = of(r)
+// cells are the figures of equal rounds of the bare loop and of the whole path, each a median with its range.
+func cells(loops, paths []result) []string {
+	spread := func(format string, of func(i int) float64) string {
+		v := make([]float64, len(loops))
+		for i := range v {
+			v[i] = of(i)
+		}
+		return trial.Spread(v, format)
 	}
-	slices.Sort(v)
-	return fmt.Sprintf(format+" ("+format+"–"+format+")", v[len(v)/2], v[0], v[len(v)-1])
+	return []string{
+		spread("%.0f", func(i int) float64 { return loops[i].messages }),
+		spread("%.0f", func(i int) float64 { return loops[i].tokens }),
+		spread("%.0f", func(i int) float64 { return paths[i].messages }),
+		spread("%.0f", func(i int) float64 { return paths[i].tokens }),
+		spread("%.2f", func(i int) float64 { return paths[i].messages / loops[i].messages }),
+		spread("%.2f", func(i int) float64 { return loops[i].cpu }),
+		spread("%.2f", func(i int) float64 { return paths[i].cpu }),
+	}
 }
 
 // wholePath fills a new input topic, starts a worker on it and counts its results.
-func wholePath(dir string, sequence *load.Texts, n, partitions int, binary string, b *load.Broker) (r result,
-	err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+func (b *bench) wholePath(ctx context.Context, dir string, texts *load.Texts, n int) (r result, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)
-	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" +
-		run, Format: load.JSON}
-	if err := load.CreateTopics(ctx, target, partitions); err != nil {
+	target := load.Target{Brokers: []string{b.broker.Address}, Input: "in-" + run, Output: "out-" + run,
+		DeadLetter: "dlq-" + run, Format: load.JSON}
+	if err := load.CreateTopics(ctx, target, b.Partitions); err != nil {
 		return r, err
 	}
-	sequence.Rewind()
+	texts.Rewind()
 	var worker *load.Worker
 	defer func() {
 		if worker != nil {
 			err = errors.Join(err, worker.Stop())
 		}
 	}()
-	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: n, Texts: sequence,
+	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: n, Texts: texts,
 		Begin: func(ctx context.Context) ([]int, error) {
-			worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: binary, Dir: b.Dir, Target: target, Model: dir,
-				Group: "bench-" + run, Name: "bench-0"})
+			worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: b.Binary, Dir: b.broker.Dir, Target: target,
+				Model: dir, Group: "bench-" + run, Name: "bench-0"})
 			if err != nil {
 				return nil, err
 			}

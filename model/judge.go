@@ -261,3 +261,19 @@ func SplitLabel(label string) (position, group string) {
 	}
 	return "I", label
 }
+
+// Groups are the groups of entities that a model for token-classification can find, in the order of its labels: "PER"
+// of "B-PER", "I-PER" or "PER" alone. The label of what is no entity ("O") has none; neither has a model for another
+// task.
+func (m *Model) Groups() []string {
+	if m.Task != TokenClassification {
+		return nil
+	}
+	var groups []string
+	for _, label := range m.Labels {
+		if _, group := SplitLabel(label); label != outside && group != "" && !slices.Contains(groups, group) {
+			groups = append(groups, group)
+		}
+	}
+	return groups
+}

@@ -348,3 +348,21 @@ func FuzzVerdict(f *testing.F) {
 		}
 	})
 }
+
+func TestGroupsOfATokenModel(t *testing.T) {
+	for _, c := range []struct{ labels, want []string }{
+		{[]string{"O", "B-PER", "I-PER", "B-LOC"}, []string{"PER", "LOC"}},
+		{[]string{"PER", "O", "LOC"}, []string{"PER", "LOC"}},
+		{[]string{"I-LOC", "PER", "B-PER", "LOC"}, []string{"LOC", "PER"}},
+		{[]string{"BRAND-NAME", "O", "I-BRAND-NAME", "IBAN"}, []string{"BRAND-NAME", "IBAN"}},
+		{[]string{"O"}, nil},
+	} {
+		m := &Model{Task: TokenClassification, Labels: c.labels}
+		if got := m.Groups(); !slices.Equal(got, c.want) {
+			t.Errorf("%v: groups %v, want %v", c.labels, got, c.want)
+		}
+	}
+	if got := (&Model{Task: TextClassification, Labels: []string{"A", "B"}}).Groups(); got != nil {
+		t.Errorf("a model for labels has groups %v", got)
+	}
+}

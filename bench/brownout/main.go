@@ -20,6 +20,7 @@ import (
 	"slices"
 	"time"
 
+	"sluice/bench/trial"
 	"sluice/cmd/sluice/load"
 	"sluice/pipeline/llm/standin"
 )
@@ -43,7 +44,7 @@ var states = []state{
 }
 
 type options struct {
-	*load.Command
+	*trial.Command
 	when    string
 	records int
 	length  time.Duration
@@ -51,7 +52,7 @@ type options struct {
 }
 
 func main() {
-	o := &options{Command: load.NewCommand("bench/brownout", "bench/results/brownout.md")}
+	o := &options{Command: trial.NewCommand("bench/brownout", "bench/results/brownout.md")}
 	o.Rounds, o.Partitions = 3, 4
 	flag.StringVar(&o.when, "when", "verdict.score < 0.7", "escalation.when; the verdict's name is verdict")
 	flag.IntVar(&o.records, "records", 3000, "records of a saturated run")
@@ -138,7 +139,7 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	broker, err := load.StartBroker()
+	broker, err := trial.StartBroker()
 	if err != nil {
 		return err
 	}
@@ -150,7 +151,7 @@ func run(ctx context.Context, o *options) error {
 		names[k] = st.name
 	}
 	// the first of all is the baseline, whose rate the others need
-	if err := load.Turns(os.Stderr, o.Rounds, names, func(k int) error {
+	if err := trial.Turns(os.Stderr, o.Rounds, names, func(k int) error {
 		m, err := measure(ctx, o, broker, texts, states[k], &rate)
 		all[k] = append(all[k], m)
 		return err
@@ -162,7 +163,7 @@ func run(ctx context.Context, o *options) error {
 	return o.Publish(page.Bytes())
 }
 
-func measure(ctx context.Context, o *options, b *load.Broker, texts *load.Texts, st state, rate *float64) (m measured,
+func measure(ctx context.Context, o *options, b *trial.Broker, texts *load.Texts, st state, rate *float64) (m measured,
 	err error) {
 	run := fmt.Sprint(time.Now().UnixNano())
 	target := load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run, DeadLetter: "dlq-" +

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sluice/cmd/sluice/load"
 	"sluice/pipeline"
 )
 
@@ -238,26 +239,12 @@ func (w *worker) get(path string) ([]byte, error) {
 }
 
 // metrics are the worker's figures, each summed over its labels.
-func (w *worker) metrics() (map[string]float64, error) {
+func (w *worker) metrics() (load.Reading, error) {
 	page, err := w.get("/metrics")
 	if err != nil {
 		return nil, err
 	}
-	sums := map[string]float64{}
-	for line := range strings.Lines(string(page)) {
-		if strings.HasPrefix(line, "#") {
-			continue
-		}
-		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if i := strings.LastIndexByte(line, '}'); i >= 0 {
-			name, value = line[:strings.IndexByte(line, '{')], strings.TrimSpace(line[i+1:])
-		}
-		value, _, _ = strings.Cut(value, " ")
-		if v, err := strconv.ParseFloat(value, 64); err == nil {
-			sums[name] += v
-		}
-	}
-	return sums, nil
+	return load.ReadMetrics(bytes.NewReader(page))
 }
 
 // await waits until the worker is ready.
@@ -290,7 +277,6 @@ type journal struct {
 const journalBytes = 128 << 10
 
 var (
-	servesAt      = regexp.MustCompile(`address=(127\.0\.0\.1:\d+)`)
 	failpointLine = regexp.MustCompile(`^failpoint (\S+) (kill|pause|panic|hang)$`)
 	faultLine     = regexp.MustCompile(`^(?:sluice|panic|fatal error): |^terminate called|level=ERROR`)
 )
@@ -307,8 +293,8 @@ func (j *journal) Write(p []byte) (int, error) {
 		if n == 0 || err != nil {
 			return len(p), nil
 		}
-		if m := servesAt.FindSubmatch(line); m != nil && j.at == "" {
-			j.at = string(m[1])
+		if j.at == "" {
+			j.at = load.ServesAt(line)
 		}
 		if m := failpointLine.FindSubmatch(line); m != nil {
 			if j.points == nil {

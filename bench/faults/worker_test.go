@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sluice/pipeline/pipelinetest"
 )
 
 // An end is a worker's own unless a signal of the harness or a failpoint was to bring it about.
@@ -36,7 +38,7 @@ func TestWhoEndedAWorkerIsTold(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			bash, err := exec.LookPath("bash")
 			if err != nil {
-				t.Skip("SKIPPED, NOT TESTED: no bash")
+				pipelinetest.Missing(t, "no bash: %v", err)
 			}
 			w := &worker{name: "w-0", binary: bash, args: []string{"-c", "exec >&2; " + c.script}}
 			ended := make(chan struct{})

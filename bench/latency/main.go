@@ -13,11 +13,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"sluice/bench/trial"
 	"sluice/cmd/sluice/load"
 )
 
@@ -32,94 +34,85 @@ var settings = []setting{
 	{"exactly-once", "100ms", []float64{0.3, 0.8, 1.2}},
 }
 
-func main() {
-	binary := flag.String("sluice", "dist/sluice", "the worker")
-	model := flag.String("model", "models/sentiment", "model directory")
-	material := flag.String("texts", "cmd/sluice/demo/stream.jsonl", "JSON lines with a text field: the words of the "+
-		"texts")
-	seconds := flag.Duration("length", time.Minute, "length of each load step; that at 120 % lasts four times as long")
-	trial := flag.Duration("trial", 20*time.Second, "length of each step of the search")
-	partitions := flag.Int("partitions", 6, "partitions of the topics")
-	out := flag.String("out", "bench/results/latency", "where the reports go, without .md and .json")
-	flag.Parse()
-	if err := run(context.Background(), *binary, *model, *material, *out, *partitions, *seconds, *trial); err != nil {
-		fmt.Fprintln(os.Stderr, "bench/latency:", err)
-		os.Exit(1)
-	}
+// latency is what holds for all settings.
+type latency struct {
+	*trial.Command
+	length, search time.Duration // of each load step, and of each step of the search
+	broker         *trial.Broker
 }
 
-func run(ctx context.Context, binary, model, material, out string, partitions int, length, trial time.Duration) error {
-	words, err := load.ReadTexts(material, "text")
-	if err != nil {
+func main() {
+	l := &latency{Command: trial.NewCommand("bench/latency", "bench/results/latency.md")}
+	flag.DurationVar(&l.length, "length", time.Minute, "length of each load step; that at 120 % lasts four times as "+
+		"long")
+	flag.DurationVar(&l.search, "trial", 20*time.Second, "length of each step of the search")
+	l.Main(l.run)
+}
+
+func (l *latency) run(ctx context.Context) (err error) {
+	if l.broker, err = trial.StartBroker(); err != nil {
 		return err
 	}
-	profile, err := load.ProfileNamed("mixed")
-	if err != nil {
-		return err
-	}
-	broker, err := load.StartBroker()
-	if err != nil {
-		return err
-	}
-	defer broker.Stop()
+	defer l.broker.Stop()
 	var page bytes.Buffer
-	m := load.DescribeMachine()
 	fmt.Fprintf(&page, "# Latency under load\n\nModel `%s`; texts of mixed lengths (5 to about 128 tokens, hardly "+
 		"two alike), Poisson arrivals fixed in advance; from the intended send time until a read_committed consumer "+
 		"has the result.\n"+
 		"Broker, generator and worker share the cores. The maximum is the highest rate at which the queue did not "+
-		"grow. Made by `make bench-latency`. Machine: %s, %d cores; %s.\n", filepath.Base(model), m.CPU, m.Cores,
+		"grow. Made by `make bench-latency`. Machine: %v; %s.\n", filepath.Base(l.Model), load.DescribeMachine(),
 		time.Now().UTC().Format(time.DateOnly))
 	var reports []*load.Report
 	for i, s := range settings {
-		texts, err := load.NewTexts(profile, words, 1)
-		if err != nil {
-			return err
-		}
-		rep, err := measure(ctx, broker, load.WorkerPlan{Binary: binary, Model: model, Dir: broker.Dir,
-			Group: fmt.Sprintf("latency-%d", i), Name: "latency-0", Serve: true,
-			Args: []string{"--kafka.guarantee=" + s.guarantee, "--kafka.commit_interval=" + s.interval}}, texts,
-			partitions, s.shares, length, trial)
+		rep, err := l.measure(ctx, s, fmt.Sprintf("latency-%d", i))
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.guarantee, err)
 		}
 		rep.System = fmt.Sprintf("sluice run, %s, commit_interval %s", s.guarantee, s.interval)
 		reports = append(reports, rep)
-		fmt.Fprintf(&page, "\n## %s, commit_interval %s\n\nMaximum %.0f msgs/s.\n\n| load | offered/s | achieved/s | "+
-			"p50 ms | p90 | p99 | p99.9 | max | CPU s per 1,000 | peak RSS MiB | queue grew by, s of load | empty "+
-			"after, s | lost, doubled |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
-			s.guarantee, s.interval, rep.Maximum)
-		for _, st := range rep.Steps {
-			l := st.Latency
-			cpu, rss := "-", "-"
-			if u := st.Worker; u != nil {
-				cpu, rss = fmt.Sprintf("%.2f", u.CPUPer1000), fmt.Sprintf("%.0f to %.0f", u.RSSBegin/(1<<20),
-					u.RSSMax/(1<<20))
-			}
-			fmt.Fprintf(&page, "| %.0f %% | %.0f | %.0f | %.1f | %.1f | %.1f | %.1f | %.1f | %s | %s | %.1f | %.1f | "+
-				"%d, %d |\n",
-				100*st.Share, st.Rate, st.Achieved, l.P50, l.P90, l.P99, l.P999, l.Max, cpu, rss, st.Growth, st.Drained,
-				st.Lost, st.Doubled)
-		}
-		for _, note := range rep.Notes {
-			fmt.Fprintf(&page, "\nNote: %s.\n", strings.TrimSuffix(note, "."))
-		}
+		write(&page, s, rep)
 	}
-	os.Stdout.Write(page.Bytes())
 	encoded, err := json.MarshalIndent(reports, "", " ")
 	if err == nil {
-		err = os.WriteFile(out+".json", append(encoded, '\n'), 0o644)
+		err = os.WriteFile(strings.TrimSuffix(l.Out, ".md")+".json", append(encoded, '\n'), 0o644)
 	}
-	return errors.Join(err, os.WriteFile(out+".md", page.Bytes(), 0o644))
+	return errors.Join(err, l.Publish(page.Bytes()))
+}
+
+// write writes the section of a setting.
+func write(page io.Writer, s setting, rep *load.Report) {
+	columns := []string{"load", "offered/s", "achieved/s", "p50 ms", "p90", "p99", "p99.9", "max", "CPU s per 1,000",
+		"peak RSS MiB", "queue grew by, s of load", "empty after, s", "lost, doubled"}
+	fmt.Fprintf(page, "\n## %s, commit_interval %s\n\nMaximum %.0f msgs/s.\n\n| %s |\n|%s\n", s.guarantee, s.interval,
+		rep.Maximum, strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	for _, st := range rep.Steps {
+		q := st.Latency
+		cpu, rss := "-", "-"
+		if u := st.Worker; u != nil {
+			cpu, rss = fmt.Sprintf("%.2f", u.CPUPer1000), fmt.Sprintf("%.0f to %.0f", u.RSSBegin/(1<<20),
+				u.RSSMax/(1<<20))
+		}
+		fmt.Fprintf(page, "| %.0f %% | %.0f | %.0f | %.1f | %.1f | %.1f | %.1f | %.1f | %s | %s | %.1f | %.1f | %d, "+
+			"%d |\n",
+			100*st.Share, st.Rate, st.Achieved, q.P50, q.P90, q.P99, q.P999, q.Max, cpu, rss, st.Growth, st.Drained,
+			st.Lost, st.Doubled)
+	}
+	for _, note := range rep.Notes {
+		fmt.Fprintf(page, "\nNote: %s.\n", strings.TrimSuffix(note, "."))
+	}
 }
 
 // measure runs one worker through the search and the load steps.
-func measure(ctx context.Context, b *load.Broker, plan load.WorkerPlan, texts *load.Texts, partitions int,
-	shares []float64, length, trial time.Duration) (rep *load.Report, err error) {
+func (l *latency) measure(ctx context.Context, set setting, group string) (rep *load.Report, err error) {
+	texts, err := l.Generated("mixed")
+	if err != nil {
+		return nil, err
+	}
+	plan := load.WorkerPlan{Binary: l.Binary, Model: l.Model, Dir: l.broker.Dir, Group: group, Name: "latency-0",
+		Serve: true, Args: []string{"--kafka.guarantee=" + set.guarantee, "--kafka.commit_interval=" + set.interval}}
 	run := fmt.Sprint(time.Now().UnixNano())
-	plan.Target = load.Target{Brokers: []string{b.Address}, Input: "in-" + run, Output: "out-" + run,
+	plan.Target = load.Target{Brokers: []string{l.broker.Address}, Input: "in-" + run, Output: "out-" + run,
 		DeadLetter: "dlq-" + run, Format: load.JSON}
-	if err := load.CreateTopics(ctx, plan.Target, partitions); err != nil {
+	if err := load.CreateTopics(ctx, plan.Target, l.Partitions); err != nil {
 		return nil, err
 	}
 	worker, err := load.StartWorker(ctx, plan)
@@ -135,19 +128,19 @@ func measure(ctx context.Context, b *load.Broker, plan load.WorkerPlan, texts *l
 	defer s.Close()
 	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 	var steady, over []float64
-	for _, share := range shares {
+	for _, share := range set.shares {
 		if share > 1 {
 			over = append(over, share)
 		} else {
 			steady = append(steady, share)
 		}
 	}
-	rep, err = s.Run(ctx, load.Plan{Shares: steady, Length: length, Trial: trial}, say)
+	rep, err = s.Run(ctx, load.Plan{Shares: steady, Length: l.length, Trial: l.search}, say)
 	if err != nil {
 		return nil, err
 	}
 	for _, share := range over {
-		st, err := s.Step(ctx, share*rep.Maximum, 4*length)
+		st, err := s.Step(ctx, share*rep.Maximum, 4*l.length)
 		if err != nil {
 			return nil, err
 		}

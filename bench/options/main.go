@@ -14,23 +14,24 @@ import (
 	"strings"
 	"time"
 
+	"sluice/bench/trial"
 	"sluice/cmd/sluice/load"
 )
 
 func main() {
-	b := &bench{Command: load.NewCommand("bench/options", "bench/results/options.md")}
+	b := &bench{Command: trial.NewCommand("bench/options", "bench/results/options.md")}
 	b.Rounds = 5
 	flag.Float64Var(&b.seconds, "seconds", 15, "about how long one measurement takes")
 	b.Main(b.run)
 }
 
 type bench struct {
-	*load.Command
+	*trial.Command
 	seconds float64
 }
 
 func (b *bench) run(ctx context.Context) error {
-	broker, err := load.StartBroker()
+	broker, err := trial.StartBroker()
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func version(binary string) string {
 
 // duplicates compares texts without repeats with 30 % repeats, by Zipf's law among 1,000 texts, with and without the
 // cache.
-func (b *bench) duplicates(ctx context.Context, broker *load.Broker, page *bytes.Buffer) error {
+func (b *bench) duplicates(ctx context.Context, broker *trial.Broker, page *bytes.Buffer) error {
 	distinct, err := b.Generated("mixed")
 	if err != nil {
 		return err
@@ -68,16 +69,16 @@ func (b *bench) duplicates(ctx context.Context, broker *load.Broker, page *bytes
 		return err
 	}
 	alternation := b.Alternation(broker)
-	trial, err := alternation.Drain(ctx, load.Variant{Texts: distinct, Records: 3000})
+	once, err := alternation.Drain(ctx, trial.Variant{Texts: distinct, Records: 3000})
 	if err != nil {
 		return err
 	}
-	n := max(2000, int(trial.Rate*b.seconds/0.9))
+	n := max(2000, int(once.Rate*b.seconds/0.9))
 	cache := []string{"SLUICE_CACHE__MAX_BYTES=64MiB"}
 	fmt.Fprintf(page, "## Texts that repeat\n\n%d records of mixed lengths; in the lower rows 30 %% of them repeat "+
 		"one of 1,000 texts by Zipf's law (and the first of each is new). Without the cache, equal texts that are in "+
 		"flight together are still run once.\n\n", n)
-	return alternation.Run(ctx, page, []load.Variant{
+	return alternation.Run(ctx, page, []trial.Variant{
 		{Name: "no repeats, cache off", Texts: distinct, Records: n},
 		{Name: "30 % repeats, cache off", Texts: repeats, Records: n},
 		{Name: "30 % repeats, cache on (64 MiB)", Texts: repeats, Env: cache, Records: n},

@@ -23,11 +23,12 @@ import (
 	"strings"
 	"time"
 
+	"sluice/bench/trial"
 	"sluice/cmd/sluice/load"
 )
 
 func main() {
-	c := load.NewCommand("bench/profile", "bench/results/profile.md")
+	c := trial.NewCommand("bench/profile", "bench/results/profile.md")
 	seconds := flag.Int("seconds", 20, "length of the CPU profile")
 	records := flag.Int("records", 30000, "records of the backlog; they must last for warm-up and profile")
 	c.Main(func(ctx context.Context) error { return run(ctx, c, *seconds, *records) })
@@ -48,12 +49,12 @@ var groups = []struct{ name, focus string }{
 // time that was used. What all threads together used is read from /proc beside the profile.
 const strayed = `runtime\._ExternalCode`
 
-func run(ctx context.Context, c *load.Command, seconds, records int) error {
+func run(ctx context.Context, c *trial.Command, seconds, records int) error {
 	texts, err := c.Generated("mixed")
 	if err != nil {
 		return err
 	}
-	broker, err := load.StartBroker()
+	broker, err := trial.StartBroker()
 	if err != nil {
 		return err
 	}
@@ -71,7 +72,8 @@ func run(ctx context.Context, c *load.Command, seconds, records int) error {
 	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: records, Texts: texts,
 		Begin: func(ctx context.Context) ([]int, error) {
 			worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: c.Binary, Model: c.Model, Dir: broker.Dir,
-				Target: target, Group: "profile", Name: "profile-0", Serve: true, Args: []string{"--server.pprof=true"}})
+				Target: target, Group: "profile", Name: "profile-0", Serve: true,
+				Args: []string{"--server.pprof=true"}})
 			if err != nil {
 				return nil, err
 			}

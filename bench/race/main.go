@@ -32,6 +32,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"sluice/bench/trial"
 	"sluice/cmd/sluice/load"
 	"sluice/model/ort"
 )
@@ -136,7 +137,7 @@ func race(ctx context.Context, all []*system, o options) error {
 	if len(present) == 0 {
 		return errors.New("nobody takes part: run bench/race/prepare.sh first")
 	}
-	b, err := load.StartBroker()
+	b, err := trial.StartBroker()
 	if err != nil {
 		return err
 	}
@@ -216,7 +217,7 @@ func readCorpus(mix string) (*corpus, error) {
 }
 
 // one measures one system once.
-func one(ctx context.Context, b *load.Broker, s *system, c *corpus, rate float64, o options) (measure, error) {
+func one(ctx context.Context, b *trial.Broker, s *system, c *corpus, rate float64, o options) (measure, error) {
 	if s.Command == nil {
 		messages, tokens, err := bareRate(ctx, s, c.texts, c.file, o.seconds)
 		return measure{Messages: messages, Tokens: tokens, Seconds: o.seconds}, err
@@ -228,7 +229,7 @@ func one(ctx context.Context, b *load.Broker, s *system, c *corpus, rate float64
 const from, to = 0.15, 0.97
 
 // drain lets a system work off a backlog of n records.
-func drain(ctx context.Context, b *load.Broker, s *system, c *corpus, n, partitions int) (m measure, err error) {
+func drain(ctx context.Context, b *trial.Broker, s *system, c *corpus, n, partitions int) (m measure, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)

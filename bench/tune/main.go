@@ -16,17 +16,19 @@ import (
 	"path/filepath"
 	"strings"
 
+	"sluice/bench/trial"
 	"sluice/cmd/sluice/load"
+	"sluice/model/labelled"
 	"sluice/model/tune"
 )
 
 type options struct {
-	*load.Command
+	*trial.Command
 	student, labelled, target, source, plot string
 }
 
 func main() {
-	o := options{Command: load.NewCommand("bench/tune", "bench/results/tune.md")}
+	o := options{Command: trial.NewCommand("bench/tune", "bench/results/tune.md")}
 	o.Rounds, o.Texts = 9, "" // its texts are the labelled ones
 	flag.StringVar(&o.student, "student", "models/sentiment-tiny", "directory of the student")
 	flag.StringVar(&o.labelled, "labelled", "", "labelled texts, as sluice tune reads them")
@@ -101,12 +103,12 @@ func measure(ctx context.Context, o options, student string, threshold float64, 
 	if err != nil {
 		return err
 	}
-	texts, err := tune.ReadTexts(f)
+	texts, err := labelled.Read(f, labelled.Wanted{})
 	f.Close()
 	if err != nil {
 		return err
 	}
-	broker, err := load.StartBroker()
+	broker, err := trial.StartBroker()
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,7 @@ func measure(ctx context.Context, o options, student string, threshold float64, 
 		"saves.\n\n",
 		load.DescribeMachine(), len(texts), o.Partitions, o.Rounds)
 	a := o.Alternation(broker)
-	return a.Run(ctx, page, []load.Variant{
+	return a.Run(ctx, page, []trial.Variant{
 		{Name: "full model alone", Value: value, Records: len(texts)},
 		{Name: "student first, from " + tune.Threshold(threshold) + " on final", Value: value, Records: len(texts),
 			Env: []string{"SLUICE_MODELS__0__STUDENT=" + student, "SLUICE_MODELS__0__STUDENT_THRESHOLD=" +

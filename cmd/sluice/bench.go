@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
 	"strconv"
 	"strings"
 	"time"
@@ -16,19 +18,20 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/tidwall/gjson"
-	"github.com/twmb/franz-go/pkg/kfake"
 
-	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/demo"
 	loadgen "sluice/cmd/sluice/load"
-	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/load/ceiling"
+	"sluice/cmd/sluice/terminal"
+	"sluice/cmd/sluice/witness"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
 
-// This file measures a worker, or any other system between two topics, under load. The measuring is done by
-// cmd/sluice/load; here are the flags, the tokenizer that counts tokens, and the worker and broker of a first look.
+// This file measures a worker, or any other system between two topics, under load. The measuring is done by package
+// load; here are the flags, the tokenizer that counts tokens, and the worker of a first look.
 
 // benchOptions are the flags of bench and its subcommands; each shows those that it knows.
 type benchOptions struct {
@@ -56,7 +59,6 @@ type benchOptions struct {
 	format, textField   string
 	pids                []int
 	metrics             string
-	embedded            bool // the broker is in this process
 }
 
 func benchCommand() *cobra.Command {
@@ -64,11 +66,11 @@ func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench [-m MODEL_DIR]",
 		Short: "Measure throughput and latency under load",
-		Long: `Measures a worker under load: an embedded broker, "sluice run" as a process of its own, and an open-loop generator whose
-arrivals are fixed in advance. It finds the highest rate at which the queue does not grow, then reports 30 to 120 % of it:
-latency from the intended send time until a read_committed consumer sees the result (p50 to max), CPU time, memory, lost and
-doubled records. Broker and generator share this machine with the worker. For a real broker, or any other system, see
-"bench topics"; for the model alone, "bench engine".`,
+		Long: `Measures a worker under load: an embedded broker, "sluice run" as a process of its own, and an open-loop
+generator whose arrivals are fixed in advance. It finds the highest rate at which the queue does not grow, then reports
+30 to 120 % of it: latency from the intended send time until a read_committed consumer sees the result (p50 to max),
+CPU time, memory, lost and doubled records. Broker and generator share this machine with the worker. For a real broker,
+or any other system, see "bench topics"; for the model alone, "bench engine".`,
 		Example: `  sluice bench
   sluice bench -m models/ner --seconds 10 --html report.html
   sluice bench --rate 200 --profile bursts`,
@@ -237,7 +239,7 @@ func (o *benchOptions) openTexts() (texts *loadgen.Texts, material string, err e
 	}
 	var lines []string
 	if o.texts == "" {
-		values, err := demoTexts()
+		values, err := demo.Texts()
 		if err != nil {
 			return nil, "", err
 		}
@@ -258,15 +260,6 @@ func (o *benchOptions) openTexts() (texts *loadgen.Texts, material string, err e
 	return texts, material, nil
 }
 
-// defaultBenchModel is the bundled model of a first look.
-func defaultBenchModel(dir string) (string, error) {
-	if dir != "" {
-		return dir, nil
-	}
-	exe, err := executableDir()
-	return filepath.Join(exe, "models", "sentiment"), err
-}
-
 // tokenCounter is a model's tokenizer and shape, without its session.
 type tokenCounter struct {
 	model     *model.Model
@@ -279,44 +272,14 @@ func openTokenCounter(dir string) (*tokenCounter, error) {
 	if err != nil {
 		return nil, usageErrorf("bench: %v", err)
 	}
-	c := &tokenCounter{model: m, described: loadgen.Model{Tag: m.Tag(m.Name), Precision: "unknown",
-		Layout: string(m.Layout)}}
-	if m.Manifest != nil {
-		c.described.Precision = string(m.Manifest.Precision)
-	}
-	b, err := os.ReadFile(m.Path(model.ConfigFile))
-	if err != nil {
-		return nil, err
-	}
-	if c.described.Shape, err = loadgen.ReadShape(b); err != nil {
+	c := &tokenCounter{model: m}
+	if c.described, err = ceiling.Describe(m); err != nil {
 		return nil, fmt.Errorf("model %s: %w", dir, err)
 	}
 	if c.tokenizer, err = hf.Open(m.Path(model.TokenizerFile)); err != nil {
 		return nil, fmt.Errorf("model %s: %w", dir, err)
 	}
 	return c, nil
-}
-
-// count describes the texts of the sequence by a sample.
-func (c *tokenCounter) count(texts *loadgen.Texts) (*loadgen.Tokens, [][]int32, error) {
-	n := 4000
-	if m := texts.Material(); m > 0 && m < n {
-		n = m
-	}
-	var sample [][]byte
-	for _, t := range texts.Sample(n) {
-		sample = append(sample, []byte(t))
-	}
-	rows := make([][]int32, n)
-	lengths := make([]int, n)
-	for i, e := range c.tokenizer.Encode(sample, tokenize.Options{MaxTokens: c.model.MaxTokens}) {
-		if e.Err != nil {
-			return nil, nil, fmt.Errorf("text %d of the sample: %w", i+1, e.Err)
-		}
-		rows[i] = e.Windows[0].IDs
-		lengths[i] = len(rows[i])
-	}
-	return loadgen.CountTokens(c.model.Name, lengths), rows, nil
 }
 
 // benchMachine describes where this runs, with the measured peak of one core. Measure it before there is load.
@@ -334,105 +297,53 @@ func benchMachine() loadgen.Machine {
 	return m
 }
 
-// benchView shows a run while it goes on: one line that changes on a terminal, plain lines elsewhere.
-type benchView struct {
-	w     io.Writer
-	tty   bool
-	width int
-	shown bool
-	last  time.Time
+// loadRun is a run under load.
+type loadRun struct {
+	o       *benchOptions
+	target  loadgen.Target
+	probe   loadgen.Probe
+	machine loadgen.Machine
+	counter *tokenCounter // nil: tokens are not counted
+	broker  string        // in words; "": what the brokers say
+	view    *terminal.Progress
 }
 
-func newBenchView(w io.Writer) *benchView {
-	width, _, tty := isTerminal(w)
-	return &benchView{w: w, tty: tty, width: width}
-}
-
-func (v *benchView) say(format string, args ...any) {
-	v.clear()
-	fmt.Fprintf(v.w, format+"\n", args...)
-}
-
-func (v *benchView) clear() {
-	if v.shown {
-		fmt.Fprint(v.w, "\r\x1b[K")
-		v.shown = false
-	}
-}
-
-func (v *benchView) progress(p loadgen.Progress) {
-	if !v.tty || time.Since(v.last) < 200*time.Millisecond {
-		return
-	}
-	v.last = time.Now()
-	v.status("%s", p.Line())
-}
-
-// status is a line that the next one replaces; nothing where there is no terminal.
-func (v *benchView) status(format string, args ...any) {
-	if !v.tty {
-		return
-	}
-	v.shown = true
-	line := []rune(fmt.Sprintf(format, args...))
-	if len(line) > v.width-1 {
-		line = line[:max(0, v.width-1)]
-	}
-	fmt.Fprint(v.w, "\r"+string(line)+"\x1b[K")
-}
-
-// measure runs the load on a target and hands out the report, also the part of it that there is when the run fails.
-func (o *benchOptions) measure(ctx context.Context, out, errw io.Writer, target loadgen.Target, probe loadgen.Probe,
-	machine loadgen.Machine, counter *tokenCounter, view *benchView) error {
+// run puts load on the target and prints the report, also the part of it that there is when the run fails.
+func (l *loadRun) run(ctx context.Context, out, errw io.Writer) error {
+	o := l.o
 	texts, material, err := o.openTexts()
 	if err != nil {
 		return err
 	}
 	var tokens *loadgen.Tokens
 	var described *loadgen.Model
-	if counter != nil {
-		if tokens, _, err = counter.count(texts); err != nil {
+	if c := l.counter; c != nil {
+		if tokens, _, err = ceiling.Count(c.model, c.tokenizer, texts); err != nil {
 			return err
 		}
-		described = &counter.described
+		described = &c.described
 	}
-	session, err := loadgen.Open(ctx, target, loadgen.Options{Texts: texts, Seed: o.seed, Warmup: o.warmup,
-		Patience: o.patience, Probe: probe, Progress: view.progress})
+	session, err := loadgen.Open(ctx, l.target, loadgen.Options{Texts: texts, Seed: o.seed, Warmup: o.warmup,
+		Patience: o.patience, Probe: l.probe, Progress: func(p loadgen.Progress) { l.view.Tick(p.Line) }})
 	if err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
 	defer session.Close()
-	shares := make([]float64, len(o.steps))
-	for i, s := range o.steps {
-		shares[i] = float64(s) / 100
-	}
-	trial := o.trial
-	if trial == 0 {
-		trial = max(time.Second, o.length/2)
-	}
-	rep, err := session.Run(ctx, loadgen.Plan{Rate: o.rate, Start: o.start, Shares: shares, Length: o.length,
-		Trial: trial}, view.say)
-	view.clear()
+	rep, err := session.Run(ctx, o.plan(), l.view.Say)
+	l.view.Clear()
 	name, _, _ := strings.Cut(o.system, ",")
 	rep.Title, rep.Date, rep.Command = "Load on "+name, time.Now().UTC(), "sluice "+strings.Join(os.Args[1:], " ")
-	if o.embedded {
-		rep.Target.Broker = "kfake, in the generator's process"
+	if l.broker != "" {
+		rep.Target.Broker = l.broker
 	}
-	rep.Machine, rep.System, rep.Material, rep.Tokens, rep.Model = machine, o.system, material, tokens, described
+	rep.Machine, rep.System, rep.Material, rep.Tokens, rep.Model = l.machine, o.system, material, tokens, described
 	if err != nil {
 		if len(rep.Steps) > 0 {
 			rep.WriteText(errw)
 		}
 		return fmt.Errorf("bench: %w", err)
 	}
-	if o.json == "-" {
-		err = rep.WriteJSON(out)
-	} else {
-		rep.WriteText(out)
-		if o.json != "" {
-			err = writeFile(o.json, rep.WriteJSON)
-		}
-	}
+	err = showReport(rep, out, o.json)
 	if o.html != "" {
 		err = errors.Join(err, writeFile(o.html, rep.WriteHTML))
 	}
@@ -445,6 +356,33 @@ func (o *benchOptions) measure(ctx context.Context, out, errw io.Writer, target 
 	return nil
 }
 
+// plan is what the flags say about the steps.
+func (o *benchOptions) plan() loadgen.Plan {
+	p := loadgen.Plan{Rate: o.rate, Start: o.start, Length: o.length, Trial: o.trial}
+	for _, s := range o.steps {
+		p.Shares = append(p.Shares, float64(s)/100)
+	}
+	if p.Trial == 0 {
+		p.Trial = max(time.Second, o.length/2)
+	}
+	return p
+}
+
+// showReport prints a report, or its JSON where that is to go to standard output (-), and writes its JSON to a file.
+func showReport(r interface {
+	WriteText(io.Writer)
+	WriteJSON(io.Writer) error
+}, out io.Writer, file string) error {
+	if file == "-" {
+		return r.WriteJSON(out)
+	}
+	r.WriteText(out)
+	if file == "" {
+		return nil
+	}
+	return writeFile(file, r.WriteJSON)
+}
+
 func writeFile(name string, write func(io.Writer) error) error {
 	f, err := os.Create(name)
 	if err != nil {
@@ -452,31 +390,6 @@ func writeFile(name string, write func(io.Writer) error) error {
 	}
 	return errors.Join(write(f), f.Close())
 }
-
-// embeddedBroker is a broker in this process, until ctx ends. It holds records in memory: topics that have retention.ms
-// lose what is older.
-func embeddedBroker(ctx context.Context) (*kfake.Cluster, error) {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		return nil, fmt.Errorf("bench: the embedded broker: %w", err)
-	}
-	go func() {
-		defer cluster.Close()
-		tick := time.NewTicker(benchRetention / 4)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				cluster.ApplyRetention()
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return cluster, nil
-}
-
-const benchRetention = time.Minute
 
 // workerEnv is this process's environment without configuration keys: a worker that is measured has only the settings
 // that the report names.
@@ -499,7 +412,7 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 	if o.partitions == 0 {
 		return usageErrorf("bench: --partitions must be at least 1")
 	}
-	dir, err := defaultBenchModel(o.model)
+	dir, err := besideBinary(o.model, "models", "sentiment")
 	if err != nil {
 		return err
 	}
@@ -512,21 +425,19 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 		return fmt.Errorf("bench: %w", err)
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // broker and generator share the cores with the worker
-	view := newBenchView(errw)
-	machine := benchMachine()
+	run := loadRun{o: &o, view: terminal.NewProgress(errw), machine: benchMachine(), counter: counter,
+		broker: "kfake, in the generator's process"}
+	run.target = loadgen.Target{Input: "bench_texts", Output: "bench_verdicts", DeadLetter: "bench_dlq",
+		Format: loadgen.JSON}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cluster, err := embeddedBroker(ctx)
-	if err != nil {
-		return err
+	broker, err := loadgen.StartEmbedded(ctx)
+	if err == nil {
+		run.target.Brokers = broker.Brokers()
+		err = broker.CreateTopics(run.target, o.partitions)
 	}
-	target := loadgen.Target{Brokers: cluster.ListenAddrs(), Input: "bench_texts", Output: "bench_verdicts",
-		DeadLetter: "bench_dlq", Format: loadgen.JSON}
-	for _, topic := range []string{target.Input, target.Output, target.DeadLetter} {
-		keep := map[string]string{"retention.ms": strconv.FormatInt(benchRetention.Milliseconds(), 10)}
-		if err := cluster.CreateTopic(topic, int32(o.partitions), keep); err != nil {
-			return fmt.Errorf("bench: creating topic %s: %w", topic, err)
-		}
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
 	}
 	temp, err := os.MkdirTemp("", "sluice-bench-")
 	if err != nil {
@@ -537,9 +448,9 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 	if err != nil {
 		return err
 	}
-	view.say("broker     %s, in this process", target.Brokers[0])
+	run.view.Say("broker     %s, in this process", run.target.Brokers[0])
 	worker, err := loadgen.StartWorker(context.WithoutCancel(ctx), loadgen.WorkerPlan{
-		Binary: exe, Dir: temp, Target: target, Model: dir, Group: "bench", Name: "bench-0", Serve: true,
+		Binary: exe, Dir: temp, Target: run.target, Model: dir, Group: "bench", Name: "bench-0", Serve: true,
 		Env:  workerEnv(),
 		Args: append([]string{"--kafka.guarantee=" + o.guarantee}, o.workerArgs...),
 	})
@@ -547,11 +458,10 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 		return fmt.Errorf("bench: %w", err)
 	}
 	defer func() { err = errors.Join(err, worker.Stop()) }()
-	view.say("worker     process %d, %s; %s/metrics", worker.PID, counter.described.Tag, worker.HTTP)
-	o.embedded = true
+	run.view.Say("worker     process %d, %s; %s/metrics", worker.PID, counter.described.Tag, worker.HTTP)
+	run.probe = loadgen.Probe{PIDs: []int{worker.PID}, Metrics: worker.HTTP + "/metrics"}
 	o.system = fmt.Sprintf("%s, %s, %s%s", o.system, counter.described.Tag, o.guarantee, prefixed(o.workerArgs))
-	return o.measure(ctx, out, errw, target, loadgen.Probe{PIDs: []int{worker.PID}, Metrics: worker.HTTP + "/metrics"},
-		machine, counter, view)
+	return run.run(ctx, out, errw)
 }
 
 func prefixed(args []string) string {
@@ -568,10 +478,11 @@ func benchTopicsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "topics --brokers HOSTS --input TOPIC --output TOPIC",
 		Short: "Measure whatever runs between two topics",
-		Long: `Writes texts to one topic and reads another, between which any system may run: a worker, several of them, or something else
-altogether. Records are recognised by a mark in their key, in the header "sluice.bench" and in the field "bench" of the
-value; the system must pass on one of the three. Results are read as read_committed. With --pid or --metrics its CPU time and
-memory are reported too. With -c the brokers, topics, login and text field are those of a worker's configuration.`,
+		Long: `Writes texts to one topic and reads another, between which any system may run: a worker, several of
+them, or something else altogether. Records are recognised by a mark in their key, in the header "sluice.bench" and in
+the field "bench" of the value; the system must pass on one of the three. Results are read as read_committed. With
+--pid or --metrics its CPU time and memory are reported too. With -c the brokers, topics, login and text field are
+those of a worker's configuration.`,
 		Example: `  sluice bench topics -c reviews.yaml --find --metrics http://localhost:9464/metrics --html report.html
   sluice bench topics --brokers kafka-1:9092 --input customer_reviews --output review_analysis --rate 250 --seconds 60`,
 		Args: cobra.NoArgs,
@@ -643,8 +554,9 @@ func benchTopics(cmd *cobra.Command, o benchOptions) error {
 		return usageErrorf("bench: %v", err)
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // it may share its cores with the system
-	return o.measure(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr(), target, probe, benchMachine(), counter,
-		newBenchView(cmd.ErrOrStderr()))
+	run := loadRun{o: &o, target: target, probe: probe, machine: benchMachine(), counter: counter,
+		view: terminal.NewProgress(cmd.ErrOrStderr())}
+	return run.run(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr())
 }
 
 // fromConfig fills in what the flags leave open.
@@ -672,7 +584,11 @@ func (o *benchOptions) fromConfig(cmd *cobra.Command, t *loadgen.Target) error {
 	if !cmd.Flags().Changed("format") {
 		t.Format = loadgen.Format(c.Input.Format)
 	}
-	login, err := witnessOptions(&c.Settings)
+	k, err := kafkaConfig(&c.Settings)
+	if err != nil {
+		return err
+	}
+	login, err := witness.Options(k)
 	if err != nil {
 		return err
 	}

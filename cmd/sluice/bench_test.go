@@ -2,13 +2,13 @@ package main
 
 import (
 	"encoding/json"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/load/ceiling"
 )
 
 func TestBenchMeasuresAWorkerOnItsOwnBroker(t *testing.T) {
@@ -88,7 +88,7 @@ func TestBenchEngineAndSizeMeasureTheModelAlone(t *testing.T) {
 	dir := needModel(t, "sentiment-tiny")
 	r := finish(t, sluice(t, "bench", "engine", "-m", dir, "--seconds", "200ms", "--rounds", "1", "--batch-tokens",
 		"32,256", "--runners", "1", "--json", "-"))
-	var rep engineReport
+	var rep ceiling.Report
 	if err := json.Unmarshal([]byte(r.out), &rep); err != nil || r.code != 0 {
 		t.Fatalf("exit code %d, %v\n%s\n%s", r.code, err, r.out, r.err)
 	}
@@ -112,11 +112,11 @@ func TestBenchEngineAndSizeMeasureTheModelAlone(t *testing.T) {
 func TestBenchScaleComparesOneWorkerWithMany(t *testing.T) {
 	dir := needModel(t, "sentiment-tiny")
 	if cores, err := loadgen.Cores(); err != nil || len(cores) < 2 {
-		t.Skip("NOT TESTED: one core")
+		missing(t, "two workers need two cores; there are %d (%v)", len(cores), err)
 	}
 	r := finish(t, sluice(t, "bench", "scale", "-m", dir, "--seconds", "1.5", "--rounds", "1", "--workers", "2",
 		"--json", "-"))
-	var rep engineReport
+	var rep ceiling.Report
 	if err := json.Unmarshal([]byte(r.out), &rep); err != nil || r.code != 0 {
 		t.Fatalf("exit code %d, %v\n%s\n%s", r.code, err, r.out, r.err)
 	}
@@ -124,33 +124,6 @@ func TestBenchScaleComparesOneWorkerWithMany(t *testing.T) {
 		rep.Workers[1].Efficiency <= 0 ||
 		rep.Workers[0].Drained.Lost+rep.Workers[1].Drained.Doubled != 0 || rep.Workers[1].Drained.Rate <= 0 {
 		t.Errorf("%s", r.out)
-	}
-}
-
-func TestSizing(t *testing.T) {
-	for _, c := range []struct {
-		name                                            string
-		rate, tokens, perCore, efficiency, utilization  float64
-		perWorker, wantCores, wantWorkers, wantPartions int
-	}{
-		{"one core is enough", 10, 20, 3000, 0.9, 0.7, 1, 1, 1, 2},
-		{"exactly at the edge", 100, 10, 1000, 1, 1, 1, 1, 1, 2},
-		{"whole workers", 100, 11, 1000, 1, 1, 4, 4, 1, 2},
-		{"what is kept free counts", 1000, 25, 5000, 0.9, 0.7, 2, 8, 4, 8},
-	} {
-		s, err := sizeFor(c.rate, c.tokens, c.perCore, c.efficiency, c.utilization, c.perWorker)
-		if err != nil || s.Cores != c.wantCores || s.Workers != c.wantWorkers || s.Partitions != c.wantPartions {
-			t.Errorf("%s: %+v, %v", c.name, s, err)
-		}
-		if capacity := float64(s.Cores) * c.perCore * c.efficiency; s.TokensPerS/capacity > c.utilization+1e-9 {
-			t.Errorf("%s: planned for %.2f of the maximum, not %.2f", c.name, s.TokensPerS/capacity, c.utilization)
-		}
-	}
-	if _, err := sizeFor(1e300, 1e10, 1, 1, 1, 1); err == nil {
-		t.Error("an endless number of cores")
-	}
-	if s, err := sizeFor(1, 1, math.SmallestNonzeroFloat64, 0.5, 0.5, 1); err == nil {
-		t.Errorf("cores that do nothing: %+v", s)
 	}
 }
 

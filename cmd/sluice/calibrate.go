@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"sluice/cmd/sluice/settings"
@@ -22,6 +18,7 @@ import (
 	"sluice/model"
 	"sluice/model/calibrate"
 	"sluice/model/ort"
+	"sluice/model/rewrite"
 	"sluice/pipeline"
 )
 
@@ -45,13 +42,14 @@ func calibrateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "calibrate -m MODEL_DIR --labelled FILE",
 		Short: "Make a model's scores mean what they say",
-		Long: `Runs a model on labelled texts, fits a map from its scores to probabilities, and writes it into the directory's manifest.json:
-from then on scores in verdicts are calibrated, and the model has another digest. Of all verdicts with a score near 0.9, nine
-in ten are right, on texts like the labelled ones. Give texts that the model was not trained on, at least some hundred.
+		Long: `Runs a model on labelled texts, fits a map from its scores to probabilities, and writes it into the
+directory's manifest.json: from then on scores in verdicts are calibrated, and the model has another digest. Of all
+verdicts with a score near 0.9, nine in ten are right, on texts like the labelled ones. Give texts that the model was
+not trained on, at least some hundred.
 
 FILE has one JSON object a line: {"text": "…", "label": "POSITIVE"}; for a model with independent labels {"text": "…",
-"labels": ["toxic"]}; for named entities {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 3}]}, where
-start and end count characters. Every figure is of texts that the map was not fitted on (folds).`,
+"labels": ["toxic"]}; for named entities {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 3}]},
+where start and end count characters. Every figure is of texts that the map was not fitted on (folds).`,
 		Example: `  sluice calibrate -m models/sentiment --labelled dev.jsonl --dry-run
   sluice calibrate -m models/sentiment --labelled dev.jsonl --evaluate test.jsonl --plot reliability.svg`,
 		Args: cobra.NoArgs,
@@ -121,14 +119,6 @@ func (o calibrateOptions) methods(m *model.Model) ([]model.CalibrationMethod, er
 	}
 }
 
-// labelledFile is a file of labelled texts with the model's raw logits.
-type labelledFile struct {
-	name, sum string
-	texts     []labelledText
-	judged    []judgedText
-	truncated int
-}
-
 func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions) error {
 	described, err := model.Open(o.model)
 	if err != nil {
@@ -142,12 +132,12 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 		return usageErrorf("calibrate: %s has no %s, which is where a calibration is written; export the model with "+
 			"scripts/export_model.py, or see what it would be with --dry-run", o.model, model.ManifestFile)
 	}
-	files := []*labelledFile{}
+	files := []*calibrate.File{}
 	for _, name := range []string{o.labelled, o.evaluate} {
 		if name == "" {
 			continue
 		}
-		f, err := openLabelled(name, described)
+		f, err := calibrate.Open(name, described, suggest.DidYouMean)
 		if err != nil {
 			return &usageError{fmt.Errorf("calibrate: %s: %w", name, err)}
 		}
@@ -162,84 +152,70 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 		return err
 	}
 	defer closeModels(models)
-	if err := judgeLabelled(ctx, models[0], files, st); err != nil {
+	if err := judgeLabelled(ctx, models, files, st); err != nil {
 		return err
 	}
 
-	fitted := files[0]
-	rows, err := fitted.rows(models[0])
+	report, result, err := o.fit(models[0], files, methods)
 	if err != nil {
-		return &usageError{fmt.Errorf("calibrate: %s: %w", fitted.name, err)}
+		return err
 	}
-	method := model.CalibrationMethod(o.method)
-	if o.method == "auto" {
-		method = ""
-	}
-	result, err := calibrate.Fit(rows, methods, calibrate.Options{Method: method, Folds: o.folds, Seed: o.seed})
-	if err != nil {
-		return fmt.Errorf("calibrate: %s: %w", fitted.name, err)
-	}
-	if c := result.Calibration; c != nil {
-		c.FittedOn.Name, c.FittedOn.SHA256 = filepath.Base(fitted.name), fitted.sum
-	}
-	report := calibrationReport{model: models[0], fitted: fitted, result: result, rows: rows, seed: o.seed,
-		folds: o.folds}
-	if len(files) > 1 {
-		if err := report.evaluateOn(files[1]); err != nil {
-			return &usageError{fmt.Errorf("calibrate: %s: %w", files[1].name, err)}
-		}
-	}
-	if models[0].model.Task == model.TokenClassification {
-		if err := report.sentences(files[len(files)-1]); err != nil {
-			return err
-		}
-	}
-	report.print(out)
+	report.Write(out)
 	if o.plot != "" {
-		if err := report.plot(o.plot); err != nil {
+		if err := writeFile(o.plot, report.Plot); err != nil {
 			return fmt.Errorf("calibrate: --plot: %w", err)
 		}
 	}
 	return o.write(out, models[0], result.Calibration)
 }
 
-// openLabelled reads and checks one file before any model is loaded.
-func openLabelled(name string, m *model.Model) (*labelledFile, error) {
-	raw, err := os.ReadFile(name)
+// fit fits a calibration to the first of the judged files, and measures it on the second where there is one.
+func (o calibrateOptions) fit(m *loadedModel, files []*calibrate.File, methods []model.CalibrationMethod) (
+	*calibrate.Report, *calibrate.Result, error) {
+	subject := calibrate.Subject{Model: m.model, Tokenizer: m.tokenizer,
+		Aggregation: model.Aggregation(m.settings.Aggregation)}
+	fitted := files[0]
+	rows, err := fitted.Rows(&subject)
 	if err != nil {
-		return nil, err
+		return nil, nil, &usageError{fmt.Errorf("calibrate: %s: %w", fitted.Name, err)}
 	}
-	sum := sha256.Sum256(raw)
-	texts, err := readLabelled(bytes.NewReader(raw), m)
+	options := calibrate.Options{Folds: o.folds, Seed: o.seed}
+	if o.method != "auto" {
+		options.Method = model.CalibrationMethod(o.method)
+	}
+	result, err := calibrate.Fit(rows, methods, options)
 	if err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("calibrate: %s: %w", fitted.Name, err)
 	}
-	return &labelledFile{name: name, sum: hex.EncodeToString(sum[:]), texts: texts}, nil
+	if c := result.Calibration; c != nil {
+		c.FittedOn.Name, c.FittedOn.SHA256 = filepath.Base(fitted.Name), fitted.SHA256
+	}
+	report := calibrate.NewReport(subject, fitted, rows, result, options)
+	for _, f := range files[1:] {
+		if err := report.Evaluate(f); err != nil {
+			return nil, nil, &usageError{fmt.Errorf("calibrate: %s: %w", f.Name, err)}
+		}
+	}
+	if m.model.Task == model.TokenClassification {
+		err = report.Sentences(files[len(files)-1])
+	}
+	return report, result, err
 }
 
 // judgeLabelled runs the model on every text. Logits are raw: a calibration that the model has is a judge's affair.
-func judgeLabelled(ctx context.Context, m *loadedModel, files []*labelledFile, st steps) error {
-	failed := make(chan error, 1)
-	engine, err := newEngine([]*loadedModel{m}, false, pipeline.EngineOptions{
-		BatchTokens: pipeline.DefaultBatchTokens, Runners: ort.DefaultRunners(),
-		Metrics: pipeline.NewMetrics(prometheus.NewRegistry()),
-		Fail: func(err error) {
-			select {
-			case failed <- err:
-			default:
-			}
-		},
-	})
+func judgeLabelled(ctx context.Context, models []*loadedModel, files []*calibrate.File, st steps) error {
+	ctx, judges, err := openJudges(ctx, models, false, pipeline.EngineOptions{
+		BatchTokens: pipeline.DefaultBatchTokens, Runners: ort.DefaultRunners()})
 	if err != nil {
 		return err
 	}
-	defer engine.Close()
+	defer judges.close()
 	for _, f := range files {
-		end := st.begin("judging %d texts of %s", len(f.texts), f.name)
-		err := f.judge(ctx, m, engine, failed)
+		end := st.begin("judging %d texts of %s", len(f.Texts), f.Name)
+		err := f.Judge(ctx, judges.of(0))
 		end()
 		if err != nil {
-			return err
+			return fmt.Errorf("calibrate: %s: %w", f.Name, err)
 		}
 	}
 	return nil
@@ -269,7 +245,7 @@ func (o calibrateOptions) write(out io.Writer, m *loadedModel, c *model.Calibrat
 		fmt.Fprintf(out, "\nNothing is written (--dry-run).\n")
 		return nil
 	}
-	if err := replaceFile(path, raw, edited); err != nil {
+	if err := rewrite.Replace(path, raw, edited); err != nil {
 		return fmt.Errorf("calibrate: writing %s: %w", path, err)
 	}
 	after, err := model.Open(o.model)

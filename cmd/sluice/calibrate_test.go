@@ -149,20 +149,20 @@ func TestCalibrateSaysWhatIsWrongWithItsInput(t *testing.T) {
 		flags             []string
 		says              string
 	}{
-		{"no JSON", sentiment, "{", nil, "line 2: unexpected end of JSON input; write {\"text\": \"…\", \"label\": " +
-			"\"NEGATIVE\"}"},
-		{"no text", sentiment, `{"label": "NEGATIVE"}`, nil, `line 2: "text" is missing or empty`},
-		{"no label", sentiment, `{"text": "a"}`, nil, `line 2: "label" is missing`},
+		{"no JSON", sentiment, "{", nil, "line 2: is not a JSON object (unexpected end of JSON input); write " +
+			"{\"text\": \"…\", \"label\": \"NEGATIVE\"}"},
+		{"no text", sentiment, `{"label": "NEGATIVE"}`, nil, `line 2: has no "text"`},
+		{"no label", sentiment, `{"text": "a"}`, nil, `line 2: has no "label"`},
 		{"a label of another model", sentiment, `{"text": "a", "label": "POSITVE"}`, nil,
-			`line 2: label "POSITVE" is not one of the model's: NEGATIVE, POSITIVE`},
+			`line 2: "POSITVE" is none of the model's labels (NEGATIVE, POSITIVE); did you mean POSITIVE?`},
 		{"one label for independent ones", toxicity, `{"text": "a", "label": "toxic"}`, nil,
-			`line 2: "labels" is missing; write {"text": "…", "labels": ["toxic"]}, or [] where there are none`},
-		{"no entities", ner, `{"text": "a"}`, nil, `line 2: "entities" is missing`},
+			`line 2: has no "labels"; write {"text": "…", "labels": ["toxic"]}, or [] where there are none`},
+		{"no entities", ner, `{"text": "a"}`, nil, `line 2: has no "entities"`},
 		{"an entity behind the text", ner, `{"text": "é", "entities": [{"entity_group": "PER", "start": 0, "end": 2}]}`,
-			nil, "line 2: an entity PER has no start and end within the 1 characters"},
+			nil, "line 2: entities[0] is from 0 to 2 of a text of 1 characters"},
 		{"a group of another model", ner,
 			`{"text": "a", "entities": [{"entity_group": "person", "start": 0, "end": 1}]}`, nil,
-			`line 2: entity_group "person" is not one of the model's: PER, ORG, LOC, MISC`},
+			`line 2: "person" is none of the model's labels (PER, ORG, LOC, MISC)`},
 		{"entities that overlap", ner,
 			`{"text": "ab", "entities": [{"entity_group": "PER", "start": 0, "end": 2}, {"entity_group": "LOC", "start": 1, "end": 2}]}`, nil, "line 2: the entity LOC at 1 overlaps"},
 		{"isotonic for entities", ner, "", []string{"--method", "isotonic"}, "--method isotonic is for " +
@@ -170,7 +170,7 @@ func TestCalibrateSaysWhatIsWrongWithItsInput(t *testing.T) {
 		{"an unknown method", sentiment, "", []string{"--method", "plat"},
 			`--method: "plat" is not one of auto, temperature, isotonic`},
 		{"one fold", sentiment, "", []string{"--folds", "1"}, "--folds: 1 is out of range"},
-		{"no texts", sentiment, "", nil, "holds no text"},
+		{"no texts", sentiment, "", nil, "there is no text in it"},
 		{"no manifest", bare, "", nil, "has no manifest.json, which is where a calibration is written"},
 	} {
 		r := finish(t, sluice(t, append([]string{"calibrate", "-m", c.model, "--labelled", labelledLines(t, "",
@@ -178,29 +178,5 @@ func TestCalibrateSaysWhatIsWrongWithItsInput(t *testing.T) {
 		if r.code != exitUsage || !strings.Contains(r.err, c.says) {
 			t.Errorf("%s: exit code %d, %q does not say %q", c.name, r.code, r.err, c.says)
 		}
-	}
-}
-
-// A word that an entity touches first begins it; neighbours of one group are two entities.
-func TestWordLabels(t *testing.T) {
-	m := &model.Model{Labels: []string{"O", "B-PER", "I-PER", "B-LOC", "I-LOC"}}
-	at := func(x int) *int { return &x }
-	words := []model.TokenSpan{{Start: 0, End: 2}, {Start: 3, End: 5}, {Start: 6, End: 8}, {Start: 9, End: 11},
-		{Start: 12, End: 14}}
-	entities := []labelledGroup{{"PER", at(0), at(5)}, {"PER", at(6), at(8)}, {"LOC", at(13), at(14)}}
-	got, err := wordLabels(m, words, entities)
-	if want := []int{1, 2, 1, 0, 3}; err != nil || len(got) != len(want) {
-		t.Fatal(got, err)
-	} else {
-		for i := range want {
-			if got[i] != want[i] {
-				t.Errorf("word %d has label %s, want %s", i, m.Labels[got[i]], m.Labels[want[i]])
-			}
-		}
-	}
-	m.Labels = []string{"I-PER", "I-LOC"}
-	if _, err := wordLabels(m, words, entities); err == nil || !strings.Contains(err.Error(),
-		"no label for a word at 9") {
-		t.Errorf("a model without an outside label: %v", err)
 	}
 }

@@ -53,11 +53,9 @@ func planEscalation(s *settings.Settings) (*escalationPlan, error) {
 			errs = append(errs, fmt.Errorf("models[%d]: %w", i, err))
 			continue
 		}
-		if m.Task == model.TokenClassification {
-			for _, name := range m.Labels {
-				if _, group := model.SplitLabel(name); group != "O" && !slices.Contains(groups, group) {
-					groups = append(groups, group)
-				}
+		for _, group := range m.Groups() {
+			if !slices.Contains(groups, group) {
+				groups = append(groups, group)
 			}
 		}
 		if ms.VerdictField() == e.Verdict || e.Verdict == "" && len(s.Models) == 1 {

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"sluice/cmd/sluice/demo"
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/failpoint"
@@ -198,7 +199,7 @@ func (c *cascade) rest(ctx context.Context, partitions int, each func(*seen)) {
 // streamTexts are texts of many kinds; the small model is unsure of a good part of them.
 func streamTexts(t *testing.T) []string {
 	t.Helper()
-	values, err := demoTexts()
+	values, err := demo.Texts()
 	if err != nil {
 		t.Fatal(err)
 	}

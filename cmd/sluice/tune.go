@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -8,21 +9,32 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/suggest"
+	"sluice/pipeline/rule"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"sluice/cmd/sluice/settings"
+	loadgen "sluice/cmd/sluice/load"
+	"sluice/cmd/sluice/load/bare"
+	"sluice/cmd/sluice/terminal"
 	"sluice/model"
+	"sluice/model/judging"
+	"sluice/model/labelled"
+	"sluice/model/rewrite"
 	"sluice/model/tune"
+	"sluice/pipeline"
 	"sluice/pipeline/llm/label"
-	"sluice/pipeline/rule"
 )
 
-// This file is the command that chooses thresholds: its flags, and what becomes of them. The models are run by
-// tunemodels.go, the configuration is changed by tunewrite.go; curves and choice are package tune's.
+// This file is the command that chooses thresholds: its flags, and what becomes of them. Texts are read by package
+// labelled and judged through package judging, curves and choice are package tune's, and package rewrite changes the
+// configuration file.
 
 // tuneOptions are the flags of tune.
 type tuneOptions struct {
@@ -84,12 +96,6 @@ func (e tuneEndpoint) of(c *settings.Loaded, m *model.Model, asked bool) (tuneEn
 	return e, nil
 }
 
-// escalates says whether the escalation of the configuration is about the at-th model.
-func escalates(c *settings.Loaded, at int) bool {
-	return c.Escalation.On() && (c.Escalation.Verdict == c.Models[at].VerdictField() || c.Escalation.Verdict == "" &&
-		len(c.Models) == 1)
-}
-
 // shareValue is a flag for a number between 0 and 1 that may be left out.
 type shareValue float64
 
@@ -115,16 +121,17 @@ func tuneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tune -c FILE --labelled FILE",
 		Short: "Choose the thresholds of student and escalation by labelled texts",
-		Long: `Runs a model of the configuration and its student over labelled texts and prints what each threshold costs and gains:
-who decides how much, accuracy, msgs/s on this machine, calls and cost of the endpoint for a million messages. Then it
-chooses: one part of the texts decides, and what is reported is measured on the other. A threshold is taken only where a
-one-sided bound says that it keeps the goal, so it asks for more texts rather than promise what they do not show.
+		Long: `Runs a model of the configuration and its student over labelled texts and prints what each threshold
+costs and gains: who decides how much, accuracy, msgs/s on this machine, calls and cost of the endpoint for a million
+messages. Then it chooses: one part of the texts decides, and what is reported is measured on the other. A threshold is
+taken only where a one-sided bound says that it keeps the goal, so it asks for more texts rather than promise what they
+do not show.
 
-A line of the labelled file is {"text": "…", "label": "NEGATIVE"}, and may have "llm": what the endpoint answered. For a
-model of entities it is {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 12}]}.
-Without a goal the student may cost 0.3 points of accuracy and the escalation stays as it is. The change of the configuration
-is shown as a diff; it is written with --write, or where somebody at the terminal says so. Exit code 1 where the goal is
-not reached; then nothing is written.`,
+A line of the labelled file is {"text": "…", "label": "NEGATIVE"}, and may have "llm": what the endpoint answered. For
+a model of entities it is {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 12}]}. Without a goal
+the student may cost 0.3 points of accuracy and the escalation stays as it is. The change of the configuration is shown
+as a diff; it is written with --write, or where somebody at the terminal says so. Exit code 1 where the goal is not
+reached; then nothing is written.`,
 		Example: `  sluice tune -c reviews.yaml --labelled labelled.jsonl --target-accuracy model-0.3
   sluice tune -c reviews.yaml --labelled labelled.jsonl --max-llm-rate 0.05 --llm-accuracy 0.95 --write`,
 		Args: cobra.NoArgs,
@@ -242,60 +249,16 @@ func (o *tuneOptions) goal() (tune.Goal, error) {
 }
 
 // runTune is the command.
-func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions,
-	goal tune.Goal) error {
-	f, err := os.Open(o.labelled)
-	if err != nil {
-		return usageErrorf("tune: %v", err)
-	}
-	texts, err := tune.ReadTexts(f)
-	f.Close()
-	if err != nil {
-		return usageErrorf("tune: %s: %w", o.labelled, err)
-	}
-	at, m, err := tunedModel(c.Models, o.verdict, texts)
-	if err != nil {
-		return usageErrorf("tune: %s: %w", o.labelled, err)
-	}
-	if m.Task == model.TokenClassification && (!math.IsNaN(o.mostCalls) || o.llmAccuracy > 0) {
-		return usageErrorf("tune: --max-llm-rate and --llm-accuracy have no meaning for %s: the endpoint is not "+
-			"asked about entities; remove them", c.Models[at].VerdictField())
-	}
-	call, err := o.endpoint.of(c, m, escalates(c, at))
-	if err != nil {
-		return fmt.Errorf("tune: %w", err)
-	}
-	ran, err := runModels(ctx, c, at, texts, call.promptTokens, o.length,
-		steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }})
+func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions, goal tune.Goal) error {
+	t, err := o.open(c)
 	if err != nil {
 		return err
 	}
-	cascade := &tune.Cascade{
-		HasStudent: ran.student != "", Entities: m.Task == model.TokenClassification, Labels: m.Labels,
-		LLMAccuracy: o.llmAccuracy, Speed: ran.speed,
-		Prices: tune.Prices{InputPerMillion: call.inputPrice, OutputPerMillion: call.outputPrice,
-			PromptTokens: call.promptTokens, AnswerTokens: call.answerTokens},
+	st := steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }}
+	r, err := t.report(ctx, o, goal, st)
+	if err != nil {
+		return err
 	}
-	settings := c.Models[at]
-	r := tune.Report{
-		Date: time.Now().UTC().Format(time.DateOnly), Machine: ran.machine, File: filepath.Base(o.labelled),
-		Name: settings.VerdictField(), Model: ran.model, Student: ran.student,
-		Seed: o.seed, LLM: llmSource(texts, o.llmAccuracy), SpeedHow: ran.how, Now: tune.Setting{Student: tune.Never},
-	}
-	if cascade.Entities {
-		r.LLM = ""
-	}
-	if cascade.HasStudent {
-		r.Now.Student = settings.StudentThreshold
-	}
-	if escalates(c, at) {
-		r.Now.Escalate, _ = tune.RuleThreshold(c.Escalation.When, rule.Name(settings.VerdictField()))
-	}
-	if err := r.Fill(cascade, ran.samples, o.holdout, goal); err != nil {
-		return usageErrorf("tune: %s: %w", o.labelled, err)
-	}
-	r.Repeat(cascade, ran.samples, o.splits, o.holdout, goal)
-
 	if o.plot != "" {
 		if err := writeFile(o.plot, r.Plot); err != nil {
 			return fmt.Errorf("tune: %w", err)
@@ -318,28 +281,244 @@ func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings
 	if !r.Choice.Reached {
 		return &exitError{exitFailed}
 	}
-	return offer(in, page, c, at, r.Choice, o)
+	return t.offer(in, page, r.Choice, o)
 }
 
-// llmSource says where the endpoint's part of the curve comes from.
-func llmSource(texts []tune.Text, assumed float64) string {
-	answered := 0
-	for i := range texts {
-		if texts[i].Answered {
-			answered++
+// tuning is one run of the command: the labelled texts, and the model of the configuration that they are for.
+type tuning struct {
+	config *settings.Loaded
+	file   string
+	texts  []labelled.Text
+	at     int // place of the model
+	model  *model.Model
+}
+
+// open reads the texts and finds their model, which is not loaded yet.
+func (o *tuneOptions) open(c *settings.Loaded) (*tuning, error) {
+	f, err := os.Open(o.labelled)
+	if err != nil {
+		return nil, usageErrorf("tune: %v", err)
+	}
+	texts, err := labelled.Read(f, labelled.Wanted{})
+	f.Close()
+	if err != nil {
+		return nil, usageErrorf("tune: %s: %w", o.labelled, err)
+	}
+	candidates := make([]tune.Candidate, len(c.Models))
+	for i, s := range c.Models {
+		candidates[i] = tune.Candidate{Name: s.Name, Field: s.VerdictField(),
+			Aggregation: model.Aggregation(s.Aggregation),
+			Open:        func() (*model.Model, error) { return model.Open(s.Path) }}
+	}
+	at, m, err := tune.Which(candidates, o.verdict, texts, suggest.DidYouMean)
+	if err != nil {
+		return nil, usageErrorf("tune: %s: %w", o.labelled, err)
+	}
+	if m.Task == model.TokenClassification && (!math.IsNaN(o.mostCalls) || o.llmAccuracy > 0) {
+		return nil, usageErrorf("tune: --max-llm-rate and --llm-accuracy have no meaning for %s: the endpoint is not "+
+			"asked about entities; remove them", c.Models[at].VerdictField())
+	}
+	return &tuning{config: c, file: o.labelled, texts: texts, at: at, model: m}, nil
+}
+
+// escalates says whether the escalation of the configuration is about the model.
+func (t *tuning) escalates() bool {
+	e := &t.config.Escalation
+	return e.On() && (e.Verdict == t.config.Models[t.at].VerdictField() || e.Verdict == "" && len(t.config.Models) == 1)
+}
+
+// report runs the model and its student over the texts and chooses.
+func (t *tuning) report(ctx context.Context, o tuneOptions, goal tune.Goal, st steps) (*tune.Report, error) {
+	call, err := o.endpoint.of(t.config, t.model, t.escalates())
+	if err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	settings := t.config.Models[t.at]
+	machine := loadgen.DescribeMachine()
+	r := &tune.Report{
+		Date: time.Now().UTC().Format(time.DateOnly), Machine: fmt.Sprintf("%s, %d cores", machine.CPU, machine.Cores),
+		File: filepath.Base(t.file), Name: settings.VerdictField(), Seed: o.seed,
+		Now: tune.Setting{Student: tune.Never},
+	}
+	cascade := &tune.Cascade{
+		Entities: t.model.Task == model.TokenClassification, Labels: t.model.Labels, LLMAccuracy: o.llmAccuracy,
+		Prices: tune.Prices{InputPerMillion: call.inputPrice, OutputPerMillion: call.outputPrice,
+			PromptTokens: call.promptTokens, AnswerTokens: call.answerTokens},
+	}
+	if !cascade.Entities {
+		r.LLM = tune.Answers(t.texts, o.llmAccuracy)
+	}
+	samples, err := t.run(ctx, r, cascade, o.length, st)
+	if err != nil {
+		return nil, err
+	}
+	if cascade.HasStudent {
+		r.Now.Student = settings.StudentThreshold
+	}
+	if t.escalates() {
+		r.Now.Escalate, _ = rewrite.RuleThreshold(t.config.Escalation.When, rule.Name(settings.VerdictField()))
+	}
+	if err := r.Fill(cascade, samples, o.holdout, goal); err != nil {
+		return nil, usageErrorf("tune: %s: %w", t.file, err)
+	}
+	r.Repeat(cascade, samples, o.splits, o.holdout, goal)
+	return r, nil
+}
+
+// run has the model and its student judge every text, and measures how fast each is where length is not 0. It fills in
+// what the report and the cascade say about them.
+func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade, length time.Duration, st steps) (
+	[]tune.Sample, error) {
+	c := t.config
+	runners := runnersOf(c.Runners)
+	models, err := openModels(ctx, c.Models[t.at:t.at+1], runners, c.RunTimeout, st)
+	if err != nil {
+		return nil, err
+	}
+	defer closeModels(models)
+	whole, judges, err := openJudges(ctx, models, length > 0, pipeline.EngineOptions{Runners: runners,
+		BatchTokens: c.BatchTokens, Timeout: c.RunTimeout})
+	if err != nil {
+		return nil, err
+	}
+	closed := sync.OnceFunc(judges.close)
+	defer closed()
+	said := make([][]judging.Judged, 2) // the model, and its student where it has one
+	for i, m := range judges.all {
+		end := st.begin("%d texts through %s", len(t.texts), m.settings.Path)
+		said[i], err = judging.Labelled(whole, judges.of(i), t.texts, int(c.Input.MaxTextBytes))
+		end()
+		if err != nil {
+			return nil, fmt.Errorf("tune: %s: %w", m.settings.Path, err)
 		}
 	}
-	switch {
-	case answered == len(texts):
-		return "its answers are in the labelled file"
-	case answered > 0 && assumed > 0:
-		return fmt.Sprintf("its answers to %d of %d texts are in the labelled file; for the others %.4g %% right "+
-			"answers are assumed, whatever the text", answered, len(texts), 100*assumed)
-	case answered > 0:
-		return fmt.Sprintf("its answers to %d of %d texts are in the labelled file; steps that ask about others show "+
-			"shares and cost only", answered, len(texts))
-	case assumed > 0:
-		return fmt.Sprintf("%.4g %% right answers are assumed, whatever the text", 100*assumed)
+	budgets := judges.engine.Budgets()
+	closed() // its threads would be in the way of what is measured
+	r.Model, cascade.HasStudent = judges.all[0].tag(), len(judges.all) > 1
+	if cascade.HasStudent {
+		r.Student = judges.all[1].tag()
 	}
-	return `what it answers is unknown, so its steps show shares and cost only; give "llm" in the labelled file, or --llm-accuracy`
+	if length > 0 {
+		if cascade.Speed, err = speedOf(ctx, judges.all, said, budgets, runners, length, st); err != nil {
+			return nil, err
+		}
+	}
+	r.SpeedHow = cascade.Speed.How(runners)
+	return tune.Samples(t.texts, said[0], said[1], cascade.Prices.PromptTokens), nil
+}
+
+// speedOf times tokenizers and models, each alone. all[0] is the full model.
+func speedOf(ctx context.Context, all []*loadedModel, said [][]judging.Judged, budgets []pipeline.Budget, runners int,
+	length time.Duration,
+	st steps) (s tune.Speed, err error) {
+	var tokenizers []float64
+	for i, m := range all {
+		var rows []pipeline.Row
+		var texts [][]byte
+		for k := range said[i] {
+			texts = append(texts, said[i][k].Text)
+			for _, w := range said[i][k].Encoded.Windows {
+				rows = append(rows, w.IDs)
+			}
+		}
+		end := st.begin("measuring %s for %v", m.settings.Path, length)
+		r, err := bare.Run(ctx, rows, bare.Options{Runners: runners, BatchTokens: budgets[i].Tokens,
+			Length: length, Open: m.session.NewRunner, Warm: m.session.Warmup})
+		end()
+		if err != nil {
+			return s, fmt.Errorf("tune: measuring %s: %w", m.settings.Path, err)
+		}
+		if i == 0 {
+			s.Model = r.TokensPerS
+		} else {
+			s.Student = r.TokensPerS
+		}
+		options := m.tokenizeOptions()
+		if i > 0 && m.tokenizer.Digest() == all[0].tokenizer.Digest() && options == all[0].tokenizeOptions() {
+			continue // tokenized once for both
+		}
+		encode := func(texts [][]byte) { m.tokenizer.Encode(texts, options) }
+		tokenizers = append(tokenizers, bare.Tokenize(encode, texts, runners, length/4))
+	}
+	s.Tokenize = tune.Tokenizers(tokenizers...)
+	return s, nil
+}
+
+// offer shows what changes in the configuration and writes it, if that is wanted.
+func (t *tuning) offer(in io.Reader, out io.Writer, choice tune.Choice, o tuneOptions) error {
+	c, settings := t.config, t.config.Models[t.at]
+	now := tune.Configured{At: t.at, Student: settings.Student != "", Threshold: settings.StudentThreshold,
+		Rule: rule.Name(settings.VerdictField())}
+	if t.escalates() {
+		now.When = c.Escalation.When
+	}
+	changes, advice := now.Changes(choice)
+	for _, a := range advice {
+		fmt.Fprint(out, a)
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(out, "Nothing to change in the configuration file.")
+		return nil
+	}
+	for i := range changes {
+		if given := c.Origin(changes[i].String()); given.Env != "" || given.Flag != "" {
+			return fmt.Errorf("tune: %s is given by %s, which wins over the file; set it there to %s",
+				changes[i].String(), given, changes[i].Written())
+		}
+	}
+	if c.File == "" {
+		for _, change := range changes {
+			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n", config.EnvName(change.String()),
+				change.Written())
+		}
+		return nil
+	}
+	before, err := os.ReadFile(c.File)
+	if err != nil {
+		return fmt.Errorf("tune: %w", err)
+	}
+	after, err := rewrite.Rewrite(before, changes)
+	if errors.Is(err, rewrite.ErrByHand) {
+		fmt.Fprintf(out, "%s cannot be changed automatically (%v). Write there:\n", c.File, err)
+		for _, change := range changes {
+			fmt.Fprintf(out, "  %s: %s\n", change.String(), change.Written())
+		}
+		if o.write {
+			return &exitError{exitFailed}
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("tune: %s: %w", c.File, err)
+	}
+	fmt.Fprintf(out, "\n%s\n", rewrite.Diff(c.File, before, after))
+	if wanted, err := o.wanted(in, out, c.File); err != nil || !wanted {
+		return err
+	}
+	if err := rewrite.Replace(c.File, before, after); err != nil {
+		return fmt.Errorf("tune: %w", err)
+	}
+	fmt.Fprintf(out, "Written to %s. A worker reads it at its next start.\n", c.File)
+	return nil
+}
+
+// wanted says whether the change is to be written, by the flags, or by whoever sits at the terminal.
+func (o *tuneOptions) wanted(in io.Reader, out io.Writer, file string) (bool, error) {
+	if o.write {
+		return true, nil
+	}
+	if o.dryRun || !terminal.Asks(in) {
+		fmt.Fprintln(out, "Nothing was written; --write writes it.")
+		return false, nil
+	}
+	fmt.Fprintf(out, "Write this into %s? [y/N] ", file)
+	answer, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("tune: reading the answer: %w", err)
+	}
+	if a := strings.ToLower(strings.TrimSpace(answer)); a == "y" || a == "yes" {
+		return true, nil
+	}
+	fmt.Fprintln(out, "Nothing was written.")
+	return false, nil
 }

@@ -1,20 +1,17 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"maps"
 	"slices"
-	"strconv"
+	"sluice/cmd/sluice/settings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/cmd/sluice/audit"
-	loadgen "sluice/cmd/sluice/load"
-	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/terminal"
+	"sluice/cmd/sluice/witness"
 )
 
 func verifyCommand() *cobra.Command {
@@ -24,13 +21,14 @@ func verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify -c FILE",
 		Short: "Count lost, doubled and disordered records in one's own cluster",
-		Long: `Reads the topics of a worker's configuration with a client of its own, as read_committed, and counts for every input
-partition: records without a result or a dead letter (lost), messages whose id was there before (doubled), and results
-before which a later record's result stands (disordered); with escalation also requests that were committed and have no
-final verdict (unfinished), and with routes copies of records that have no result (stray). Only records that the group has committed count; the rest is in
-flight. What retention or compaction has removed is named as unverifiable, not as lost. Nothing is written or committed,
-and no group is joined. Exit code 1 when something is lost, doubled or out of order, or could not be read to the end. With
-guarantee: at-least-once doubled messages are shown and are no fault.`,
+		Long: `Reads the topics of a worker's configuration with a client of its own, as read_committed, and counts for
+every input partition: records without a result or a dead letter (lost), messages whose id was there before (doubled),
+and results before which a later record's result stands (disordered); with escalation also requests that were committed
+and have no final verdict (unfinished), and with routes copies of records that have no result (stray). Only records
+that the group has committed count; the rest is in flight. What retention or compaction has removed is named as
+unverifiable, not as lost. Nothing is written or committed, and no group is joined. Exit code 1 when something is lost,
+doubled or out of order, or could not be read to the end. With guarantee: at-least-once doubled messages are shown and
+are no fault.`,
 		Example: "  sluice verify -c reviews.yaml --since 1h\n  sluice verify -c reviews.yaml --since " +
 			"2026-11-24T08:00:00Z --until 10m --json",
 		Args: cobra.NoArgs,
@@ -77,12 +75,12 @@ func auditPlan(s *settings.Settings, since, until string, now time.Time) (audit.
 	}
 	var err error
 	if since != "all" {
-		if p.Since, err = timeOf(since, now); err != nil {
+		if p.Since, err = audit.ParseTime(since, now); err != nil {
 			return p, usageErrorf("verify: --since: %v", err)
 		}
 	}
 	if until != "" {
-		if p.Until, err = timeOf(until, now); err != nil {
+		if p.Until, err = audit.ParseTime(until, now); err != nil {
 			return p, usageErrorf("verify: --until: %v", err)
 		}
 		if !p.Until.After(p.Since) {
@@ -92,20 +90,12 @@ func auditPlan(s *settings.Settings, since, until string, now time.Time) (audit.
 	return p, nil
 }
 
-// timeOf reads a duration before now, or a time.
-func timeOf(s string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return t, fmt.Errorf("%q is neither a duration before now (90m) nor a time (2026-11-24T08:00:00Z)", s)
-	}
-	return t, nil
-}
-
 func verify(cmd *cobra.Command, s *settings.Settings, plan audit.Plan, asJSON bool) error {
-	options, err := witnessOptions(s)
+	k, err := kafkaConfig(s)
+	if err != nil {
+		return err
+	}
+	options, err := witness.Options(k)
 	if err != nil {
 		return err
 	}
@@ -114,106 +104,23 @@ func verify(cmd *cobra.Command, s *settings.Settings, plan audit.Plan, asJSON bo
 		return fmt.Errorf("verify: %w", err)
 	}
 	defer client.Close()
-	view := newBenchView(cmd.ErrOrStderr())
-	defer view.clear()
-	plan.Progress = func(what string, read, of int64) { view.status("%s: %d of %d offsets", what, read, of) }
+	view := terminal.NewProgress(cmd.ErrOrStderr())
+	defer view.Clear()
+	plan.Progress = func(what string, read, of int64) { view.Status("%s: %d of %d offsets", what, read, of) }
 	report, err := audit.Run(cmd.Context(), client, plan)
-	view.clear()
+	view.Clear()
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
 	if asJSON {
-		enc := json.NewEncoder(cmd.OutOrStdout())
-		enc.SetIndent("", " ")
-		if err := enc.Encode(report); err != nil {
+		if err := report.WriteJSON(cmd.OutOrStdout()); err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
 	} else {
-		printAudit(cmd.OutOrStdout(), report)
+		report.WriteText(cmd.OutOrStdout())
 	}
 	if !report.Clean() {
 		return &exitError{exitFailed}
 	}
 	return nil
-}
-
-// printAudit shows a report as a table, with the columns that have something to say.
-func printAudit(w io.Writer, r *audit.Report) {
-	type column struct {
-		name   string
-		value  func(*audit.Partition) int64
-		always bool
-	}
-	columns := []column{
-		{"from", func(p *audit.Partition) int64 { return p.From }, true},
-		{"to", func(p *audit.Partition) int64 { return p.To }, true},
-		{"records", func(p *audit.Partition) int64 { return p.Records }, true},
-		{"results", func(p *audit.Partition) int64 { return p.Results }, true},
-		{"dead letters", func(p *audit.Partition) int64 { return p.DeadLetters }, true},
-		{"deferred", func(p *audit.Partition) int64 { return p.Deferred }, false},
-		{"requests", func(p *audit.Partition) int64 { return p.Requests }, false},
-		{"amended", func(p *audit.Partition) int64 { return p.Amended }, false},
-		{"pending", func(p *audit.Partition) int64 { return p.Pending }, false},
-		{"lost", func(p *audit.Partition) int64 { return p.Lost }, true},
-		{"unfinished", func(p *audit.Partition) int64 { return p.Unfinished }, false},
-		{"doubled", func(p *audit.Partition) int64 { return p.Doubled }, true},
-		{"disordered", func(p *audit.Partition) int64 { return p.Disordered }, true},
-		{"stray copies", func(p *audit.Partition) int64 { return p.Stray }, false},
-		{"unverifiable", func(p *audit.Partition) int64 { return p.Unverifiable }, false},
-		{"gaps", func(p *audit.Partition) int64 { return p.Gaps }, false},
-		{"in flight", func(p *audit.Partition) int64 { return p.InFlight }, false},
-	}
-	since := r.Since
-	if since == "" {
-		since = "the beginning of the log"
-	}
-	fmt.Fprintf(w, "group %s, records from %s to %s\n\n", r.Group, since, r.Until)
-	head := []string{"partition"}
-	columns = slices.DeleteFunc(columns, func(c column) bool { return !c.always && c.value(&r.Total) == 0 })
-	for _, c := range columns {
-		head = append(head, c.name)
-	}
-	table := [][]string{head}
-	for i := range r.Partitions {
-		p := &r.Partitions[i]
-		row := []string{fmt.Sprintf("%s-%d", p.Topic, p.Partition)}
-		for _, c := range columns {
-			row = append(row, strconv.FormatInt(c.value(p), 10))
-		}
-		table = append(table, row)
-	}
-	total := []string{"total", "", ""}
-	for _, c := range columns[2:] {
-		total = append(total, strconv.FormatInt(c.value(&r.Total), 10))
-	}
-	loadgen.WriteTable(w, append(table, total))
-	fmt.Fprintln(w)
-	for _, n := range r.Notes {
-		fmt.Fprintf(w, "note: %s\n", n)
-	}
-	for _, topic := range slices.Sorted(maps.Keys(r.Foreign)) {
-		fmt.Fprintf(w, "note: %s: %d messages do not come from records of the input topics; they are not counted\n",
-			topic, r.Foreign[topic])
-	}
-	for i := range r.Partitions {
-		for _, e := range r.Partitions[i].Examples {
-			fmt.Fprintf(w, "found: %s\n", e)
-		}
-	}
-	switch t := &r.Total; {
-	case r.Incomplete:
-		fmt.Fprintln(w, "NOT COMPLETE: a topic could not be read to its end")
-	case !r.Clean():
-		fmt.Fprintf(w, "NOT CLEAN: %d lost, %d without a final verdict, %d doubled, %d out of order, %d stray copies\n",
-			t.Lost, t.Unfinished, t.Doubled, t.Disordered, t.Stray)
-	case t.Records == 0:
-		fmt.Fprintln(w, "nothing to count: the group has committed no record of this time")
-	case t.Unverifiable > 0:
-		fmt.Fprintf(w, "clean as far as the logs reach: %d of %d records cannot be verified\n", t.Unverifiable,
-			t.Records)
-	case t.Doubled > 0:
-		fmt.Fprintf(w, "clean: every record has an answer; %d repeats, which at-least-once allows\n", t.Doubled)
-	default:
-		fmt.Fprintf(w, "clean: each of %d records has exactly one answer, in order\n", t.Records)
-	}
 }

@@ -1,5 +1,11 @@
-// Package calibrate fits a model's calibration to labelled texts, and measures what its scores are worth. It takes raw
-// logits and knows neither files nor models; model.Scorer applies what is fitted here.
+// Package calibrate fits a model's calibration to labelled texts, and measures what its scores are worth. It is pure: a
+// judging.Model that is passed in runs the model, and model.Scorer applies what is fitted here.
+//
+//	texts.go     labelled files, and their texts as rows of raw logits with what is right
+//	rows.go      rows, their folds and their outcomes
+//	fit.go       the fit, and the choice among maps
+//	measure.go   what scores are worth
+//	report.go    all of it as a table; plot.go as a picture
 package calibrate
 
 import (

@@ -46,7 +46,9 @@ func TestPeakLoopsAgree(t *testing.T) {
 	}
 	zmm, ymm := rates["AVX512-VNNI vpdpbusd"], rates["AVX-VNNI vpdpbusd"]
 	if zmm == 0 || ymm == 0 {
-		t.Skipf("needs AVX512-VNNI and AVX-VNNI; this CPU has %s", strings.Join(CPUFeatures(), " "))
+		// No part of CI is missing: it is another CPU.
+		t.Skipf("SKIPPED, NOT TESTED: needs a CPU with AVX512-VNNI and AVX-VNNI; this one has %s",
+			strings.Join(CPUFeatures(), " "))
 	}
 	if r := zmm / ymm; r < 0.6 || r > 3.2 {
 		t.Errorf("AVX512-VNNI is %.2f times AVX-VNNI (%.0f and %.0f GMAC/s): it should be once (256-bit units) or "+

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"sluice/model/labelled"
 )
 
 // population makes texts on which the student's score is uniform between 0.5 and 1. It disagrees with the model the
@@ -90,7 +92,7 @@ func TestTooFewTextsAreSaidSo(t *testing.T) {
 	c := &Cascade{HasStudent: true, Labels: []string{"A", "B"}}
 	var samples []Sample
 	for i := range 899 {
-		samples = append(samples, Sample{Text: Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.9 +
+		samples = append(samples, Sample{Text: labelled.Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.9 +
 			float64(i)/1e4}, Model: Verdict{Label: "A", Score: 1}})
 	}
 	choice := c.Choose(samples, goal())
@@ -108,7 +110,7 @@ func TestABadStudentIsNotChosen(t *testing.T) {
 	c := &Cascade{HasStudent: true, Labels: []string{"A", "B"}}
 	var samples []Sample
 	for i := range 2000 {
-		s := Sample{Text: Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.5 + float64(i)/4000},
+		s := Sample{Text: labelled.Text{Label: "A"}, Student: Verdict{Label: "A", Score: 0.5 + float64(i)/4000},
 			Model: Verdict{Label: "A", Score: 1}}
 		if i%2 == 0 {
 			s.Student.Label = "B"
@@ -131,7 +133,7 @@ func TestTheEndpointIsAskedAsLittleAsTheGoalAllows(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	var samples []Sample
 	for range 4000 { // right with the probability that the score says
-		s := Sample{Text: Text{Label: "A"}, Model: Verdict{Label: "A", Score: 0.5 + r.Float64()/2}}
+		s := Sample{Text: labelled.Text{Label: "A"}, Model: Verdict{Label: "A", Score: 0.5 + r.Float64()/2}}
 		if r.Float64() > s.Model.Score {
 			s.Model.Label = "B"
 		}

@@ -3,6 +3,8 @@ package tune
 import (
 	"math"
 	"slices"
+
+	"sluice/model/labelled"
 )
 
 // This file owns the curve: what a cascade does at a setting of its two thresholds, by the verdicts that its models
@@ -10,14 +12,14 @@ import (
 
 // Verdict is what one model said about a text.
 type Verdict struct {
-	Label    string // for entities: Canonical of them
-	Entities []Entity
+	Label    string // for entities: labelled.Canonical of them
+	Entities []labelled.Entity
 	Score    float64 // how sure it is, 0 to 1
 }
 
 // Sample is a labelled text with what was said about it.
 type Sample struct {
-	Text
+	labelled.Text
 	Student       Verdict // meaningless without a student
 	Model         Verdict
 	StudentTokens int // of its rows

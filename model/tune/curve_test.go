@@ -4,13 +4,15 @@ import (
 	"math"
 	"slices"
 	"testing"
+
+	"sluice/model/labelled"
 )
 
 // four texts, all POSITIVE: student and model are right or wrong as the names say.
 func four() []Sample {
 	say := func(studentRight bool, student float64, modelRight bool, model float64) Sample {
 		label := func(right bool) string { return map[bool]string{true: "POSITIVE", false: "NEGATIVE"}[right] }
-		return Sample{Text: Text{Text: "x", Label: "POSITIVE"}, Student: Verdict{Label: label(studentRight),
+		return Sample{Text: labelled.Text{Text: "x", Label: "POSITIVE"}, Student: Verdict{Label: label(studentRight),
 			Score: student}, Model: Verdict{Label: label(modelRight), Score: model}, StudentTokens: 10, ModelTokens: 10,
 			PromptTokens: 100}
 	}
@@ -107,19 +109,22 @@ func TestStepsLetOneMoreOfAHundredThroughAndNoMore(t *testing.T) {
 }
 
 func TestEntitiesAreRightTogetherAndCountedAlone(t *testing.T) {
-	per, loc := Entity{"PER", 0, 3}, Entity{"LOC", 10, 14}
-	sample := func(gold, student, model []Entity, score float64) Sample {
-		verdict := func(e []Entity) Verdict { return Verdict{Label: Canonical(e), Entities: e, Score: score} }
-		return Sample{Text: Text{Label: Canonical(gold), Entities: gold}, Student: verdict(student),
+	per, loc := labelled.Entity{Group: "PER", Start: 0, End: 3}, labelled.Entity{Group: "LOC", Start: 10, End: 14}
+	sample := func(gold, student, model []labelled.Entity, score float64) Sample {
+		verdict := func(e []labelled.Entity) Verdict {
+			return Verdict{Label: labelled.Canonical(e), Entities: e, Score: score}
+		}
+		return Sample{Text: labelled.Text{Label: labelled.Canonical(gold), Entities: gold}, Student: verdict(student),
 			Model: verdict(model)}
 	}
 	samples := []Sample{
 		// the order does not matter; the model misses one
-		sample([]Entity{per, loc}, []Entity{loc, per}, []Entity{per}, 0.9),
+		sample([]labelled.Entity{per, loc}, []labelled.Entity{loc, per}, []labelled.Entity{per}, 0.9),
 		// the student finds what is not there
-		sample([]Entity{}, []Entity{{"PER", 0, 4}}, []Entity{}, 0.5),
+		sample([]labelled.Entity{}, []labelled.Entity{{Group: "PER", Start: 0, End: 4}}, []labelled.Entity{}, 0.5),
 		// another group; the model one too many
-		sample([]Entity{loc}, []Entity{{"ORG", 10, 14}}, []Entity{loc, per}, 0.95),
+		sample([]labelled.Entity{loc}, []labelled.Entity{{Group: "ORG", Start: 10, End: 14}},
+			[]labelled.Entity{loc, per}, 0.95),
 	}
 	c := &Cascade{HasStudent: true, Entities: true}
 	full, mixed := c.At(samples, Setting{Student: Never}), c.At(samples, Setting{Student: 0.9})

@@ -47,14 +47,14 @@ func Kafka(tb testing.TB, args ...string) *Broker {
 	}
 	for _, tool := range []string{"java", "mvn", "bash", "flock", "setsid"} {
 		if _, err := exec.LookPath(tool); err != nil && !(tool == "mvn" && jarsThere()) {
-			missing(tb, "real Kafka broker: %s is not on PATH; install it (apt-get install default-jre-headless "+
+			Missing(tb, "real Kafka broker: %s is not on PATH; install it (apt-get install default-jre-headless "+
 				"maven util-linux)", tool)
 		}
 	}
 	clearStale(tb)
 	b := &Broker{dir: filepath.Join(stateRoot(), fmt.Sprintf("%d-%d", os.Getpid(), len(brokers))), args: args}
 	if out, err := b.run(append([]string{"start"}, args...)...); err != nil {
-		missing(tb, "real Kafka broker: %v\n%s", err, out)
+		Missing(tb, "real Kafka broker: %v\n%s", err, out)
 	}
 	out, err := b.run("env")
 	if err != nil {
@@ -125,15 +125,6 @@ func (b *Broker) remove() {
 		return
 	}
 	os.RemoveAll(b.dir)
-}
-
-// missing skips the test, or fails it where the tool ought to be there.
-func missing(tb testing.TB, format string, args ...any) {
-	tb.Helper()
-	if os.Getenv("CI") == "true" {
-		tb.Fatalf("MISSING IN CI: "+format, args...)
-	}
-	tb.Skipf("SKIPPED, NOT TESTED: "+format, args...)
 }
 
 // clearStale stops brokers that a killed test process has left.

@@ -27,10 +27,10 @@ import (
 type Kind int
 
 const (
-	Results Kind = iota
-	DeadLetters
-	Routed   // copies for which a rule holds
-	Requests // what is asked of an endpoint later
+	Results     Kind = iota // verdicts
+	DeadLetters             // records without one, with the reason
+	Routed                  // copies for which a rule holds
+	Requests                // what is asked of an endpoint later
 )
 
 // examples is how many records of each sort are named per partition.

@@ -17,6 +17,8 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/pipeline/pipelinetest"
 )
 
 // material is enough words to make texts of.
@@ -543,9 +545,12 @@ sluice_batch_tokens_sum 9
 sluice_batch_tokens_count 3
 `
 	before := Reading{tokensTotal: 0, slotsTotal: 0, cpuSeconds: 2.5, residentBytes: 100}
-	after := Reading{}
-	if err := parseMetrics(strings.NewReader(text), after); err != nil {
+	after, err := ReadMetrics(strings.NewReader(text))
+	if err != nil {
 		t.Fatal(err)
+	}
+	if after["sluice_batch_tokens_sum"] != 9 || after["sluice_batch_tokens_count"] != 3 {
+		t.Errorf("a histogram: %v", after)
 	}
 	after[residentBytes] = 120
 	u := usage(before, after, 5, 4000, []sample{{time.Second, 130}})
@@ -557,14 +562,14 @@ sluice_batch_tokens_count 3
 	if u = usage(before, after, 5, 4000, nil); *u.CacheHits != 30 || *u.CacheHitShare != 0.3 {
 		t.Errorf("cache: %+v", u)
 	}
-	if err := parseMetrics(strings.NewReader("<html>"), Reading{}); err == nil {
+	if _, err := ReadMetrics(strings.NewReader("<html>")); err == nil {
 		t.Error("a web page was taken for metrics")
 	}
 }
 
 func TestTheUseOfAProcessIsRead(t *testing.T) {
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("NOT TESTED: this system has no /proc")
+		pipelinetest.Missing(t, "this system has no /proc")
 	}
 	cpu, rss, err := processUse(os.Getpid())
 	if err != nil || rss < 1<<20 {
@@ -581,7 +586,7 @@ func TestTheUseOfAProcessIsRead(t *testing.T) {
 
 func TestAProcessThatIsNotThereIsNamed(t *testing.T) {
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("NOT TESTED: this system has no /proc")
+		pipelinetest.Missing(t, "this system has no /proc")
 	}
 	if _, _, err := processUse(1 << 30); err == nil || !strings.Contains(err.Error(), "is not there") {
 		t.Errorf("%v", err)

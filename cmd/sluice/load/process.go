@@ -97,21 +97,35 @@ func scrape(ctx context.Context, url string, into Reading) error {
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("metrics: %s answers %s", url, answer.Status)
 	}
-	return parseMetrics(answer.Body, into)
+	return into.add(answer.Body)
 }
 
-func parseMetrics(r io.Reader, into Reading) error {
+// ReadMetrics reads a page of Prometheus metrics. Each is added up over its labels; of a histogram there are its _sum
+// and its _count.
+func ReadMetrics(page io.Reader) (Reading, error) {
+	r := Reading{}
+	return r, r.add(page)
+}
+
+// add adds a page of metrics to a reading.
+func (r Reading) add(page io.Reader) error {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(r)
+	families, err := parser.TextToMetricFamilies(page)
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
 	for name, f := range families {
-		if t := f.GetType(); t == dto.MetricType_HISTOGRAM || t == dto.MetricType_SUMMARY {
-			continue
-		}
 		for _, m := range f.GetMetric() {
-			into[name] += m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
+			switch f.GetType() {
+			case dto.MetricType_HISTOGRAM:
+				r[name+"_sum"] += m.GetHistogram().GetSampleSum()
+				r[name+"_count"] += float64(m.GetHistogram().GetSampleCount())
+			case dto.MetricType_SUMMARY:
+				r[name+"_sum"] += m.GetSummary().GetSampleSum()
+				r[name+"_count"] += float64(m.GetSummary().GetSampleCount())
+			default:
+				r[name] += m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
+			}
 		}
 	}
 	return nil

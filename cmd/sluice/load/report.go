@@ -103,6 +103,9 @@ func DescribeMachine() Machine {
 	return m
 }
 
+// String is the processor and how many cores of it there are.
+func (m Machine) String() string { return fmt.Sprintf("%s, %d cores", m.CPU, m.Cores) }
+
 func scan(file string, line func(key, value string) bool) {
 	f, err := os.Open(file)
 	if err != nil {

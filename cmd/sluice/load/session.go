@@ -222,94 +222,149 @@ func (s *Session) Step(ctx context.Context, rate float64, length time.Duration) 
 	return s.run(ctx, rate, due, length, warm)
 }
 
+// state is how far a step is. It only goes on.
+type state int
+
+const (
+	warming  state = iota // what is sent does not count yet
+	loading               // what is measured
+	late                  // the time of the load is over, but the sender is behind: it will be sent
+	draining              // all is sent: what is still open is waited for
+)
+
+// running is a step under way. It belongs to the goroutine that runs it.
+type running struct {
+	*Session
+	tally    *tally
+	rate     float64
+	state    state
+	turn     *time.Timer   // fires when warming, and then loading, is over
+	sent     chan struct{} // closed when the sender is done
+	from, to Reading       // of the probe, at the beginning and the end of loading
+	looked   time.Time     // at the memory, last
+	whole    Progress      // what holds for all of the step
+}
+
 // run sends one schedule.
 func (s *Session) run(ctx context.Context, rate float64, due []time.Duration, length, warm time.Duration) (*Step,
 	error) {
-	if len(s.tallies) > 0xffff || len(due) > math.MaxUint32 {
-		return nil, errors.New("too many steps or records for the marks that records carry")
+	r, err := s.begin(rate, due, length, warm)
+	if err != nil {
+		return nil, err
 	}
+	defer r.turn.Stop()
 	ctx, cancel := context.WithCancel(ctx)
-	begin := time.Now().Add(20 * time.Millisecond).Truncate(time.Microsecond)
-	s.mu.Lock()
-	t := newTally(len(s.tallies), begin, due, length, warm)
-	s.tallies = append(s.tallies, t)
-	s.moved = begin
-	s.mu.Unlock()
 	var sending sync.WaitGroup
 	defer sending.Wait()
 	defer cancel() // before the wait
-	sentAll := make(chan struct{})
 	sending.Go(func() {
-		defer close(sentAll)
-		if err := s.send(ctx, t); err != nil && ctx.Err() == nil {
+		defer close(r.sent)
+		if err := s.send(ctx, r.tally); err != nil && ctx.Err() == nil {
 			s.fail(err)
 		}
 	})
-
-	var from, to Reading
-	var err error
-	p := s.phase
-	p.Rate, p.Length = rate, length
-	const every = 100 * time.Millisecond
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	warmed, ended := time.After(time.Until(begin.Add(warm))), time.After(time.Until(begin.Add(length)))
-	over, lastRead := false, time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
-		case <-warmed:
-			if from, err = s.read(ctx); err != nil {
-				return nil, err
-			}
-		case <-ended:
-			over = true
-			if to, err = s.read(ctx); err != nil {
-				return nil, err
-			}
+		case <-r.turn.C:
+			err = r.advance(ctx)
 		case <-tick.C:
 		}
-		now := time.Now()
-		if s.o.Probe.On() && now.Sub(lastRead) >= max(s.o.Probe.interval(), t.slot) {
-			lastRead = now
-			rss, err := s.o.Probe.resident(ctx)
-			if err != nil {
-				return nil, err
-			}
-			s.mu.Lock()
-			t.resident = append(t.resident, sample{now.Sub(begin), rss})
-			s.mu.Unlock()
+		if err == nil {
+			err = r.readMemory(ctx, time.Now())
 		}
-		s.mu.Lock()
-		open, failure, quiet, results := t.open(), s.failure, now.Sub(s.moved), s.results
-		p.At, p.Sent, p.Seen, p.Drained = now.Sub(begin), t.sent, t.answered, over
-		p.P50, p.P99 = float64(t.latency.ValueAtQuantile(50))/1000, float64(t.latency.ValueAtQuantile(99))/1000
-		s.mu.Unlock()
-		s.o.Progress(p)
-		if failure != nil {
-			return nil, failure
+		if err != nil {
+			return nil, err
 		}
-		if open > 0 && quiet > s.o.Patience {
-			switch {
-			case results == 0:
-				return nil, s.silence()
-			case !over:
-				return nil, fmt.Errorf("no result for %.0f s while %d records wait; did the system under test stop?",
-					quiet.Seconds(), open)
-			}
-		}
-		if over {
-			select {
-			case <-sentAll:
-			default:
-				continue // late, but it will be sent
-			}
-			if open == 0 || quiet > s.o.Patience || now.Sub(begin) > 4*length+s.o.Patience {
-				return s.finish(t, rate, from, to), nil
-			}
+		over, err := r.look(time.Now())
+		switch {
+		case err != nil:
+			return nil, err
+		case over:
+			return r.finish(), nil
 		}
 	}
+}
+
+// begin makes room for a step that begins at once.
+func (s *Session) begin(rate float64, due []time.Duration, length, warm time.Duration) (*running, error) {
+	if len(s.tallies) > 0xffff || len(due) > math.MaxUint32 {
+		return nil, errors.New("too many steps or records for the marks that records carry")
+	}
+	begin := time.Now().Add(20 * time.Millisecond).Truncate(time.Microsecond)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := newTally(len(s.tallies), begin, due, length, warm)
+	s.tallies = append(s.tallies, t)
+	s.moved = begin
+	r := &running{Session: s, tally: t, rate: rate, turn: time.NewTimer(time.Until(begin.Add(warm))),
+		sent: make(chan struct{}), whole: s.phase}
+	r.whole.Rate, r.whole.Length = rate, length
+	return r, nil
+}
+
+// advance ends the warm-up, and then the load.
+func (r *running) advance(ctx context.Context) (err error) {
+	switch r.state {
+	case warming:
+		r.state = loading
+		r.turn.Reset(time.Until(r.tally.begin.Add(r.tally.length)))
+		r.from, err = r.read(ctx)
+	case loading:
+		r.state = late
+		r.to, err = r.read(ctx)
+	}
+	return err
+}
+
+// readMemory notes the memory of the system under test, where it was not looked at for a while.
+func (r *running) readMemory(ctx context.Context, now time.Time) error {
+	probe := &r.o.Probe
+	if !probe.On() || now.Sub(r.looked) < max(probe.interval(), r.tally.slot) {
+		return nil
+	}
+	r.looked = now
+	rss, err := probe.resident(ctx)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.tally.resident = append(r.tally.resident, sample{now.Sub(r.tally.begin), rss})
+	r.mu.Unlock()
+	return nil
+}
+
+// look reports how far the step is, and says whether it is over. The error says why it cannot go on.
+func (r *running) look(now time.Time) (over bool, err error) {
+	t, p := r.tally, r.whole
+	if r.state == late {
+		select {
+		case <-r.sent: // before records are counted, so that none is sent in between
+			r.state = draining
+		default:
+		}
+	}
+	r.mu.Lock()
+	open, failure, quiet, results := t.open(), r.failure, now.Sub(r.moved), r.results
+	p.At, p.Sent, p.Seen, p.Drained = now.Sub(t.begin), t.sent, t.answered, r.state >= late
+	p.P50, p.P99 = float64(t.latency.ValueAtQuantile(50))/1000, float64(t.latency.ValueAtQuantile(99))/1000
+	r.mu.Unlock()
+	r.o.Progress(p)
+	silent := quiet > r.o.Patience
+	switch {
+	case failure != nil:
+		return false, failure
+	case silent && open > 0 && results == 0:
+		return false, r.silence()
+	case silent && open > 0 && r.state < late:
+		return false, fmt.Errorf("no result for %.0f s while %d records wait; did the system under test stop?",
+			quiet.Seconds(), open)
+	}
+	tooLong := now.Sub(t.begin) > 4*t.length+r.o.Patience
+	return r.state == draining && (open == 0 || silent || tooLong), nil
 }
 
 func (s *Session) silence() error {
@@ -385,12 +440,14 @@ func (s *Session) send(ctx context.Context, t *tally) error {
 	return nil
 }
 
-func (s *Session) finish(t *tally, rate float64, from, to Reading) *Step {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// finish says what the step gave.
+func (r *running) finish() *Step {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tally
 	window := (t.length - t.warm).Seconds()
-	st := &Step{Rate: rate, Seconds: t.length.Seconds(), Warmup: t.warm.Seconds(), tally: t, Timeline: t.timeline()}
-	st.Growth, st.Sustained = sustained(st.Timeline, st.Warmup, st.Seconds, rate)
+	st := &Step{Rate: r.rate, Seconds: t.length.Seconds(), Warmup: t.warm.Seconds(), tally: t, Timeline: t.timeline()}
+	st.Growth, st.Sustained = sustained(st.Timeline, st.Warmup, st.Seconds, r.rate)
 	if window > 0 {
 		st.Achieved = float64(t.inWindow) / window
 	}
@@ -398,7 +455,7 @@ func (s *Session) finish(t *tally, rate float64, from, to Reading) *Step {
 	if !t.last.IsZero() {
 		st.Drained = max(0, t.last.Sub(t.begin.Add(t.length)).Seconds())
 	}
-	st.Worker = usage(from, to, window, t.inWindow, t.resident)
+	st.Worker = usage(r.from, r.to, window, t.inWindow, t.resident)
 	st.count()
 	return st
 }

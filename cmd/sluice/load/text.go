@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"sluice/cmd/sluice/terminal"
 )
 
 // This file shows figures on a terminal or in a log.
@@ -108,7 +110,7 @@ func (r *Report) WriteText(w io.Writer) {
 		}
 		table = append(table, line)
 	}
-	WriteTable(w, table)
+	terminal.WriteTable(w, table)
 	fmt.Fprintln(w)
 	for _, s := range r.Steps {
 		if s.Sustained {
@@ -180,26 +182,4 @@ func (r *Report) verdict() string {
 		s += fmt.Sprintf("; %d records of others in the output topics", r.Strange)
 	}
 	return s
-}
-
-// WriteTable aligns columns to the right, but for the first.
-func WriteTable(w io.Writer, rows [][]string) {
-	width := make([]int, len(rows[0]))
-	for _, r := range rows {
-		for i, c := range r {
-			width[i] = max(width[i], len([]rune(c)))
-		}
-	}
-	for _, r := range rows {
-		var b strings.Builder
-		for i, c := range r {
-			pad := strings.Repeat(" ", width[i]-len([]rune(c)))
-			if i == 0 {
-				b.WriteString(c + pad)
-			} else {
-				b.WriteString("  " + pad + c)
-			}
-		}
-		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
-	}
 }

@@ -69,6 +69,16 @@ func (t *tail) String() string {
 
 var servesAt = regexp.MustCompile(`address=(127\.0\.0\.1:\d+)`)
 
+// ServesAt finds where a worker serves in what it logs: host:port of its HTTP server on this machine, "" where the log
+// does not say.
+func ServesAt(log []byte) string {
+	m := servesAt.FindSubmatch(log)
+	if m == nil {
+		return ""
+	}
+	return string(m[1])
+}
+
 // StartWorker starts a worker. It is stopped by Stop, or killed when ctx ends.
 func StartWorker(ctx context.Context, p WorkerPlan) (*Worker, error) {
 	model, err := filepath.Abs(p.Model)
@@ -129,8 +139,8 @@ func (w *Worker) ready(ctx context.Context) error {
 	defer cancel()
 	why := "it has not said where it serves"
 	for {
-		if m := servesAt.FindStringSubmatch(w.log.String()); w.HTTP == "" && m != nil {
-			w.HTTP = "http://" + m[1]
+		if at := ServesAt([]byte(w.log.String())); w.HTTP == "" && at != "" {
+			w.HTTP = "http://" + at
 		}
 		if w.HTTP != "" {
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, w.HTTP+"/readyz", nil)
