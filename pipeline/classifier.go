@@ -26,9 +26,15 @@ type ClassifierModel struct {
 	rule string // the verdict's name in rules
 }
 
+// Asker asks a model for the logits of a text's windows; done is called once, with one slice a window, or with an error.
+// cached: no window had to be run. What package engine's Handle.Submit does, in terms of this package, which cannot
+// import that one.
+type Asker func(windows []tokenize.Encoding, urgent bool, since time.Time,
+	done func(logits [][]float32, cached bool, err error))
+
 // Step is a model that makes verdicts.
 type Step struct {
-	Engine    int    // index in the list given to NewEngine
+	Ask       Asker
 	Tag       string // which model it is: "sentiment@3f9c2a1b2c3d"
 	Tokenizer tokenize.Tokenizer
 	Judge     *model.Judge
@@ -68,9 +74,10 @@ type Decision struct {
 type ClassifierOptions struct {
 	Decoder      Decoder
 	Writer       Writer
-	MaxTextBytes int     // longer texts are cut before tokenizing and flagged
-	Urgent       *Urgent // which records go first; nil: none
-	Tokenizers   int     // goroutines that decode and tokenize; GOMAXPROCS
+	MaxTextBytes int       // longer texts are cut before tokenizing and flagged
+	Urgent       *Urgent   // which records go first; nil: none
+	Tokenizers   int       // goroutines that decode and tokenize; GOMAXPROCS
+	Watchdog     *Watchdog // required
 	Metrics      *Metrics
 }
 
@@ -78,7 +85,6 @@ type ClassifierOptions struct {
 type Classifier struct {
 	models []ClassifierModel
 	groups []tokenizerGroup
-	engine *Engine
 	o      ClassifierOptions
 
 	full, student []int // which group has the tokens of the i-th model, and of its student
@@ -111,11 +117,11 @@ type work struct {
 }
 
 // NewClassifier starts the tokenizing goroutines; Close stops them.
-func NewClassifier(models []ClassifierModel, engine *Engine, o ClassifierOptions) *Classifier {
+func NewClassifier(models []ClassifierModel, o ClassifierOptions) *Classifier {
 	if o.Tokenizers <= 0 {
 		o.Tokenizers = runtime.GOMAXPROCS(0)
 	}
-	c := &Classifier{models: models, engine: engine, o: o, full: make([]int, len(models)), student: make([]int,
+	c := &Classifier{models: models, o: o, full: make([]int, len(models)), student: make([]int,
 		len(models))}
 	c.work = sync.NewCond(&c.mu)
 	for i := range models {
@@ -206,7 +212,7 @@ func (c *Classifier) start(jobs []*Job) {
 	began := time.Now()
 	works := make([]*work, 0, len(jobs))
 	texts := make([][]byte, 0, len(jobs))
-	dog := c.engine.dog.Watch("decode", ofReading(jobs[0].Record))
+	dog := c.o.Watchdog.Watch("decode", ofReading(jobs[0].Record))
 	defer dog.End()
 	for i, j := range jobs {
 		if i > 0 {
@@ -262,9 +268,9 @@ func (c *Classifier) start(jobs []*Job) {
 // ask asks the m-th model for its verdict. unsure is what its student has said; nil: nothing.
 func (c *Classifier) ask(w *work, m int, unsure *model.Verdict) {
 	s, e := &c.models[m].Step, &w.encoded[c.full[m]]
-	c.submit(w, s, e, func(a Answer) {
-		v, err := c.verdict(w, s, c.models[m].Name, e, a)
-		c.decide(w, m, Decision{Verdict: v, Tag: s.Tag, Route: routeOf(a, ByModel), Unsure: unsure}, err)
+	c.submit(w, s, e, func(logits [][]float32, cached bool, err error) {
+		v, err := c.verdict(w, s, c.models[m].Name, e, logits, err)
+		c.decide(w, m, Decision{Verdict: v, Tag: s.Tag, Route: routeOf(cached, ByModel), Unsure: unsure}, err)
 	})
 }
 
@@ -272,8 +278,8 @@ func (c *Classifier) ask(w *work, m int, unsure *model.Verdict) {
 // that fails on a text is not sure of it.
 func (c *Classifier) askStudent(w *work, m int) {
 	s, e := c.models[m].Student, &w.encoded[c.student[m]]
-	c.submit(w, &s.Step, e, func(a Answer) {
-		v, err := c.verdict(w, &s.Step, c.models[m].Name, e, a)
+	c.submit(w, &s.Step, e, func(logits [][]float32, cached bool, err error) {
+		v, err := c.verdict(w, &s.Step, c.models[m].Name, e, logits, err)
 		if err != nil || v.Confidence < s.Threshold {
 			c.o.Metrics.student.WithLabelValues(c.models[m].Name, "unsure").Inc()
 			if err != nil {
@@ -284,23 +290,19 @@ func (c *Classifier) askStudent(w *work, m int) {
 			return
 		}
 		c.o.Metrics.student.WithLabelValues(c.models[m].Name, "final").Inc()
-		c.decide(w, m, Decision{Verdict: v, Tag: s.Tag, Route: routeOf(a, ByStudent)}, nil)
+		c.decide(w, m, Decision{Verdict: v, Tag: s.Tag, Route: routeOf(cached, ByStudent)}, nil)
 	})
 }
 
-func routeOf(a Answer, otherwise Route) Route {
-	if a.Cached {
+func routeOf(cached bool, otherwise Route) Route {
+	if cached {
 		return ByCache
 	}
 	return otherwise
 }
 
-func (c *Classifier) submit(w *work, s *Step, e *tokenize.Encoded, done func(Answer)) {
-	rows := make([]Row, len(e.Windows))
-	for k := range rows {
-		rows[k] = e.Windows[k].IDs
-	}
-	c.engine.Submit(Ask{Model: s.Engine, Rows: rows, Urgent: w.urgent, Since: w.job.Record.Timestamp, Done: done})
+func (c *Classifier) submit(w *work, s *Step, e *tokenize.Encoded, done func([][]float32, bool, error)) {
+	s.Ask(e.Windows, w.urgent, w.job.Record.Timestamp, done)
 }
 
 // openSafely is open, whose panic is its record's fault.
@@ -386,17 +388,17 @@ func (c *Classifier) decide(w *work, m int, d Decision, err error) {
 }
 
 // verdict makes sense of logits. A panic over one text is that text's fault, not the worker's.
-func (c *Classifier) verdict(w *work, s *Step, name string, e *tokenize.Encoded, a Answer) (v model.Verdict,
-	err error) {
-	if a.Err != nil {
-		return v, a.Err
+func (c *Classifier) verdict(w *work, s *Step, name string, e *tokenize.Encoded, logits [][]float32,
+	asked error) (v model.Verdict, err error) {
+	if asked != nil {
+		return v, asked
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = Panicked("judge", fmt.Sprintf("model %s: %v", name, p))
 		}
 	}()
-	if v, err = s.Judge.Verdict(w.text, *e, a.Logits); err != nil {
+	if v, err = s.Judge.Verdict(w.text, *e, logits); err != nil {
 		err = Faultf(Poison, "judge", "no-verdict", "model %s: %w", name, err)
 	}
 	return v, err

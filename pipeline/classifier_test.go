@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,9 +65,8 @@ type wordRunner struct {
 	broken *bool
 }
 
-func (r wordRunner) Bind() error  { return nil }
-func (r wordRunner) Close() error { return nil }
-func (r wordRunner) Run(ctx context.Context, rows []Row) ([][]float32, error) {
+// run is what an engine runs, see classifier_engine_test.go.
+func (r wordRunner) run(rows [][]int32) ([][]float32, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	*r.runs = append(*r.runs, len(rows))
@@ -99,32 +97,42 @@ type bench struct {
 	limit   int // of the output topic
 }
 
-func newBench(t testing.TB, models int) *bench {
+// startEngine makes an engine whose models all run rows by run, and a function that closes it. Set by
+// classifier_engine_test.go, in the package that may import the engine.
+var startEngine engineStarter
+
+type engineStarter = func(t testing.TB, names []string, cacheBytes int, run func([][]int32) ([][]float32, error),
+	m *StageMetrics, dog *Watchdog, fail func(error)) ([]Asker, func())
+
+// StartEngine sets startEngine.
+func StartEngine(f engineStarter) { startEngine = f }
+
+func newBench(t testing.TB, models int) *bench { return newCachingBench(t, models, 0) }
+
+func newCachingBench(t testing.TB, models, cacheBytes int) *bench {
 	b := &bench{tok: &wordTokenizer{}, failure: make(chan error, 100)}
 	metrics := NewMetrics(prometheus.NewRegistry())
+	fail := func(err error) { b.failure <- err }
+	dog := NewWatchdog(WatchdogOptions{Timeout: 30 * time.Second, Grace: 10 * time.Second, Wedged: fail})
 	var mu sync.Mutex
-	var em []EngineModel
-	var cm []ClassifierModel
+	var names []string
 	for i := range models {
-		name := fmt.Sprintf("m%d", i)
-		em = append(em, EngineModel{Name: name, Probe: Row{1}, Open: func(int) (Runner, error) {
-			return wordRunner{&mu, &b.runs, &b.broken}, nil
-		}})
+		names = append(names, fmt.Sprintf("m%d", i))
+	}
+	askers, closeEngine := startEngine(t, names, cacheBytes, wordRunner{&mu, &b.runs, &b.broken}.run,
+		metrics.StageMetrics, dog, fail)
+	var cm []ClassifierModel
+	for i, name := range names {
 		judge, err := model.NewJudge(&model.Model{Name: name, Task: model.TextClassification,
 			Labels: []string{"NEGATIVE", "POSITIVE"}}, b.tok, model.JudgeOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		cm = append(cm, ClassifierModel{Name: name, Step: Step{Engine: i, Tag: name + "@0123456789ab", Tokenizer: b.tok,
+		cm = append(cm, ClassifierModel{Name: name, Step: Step{Ask: askers[i], Tag: name + "@0123456789ab", Tokenizer: b.tok,
 			Judge: judge, Options: tokenize.Options{MaxTokens: 6}}})
 	}
-	engine, err := NewEngine(em, EngineOptions{Runners: 2, BatchTokens: 256, Metrics: metrics,
-		Fail: func(err error) { b.failure <- err }})
-	if err != nil {
-		t.Fatal(err)
-	}
 	b.runs = nil
-	b.c = NewClassifier(cm, engine, ClassifierOptions{
+	b.c = NewClassifier(cm, ClassifierOptions{
 		Decoder: Decoder{Format: JSON, Path: []string{"text"}, Field: "inference", MaxDepth: 512},
 		Writer: Writer{Format: JSON, Output: "out", DeadLetters: "dlq", Field: "inference",
 			MaxBytes: func(topic string) int {
@@ -133,9 +141,9 @@ func newBench(t testing.TB, models int) *bench {
 				}
 				return 0
 			}},
-		MaxTextBytes: 60, Metrics: metrics, Tokenizers: 2,
+		MaxTextBytes: 60, Metrics: metrics, Tokenizers: 2, Watchdog: dog,
 	})
-	t.Cleanup(func() { b.c.Close(); engine.Close() })
+	t.Cleanup(func() { b.c.Close(); closeEngine() })
 	return b
 }
 
@@ -346,7 +354,7 @@ func TestAStudentIsAskedFirst(t *testing.T) {
 	full, student := b.c.models[0], b.c.models[1]
 	// The fake models are surer the longer the first word is: 1 letter 0.88, 2 letters 0.982.
 	full.Student = &Student{Step: student.Step, Threshold: 0.95}
-	c := NewClassifier([]ClassifierModel{full}, b.c.engine, b.c.o)
+	c := NewClassifier([]ClassifierModel{full}, b.c.o)
 	defer c.Close()
 	b.c.Close()
 	b.c = c

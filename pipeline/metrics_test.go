@@ -26,7 +26,6 @@ func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	m.Rebalanced()
 	m.Retried("join", 27)
 	m.Joined(true)
-	m.ModelLoaded("sentiment", "sentiment@0", "0", "cpu", "int8", "packed")
 	m.transaction(nil, time.Second)
 	m.transaction(Faultf(Transient, "commit", "aborted", "x"), time.Second)
 	m.durable(&entries[0].record, &Outcome{Disposition: DeadLetter, Fault: Faultf(Poison, "decode", "invalid-json",

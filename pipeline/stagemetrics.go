@@ -149,6 +149,11 @@ func (m *StageMetrics) durable(r *Record, o *Outcome, arrived, now time.Time) {
 	}
 }
 
+// Duration is where the time goes, in seconds, that a batch or a record spends in a stage: queue, tokenize, infer.
+func (m *StageMetrics) Duration(stage string) prometheus.Observer {
+	return m.stage.WithLabelValues(stage)
+}
+
 // Rebalanced counts a join of the group. For the Kafka client's observer.
 func (m *StageMetrics) Rebalanced() { m.rebalances.Inc() }
 

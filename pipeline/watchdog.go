@@ -8,7 +8,7 @@ import (
 
 // This file owns the watchdog: an eye on what is done to records by code that nobody can interrupt. A model's run is
 // told to end when its time is over; a tokenizer, a JSON parser or a rule cannot even be told. Whatever goes on for
-// longer than EngineOptions.Timeout and Grace together has a thread that cannot be got back, and the process must be
+// longer than WatchdogOptions.Timeout and Grace together has a thread that cannot be got back, and the process must be
 // left.
 
 // graceSteps are the steps in which Grace is counted. Each begins when the one before has been noticed: a process that
@@ -92,10 +92,6 @@ func (w *Watch) look() {
 }
 
 // What is being done, as sentences name it.
-
-func ofRun(rows int) func() string {
-	return func() string { return fmt.Sprintf("a model has been running on %d rows", rows) }
-}
 
 func ofVerdicts(texts int) func() string {
 	return func() string { return fmt.Sprintf("verdicts on %d texts have been made", texts) }
