@@ -25,7 +25,7 @@ import (
 	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
 	"sluice/model/ort"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
@@ -135,15 +135,15 @@ func measure(dir string, words []string, seconds float64, rounds, partitions int
 	for _, text := range sequence.Sample(4000) {
 		texts = append(texts, []byte(text))
 	}
-	var rows []pipeline.Row
+	var rows []engine.Input
 	tokens := 0
 	for _, e := range tok.Encode(texts, tokenize.Options{MaxTokens: m.MaxTokens}) {
-		rows = append(rows, e.Windows[0].IDs)
+		rows = append(rows, &e.Windows[0])
 		tokens += len(e.Windows[0].IDs)
 	}
 	perMessage := float64(tokens) / float64(len(rows))
 
-	session, err := ort.Open(m, ort.Options{Device: "cpu", Runners: ort.DefaultRunners()})
+	session, err := ort.Open(m, engine.RuntimeOptions{Device: "cpu", Runners: ort.DefaultRunners()})
 	if err != nil {
 		return "", err
 	}

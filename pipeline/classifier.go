@@ -26,9 +26,9 @@ type ClassifierModel struct {
 	rule string // the verdict's name in rules
 }
 
-// Asker asks a model for the logits of a text's windows; done is called once, with one slice a window, or with an error.
-// cached: no window had to be run. What package engine's Handle.Submit does, in terms of this package, which cannot
-// import that one.
+// Asker asks a model for the logits of a text's windows; done is called once, with one slice a window, or with an
+// error. cached: no window had to be run. What package engine's Handle.Submit does, in terms of this package, which
+// cannot import that one.
 type Asker func(windows []tokenize.Encoding, urgent bool, since time.Time,
 	done func(logits [][]float32, cached bool, err error))
 

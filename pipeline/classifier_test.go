@@ -128,8 +128,9 @@ func newCachingBench(t testing.TB, models, cacheBytes int) *bench {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cm = append(cm, ClassifierModel{Name: name, Step: Step{Ask: askers[i], Tag: name + "@0123456789ab", Tokenizer: b.tok,
-			Judge: judge, Options: tokenize.Options{MaxTokens: 6}}})
+		cm = append(cm, ClassifierModel{Name: name, Step: Step{Ask: askers[i], Tag: name + "@0123456789ab",
+			Tokenizer: b.tok,
+			Judge:     judge, Options: tokenize.Options{MaxTokens: 6}}})
 	}
 	b.runs = nil
 	b.c = NewClassifier(cm, ClassifierOptions{

@@ -19,7 +19,7 @@ import (
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
 	"sluice/model/ort"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // This file measures the model alone, the ceiling for every worker, and how throughput grows with cores and workers.
@@ -135,7 +135,7 @@ func (o *engineOptions) checkEngine() error {
 }
 
 // openEngine loads the model and its rows.
-func (o *engineOptions) openEngine() (session *ort.Session, counter *tokenCounter, rows []pipeline.Row,
+func (o *engineOptions) openEngine() (session engine.Session, counter *tokenCounter, rows []engine.Input,
 	rep *engineReport, err error) {
 	dir, err := defaultBenchModel(o.model)
 	if err != nil {
@@ -154,14 +154,14 @@ func (o *engineOptions) openEngine() (session *ort.Session, counter *tokenCounte
 		tokens, ids, err = counter.count(texts)
 	}
 	if err == nil {
-		session, err = ort.Open(counter.model, ort.Options{Device: "cpu"})
+		session, err = modelRuntime.Open(counter.model, engine.RuntimeOptions{Device: "cpu"})
 	}
 	if err != nil {
 		counter.tokenizer.Close()
 		return nil, nil, nil, nil, err
 	}
 	for _, r := range ids {
-		rows = append(rows, r)
+		rows = append(rows, engine.Tokens(r))
 	}
 	rep = &engineReport{Date: time.Now().UTC(), Machine: benchMachine(), Model: counter.described,
 		Provider: session.Provider(), Material: material, Tokens: tokens, Rounds: o.rounds}
@@ -169,7 +169,7 @@ func (o *engineOptions) openEngine() (session *ort.Session, counter *tokenCounte
 }
 
 // line is one measurement of the bare loop.
-func (o *engineOptions) line(ctx context.Context, session *ort.Session, rows []pipeline.Row, runners, budget int) (
+func (o *engineOptions) line(ctx context.Context, session engine.Session, rows []engine.Input, runners, budget int) (
 	bare.Result, error) {
 	return bare.Run(ctx, rows, bare.Options{Runners: runners, BatchTokens: budget, Window: o.window, Length: o.length,
 		Open: session.NewRunner, Warm: session.Warmup})

@@ -13,6 +13,7 @@ import (
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
+	"sluice/pipeline/engine"
 )
 
 // This file sizes a deployment: how many cores a rate needs. The arithmetic is in sizeFor, which is pure.
@@ -162,10 +163,11 @@ func (o *sizeOptions) measureCore(ctx context.Context) (r bare.Result, rss float
 	// Stretched or cut to the mean asked for, with the spread that they have: tokens cost the same whatever they say.
 	factor := o.tokens / rep.Tokens.Mean
 	for i, row := range rows {
-		n := min(counter.model.MaxTokens, max(1, int(math.Round(float64(len(row))*factor))))
-		long := make([]int32, n)
+		ids := row.(engine.Tokens)
+		n := min(counter.model.MaxTokens, max(1, int(math.Round(float64(len(ids))*factor))))
+		long := make(engine.Tokens, n)
 		for k := range long {
-			long[k] = row[k%len(row)]
+			long[k] = ids[k%len(ids)]
 		}
 		rows[i] = long
 	}

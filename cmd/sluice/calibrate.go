@@ -14,13 +14,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"sluice/model"
 	"sluice/model/calibrate"
 	"sluice/model/ort"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // This file makes a model's scores mean what they say: it runs the model on labelled texts, has a calibration fitted to
@@ -218,23 +217,24 @@ func openLabelled(name string, m *model.Model) (*labelledFile, error) {
 // judgeLabelled runs the model on every text. Logits are raw: a calibration that the model has is a judge's affair.
 func judgeLabelled(ctx context.Context, m *loadedModel, files []*labelledFile, st steps) error {
 	failed := make(chan error, 1)
-	engine, err := newEngine([]*loadedModel{m}, false, pipeline.EngineOptions{
-		BatchTokens: pipeline.DefaultBatchTokens, Runners: ort.DefaultRunners(),
-		Metrics: pipeline.NewMetrics(prometheus.NewRegistry()),
-		Fail: func(err error) {
-			select {
-			case failed <- err:
-			default:
-			}
-		},
+	fail := func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}
+	const runTimeout = 30 * time.Second
+	eng, err := newEngine(ctx, []*loadedModel{m}, engine.Options{
+		BatchTokens: engine.DefaultBatchTokens, Devices: devices(ort.DefaultRunners()), Timeout: runTimeout,
+		Watchdog: newWatchdog(runTimeout, sayAnd(fail)), Metrics: toolMetrics(), Fail: fail,
 	})
 	if err != nil {
 		return err
 	}
-	defer engine.Close()
+	defer eng.Close()
 	for _, f := range files {
 		end := st.begin("judging %d texts of %s", len(f.texts), f.name)
-		err := f.judge(ctx, m, engine, failed)
+		err := f.judge(ctx, m, failed)
 		end()
 		if err != nil {
 			return err

@@ -8,7 +8,7 @@ import (
 
 	"sluice/model"
 	"sluice/model/calibrate"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 )
 
@@ -24,7 +24,7 @@ type judgedText struct {
 // mostWaiting bounds the texts whose rows wait for a runner.
 const mostWaiting = 256
 
-func (f *labelledFile) judge(ctx context.Context, m *loadedModel, engine *pipeline.Engine, failed <-chan error) error {
+func (f *labelledFile) judge(ctx context.Context, m *loadedModel, failed <-chan error) error {
 	options := m.tokenizeOptions()
 	options.Offsets = m.judge.NeedsOffsets()
 	f.judged = make([]judgedText, len(f.texts))
@@ -51,12 +51,8 @@ func (f *labelledFile) judge(ctx context.Context, m *loadedModel, engine *pipeli
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		rows := make([]pipeline.Row, len(t.encoded.Windows))
-		for k := range rows {
-			rows[k] = t.encoded.Windows[k].IDs
-		}
 		done.Add(1)
-		engine.Submit(pipeline.Ask{Rows: rows, Done: func(a pipeline.Answer) {
+		m.handle.Submit(engine.Ask{Inputs: inputsOf(t.encoded.Windows), Done: func(a engine.Answer) {
 			t.logits = a.Logits
 			if a.Err != nil {
 				mu.Lock()

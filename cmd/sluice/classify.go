@@ -11,12 +11,14 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // This file is the worker without Kafka: the same stage, with lines of a file as its source and lines of standard
@@ -149,15 +151,21 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 		return err
 	}
 	metrics := pipeline.NewMetrics(prometheus.NewRegistry())
-	var stage *pipeline.Stage // set before the engine gets its first row
-	engine, err := newEngine(models, false, pipeline.EngineOptions{
-		Runners: runnersOf(s.Runners), BatchTokens: pipeline.DefaultBatchTokens, Timeout: s.RunTimeout,
-		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
+	var stage atomic.Pointer[pipeline.Stage] // set before the engine gets its first row
+	fail := func(err error) {
+		if st := stage.Load(); st != nil {
+			st.Fail(err)
+		}
+	}
+	dog := newWatchdog(s.RunTimeout, sayAnd(fail))
+	eng, err := newEngine(ctx, models, engine.Options{
+		Devices: devices(runnersOf(s.Runners)), BatchTokens: engine.DefaultBatchTokens, Timeout: s.RunTimeout,
+		Watchdog: dog, Metrics: toolMetrics(), Fail: fail,
 	})
 	if err != nil {
 		return err
 	}
-	defer engine.Close()
+	defer eng.Close()
 	s.Output.Topic, s.DeadLetter.Topic = linesOut, linesBad
 	p := &lineProcessor{format: o.format, bad: pipeline.Writer{DeadLetters: linesBad}}
 	for _, format := range []pipeline.Format{pipeline.JSON, pipeline.Text} {
@@ -166,7 +174,7 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 		if err != nil {
 			return err
 		}
-		c, err := newClassifier(models, engine, s, w, metrics)
+		c, err := newClassifier(models, s, w, dog, metrics)
 		if err != nil {
 			return err
 		}
@@ -244,16 +252,17 @@ var lines = pipeline.TopicPartition{Topic: linesIn}
 // longestLine bounds the memory for one line; what is longer is not judged.
 const longestLine = 16 << 20
 
-// runLines runs a stage from in to out. *stage is set before anything runs.
+// runLines runs a stage from in to out. stage is set before anything runs.
 func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Processor, limits pipeline.Limits,
-	m *pipeline.Metrics, errw io.Writer, stage **pipeline.Stage) error {
+	m *pipeline.Metrics, errw io.Writer, stage *atomic.Pointer[pipeline.Stage]) error {
 	src := &lineSource{in: in, written: make(chan int64, 1)}
 	sink := &lineSink{out: bufio.NewWriterSize(out, 1<<16), written: src.written}
-	*stage = pipeline.NewStage(p, sink, pipeline.StageOptions{
+	st := pipeline.NewStage(p, sink, pipeline.StageOptions{
 		Limits: limits, CommitInterval: 20 * time.Millisecond, Metrics: m.StageMetrics,
 		Logger: slog.New(slog.NewTextHandler(errw, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
-	if err := (*stage).Run(ctx, src); err != nil {
+	stage.Store(st)
+	if err := st.Run(ctx, src); err != nil {
 		return err
 	}
 	if src.err != nil {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func (e *echo) Process(j *pipeline.Job) {
 
 func runEcho(ctx context.Context, in io.Reader, out io.Writer, limits pipeline.Limits) (string, error) {
 	var errw bytes.Buffer
-	var stage *pipeline.Stage
+	var stage atomic.Pointer[pipeline.Stage]
 	p := &echo{writer: pipeline.Writer{DeadLetters: linesBad}}
 	err := runLines(ctx, in, out, p, limits, pipeline.NewMetrics(prometheus.NewRegistry()), &errw, &stage)
 	p.wg.Wait()

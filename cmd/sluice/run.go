@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +16,7 @@ import (
 
 	"sluice/model/ort"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
 )
@@ -257,23 +259,29 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 	}
 
 	srv.enter("starting: warming up models")
-	var stage *pipeline.Stage // set before the engine gets its first row
+	var stage atomic.Pointer[pipeline.Stage] // set before the engine gets its first row
+	fail := func(err error) {
+		if st := stage.Load(); st != nil {
+			st.Fail(err)
+		}
+	}
+	dog := newWatchdog(s.RunTimeout, func(err error) {
+		fail(err)
+		o.log.Error("ending the process: something hangs that cannot be ended", "error", err)
+	})
 	end := o.steps.begin("warming up")
-	engine, err := newEngine(models, true, pipeline.EngineOptions{
-		Runners: runners, BatchTokens: s.BatchTokens, Deadline: s.Deadline, CacheBytes: int(s.Cache.MaxBytes),
-		Timeout: s.RunTimeout,
-		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
-		Wedged: func(err error) {
-			o.log.Error("ending the process: something hangs that cannot be ended", "error",
-				err)
-		},
+	eng, err := newEngine(ctx, models, engine.Options{
+		Devices: devices(runners), BatchTokens: s.BatchTokens, Warm: true, Deadline: s.Deadline,
+		CacheBytes: int(s.Cache.MaxBytes), Timeout: s.RunTimeout, Watchdog: dog,
+		Metrics: engine.NewMetrics(reg, metrics.StageMetrics), Fail: fail,
 	})
 	end()
 	if err != nil {
 		return nil, nil, err
 	}
-	closers = append(closers, engine.Close)
-	for i, b := range engine.Budgets() {
+	closers = append(closers, eng.Close)
+	for i, m := range withStudents(models) {
+		b := m.handle.Budget()
 		pages[i].BatchTokens = b.Tokens
 		pages[i].BatchMeasured = b.Curve
 		o.log.Info("token budget of a batch", "model", b.Model, "tokens", b.Tokens, "measured", b.Curve != nil)
@@ -293,15 +301,16 @@ func newClassifyStage(ctx context.Context, s *Settings, kc kafka.Config, plan *e
 	if err != nil {
 		return nil, nil, err
 	}
-	classifier, err := newClassifier(models, engine, s, writer, metrics)
+	classifier, err := newClassifier(models, s, writer, dog, metrics)
 	if err != nil {
 		return nil, nil, err
 	}
 	closers = append(closers, classifier.Close)
-	stage = pipeline.NewStage(wrapProcessor(classifier), client, pipeline.StageOptions{
+	st := pipeline.NewStage(wrapProcessor(classifier), client, pipeline.StageOptions{
 		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval,
 		Grace: o.grace, Replace: writer.Replace, Panicked: writer.Panicked, Quarantine: writer.Quarantine,
 		Metrics: metrics.StageMetrics, Logger: o.log,
 	})
-	return &workerStage{name: "classify", stage: stage, source: client, close: closeAll}, pages, nil
+	stage.Store(st)
+	return &workerStage{name: "classify", stage: st, source: client, close: closeAll}, pages, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // This file owns the HTTP endpoints. They answer from the moment the worker starts, so that a slow start can be
@@ -62,20 +63,20 @@ type statusPage struct {
 
 // modelPage is one loaded model in /status.
 type modelPage struct {
-	Name          string                 `json:"name"`
-	Field         string                 `json:"field"`
-	Model         string                 `json:"model"` // as verdicts name it
-	Digest        string                 `json:"digest"`
-	Task          string                 `json:"task"`
-	Labels        []string               `json:"labels"`
-	MaxTokens     int                    `json:"max_tokens"`
-	Layout        string                 `json:"layout"`
-	Precision     string                 `json:"precision"`
-	Provider      string                 `json:"provider"`
-	BatchTokens   int                    `json:"batch_tokens"`                    // token budget of one run
-	BatchMeasured []pipeline.BudgetPoint `json:"batch_tokens_measured,omitempty"` // what it was chosen from
-	Directory     string                 `json:"directory"`
-	Warnings      []string               `json:"warnings,omitempty"`
+	Name          string               `json:"name"`
+	Field         string               `json:"field"`
+	Model         string               `json:"model"` // as verdicts name it
+	Digest        string               `json:"digest"`
+	Task          string               `json:"task"`
+	Labels        []string             `json:"labels"`
+	MaxTokens     int                  `json:"max_tokens"`
+	Layout        string               `json:"layout"`
+	Precision     string               `json:"precision"`
+	Provider      string               `json:"provider"`
+	BatchTokens   int                  `json:"batch_tokens"`                    // token budget of one run
+	BatchMeasured []engine.BudgetPoint `json:"batch_tokens_measured,omitempty"` // what it was chosen from
+	Directory     string               `json:"directory"`
+	Warnings      []string             `json:"warnings,omitempty"`
 }
 
 // startServer listens and serves. address "off" gives a server that answers nobody.

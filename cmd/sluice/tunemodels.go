@@ -10,13 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
 	"sluice/model/tune"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 )
 
@@ -105,12 +103,12 @@ type tuneRun struct {
 // said is one model's part of a run.
 type said struct {
 	verdicts []model.Verdict
-	rows     [][]pipeline.Row // of each text
+	rows     [][]engine.Input // of each text
 }
 
 func (s *said) tokens(i int) (n int) {
 	for _, r := range s.rows[i] {
-		n += len(r)
+		n += r.Cost()
 	}
 	return n
 }
@@ -127,25 +125,24 @@ func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, prompt
 	all := withStudents(models)
 	ctx, broken := context.WithCancelCause(ctx)
 	defer broken(nil)
-	engine, err := newEngine(models, length > 0, pipeline.EngineOptions{
-		Runners: runners, BatchTokens: c.BatchTokens, Timeout: c.RunTimeout,
-		Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Fail: func(err error) { broken(err) },
+	eng, err := newEngine(ctx, models, engine.Options{
+		Devices: devices(runners), BatchTokens: c.BatchTokens, Warm: length > 0, Timeout: c.RunTimeout,
+		Watchdog: newWatchdog(c.RunTimeout, sayAnd(broken)), Metrics: toolMetrics(), Fail: broken,
 	})
 	if err != nil {
 		return nil, err
 	}
-	closed := sync.OnceFunc(engine.Close)
+	closed := sync.OnceFunc(eng.Close)
 	defer closed()
 	answers := make([]*said, len(all))
 	for i, m := range all {
 		end := st.begin("%d texts through %s", len(texts), m.settings.Path)
-		answers[i], err = askAll(ctx, engine, i, m, texts, int(c.Input.MaxTextBytes))
+		answers[i], err = askAll(ctx, m, texts, int(c.Input.MaxTextBytes))
 		end()
 		if err != nil {
 			return nil, err
 		}
 	}
-	budgets := engine.Budgets()
 	closed()
 
 	run := &tuneRun{samples: make([]tune.Sample, len(texts)), model: all[0].tag()}
@@ -166,7 +163,7 @@ func runModels(ctx context.Context, c *loaded, at int, texts []tune.Text, prompt
 		run.how = "not measured (--seconds 0)"
 		return run, nil
 	}
-	return run, run.measure(ctx, all, answers, budgets, texts, runners, length, st)
+	return run, run.measure(ctx, all, answers, texts, runners, length, st)
 }
 
 // verdictOf is what decides about a route: the label, or the entities, and how sure the model is.
@@ -183,8 +180,7 @@ func verdictOf(v *model.Verdict) tune.Verdict {
 
 // askAll judges every text with one model, as the classifier does. A text that cannot be judged is an error with its
 // line.
-func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedModel, texts []tune.Text, maxBytes int) (
-	*said, error) {
+func askAll(ctx context.Context, m *loadedModel, texts []tune.Text, maxBytes int) (*said, error) {
 	clean := make([][]byte, len(texts))
 	for i := range texts {
 		clean[i] = tokenize.Clean([]byte(texts[i].Text), maxBytes).Bytes
@@ -192,7 +188,7 @@ func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedMo
 	options := m.tokenizeOptions()
 	options.Offsets = m.judge.NeedsOffsets()
 	encoded := m.tokenizer.Encode(clean, options)
-	s := &said{verdicts: make([]model.Verdict, len(texts)), rows: make([][]pipeline.Row, len(texts))}
+	s := &said{verdicts: make([]model.Verdict, len(texts)), rows: make([][]engine.Input, len(texts))}
 	errs := make([]error, len(texts))
 	done := make(chan struct{})
 	var left atomic.Int64
@@ -207,12 +203,8 @@ func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedMo
 			finish()
 			continue
 		}
-		rows := make([]pipeline.Row, len(encoded[i].Windows))
-		for k := range rows {
-			rows[k] = encoded[i].Windows[k].IDs
-		}
-		s.rows[i] = rows
-		engine.Submit(pipeline.Ask{Model: index, Rows: rows, Done: func(a pipeline.Answer) {
+		s.rows[i] = inputsOf(encoded[i].Windows)
+		m.handle.Submit(engine.Ask{Inputs: s.rows[i], Done: func(a engine.Answer) {
 			defer finish()
 			if errs[i] = a.Err; a.Err == nil {
 				s.verdicts[i], errs[i] = m.judge.Verdict(clean[i], encoded[i], a.Logits)
@@ -238,15 +230,13 @@ func askAll(ctx context.Context, engine *pipeline.Engine, index int, m *loadedMo
 }
 
 // measure times tokenizers and models, each alone. all[0] is the full model.
-func (run *tuneRun) measure(ctx context.Context, all []*loadedModel, answers []*said, budgets []pipeline.Budget,
+func (run *tuneRun) measure(ctx context.Context, all []*loadedModel, answers []*said,
 	texts []tune.Text, runners int, length time.Duration, st steps) error {
 	for i, m := range all {
 		end := st.begin("measuring %s for %v", m.settings.Path, length)
 		r, err := bare.Run(ctx, slices.Concat(answers[i].rows...), bare.Options{
-			Runners: runners, BatchTokens: budgets[i].Tokens, Length: length, Open: func(n int) (pipeline.Runner,
-				error) {
-				return m.session.NewRunner(n)
-			}, Warm: m.session.Warmup,
+			Runners: runners, BatchTokens: m.handle.Budget().Tokens, Length: length, Open: m.session.NewRunner,
+			Warm: m.session.Warmup,
 		})
 		end()
 		if err != nil {

@@ -13,9 +13,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/pipeline/kafka"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
@@ -26,6 +29,9 @@ import (
 // initOnnxRuntime loads ONNX Runtime: the file that SLUICE_ONNXRUNTIME names, else lib/libonnxruntime.so.1 beside the
 // binary.
 func initOnnxRuntime() error { return ort.Init("") }
+
+// modelRuntime is what runs models, once initOnnxRuntime has been called. Tests put another one around it.
+var modelRuntime engine.Runtime = ort.Runtime{}
 
 // executableDir is the directory of the binary, links resolved.
 func executableDir() (string, error) {
@@ -47,13 +53,15 @@ type loadedModel struct {
 	model     *model.Model
 	tokenizer tokenize.Tokenizer
 	judge     *model.Judge
-	session   *ort.Session
-	student   *loadedModel // asked first; nil: none
-	note      string       // of the self-test, where there was nothing to test
+	session   engine.Session
+	handle    *engine.Handle // in the engine; nil before newEngine
+	student   *loadedModel   // asked first; nil: none
+	note      string         // of the self-test, where there was nothing to test
 }
 
-// openModel reads, verifies, loads and self-tests one model.
-func openModel(ctx context.Context, s ModelSettings, o ort.Options, st steps) (_ *loadedModel, err error) {
+// openModel reads, verifies, loads and self-tests one model. runTimeout is for each text of the self-test.
+func openModel(ctx context.Context, s ModelSettings, o engine.RuntimeOptions, runTimeout time.Duration, st steps) (
+	_ *loadedModel, err error) {
 	l := &loadedModel{settings: s}
 	defer func() {
 		if err != nil {
@@ -90,13 +98,15 @@ func openModel(ctx context.Context, s ModelSettings, o ort.Options, st steps) (_
 		}
 	}
 	end = st.begin("loading %s", s.Path)
-	l.session, err = ort.Open(l.model, o)
+	l.session, err = modelRuntime.Open(l.model, o)
 	end()
 	if err != nil {
 		return nil, err
 	}
 	end = st.begin("self-test of %s", s.Path)
+	ctx, cancel := context.WithTimeout(ctx, runTimeout*time.Duration(l.goldenTexts()))
 	l.note, err = l.session.SelfTest(ctx, l.tokenizer)
+	cancel()
 	end()
 	return l, err
 }
@@ -145,12 +155,20 @@ func (l *loadedModel) warnings() []string {
 	return w
 }
 
-// probe is a row that is known to work: the first golden text, or one letter where the model has none.
-func (l *loadedModel) probe() pipeline.Row {
-	if m := l.model.Manifest; m != nil && m.Golden != nil && len(m.Golden.Texts) > 0 {
-		return m.Golden.Texts[0].InputIDs
+// goldenTexts is how many texts the self-test runs; 1 where there are none.
+func (l *loadedModel) goldenTexts() int {
+	if m := l.model.Manifest; m != nil && m.Golden != nil {
+		return max(1, len(m.Golden.Texts))
 	}
-	return l.tokenizer.Encode([][]byte{[]byte("a")}, tokenize.Options{MaxTokens: l.model.MaxTokens})[0].Windows[0].IDs
+	return 1
+}
+
+// probe is a row that is known to work: the first golden text, or one letter where the model has none.
+func (l *loadedModel) probe() engine.Input {
+	if m := l.model.Manifest; m != nil && m.Golden != nil && len(m.Golden.Texts) > 0 {
+		return engine.Tokens(m.Golden.Texts[0].InputIDs)
+	}
+	return &l.tokenizer.Encode([][]byte{[]byte("a")}, tokenize.Options{MaxTokens: l.model.MaxTokens})[0].Windows[0]
 }
 
 // openModels opens every model of a configuration, students included, which stand behind the model that they belong to.
@@ -167,8 +185,8 @@ func openModels(ctx context.Context, settings []ModelSettings, runners int, runT
 			errs = append(errs, err)
 			break
 		}
-		o := ort.Options{Device: s.Device, DeviceFallback: s.DeviceFallback, Runners: runners, RunTimeout: runTimeout}
-		m, err := openModel(ctx, s, o, st)
+		o := engine.RuntimeOptions{Device: s.Device, DeviceFallback: s.DeviceFallback, Runners: runners}
+		m, err := openModel(ctx, s, o, runTimeout, st)
 		if err != nil {
 			errs = append(errs, unfault(err))
 			continue
@@ -177,7 +195,7 @@ func openModels(ctx context.Context, settings []ModelSettings, runners int, runT
 		if s.Student == "" {
 			continue
 		}
-		if m.student, err = openStudent(ctx, m, o, st); err != nil {
+		if m.student, err = openStudent(ctx, m, o, runTimeout, st); err != nil {
 			errs = append(errs, fmt.Errorf("student of model %s: %w", s.Name, unfault(err)))
 		}
 	}
@@ -189,10 +207,11 @@ func openModels(ctx context.Context, settings []ModelSettings, runners int, runT
 }
 
 // openStudent opens the smaller model that is asked before m. It must decide the same question.
-func openStudent(ctx context.Context, m *loadedModel, o ort.Options, st steps) (*loadedModel, error) {
+func openStudent(ctx context.Context, m *loadedModel, o engine.RuntimeOptions, runTimeout time.Duration, st steps) (
+	*loadedModel, error) {
 	s := m.settings
 	s.Name, s.Path, s.Student = s.Name+"-student", s.Student, ""
-	student, err := openModel(ctx, s, o, st)
+	student, err := openModel(ctx, s, o, runTimeout, st)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +231,7 @@ func openStudent(ctx context.Context, m *loadedModel, o ort.Options, st steps) (
 	return student, nil
 }
 
-// withStudents is models with every student behind its model: the order of models in the engine.
+// withStudents is models with every student behind its model.
 func withStudents(models []*loadedModel) []*loadedModel {
 	var all []*loadedModel
 	for _, m := range models {
@@ -232,64 +251,94 @@ func closeModels(models []*loadedModel) {
 
 // ---- the processor
 
-// newEngine starts runners for models. warm runs the longest row on each of them first, so that buffers have their full
-// size before the first record.
-func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pipeline.Engine, error) {
-	var list []pipeline.EngineModel
-	for _, m := range withStudents(models) {
-		e := pipeline.EngineModel{Name: m.settings.Name, Digest: m.model.Digest, Open: func(n int) (pipeline.Runner,
-			error) {
-			r, err := m.session.NewRunner(n)
-			if err != nil {
-				return nil, err
-			}
-			return wrapRunner(r), nil
-		}, Probe: m.probe(), Clock: m.session.Clock()}
-		if warm {
-			e.Warm = m.session.Warmup
-		}
-		list = append(list, e)
+// newEngine makes an engine and loads models into it, each with its student.
+func newEngine(ctx context.Context, models []*loadedModel, o engine.Options) (*engine.Engine, error) {
+	all := withStudents(models)
+	list := make([]engine.Model, len(all))
+	for i, m := range all {
 		page := m.page()
-		o.Metrics.ModelLoaded(page.Name, page.Model, page.Digest, page.Provider, page.Precision, page.Layout)
+		list[i] = engine.Model{Name: page.Name, Digest: page.Digest, Session: m.session, Probe: m.probe(),
+			Tag: page.Model, Precision: model.Precision(page.Precision), Layout: m.model.Layout}
 	}
-	o.Grace = wedgedGrace
-	say := o.Wedged
-	o.Wedged = func(err error) {
-		if say != nil {
-			say(err)
-		} else {
-			fmt.Fprintf(os.Stderr, "sluice: %v\n", err)
-		}
-		// What can be ended in order ends until then; the thread that hangs cannot, and nothing that it uses may be
-		// freed.
-		time.AfterFunc(wedgedExit, func() { os.Exit(exitFailed) })
+	e := engine.New(o)
+	handles, err := e.LoadAll(ctx, list)
+	if err != nil {
+		e.Close()
+		return nil, err
 	}
-	return pipeline.NewEngine(list, o)
+	for i, m := range all {
+		m.handle = handles[i]
+	}
+	return e, nil
 }
 
-// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace EngineOptions.Grace; tests
-// are in more of a hurry.
+// devices are all that a model may run on: each with as many runners as the configuration has.
+func devices(runners int) []engine.Device {
+	return []engine.Device{{Name: "cpu", Runners: runners}, {Name: "cuda", Runners: runners}}
+}
+
+// toolMetrics are for models that run outside a worker: nobody reads them.
+func toolMetrics() *engine.Metrics {
+	reg := prometheus.NewRegistry()
+	return engine.NewMetrics(reg, pipeline.NewMetrics(reg).StageMetrics)
+}
+
+// newWatchdog makes the process's watchdog. fail is told when something hangs, and must see to it that what can be
+// ended in order is; then the process ends, because the thread that hangs cannot, and nothing that it uses may be
+// freed.
+func newWatchdog(runTimeout time.Duration, fail func(error)) *pipeline.Watchdog {
+	return pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: runTimeout, Grace: wedgedGrace,
+		Wedged: func(err error) {
+			fail(err)
+			time.AfterFunc(wedgedExit, func() { os.Exit(exitFailed) })
+		}})
+}
+
+// sayAnd says on standard error what went wrong, for tools without a log, and hands it on.
+func sayAnd(then func(error)) func(error) {
+	return func(err error) {
+		then(err)
+		fmt.Fprintf(os.Stderr, "sluice: %v\n", err)
+	}
+}
+
+// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace how much longer than
+// run_timeout it may take until then; tests are in more of a hurry.
 var (
 	wedgedExit  = 3 * time.Second
-	wedgedGrace = time.Duration(0) // the default
+	wedgedGrace = 10 * time.Second
 )
 
-// wrapRunner and wrapTokenizer are for tests that need a run, or a text, which never ends.
-var (
-	wrapRunner    = func(r pipeline.Runner) pipeline.Runner { return r }
-	wrapTokenizer = func(t tokenize.Tokenizer) tokenize.Tokenizer { return t }
-)
+// wrapTokenizer is for tests that need a text which never ends.
+var wrapTokenizer = func(t tokenize.Tokenizer) tokenize.Tokenizer { return t }
+
+// askerOf is how the classifier asks a model.
+func askerOf(h *engine.Handle) pipeline.Asker {
+	return func(windows []tokenize.Encoding, urgent bool, since time.Time, done func([][]float32, bool, error)) {
+		h.Submit(engine.Ask{Inputs: inputsOf(windows), Urgent: urgent, Since: since, Done: func(a engine.Answer) {
+			done(a.Logits, a.Cached, a.Err)
+		}})
+	}
+}
+
+// inputsOf are the windows of a text as the engine takes them.
+func inputsOf(windows []tokenize.Encoding) []engine.Input {
+	inputs := make([]engine.Input, len(windows))
+	for k := range windows {
+		inputs[k] = &windows[k]
+	}
+	return inputs
+}
 
 // newClassifier starts the processor that runs all models on every record.
-func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, w *pipeline.Writer,
+func newClassifier(models []*loadedModel, s *Settings, w *pipeline.Writer, dog *pipeline.Watchdog,
 	m *pipeline.Metrics) (*pipeline.Classifier, error) {
 	urgent, err := urgentOf(s.Urgent)
 	if err != nil {
 		return nil, err
 	}
-	all := withStudents(models)
 	step := func(m *loadedModel) pipeline.Step {
-		return pipeline.Step{Engine: slices.Index(all, m), Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer),
+		return pipeline.Step{Ask: askerOf(m.handle), Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer),
 			Judge: m.judge, Options: m.tokenizeOptions()}
 	}
 	list := make([]pipeline.ClassifierModel, len(models))
@@ -299,11 +348,12 @@ func newClassifier(models []*loadedModel, engine *pipeline.Engine, s *Settings, 
 			list[i].Student = &pipeline.Student{Step: step(m.student), Threshold: m.settings.StudentThreshold}
 		}
 	}
-	return pipeline.NewClassifier(list, engine, pipeline.ClassifierOptions{
+	return pipeline.NewClassifier(list, pipeline.ClassifierOptions{
 		Decoder:      decoderOf(s),
 		Writer:       *w,
 		MaxTextBytes: int(s.Input.MaxTextBytes),
 		Urgent:       urgent,
+		Watchdog:     dog,
 		Metrics:      m,
 	}), nil
 }

@@ -8,10 +8,10 @@ import (
 // This file owns the choice of what runs next: a pure state machine without locks, clocks or goroutines. Every pool has
 // one.
 //
-// The cost of a run is that of its rows: their tokens, where they are texts. A free runner takes what waits, at once, up
-// to the model's token budget: nobody waits for a batch to fill (work-conserving). Rows wait by priority and by class of
-// like cost, since attention is padded to the longest row of a batch; among the classes of a priority the row that is
-// due first decides. Three rules bend that order:
+// The cost of a run is that of its rows: their tokens, where they are texts. A free runner takes what waits, at once,
+// up to the model's token budget: nobody waits for a batch to fill (work-conserving). Rows wait by priority and by
+// class of like cost, since attention is padded to the longest row of a batch; among the classes of a priority the row
+// that is due first decides. Three rules bend that order:
 //
 //   - Urgent rows go before others, but of urgentStreak+1 batches in a row at least one is for the others, if any wait.
 //   - Long rows occupy at most all runners but one while shorter ones wait: a short text never queues behind long ones

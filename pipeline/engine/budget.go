@@ -87,7 +87,8 @@ func measureBudgets(sample Input, clock func() time.Duration, between func() err
 	}
 	var curve []BudgetPoint
 	best := 0.0
-	for tokens, without := least, 0; tokens <= max(probeMost, least) && (without < 2 || tokens <= probeLeast); tokens *= 2 {
+	for tokens, without := least, 0; tokens <= max(probeMost, least) &&
+		(without < 2 || tokens <= probeLeast); tokens *= 2 {
 		if err := between(); err != nil {
 			return nil, err
 		}

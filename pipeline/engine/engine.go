@@ -1,7 +1,7 @@
-// Package engine runs rows through models. Models come and go by handle: Load makes a model ready on every runner of its
-// device and measures how large its batches should be, Submit queues the rows of one record, Release frees the model
-// after its last answer. It knows neither Kafka nor tokenizers nor what logits mean, and of a row only its cost and its
-// key (Input), so texts, pairs of texts and rows of features are all the same to it.
+// Package engine runs rows through models. Models come and go by handle: Load makes a model ready on every runner of
+// its device and measures how large its batches should be, Submit queues the rows of one record, Release frees the
+// model after its last answer. It knows neither Kafka nor tokenizers nor what logits mean, and of a row only its cost
+// and its key (Input), so texts, pairs of texts and rows of features are all the same to it.
 //
 // Every device has a pool: goroutines that are locked to their OS threads, each with a runner of every model of the
 // device, which share a batcher. A row that is waiting or running already is not run again for another record: both get
@@ -50,8 +50,8 @@ type Ask struct {
 	Inputs []Input   // one, or one a window of a long text
 	Urgent bool      // goes before others, see batcher.go
 	Since  time.Time // the record's timestamp; the zero time: unknown
-	// Done is called once, on a runner's goroutine, or on the caller's where nothing had to be run. It must not wait for
-	// other asks, nor call Release.
+	// Done is called once, on a runner's goroutine, or on the caller's where nothing had to be run. It must not wait
+	// for other asks, nor call Release.
 	Done func(Answer)
 }
 

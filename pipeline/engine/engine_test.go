@@ -321,7 +321,10 @@ func TestBudgetsAreMeasuredUpToWhatTheDeviceTakes(t *testing.T) {
 	if err != nil || len(curve) == 0 || curve[len(curve)-1].Tokens > 64 {
 		t.Errorf("%v, %v", curve, err)
 	}
-	if _, err := measureBudgets(Tokens{1}, wall, goOn, func([]Input) error { return errors.New("broken") }); err == nil {
+	if _, err := measureBudgets(Tokens{1}, wall, goOn, func([]Input) error {
+		return errors.New(
+			"broken")
+	}); err == nil {
 		t.Error("a model that fails at once gets a budget")
 	}
 	if _, err := measureBudgets(nil, wall, goOn, func([]Input) error { return nil }); err == nil {

@@ -46,9 +46,9 @@ type Handle struct {
 }
 
 // Load makes a model ready: a runner of it is opened and bound on each thread of its device's pool, tried with the
-// probe, warmed up where Options say so, and its token budget is measured where none is given, with all runners at work.
-// Models that are there already go on meanwhile: threads do a piece of this work between two batches. An error is a
-// *pipeline.Fault or says what the runner said, and leaves nothing behind; ctx ends the work with its error.
+// probe, warmed up where Options say so, and its token budget is measured where none is given, with all runners at
+// work. Models that are there already go on meanwhile: threads do a piece of this work between two batches. An error is
+// a *pipeline.Fault or says what the runner said, and leaves nothing behind; ctx ends the work with its error.
 func (e *Engine) Load(ctx context.Context, m Model) (*Handle, error) {
 	all, err := e.LoadAll(ctx, []Model{m})
 	if err != nil {

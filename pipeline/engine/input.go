@@ -8,8 +8,8 @@ import "sluice/tokenize"
 // A row is read on other goroutines until its answer is there, so it must not change until then.
 type Input interface {
 	// Cost is what a run pays for the row, at least 1: the tokens of a text with the model's special tokens, and
-	// whatever grows with the time of a run for other models. Token budgets, classes of length and the metrics of tokens
-	// count it.
+	// whatever grows with the time of a run for other models. Token budgets, classes of length and the metrics of
+	// tokens count it.
 	Cost() int
 	// Key is the row's content, as bytes that no other row of its model has. It is the memory of the row itself where
 	// that is possible: it is read while the row waits, and not written to.

@@ -82,7 +82,8 @@ func (w *worker) try(ctx context.Context, r Runner, rows []Input) ([][]float32, 
 	for i := range logits {
 		for _, v := range logits[i] {
 			if v64 := float64(v); math.IsNaN(v64) || math.IsInf(v64, 0) {
-				return nil, pipeline.Faultf(pipeline.Internal, "infer", "not-finite", "row %d of %d has logits that are not finite", i+1,
+				return nil, pipeline.Faultf(pipeline.Internal, "infer", "not-finite", "row %d of %d has logits that "+
+					"are not finite", i+1,
 					len(rows))
 			}
 		}
@@ -111,7 +112,8 @@ func (w *worker) blame(r Runner, b batch, cause error) error {
 	o.Metrics.failed.WithLabelValues(m.Name, reasonOf(cause)).Inc()
 	if m.Probe != nil {
 		if _, err := w.try(context.Background(), r, []Input{m.Probe}); err != nil {
-			fatal := pipeline.Faultf(pipeline.Internal, "infer", "model-broken", "model %s fails on a record (%v) and on its own "+
+			fatal := pipeline.Faultf(pipeline.Internal, "infer", "model-broken", "model %s fails on a record (%v) "+
+				"and on its own "+
 				"golden text as well: %w", m.Name, cause, err)
 			o.Fail(fatal)
 			return fatal

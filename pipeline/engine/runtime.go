@@ -39,8 +39,8 @@ type Session interface {
 	// Clock is the time that counts when token budgets are measured: the calling thread's processor time for a model on
 	// the CPU. nil: the wall clock's.
 	Clock() func() time.Duration
-	// Device is whose runners run the model: a Device.Name. It is "cpu" also where another provider computes on the CPU,
-	// because cores are what runners of both would share.
+	// Device is whose runners run the model: a Device.Name. It is "cpu" also where another provider computes on the
+	// CPU, because cores are what runners of both would share.
 	Device() string
 	// Provider is what computes, for people: "cpu", "cuda", "openvino".
 	Provider() string
@@ -55,9 +55,9 @@ type Runner interface {
 	// Bind is called once, on the locked thread, before the first Run: the place to pin the thread to a core.
 	Bind() error
 	// Run computes the logits of rows, in their order: [labels] per row for text-classification, [tokens*labels] per
-	// row (row-major) for token-classification. The logits are the caller's; rows are only lent, the slice included. The
-	// context's deadline ends the run: it is the only time limit of a run, and the caller sets it. Rows with NaN or Inf
-	// logits are returned as they are; the caller checks.
+	// row (row-major) for token-classification. The logits are the caller's; rows are only lent, the slice included.
+	// The context's deadline ends the run: it is the only time limit of a run, and the caller sets it. Rows with NaN or
+	// Inf logits are returned as they are; the caller checks.
 	Run(ctx context.Context, rows []Input) ([][]float32, error)
 	Close() error
 }

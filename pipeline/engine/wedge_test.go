@@ -155,8 +155,9 @@ func TestARunnerThatPanicsSpoilsOneTextOnly(t *testing.T) {
 			t.Errorf("text %d: %v", id, got)
 		}
 	}
-	if err := a.got[40].Err; pipeline.KindOf(err) != pipeline.Poison || reasonOf(err) != "panic" || !strings.Contains(err.Error(),
-		"out of range") {
+	if err := a.got[40].Err; pipeline.KindOf(err) != pipeline.Poison || reasonOf(err) != "panic" ||
+		!strings.Contains(err.Error(),
+			"out of range") {
 		t.Errorf("the text that panics: %v", err)
 	}
 }
