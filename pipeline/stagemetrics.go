@@ -90,8 +90,7 @@ func NewStageMetrics(reg prometheus.Registerer, name string) *StageMetrics {
 		unstable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "unstable_offsets_seconds",
 			Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when " +
 				"they are not. " +
-				"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it " +
-				"with " +
+				"Above transaction_timeout: a transaction hangs; start the worker with that instance id, or end it with " +
 				"kafka-transactions abort."}),
 		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be "+
 			"evaluated; it then does not hold. "+

@@ -19,8 +19,8 @@ const graceSteps = 10
 type WatchdogOptions struct {
 	Timeout time.Duration // longest one piece of work may take
 	Grace   time.Duration // how much longer it may take to end after that
-	// Wedged is called when a piece of work does not end. Its thread cannot be ended: the process must be left. It may
-	// be called for several pieces of work, on any goroutine.
+	// Wedged is called when a piece of work does not end. Its thread cannot be ended: the process must be left. It may be
+	// called for several pieces of work, on any goroutine.
 	Wedged func(error)
 }
 
@@ -43,8 +43,8 @@ type Watch struct {
 	timer *time.Timer
 }
 
-// Watch begins to look at work that begins now; stage is where a fault would say that it arose. doing is called when
-// the work does not end: subject and verb of a sentence, such as "a model has been running on 3 rows".
+// Watch begins to look at work that begins now; stage is where a fault would say that it arose. doing is called when the work
+// does not end: subject and verb of a sentence, such as "a model has been running on 3 rows".
 func (d *Watchdog) Watch(stage string, doing func() string) *Watch {
 	w := &Watch{dog: d, stage: stage, doing: doing, began: time.Now(), left: graceSteps}
 	w.mu.Lock()
@@ -84,8 +84,7 @@ func (w *Watch) look() {
 		return
 	}
 	err := Faultf(Internal, w.stage, "wedged",
-		"%s for %v and does not end, although its time was over after %v (run_timeout): its thread cannot be got "+
-			"back, "+
+		"%s for %v and does not end, although its time was over after %v (run_timeout): its thread cannot be got back, "+
 			"so the worker ends; what is not committed will be processed again after a restart",
 		w.doing(), took.Round(time.Second), timeout)
 	w.mu.Unlock()

@@ -221,20 +221,27 @@ func TestDeadlineEndsTheRunAndTheRunnerGoesOn(t *testing.T) {
 	})
 }
 
+// figures is a row that is no text.
+type figures []float32
+
+func (f figures) Cost() int   { return 1 }
+func (f figures) Key() []byte { return nil }
+
 func TestRowsThatNoModelTakes(t *testing.T) {
 	r := toy("toy_padded_cls").runner(t, engine.RuntimeOptions{})
 	for _, c := range []struct {
 		name string
-		row  engine.Tokens
+		row  engine.Input
 		says string
 	}{
+		{"no text", figures{1, 2}, "no row of tokens"},
 		{"empty", engine.Tokens{}, "no tokens"},
 		{"longer than the model", make(engine.Tokens, 49), "49 tokens, the model takes 48"},
 		{"negative id", engine.Tokens{1, -1}, "token 1 has id -1"},
 		{"id beyond the vocabulary", engine.Tokens{40}, "id 40"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := r.Run(t.Context(), inputs([]engine.Tokens{{1}, c.row}))
+			_, err := r.Run(t.Context(), []engine.Input{engine.Tokens{1}, c.row})
 			var f *pipeline.Fault
 			if !errors.As(err, &f) || f.Reason != "bad-row" || !strings.Contains(err.Error(), c.says) ||
 				!strings.Contains(err.Error(), "row 2 of 2") {

@@ -31,7 +31,7 @@ func (r gateRunner) Run(_ context.Context, rows []Input) ([][]float32, error) {
 	}
 	out := make([][]float32, len(rows))
 	for i, row := range rows {
-		for _, id := range row.(Tokens) {
+		for _, id := range row.(tokenRow).TokenIDs() {
 			if id < 0 {
 				return nil, pipeline.Faultf(pipeline.Internal, "infer", "run-failed", "a negative id")
 			}
