@@ -24,7 +24,7 @@ import (
 	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
 	"sluice/model/ort"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
@@ -109,7 +109,7 @@ func bareLoop(session *ort.Session, budget int, seconds float64) bare.Options {
 // material is a model's tokenized texts.
 type material struct {
 	texts  *load.Texts
-	rows   []pipeline.Row
+	rows   []engine.Input
 	tokens float64 // of a row, in the mean
 }
 
@@ -128,7 +128,7 @@ func (b *bench) material(m *model.Model) (c material, err error) {
 	}
 	tokens := 0
 	for _, e := range tok.Encode(texts, tokenize.Options{MaxTokens: m.MaxTokens}) {
-		c.rows = append(c.rows, e.Windows[0].IDs)
+		c.rows = append(c.rows, &e.Windows[0])
 		tokens += len(e.Windows[0].IDs)
 	}
 	c.tokens = float64(tokens) / float64(len(c.rows))
@@ -145,7 +145,7 @@ func (b *bench) measure(ctx context.Context, dir string) (row string, err error)
 	if err != nil {
 		return "", err
 	}
-	session, err := ort.Open(m, ort.Options{Device: "cpu", Runners: ort.DefaultRunners()})
+	session, err := ort.Open(m, engine.RuntimeOptions{Device: "cpu", Runners: ort.DefaultRunners()})
 	if err != nil {
 		return "", err
 	}

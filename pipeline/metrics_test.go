@@ -12,8 +12,8 @@ import (
 // Every metric has a valid name, a help text and no high-cardinality label, and moves when the thing it counts happens.
 func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	m := NewMetrics(reg)
-	s := NewStage(nil, nil, StageOptions{Metrics: m.StageMetrics})
+	m := NewStageMetrics(reg, StageMetricsOptions{Dispositions: ClassifyDispositions})
+	s := NewStage(nil, nil, StageOptions{Metrics: m})
 	reg.MustRegister(s)
 	tp := TopicPartition{"in", 0}
 	s.Assign(map[TopicPartition]Committed{tp: {Offset: 5}})
@@ -26,7 +26,6 @@ func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	m.Rebalanced()
 	m.Retried("join", 27)
 	m.Joined(true)
-	m.ModelLoaded("sentiment", "sentiment@0", "0", "cpu", "int8", "packed")
 	m.transaction(nil, time.Second)
 	m.transaction(Faultf(Transient, "commit", "aborted", "x"), time.Second)
 	m.durable(&entries[0].record, &Outcome{Disposition: DeadLetter, Fault: Faultf(Poison, "decode", "invalid-json",

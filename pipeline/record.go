@@ -1,7 +1,7 @@
 // Package pipeline is the stream processor: records in, outcomes out, offsets committed with the outcomes.
 //
 // It is pure Go. It knows no Kafka client, no ONNX Runtime and no tokenizer library: those stand behind the small
-// interfaces in source.go and engine.go, implemented in pipeline/kafka, model/ort and tokenize/hf and joined in
+// interfaces in source.go and in package engine, implemented in pipeline/kafka, model/ort and tokenize/hf and joined in
 // cmd/sluice.
 package pipeline
 

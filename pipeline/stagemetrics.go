@@ -14,6 +14,9 @@ import (
 // This file names the metrics that every stage has: those of a kind of stage begin with its prefix. Values that live in
 // the ledger are read when they are scraped (Stage.Collect), not written per record.
 
+// seconds are the buckets of every latency: 0.5 ms to about a minute.
+var seconds = prometheus.ExponentialBuckets(0.0005, 2, 18)
+
 // StageMetrics are the counters of one stage of a worker.
 type StageMetrics struct {
 	records      *prometheus.CounterVec

@@ -117,10 +117,6 @@ func (w *Watch) look() {
 
 // What is being done, as sentences name it.
 
-func ofRun(rows int) func() string {
-	return func() string { return fmt.Sprintf("a model has been running on %d rows", rows) }
-}
-
 func ofVerdicts(texts int) func() string {
 	return func() string { return fmt.Sprintf("verdicts on %d texts have been made", texts) }
 }

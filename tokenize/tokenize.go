@@ -2,6 +2,8 @@
 // the Hugging Face implementation is tokenize/hf.
 package tokenize
 
+import "unsafe"
+
 // Span is a half-open range [Start, End) of bytes of the text that was given to the tokenizer.
 type Span struct{ Start, End int }
 
@@ -12,9 +14,21 @@ type Encoding struct {
 	Special []bool  // true for tokens the tokenizer added ([CLS], [SEP]); nil unless asked for
 }
 
+// Cost is what a model's run pays for the row: its tokens. With Key and TokenIDs an Encoding is a row that the engine
+// takes as it is.
+func (e *Encoding) Cost() int { return len(e.IDs) }
+
+// Key is the memory of the ids: what tells the row from others of the same model. It must not be written to.
+func (e *Encoding) Key() []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(e.IDs))), 4*len(e.IDs))
+}
+
+// TokenIDs are the ids.
+func (e *Encoding) TokenIDs() []int32 { return e.IDs }
+
 // Encoded is one tokenized text.
 type Encoded struct {
-	Windows   []Encoding // at least one; more only with Options.Stride >= 0 windows
+	Windows   []Encoding // at least one; more only with Options.Windows
 	Truncated bool       // tokens were cut off (never with windows)
 	Err       error      // this text could not be tokenized; the other texts are unharmed
 }

@@ -12,7 +12,7 @@ import (
 	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
 	"sluice/model/ort"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
@@ -36,18 +36,18 @@ func bareRate(ctx context.Context, s *system, texts []string, textsFile string, 
 	for i, t := range texts {
 		raw[i] = []byte(t)
 	}
-	var rows []pipeline.Row
+	var rows []engine.Input
 	for _, e := range tok.Encode(raw, tokenize.Options{MaxTokens: m.MaxTokens}) {
-		rows = append(rows, e.Windows[0].IDs)
+		rows = append(rows, &e.Windows[0])
 	}
 	runners := runtime.GOMAXPROCS(0)
-	session, err := ort.Open(m, ort.Options{Device: "cpu", Runners: runners})
+	session, err := ort.Open(m, engine.RuntimeOptions{Device: "cpu", Runners: runners})
 	if err != nil {
 		return 0, 0, err
 	}
 	defer session.Close()
 	r, err := bare.Run(ctx, rows, bare.Options{Runners: runners, Length: time.Duration(seconds * float64(time.Second)),
-		Open: func(n int) (pipeline.Runner, error) { return session.NewRunner(n) }})
+		Open: session.NewRunner})
 	return r.RowsPerS, r.TokensPerS, err
 }
 

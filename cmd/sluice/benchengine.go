@@ -18,6 +18,7 @@ import (
 	"sluice/cmd/sluice/load/ceiling"
 	"sluice/cmd/sluice/terminal"
 	"sluice/model/ort"
+	"sluice/pipeline/engine"
 )
 
 // This file measures the model alone, the ceiling for every worker, and how throughput grows with cores and workers.
@@ -104,7 +105,7 @@ func (o *engineOptions) checkEngine() error {
 
 // engineRun is a model whose bare loop is measured, with the report so far.
 type engineRun struct {
-	session *ort.Session
+	session engine.Session
 	counter *tokenCounter
 	plan    ceiling.Plan
 	report  *ceiling.Report
@@ -142,7 +143,7 @@ func (o *engineOptions) open(view *terminal.Progress) (r *engineRun, err error) 
 	if err != nil {
 		return nil, err
 	}
-	if r.session, err = ort.Open(m, ort.Options{Device: "cpu"}); err != nil {
+	if r.session, err = modelRuntime.Open(m, engine.RuntimeOptions{Device: "cpu"}); err != nil {
 		return nil, err
 	}
 	r.plan = ceiling.Plan{Rows: rows, Rounds: o.rounds, Status: view.Status, Loop: bare.Options{Window: o.window,

@@ -16,6 +16,7 @@ import (
 	"sluice/cmd/sluice/load/size"
 	"sluice/cmd/sluice/terminal"
 	"sluice/model"
+	"sluice/pipeline/engine"
 )
 
 // This file sizes a deployment: how many cores a rate needs. The arithmetic is package size's.
@@ -119,10 +120,11 @@ func (o *sizeOptions) measureCore(ctx context.Context) (r bare.Result, rss float
 	factor := o.tokens / run.report.Tokens.Mean
 	rows := run.plan.Rows
 	for i, row := range rows {
-		n := min(run.counter.model.MaxTokens, max(1, int(math.Round(float64(len(row))*factor))))
-		long := make([]int32, n)
+		ids := row.(engine.Tokens)
+		n := min(run.counter.model.MaxTokens, max(1, int(math.Round(float64(len(ids))*factor))))
+		long := make(engine.Tokens, n)
 		for k := range long {
-			long[k] = row[k%len(row)]
+			long[k] = ids[k%len(ids)]
 		}
 		rows[i] = long
 	}

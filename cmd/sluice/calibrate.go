@@ -19,7 +19,7 @@ import (
 	"sluice/model/calibrate"
 	"sluice/model/ort"
 	"sluice/model/rewrite"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // This file makes a model's scores mean what they say: it runs the model on labelled texts, has a calibration fitted to
@@ -204,8 +204,8 @@ func (o calibrateOptions) fit(m *loadedModel, files []*calibrate.File, methods [
 
 // judgeLabelled runs the model on every text. Logits are raw: a calibration that the model has is a judge's affair.
 func judgeLabelled(ctx context.Context, models []*loadedModel, files []*calibrate.File, st steps) error {
-	ctx, judges, err := openJudges(ctx, models, false, pipeline.EngineOptions{
-		BatchTokens: pipeline.DefaultBatchTokens, Runners: ort.DefaultRunners()})
+	ctx, judges, err := openJudges(ctx, models, judgeOptions{runners: ort.DefaultRunners(),
+		batchTokens: engine.DefaultBatchTokens, runTimeout: settings.Default().RunTimeout})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +22,7 @@ import (
 	"sluice/cmd/sluice/suggest"
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
+	"sluice/pipeline/engine"
 	"sluice/pipeline/plan"
 	"sluice/pipeline/plan/text"
 	"sluice/pipeline/publish"
@@ -157,19 +159,24 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 		return err
 	}
 	reg := prometheus.NewRegistry()
-	metrics := pipeline.NewMetrics(reg)
-	var stage *pipeline.Stage // set before the engine gets its first row
-	engine, err := newEngine(models, false, pipeline.EngineOptions{
-		Runners: runnersOf(s.Runners), BatchTokens: pipeline.DefaultBatchTokens, Timeout: s.RunTimeout,
-		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
+	metrics := pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{Dispositions: pipeline.ClassifyDispositions})
+	var stage atomic.Pointer[pipeline.Stage] // set before the engine gets its first row
+	fail := func(err error) {
+		if st := stage.Load(); st != nil {
+			st.Fail(err)
+		}
+	}
+	dog := newWatchdog(s.RunTimeout, sayAnd(fail))
+	eng, err := newEngine(ctx, models, engine.Options{
+		Devices: devices(runnersOf(s.Runners)), BatchTokens: engine.DefaultBatchTokens, Timeout: s.RunTimeout,
+		Watchdog: dog, Metrics: toolMetrics(), Fail: fail,
 	})
 	if err != nil {
 		return err
 	}
-	defer engine.Close()
+	defer eng.Close()
 	s.Output.Topic, s.DeadLetter.Topic = linesOut, linesBad
-	fail := func(err error) { stage.Fail(err) }
-	po := plan.Options{Metrics: plan.NewMetrics(reg, metrics.StageMetrics), Watchdog: engine.Watchdog(), Fail: fail}
+	po := plan.Options{Metrics: plan.NewMetrics(reg, metrics), Watchdog: dog, Fail: fail}
 	textMetrics := text.NewMetrics(reg)
 	p := &lineProcessor{format: o.format, bad: publish.Publisher{DeadLetters: linesBad}}
 	for _, to := range []struct {
@@ -181,7 +188,7 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 		if err != nil {
 			return err
 		}
-		c, err := planOf(models, engine, s, nil, publisher, po, textMetrics)
+		c, err := planOf(models, s, nil, publisher, po, textMetrics)
 		if err != nil {
 			return err
 		}
@@ -255,16 +262,17 @@ var lines = pipeline.TopicPartition{Topic: linesIn}
 // longestLine bounds the memory for one line; what is longer is not judged.
 const longestLine = 16 << 20
 
-// runLines runs a stage from in to out. *stage is set before anything runs.
+// runLines runs a stage from in to out. stage is set before anything runs.
 func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Processor, limits pipeline.Limits,
-	m *pipeline.Metrics, errw io.Writer, stage **pipeline.Stage) error {
+	m *pipeline.StageMetrics, errw io.Writer, stage *atomic.Pointer[pipeline.Stage]) error {
 	src := &lineSource{in: in, written: make(chan int64, 1)}
 	sink := &lineSink{out: bufio.NewWriterSize(out, 1<<16), written: src.written}
-	*stage = pipeline.NewStage(p, sink, pipeline.StageOptions{
-		Limits: limits, CommitInterval: 20 * time.Millisecond, Metrics: m.StageMetrics,
+	st := pipeline.NewStage(p, sink, pipeline.StageOptions{
+		Limits: limits, CommitInterval: 20 * time.Millisecond, Metrics: m,
 		Logger: slog.New(slog.NewTextHandler(errw, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
-	if err := (*stage).Run(ctx, src); err != nil {
+	stage.Store(st)
+	if err := st.Run(ctx, src); err != nil {
 		return err
 	}
 	if src.err != nil {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,9 +41,10 @@ func (e *echo) Process(j *pipeline.Job) {
 
 func runEcho(ctx context.Context, in io.Reader, out io.Writer, limits pipeline.Limits) (string, error) {
 	var errw bytes.Buffer
-	var stage *pipeline.Stage
+	var stage atomic.Pointer[pipeline.Stage]
 	p := &echo{writer: publish.Publisher{DeadLetters: linesBad}}
-	err := runLines(ctx, in, out, p, limits, pipeline.NewMetrics(prometheus.NewRegistry()), &errw, &stage)
+	err := runLines(ctx, in, out, p, limits, pipeline.NewStageMetrics(prometheus.NewRegistry(),
+		pipeline.StageMetricsOptions{}), &errw, &stage)
 	p.wg.Wait()
 	return errw.String(), err
 }

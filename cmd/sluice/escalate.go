@@ -271,7 +271,7 @@ func newEscalateStage(s *settings.Settings, kc kafka.Config, plan *escalationPla
 	budget := escalate.NewBudget(limits, time.Now)
 	concurrency := min(e.Endpoint.MaxConcurrency*len(e.Endpoint.URLs), 1024)
 	var stage *pipeline.Stage // set before the processor gets its first request
-	dog := newWatchdog(s, func() *pipeline.Stage { return stage }, log)
+	dog := newWatchdog(s.RunTimeout, failAndSay(func(err error) { stage.Fail(err) }, log))
 	processor := escalate.NewProcessor(escalate.ProcessorOptions{
 		Codec: publisher.Codec, MaxTextBytes: int(s.Input.MaxTextBytes), Publisher: publisher, Task: plan.task,
 		Redactor: plan.redactor, Policy: plan.policy,

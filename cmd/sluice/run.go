@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,7 @@ import (
 	"sluice/cmd/sluice/settings"
 	"sluice/model/ort"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
 	"sluice/pipeline/plan"
@@ -235,7 +237,7 @@ func runStages(ctx context.Context, stages []*workerStage) error {
 // newClassifyStage loads the models and makes the stage that runs them.
 func newClassifyStage(ctx context.Context, s *settings.Settings, kc kafka.Config, escalation *escalationPlan, reg *prometheus.Registry,
 	srv *server, o workerOptions) (_ *workerStage, pages []modelPage, err error) {
-	metrics := pipeline.NewMetrics(reg)
+	metrics := pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{Dispositions: pipeline.ClassifyDispositions})
 	runners := runnersOf(s.Runners)
 	var closers []func()
 	closeAll := func() {
@@ -264,26 +266,32 @@ func newClassifyStage(ctx context.Context, s *settings.Settings, kc kafka.Config
 	}
 
 	srv.enter("starting: warming up models")
-	var stage *pipeline.Stage // set before the engine gets its first row
+	var stage atomic.Pointer[pipeline.Stage] // set before the engine gets its first row
+	fail := func(err error) {
+		if st := stage.Load(); st != nil {
+			st.Fail(err)
+		}
+	}
+	dog := newWatchdog(s.RunTimeout, failAndSay(fail, o.log))
 	end := o.steps.begin("warming up")
-	engine, err := newEngine(models, true, pipeline.EngineOptions{
-		Runners: runners, BatchTokens: s.BatchTokens, Deadline: s.Deadline, CacheBytes: int(s.Cache.MaxBytes),
-		Timeout: s.RunTimeout,
-		Metrics: metrics, Fail: func(err error) { stage.Fail(err) },
-		Wedged: sayWedged(o.log),
+	eng, err := newEngine(ctx, models, engine.Options{
+		Devices: devices(runners), BatchTokens: s.BatchTokens, Warm: true, Deadline: s.Deadline,
+		CacheBytes: int(s.Cache.MaxBytes), Timeout: s.RunTimeout, Watchdog: dog,
+		Metrics: engine.NewMetrics(reg, metrics), Fail: fail,
 	})
 	end()
 	if err != nil {
 		return nil, nil, err
 	}
-	closers = append(closers, engine.Close)
-	for i, b := range engine.Budgets() {
+	closers = append(closers, eng.Close)
+	for i, m := range withStudents(models) {
+		b := m.handle.Budget()
 		pages[i].BatchTokens = b.Tokens
 		pages[i].BatchMeasured = b.Curve
 		o.log.Info("token budget of a batch", "model", b.Model, "tokens", b.Tokens, "measured", b.Curve != nil)
 	}
 
-	kc.Logger, kc.Observer = o.log, observe(metrics.StageMetrics)
+	kc.Logger, kc.Observer = o.log, observe(metrics)
 	if failpoint.On {
 		kc.Failpoint = failpoint.Hit
 		o.log.Warn("this binary was built for fault tests: the environment can end it at its failpoints")
@@ -297,18 +305,18 @@ func newClassifyStage(ctx context.Context, s *settings.Settings, kc kafka.Config
 	if err != nil {
 		return nil, nil, err
 	}
-	way, err := planOf(models, engine, s, escalation, publisher, plan.Options{Metrics: plan.NewMetrics(reg, metrics.StageMetrics),
-		Watchdog: engine.Watchdog(), Fail: func(err error) { stage.Fail(err) }}, text.NewMetrics(reg))
+	way, err := planOf(models, s, escalation, publisher, plan.Options{Metrics: plan.NewMetrics(reg, metrics), Watchdog: dog,
+		Fail: fail}, text.NewMetrics(reg))
 	if err != nil {
 		return nil, nil, err
 	}
 	closers = append(closers, way.Close)
 	rates := tap.NewRates(time.Now)
-	stage = pipeline.NewStage(wrapProcessor(way), client, pipeline.StageOptions{
+	st := pipeline.NewStage(wrapProcessor(way), client, pipeline.StageOptions{
 		Limits: limitsOf(s.Limits), UrgentTopics: s.Urgent.Topics, CommitInterval: s.Kafka.CommitInterval,
 		Grace: o.grace, Replace: publisher.Replace, Panicked: publisher.Panicked, Quarantine: publisher.Quarantine,
-		Metrics: metrics.StageMetrics, Logger: o.log, Taps: []pipeline.Tap{rates},
-		Watchdog: newWatchdog(s, func() *pipeline.Stage { return stage }, o.log),
+		Metrics: metrics, Logger: o.log, Taps: []pipeline.Tap{rates}, Watchdog: dog,
 	})
-	return &workerStage{name: "classify", stage: stage, rates: rates, source: client, close: closeAll}, pages, nil
+	stage.Store(st)
+	return &workerStage{name: "classify", stage: st, rates: rates, source: client, close: closeAll}, pages, nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/pipeline/tap"
 )
 
@@ -70,20 +71,20 @@ type stagePage struct {
 
 // modelPage is one loaded model in /status.
 type modelPage struct {
-	Name          string                 `json:"name"`
-	Field         string                 `json:"field"`
-	Model         string                 `json:"model"` // as verdicts name it
-	Digest        string                 `json:"digest"`
-	Task          string                 `json:"task"`
-	Labels        []string               `json:"labels"`
-	MaxTokens     int                    `json:"max_tokens"`
-	Layout        string                 `json:"layout"`
-	Precision     string                 `json:"precision"`
-	Provider      string                 `json:"provider"`
-	BatchTokens   int                    `json:"batch_tokens"`                    // token budget of one run
-	BatchMeasured []pipeline.BudgetPoint `json:"batch_tokens_measured,omitempty"` // what it was chosen from
-	Directory     string                 `json:"directory"`
-	Warnings      []string               `json:"warnings,omitempty"`
+	Name          string               `json:"name"`
+	Field         string               `json:"field"`
+	Model         string               `json:"model"` // as verdicts name it
+	Digest        string               `json:"digest"`
+	Task          string               `json:"task"`
+	Labels        []string             `json:"labels"`
+	MaxTokens     int                  `json:"max_tokens"`
+	Layout        string               `json:"layout"`
+	Precision     string               `json:"precision"`
+	Provider      string               `json:"provider"`
+	BatchTokens   int                  `json:"batch_tokens"`                    // token budget of one run
+	BatchMeasured []engine.BudgetPoint `json:"batch_tokens_measured,omitempty"` // what it was chosen from
+	Directory     string               `json:"directory"`
+	Warnings      []string             `json:"warnings,omitempty"`
 }
 
 // startServer listens and serves. address "off" gives a server that answers nobody.

@@ -12,6 +12,7 @@ import (
 	"sluice/cmd/sluice/config"
 	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
+	"sluice/pipeline/engine"
 	"sluice/pipeline/rule"
 	"strconv"
 	"strings"
@@ -28,7 +29,6 @@ import (
 	"sluice/model/labelled"
 	"sluice/model/rewrite"
 	"sluice/model/tune"
-	"sluice/pipeline"
 	"sluice/pipeline/llm/label"
 )
 
@@ -376,8 +376,8 @@ func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade,
 		return nil, err
 	}
 	defer closeModels(models)
-	whole, judges, err := openJudges(ctx, models, length > 0, pipeline.EngineOptions{Runners: runners,
-		BatchTokens: c.BatchTokens, Timeout: c.RunTimeout})
+	whole, judges, err := openJudges(ctx, models, judgeOptions{runners: runners, batchTokens: c.BatchTokens,
+		runTimeout: c.RunTimeout, warm: length > 0})
 	if err != nil {
 		return nil, err
 	}
@@ -392,7 +392,10 @@ func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade,
 			return nil, fmt.Errorf("tune: %s: %w", m.settings.Path, err)
 		}
 	}
-	budgets := judges.engine.Budgets()
+	budgets := make([]engine.Budget, len(judges.all))
+	for i, m := range judges.all {
+		budgets[i] = m.handle.Budget()
+	}
 	closed() // its threads would be in the way of what is measured
 	r.Model, cascade.HasStudent = judges.all[0].tag(), len(judges.all) > 1
 	if cascade.HasStudent {
@@ -408,17 +411,18 @@ func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade,
 }
 
 // speedOf times tokenizers and models, each alone. all[0] is the full model.
-func speedOf(ctx context.Context, all []*loadedModel, said [][]judging.Judged, budgets []pipeline.Budget, runners int,
+func speedOf(ctx context.Context, all []*loadedModel, said [][]judging.Judged, budgets []engine.Budget, runners int,
 	length time.Duration,
 	st steps) (s tune.Speed, err error) {
 	var tokenizers []float64
 	for i, m := range all {
-		var rows []pipeline.Row
+		var rows []engine.Input
 		var texts [][]byte
 		for k := range said[i] {
 			texts = append(texts, said[i][k].Text)
-			for _, w := range said[i][k].Encoded.Windows {
-				rows = append(rows, w.IDs)
+			windows := said[i][k].Encoded.Windows
+			for n := range windows {
+				rows = append(rows, &windows[n])
 			}
 		}
 		end := st.begin("measuring %s for %v", m.settings.Path, length)

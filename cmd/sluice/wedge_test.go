@@ -7,18 +7,46 @@ import (
 	"strings"
 	"testing"
 
-	"sluice/pipeline"
+	"sluice/model"
+	"sluice/pipeline/engine"
 )
 
 // wedgeEnv names a file: while it is there, model runs never end.
 const wedgeEnv = "TEST_WEDGE_FILE"
 
 type wedging struct {
-	pipeline.Runner
+	engine.Runner
 	file string
 }
 
-func (w wedging) Run(ctx context.Context, rows []pipeline.Row) ([][]float32, error) {
+// wedgingRuntime opens models whose runners are wedging.
+type wedgingRuntime struct {
+	engine.Runtime
+	file string
+}
+
+func (w wedgingRuntime) Open(m *model.Model, o engine.RuntimeOptions) (engine.Session, error) {
+	s, err := w.Runtime.Open(m, o)
+	if err != nil {
+		return nil, err
+	}
+	return wedgingSession{s, w.file}, nil
+}
+
+type wedgingSession struct {
+	engine.Session
+	file string
+}
+
+func (w wedgingSession) NewRunner(n int) (engine.Runner, error) {
+	r, err := w.Session.NewRunner(n)
+	if err != nil {
+		return nil, err
+	}
+	return wedging{r, w.file}, nil
+}
+
+func (w wedging) Run(ctx context.Context, rows []engine.Input) ([][]float32, error) {
 	if _, err := os.Stat(w.file); err == nil {
 		select {} // as native code that does not look at what it is told
 	}
@@ -27,7 +55,7 @@ func (w wedging) Run(ctx context.Context, rows []pipeline.Row) ([][]float32, err
 
 func init() {
 	if file := os.Getenv(wedgeEnv); file != "" {
-		wrapRunner = func(r pipeline.Runner) pipeline.Runner { return wedging{r, file} }
+		modelRuntime = wedgingRuntime{modelRuntime, file}
 	}
 }
 

@@ -14,10 +14,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"sluice/cmd/sluice/settings"
+
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/pipeline/kafka"
 	"sluice/pipeline/plan"
 	"sluice/pipeline/plan/text"
@@ -32,6 +35,9 @@ import (
 // initOnnxRuntime loads ONNX Runtime: the file that SLUICE_ONNXRUNTIME names, else lib/libonnxruntime.so.1 beside the
 // binary.
 func initOnnxRuntime() error { return ort.Init("") }
+
+// modelRuntime is what runs models, once initOnnxRuntime has been called. Tests put another one around it.
+var modelRuntime engine.Runtime = ort.Runtime{}
 
 // executableDir is the directory of the binary, links resolved.
 func executableDir() (string, error) {
@@ -53,13 +59,15 @@ type loadedModel struct {
 	model     *model.Model
 	tokenizer tokenize.Tokenizer
 	judge     *model.Judge
-	session   *ort.Session
-	student   *loadedModel // asked first; nil: none
-	note      string       // of the self-test, where there was nothing to test
+	session   engine.Session
+	handle    *engine.Handle // in the engine; nil before newEngine
+	student   *loadedModel   // asked first; nil: none
+	note      string         // of the self-test, where there was nothing to test
 }
 
-// openModel reads, verifies, loads and self-tests one model.
-func openModel(ctx context.Context, s settings.Model, o ort.Options, st steps) (_ *loadedModel, err error) {
+// openModel reads, verifies, loads and self-tests one model. runTimeout is for each text of the self-test.
+func openModel(ctx context.Context, s settings.Model, o engine.RuntimeOptions, runTimeout time.Duration, st steps) (
+	_ *loadedModel, err error) {
 	l := &loadedModel{settings: s}
 	defer func() {
 		if err != nil {
@@ -96,13 +104,15 @@ func openModel(ctx context.Context, s settings.Model, o ort.Options, st steps) (
 		}
 	}
 	end = st.begin("loading %s", s.Path)
-	l.session, err = ort.Open(l.model, o)
+	l.session, err = modelRuntime.Open(l.model, o)
 	end()
 	if err != nil {
 		return nil, err
 	}
 	end = st.begin("self-test of %s", s.Path)
+	ctx, cancel := context.WithTimeout(ctx, runTimeout*time.Duration(l.goldenTexts()))
 	l.note, err = l.session.SelfTest(ctx, l.tokenizer)
+	cancel()
 	end()
 	return l, err
 }
@@ -151,12 +161,20 @@ func (l *loadedModel) warnings() []string {
 	return w
 }
 
-// probe is a row that is known to work: the first golden text, or one letter where the model has none.
-func (l *loadedModel) probe() pipeline.Row {
-	if m := l.model.Manifest; m != nil && m.Golden != nil && len(m.Golden.Texts) > 0 {
-		return m.Golden.Texts[0].InputIDs
+// goldenTexts is how many texts the self-test runs; 1 where there are none.
+func (l *loadedModel) goldenTexts() int {
+	if m := l.model.Manifest; m != nil && m.Golden != nil {
+		return max(1, len(m.Golden.Texts))
 	}
-	return l.tokenizer.Encode([][]byte{[]byte("a")}, tokenize.Options{MaxTokens: l.model.MaxTokens})[0].Windows[0].IDs
+	return 1
+}
+
+// probe is a row that is known to work: the first golden text, or one letter where the model has none.
+func (l *loadedModel) probe() engine.Input {
+	if m := l.model.Manifest; m != nil && m.Golden != nil && len(m.Golden.Texts) > 0 {
+		return engine.Tokens(m.Golden.Texts[0].InputIDs)
+	}
+	return &l.tokenizer.Encode([][]byte{[]byte("a")}, tokenize.Options{MaxTokens: l.model.MaxTokens})[0].Windows[0]
 }
 
 // openModels opens every model of a configuration, students included, which stand behind the model that they belong to.
@@ -173,8 +191,8 @@ func openModels(ctx context.Context, settings []settings.Model, runners int, run
 			errs = append(errs, err)
 			break
 		}
-		o := ort.Options{Device: s.Device, DeviceFallback: s.DeviceFallback, Runners: runners, RunTimeout: runTimeout}
-		m, err := openModel(ctx, s, o, st)
+		o := engine.RuntimeOptions{Device: s.Device, DeviceFallback: s.DeviceFallback, Runners: runners}
+		m, err := openModel(ctx, s, o, runTimeout, st)
 		if err != nil {
 			errs = append(errs, unfault(err))
 			continue
@@ -183,7 +201,7 @@ func openModels(ctx context.Context, settings []settings.Model, runners int, run
 		if s.Student == "" {
 			continue
 		}
-		if m.student, err = openStudent(ctx, m, o, st); err != nil {
+		if m.student, err = openStudent(ctx, m, o, runTimeout, st); err != nil {
 			errs = append(errs, fmt.Errorf("student of model %s: %w", s.Name, unfault(err)))
 		}
 	}
@@ -195,10 +213,11 @@ func openModels(ctx context.Context, settings []settings.Model, runners int, run
 }
 
 // openStudent opens the smaller model that is asked before m. It must decide the same question.
-func openStudent(ctx context.Context, m *loadedModel, o ort.Options, st steps) (*loadedModel, error) {
+func openStudent(ctx context.Context, m *loadedModel, o engine.RuntimeOptions, runTimeout time.Duration, st steps) (
+	*loadedModel, error) {
 	s := m.settings
 	s.Name, s.Path, s.Student = s.Name+"-student", s.Student, ""
-	student, err := openModel(ctx, s, o, st)
+	student, err := openModel(ctx, s, o, runTimeout, st)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +237,7 @@ func openStudent(ctx context.Context, m *loadedModel, o ort.Options, st steps) (
 	return student, nil
 }
 
-// withStudents is models with every student behind its model: the order of models in the engine.
+// withStudents is models with every student behind its model.
 func withStudents(models []*loadedModel) []*loadedModel {
 	var all []*loadedModel
 	for _, m := range models {
@@ -238,85 +257,84 @@ func closeModels(models []*loadedModel) {
 
 // ---- the processor
 
-// newEngine starts runners for models. warm runs the longest row on each of them first, so that buffers have their full
-// size before the first record.
-func newEngine(models []*loadedModel, warm bool, o pipeline.EngineOptions) (*pipeline.Engine, error) {
-	var list []pipeline.EngineModel
-	for _, m := range withStudents(models) {
-		e := pipeline.EngineModel{Name: m.settings.Name, Digest: m.model.Digest, Open: func(n int) (pipeline.Runner,
-			error) {
-			r, err := m.session.NewRunner(n)
-			if err != nil {
-				return nil, err
-			}
-			return wrapRunner(r), nil
-		}, Probe: m.probe(), Clock: m.session.Clock()}
-		if warm {
-			e.Warm = m.session.Warmup
-		}
-		list = append(list, e)
+// newEngine makes an engine and loads models into it, each with its student.
+func newEngine(ctx context.Context, models []*loadedModel, o engine.Options) (*engine.Engine, error) {
+	all := withStudents(models)
+	list := make([]engine.Model, len(all))
+	for i, m := range all {
 		page := m.page()
-		o.Metrics.ModelLoaded(page.Name, page.Model, page.Digest, page.Provider, page.Precision, page.Layout)
+		list[i] = engine.Model{Name: page.Name, Digest: page.Digest, Session: m.session, Probe: m.probe(),
+			Tag: page.Model, Precision: model.Precision(page.Precision), Layout: m.model.Layout}
 	}
-	o.Grace = wedgedGrace
-	o.Wedged = leaving(o.Wedged)
-	return pipeline.NewEngine(list, o)
+	e := engine.New(o)
+	handles, err := e.LoadAll(ctx, list)
+	if err != nil {
+		e.Close()
+		return nil, err
+	}
+	for i, m := range all {
+		m.handle = handles[i]
+	}
+	return e, nil
 }
 
-// newWatchdog makes a stage's watchdog: where something done to a record does not end, the stage fails, and the process
-// is left.
-func newWatchdog(s *settings.Settings, stage func() *pipeline.Stage, log *slog.Logger) *pipeline.Watchdog {
-	leave := leaving(sayWedged(log))
-	return pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: s.RunTimeout, Grace: wedgedGrace,
+// devices are all that a model may run on: each with as many runners as the configuration has.
+func devices(runners int) []engine.Device {
+	return []engine.Device{{Name: "cpu", Runners: runners}, {Name: "cuda", Runners: runners}}
+}
+
+// toolMetrics are for models that run outside a worker: nobody reads them.
+func toolMetrics() *engine.Metrics {
+	reg := prometheus.NewRegistry()
+	return engine.NewMetrics(reg, pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{}))
+}
+
+// newWatchdog makes the process's watchdog. fail is told when something hangs, and must see to it that what can be
+// ended in order is; then the process ends, because the thread that hangs cannot, and nothing that it uses may be
+// freed.
+func newWatchdog(runTimeout time.Duration, fail func(error)) *pipeline.Watchdog {
+	return pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: runTimeout, Grace: wedgedGrace,
 		Wedged: func(err error) {
-			stage().Fail(err)
-			leave(err)
+			fail(err)
+			time.AfterFunc(wedgedExit, func() { os.Exit(exitFailed) })
 		}})
 }
 
-func sayWedged(log *slog.Logger) func(error) {
+// failAndSay ends a stage and tells its log why.
+func failAndSay(fail func(error), log *slog.Logger) func(error) {
 	return func(err error) {
+		fail(err)
 		log.Error("ending the process: something hangs that cannot be ended", "error", err)
 	}
 }
 
-// leaving tells of what hangs, on stderr where say is nil, and ends the process.
-func leaving(say func(error)) func(error) {
+// sayAnd says on standard error what went wrong, for tools without a log, and hands it on.
+func sayAnd(then func(error)) func(error) {
 	return func(err error) {
-		if say != nil {
-			say(err)
-		} else {
-			fmt.Fprintf(os.Stderr, "sluice: %v\n", err)
-		}
-		// What can be ended in order ends until then; the thread that hangs cannot, and nothing that it uses may be
-		// freed.
-		time.AfterFunc(wedgedExit, func() { os.Exit(exitFailed) })
+		then(err)
+		fmt.Fprintf(os.Stderr, "sluice: %v\n", err)
 	}
 }
 
-// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace WatchdogOptions.Grace; tests
-// are in more of a hurry.
+// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace how much longer than
+// run_timeout it may take until then; tests are in more of a hurry.
 var (
 	wedgedExit  = 3 * time.Second
-	wedgedGrace = time.Duration(0) // the default
+	wedgedGrace = 10 * time.Second
 )
 
-// wrapRunner and wrapTokenizer are for tests that need a run, or a text, which never ends.
-var (
-	wrapRunner    = func(r pipeline.Runner) pipeline.Runner { return r }
-	wrapTokenizer = func(t tokenize.Tokenizer) tokenize.Tokenizer { return t }
-)
+// wrapTokenizer is for tests that need a text which never ends.
+var wrapTokenizer = func(t tokenize.Tokenizer) tokenize.Tokenizer { return t }
 
 // planOf starts the processor that runs all models on every record. escalation is nil without one.
-func planOf(models []*loadedModel, engine *pipeline.Engine, s *settings.Settings, escalation *escalationPlan, p *publish.Publisher,
-	o plan.Options, m *text.Metrics) (*plan.Plan, error) {
+func planOf(models []*loadedModel, s *settings.Settings, escalation *escalationPlan, p *publish.Publisher, o plan.Options,
+	m *text.Metrics) (*plan.Plan, error) {
 	var err error
 	if o.Urgent, err = urgentOf(s.Urgent); err != nil {
 		return nil, err
 	}
-	all := withStudents(models)
 	step := func(m *loadedModel) text.Step {
-		return text.Step{Engine: engine, Index: slices.Index(all, m), Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer),
+		return text.Step{Handle: m.handle, Tag: m.tag(), Tokenizer: wrapTokenizer(m.tokenizer),
 			Judge: m.judge, Options: m.tokenizeOptions()}
 	}
 	list := make([]text.Model, len(models))

@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"sluice/model"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
@@ -25,7 +25,7 @@ type served struct {
 	*model.Model
 	tok     *hf.Tokenizer
 	session *Session
-	runner  pipeline.Runner
+	runner  engine.Runner
 }
 
 func serve(t *testing.T, dir string) served {
@@ -47,7 +47,7 @@ func serve(t *testing.T, dir string) served {
 			t.Error(err)
 		}
 	})
-	s, err := Open(m, Options{})
+	s, err := Open(m, engine.RuntimeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func (s served) logits(t *testing.T, enc tokenize.Encoded) [][]float32 {
 	if enc.Err != nil {
 		t.Fatal(enc.Err)
 	}
-	var rows []pipeline.Row
+	var rows []engine.Tokens
 	for _, w := range enc.Windows {
 		rows = append(rows, w.IDs)
 	}

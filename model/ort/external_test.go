@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"sluice/model"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // withExternal is an ONNX file with one more weight, which it says is in another file.
@@ -98,7 +98,7 @@ func TestWeightsOutsideTheDirectoryAreRefused(t *testing.T) {
 				syscall.Mkfifo(m.Path("pipe"), 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			s, err := Open(m, Options{})
+			s, err := Open(m, engine.RuntimeOptions{})
 			if err == nil {
 				s.Close()
 				t.Fatal("it was opened")
@@ -118,7 +118,7 @@ func TestWeightsBesideTheModelAreLoadedIfTheManifestListsThem(t *testing.T) {
 	if err := os.WriteFile(m.Path("weights.bin"), weights(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(m, Options{})
+	s, err := Open(m, engine.RuntimeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,8 @@ func TestAFileThatChangesAfterItsVerificationIsNotLoaded(t *testing.T) {
 	if err := os.WriteFile(m.Path(model.OnnxFile), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := Open(m, Options{}); err == nil || !strings.Contains(err.Error(), "the file was changed") {
+	if s, err := Open(m, engine.RuntimeOptions{}); err == nil || !strings.Contains(err.Error(),
+		"the file was changed") {
 		if err == nil {
 			s.Close()
 		}
@@ -203,7 +204,7 @@ func TestAFileThatIsSwappedAfterItsHashIsNotAskedAgain(t *testing.T) {
 	if err := os.WriteFile(m.Path(model.OnnxFile), other, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := openBytes(m, verified, Options{Runners: 1})
+	s, err := openBytes(m, verified, engine.RuntimeOptions{Runners: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +214,7 @@ func TestAFileThatIsSwappedAfterItsHashIsNotAskedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	logits, err := r.Run(t.Context(), []pipeline.Row{{5, 6}})
+	logits, err := r.Run(t.Context(), inputs([]engine.Tokens{{5, 6}}))
 	want := []float32{11, 5.5, -11}
 	if err != nil || !slices.Equal(logits[0], want) {
 		t.Errorf("%v, %v; want %v", logits, err, want)
@@ -242,7 +243,7 @@ func TestAFileWithWeightsBesideItIsNotAskedAgain(t *testing.T) {
 		if err := os.WriteFile(m.Path(model.OnnxFile), other, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := openBytes(m, verified, Options{Runners: 1})
+		s, err := openBytes(m, verified, engine.RuntimeOptions{Runners: 1})
 		if err != nil {
 			t.Errorf("swapped for %s: %v", name, err)
 			continue
@@ -251,7 +252,7 @@ func TestAFileWithWeightsBesideItIsNotAskedAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if logits, err := r.Run(t.Context(), []pipeline.Row{{5, 6}}); err != nil || !slices.Equal(logits[0],
+		if logits, err := r.Run(t.Context(), inputs([]engine.Tokens{{5, 6}})); err != nil || !slices.Equal(logits[0],
 			[]float32{11, 5.5, -11}) {
 			t.Errorf("swapped for %s: %v, %v", name, logits, err)
 		}

@@ -12,7 +12,6 @@ import (
 	onnx "github.com/yalue/onnxruntime_go"
 
 	"sluice/model"
-	"sluice/pipeline"
 )
 
 // graph is the interface of one ONNX file.
@@ -41,7 +40,7 @@ type inputLayout struct {
 
 // batch is what one run computes.
 type batch struct {
-	rows    []pipeline.Row
+	rows    [][]int32
 	tokens  int // T: of all rows
 	longest int // S: of the longest row
 	pad     int32

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"sluice/model"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // needLibrary loads ONNX Runtime, which `eval "$(scripts/native.sh env)"` makes known.
@@ -95,7 +95,7 @@ func (tm testModel) open(t testing.TB) *model.Model {
 	return m
 }
 
-func (tm testModel) session(t testing.TB, o Options) *Session {
+func (tm testModel) session(t testing.TB, o engine.RuntimeOptions) *Session {
 	t.Helper()
 	needLibrary(t)
 	s, err := Open(tm.open(t), o)
@@ -110,12 +110,12 @@ func (tm testModel) session(t testing.TB, o Options) *Session {
 	return s
 }
 
-func (tm testModel) runner(t testing.TB, o Options) pipeline.Runner {
+func (tm testModel) runner(t testing.TB, o engine.RuntimeOptions) engine.Runner {
 	t.Helper()
 	return newRunner(t, tm.session(t, o), -1)
 }
 
-func newRunner(t testing.TB, s *Session, cpu int) pipeline.Runner {
+func newRunner(t testing.TB, s *Session, cpu int) engine.Runner {
 	t.Helper()
 	r, err := s.NewRunner(cpu)
 	if err != nil {
@@ -129,9 +129,18 @@ func newRunner(t testing.TB, s *Session, cpu int) pipeline.Runner {
 	return r
 }
 
-func run(t testing.TB, r pipeline.Runner, rows ...pipeline.Row) [][]float32 {
+// inputs are rows as a runner takes them.
+func inputs(rows []engine.Tokens) []engine.Input {
+	in := make([]engine.Input, len(rows))
+	for i, row := range rows {
+		in[i] = row
+	}
+	return in
+}
+
+func run(t testing.TB, r engine.Runner, rows ...engine.Tokens) [][]float32 {
 	t.Helper()
-	logits, err := r.Run(t.Context(), rows)
+	logits, err := r.Run(t.Context(), inputs(rows))
 	if err != nil {
 		t.Fatal(err)
 	}

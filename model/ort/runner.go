@@ -11,6 +11,7 @@ import (
 	onnx "github.com/yalue/onnxruntime_go"
 
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // Runner computes batches on its caller's thread, in buffers of its own that grow to the largest batch. One goroutine
@@ -21,7 +22,8 @@ type runner struct {
 
 	mu      sync.Mutex // Run and Close
 	options *onnx.RunOptions
-	release func() // undoes Bind; nil while not pinned
+	release func()    // undoes Bind; nil while not pinned
+	rows    [][]int32 // of the last batch: its memory is used again
 	inputs  []inputBuffer
 	output  pinned[float32]
 	half    pinned[byte] // fp16 output
@@ -33,11 +35,11 @@ type inputBuffer struct {
 	narrow pinned[int32]
 }
 
-var _ pipeline.Runner = (*runner)(nil)
+var _ engine.Runner = (*runner)(nil)
 
 // NewRunner makes the cpu-th runner (from 0), which Bind pins to the cpu-th core of the process; with a negative cpu it
 // runs anywhere. Close it before the session, or after.
-func (s *Session) NewRunner(cpu int) (pipeline.Runner, error) {
+func (s *Session) NewRunner(cpu int) (engine.Runner, error) {
 	options, err := onnx.NewRunOptions()
 	if err != nil {
 		return nil, fmt.Errorf("model %s: run options: %w", s.model.Name, err)
@@ -45,10 +47,11 @@ func (s *Session) NewRunner(cpu int) (pipeline.Runner, error) {
 	return &runner{session: s, cpu: cpu, options: options, inputs: make([]inputBuffer, len(s.graph.inputs))}, nil
 }
 
-// Bind pins the calling thread, which the goroutine must have locked, to the runner's core. Where there are more
-// runners than cores the scheduler does better; where the system refuses, the session has a warning.
+// Bind pins the calling thread, which the goroutine must have locked, to the runner's core, where the model runs on the
+// CPU: a thread that waits for a GPU needs no core of its own. Where there are more runners than cores the scheduler
+// does better; where the system refuses, the session has a warning.
 func (r *runner) Bind() error {
-	if r.cpu < 0 || r.session.runners > len(processCPUs) || r.cpu >= len(processCPUs) {
+	if r.session.Device() != "cpu" || r.cpu < 0 || r.session.runners > len(processCPUs) || r.cpu >= len(processCPUs) {
 		return nil
 	}
 	core := processCPUs[r.cpu]
@@ -63,24 +66,19 @@ func (r *runner) Bind() error {
 	return nil
 }
 
-// Run implements pipeline.Runner. Its errors are *pipeline.Fault: reason "bad-row" for a row that no model could take,
-// "deadline" and "canceled" for a run that the context or Options.RunTimeout ended, "closed", and "run-failed" for all
+// Run implements engine.Runner. Its errors are *pipeline.Fault: reason "bad-row" for a row that no model could take,
+// "deadline" and "canceled" for a run that the context ended, "closed", and "run-failed" for all
 // that ONNX Runtime says.
-func (r *runner) Run(ctx context.Context, rows []pipeline.Row) ([][]float32, error) {
+func (r *runner) Run(ctx context.Context, rows []engine.Input) ([][]float32, error) {
 	if len(rows) == 0 {
 		return nil, nil
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	b, err := r.batch(rows)
 	if err != nil {
 		return nil, err
 	}
-	if t := r.session.timeout; t > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, t)
-		defer cancel()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.session.mu.RLock()
 	defer r.session.mu.RUnlock()
 	if r.options == nil || r.session.session == nil {
@@ -134,16 +132,23 @@ func (r *runner) Run(ctx context.Context, rows []pipeline.Row) ([][]float32, err
 	return r.session.graph.split(r.result(b), b), nil
 }
 
-// batch checks the rows: ONNX Runtime takes negative ids for counted from the end, and answers a row longer than the
-// position table in words that name no row.
-func (r *runner) batch(rows []pipeline.Row) (*batch, error) {
+// batch reads and checks the rows; r.mu is held. The check is needed: ONNX Runtime takes negative ids for counted from
+// the end, and answers a row longer than the position table in words that name no row.
+func (r *runner) batch(rows []engine.Input) (*batch, error) {
 	m := r.session.model
-	b := &batch{rows: rows, pad: m.Config.PadTokenID}
-	for i, row := range rows {
+	r.rows = r.rows[:0]
+	b := &batch{pad: m.Config.PadTokenID}
+	for i, in := range rows {
 		bad := func(format string, args ...any) error {
 			return pipeline.Faultf(pipeline.Internal, "infer", "bad-row", "model %s, row %d of %d: %s", m.Name, i+1,
 				len(rows), fmt.Sprintf(format, args...))
 		}
+		text, ok := in.(tokenRow)
+		if !ok {
+			return nil, bad("it is no row of tokens (%T)", in)
+		}
+		row := text.TokenIDs()
+		r.rows = append(r.rows, row)
 		if len(row) == 0 {
 			return nil, bad("it has no tokens")
 		}
@@ -160,8 +165,12 @@ func (r *runner) batch(rows []pipeline.Row) (*batch, error) {
 		b.tokens += len(row)
 		b.longest = max(b.longest, len(row))
 	}
+	b.rows = r.rows
 	return b, nil
 }
+
+// tokenRow is what a text model's row must have.
+type tokenRow interface{ TokenIDs() []int32 }
 
 func (f *inputBuffer) fill(in *input, b *batch) (onnx.Value, error) {
 	shape := in.layout.shape(b)

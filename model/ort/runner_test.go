@@ -16,13 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // token is what the toys of testdata say to one token.
 func token(id int32) []float32 { return []float32{float32(id), float32(id) / 2, -float32(id)} }
 
-func randomRow(rng *rand.Rand, longest int) pipeline.Row {
-	row := make(pipeline.Row, 1+rng.IntN(longest))
+func randomRow(rng *rand.Rand, longest int) engine.Tokens {
+	row := make(engine.Tokens, 1+rng.IntN(longest))
 	for i := range row {
 		row[i] = rng.Int32N(38)
 	}
@@ -30,7 +31,7 @@ func randomRow(rng *rand.Rand, longest int) pipeline.Row {
 }
 
 func TestEveryInputReachesItsPlace(t *testing.T) {
-	sum := func(row pipeline.Row) []float32 {
+	sum := func(row engine.Tokens) []float32 {
 		out := make([]float32, 3)
 		for _, id := range row {
 			for i, x := range token(id) {
@@ -39,7 +40,7 @@ func TestEveryInputReachesItsPlace(t *testing.T) {
 		}
 		return out
 	}
-	tokens := func(row pipeline.Row, positions bool) []float32 {
+	tokens := func(row engine.Tokens, positions bool) []float32 {
 		var out []float32
 		for i, id := range row {
 			l := token(id)
@@ -50,24 +51,24 @@ func TestEveryInputReachesItsPlace(t *testing.T) {
 		}
 		return out
 	}
-	for name, want := range map[string]func(pipeline.Row) []float32{
+	for name, want := range map[string]func(engine.Tokens) []float32{
 		"toy_padded_cls":  sum,
 		"toy_padded_half": sum,
-		"toy_padded_tok":  func(row pipeline.Row) []float32 { return tokens(row, false) },
-		"toy_packed_tok":  func(row pipeline.Row) []float32 { return tokens(row, true) },
-		"toy_packed_cls": func(row pipeline.Row) []float32 {
+		"toy_padded_tok":  func(row engine.Tokens) []float32 { return tokens(row, false) },
+		"toy_packed_tok":  func(row engine.Tokens) []float32 { return tokens(row, true) },
+		"toy_packed_cls": func(row engine.Tokens) []float32 {
 			l := token(row[0])
 			l[2] += float32(len(row))
 			return l
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := toy(name).runner(t, Options{})
+			r := toy(name).runner(t, engine.RuntimeOptions{})
 			rng := rand.New(rand.NewPCG(1, 2))
 			var kept [][]float32
-			var keptRows []pipeline.Row
+			var keptRows []engine.Tokens
 			for batch := range 60 { // sizes go up and down, so that buffers grow and are used in part
-				rows := make([]pipeline.Row, 1+rng.IntN(1+batch%9))
+				rows := make([]engine.Tokens, 1+rng.IntN(1+batch%9))
 				for i := range rows {
 					rows[i] = randomRow(rng, 48)
 				}
@@ -90,11 +91,13 @@ func TestPackedEqualsPadded(t *testing.T) {
 		tolerance float64
 	}{{"cls_fp32", 3, 1e-5}, {"tok_fp32", 5, 1e-5}, {"cls_int8", 3, 0.1}, {"tok_int8", 5, 0.1}} {
 		t.Run(c.kind, func(t *testing.T) {
-			packed := testModel{onnx: "tiny_packed_" + c.kind, labels: c.labels, precision: "int8"}.runner(t, Options{})
-			padded := testModel{onnx: "tiny_padded_" + c.kind, labels: c.labels, precision: "int8"}.runner(t, Options{})
+			packed := testModel{onnx: "tiny_packed_" + c.kind, labels: c.labels, precision: "int8"}.runner(t,
+				engine.RuntimeOptions{})
+			padded := testModel{onnx: "tiny_padded_" + c.kind, labels: c.labels, precision: "int8"}.runner(t,
+				engine.RuntimeOptions{})
 			rng := rand.New(rand.NewPCG(3, 4))
 			for range 30 {
-				rows := make([]pipeline.Row, 1+rng.IntN(7))
+				rows := make([]engine.Tokens, 1+rng.IntN(7))
 				for i := range rows {
 					rows[i] = randomRow(rng, 48)
 				}
@@ -128,7 +131,7 @@ func TestTextsDoNotDependOnTheirNeighbours(t *testing.T) {
 			precision: "int8"},
 		{onnx: "tiny_packed_cls_fp32", labels: 3, precision: "fp32"},
 	} {
-		t.Run(tm.onnx, func(t *testing.T) { neighbours(t, tm.session(t, Options{}), 39, 48, 200) })
+		t.Run(tm.onnx, func(t *testing.T) { neighbours(t, tm.session(t, engine.RuntimeOptions{}), 39, 48, 200) })
 	}
 }
 
@@ -136,9 +139,9 @@ func TestTextsDoNotDependOnTheirNeighbours(t *testing.T) {
 // and the most, those around the steps of vector code, and random ones; half of the batches hold rows of like length.
 func neighbours(t *testing.T, s *Session, vocab int32, longest, texts int) {
 	t.Helper()
-	runners := []pipeline.Runner{newRunner(t, s, 0), newRunner(t, s, 1)}
+	runners := []engine.Runner{newRunner(t, s, 0), newRunner(t, s, 1)}
 	rng := rand.New(rand.NewPCG(5, 6))
-	rows := make([]pipeline.Row, texts)
+	rows := make([]engine.Tokens, texts)
 	alone := make([][]float32, texts)
 	edges := []int{1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 255, 257, longest - 1, longest}
 	for i := range rows {
@@ -146,7 +149,7 @@ func neighbours(t *testing.T, s *Session, vocab int32, longest, texts int) {
 		if i < len(edges) {
 			n = edges[i]
 		}
-		rows[i] = make(pipeline.Row, min(n, longest))
+		rows[i] = make(engine.Tokens, min(n, longest))
 		for k := range rows[i] {
 			rows[i][k] = rng.Int32N(vocab)
 		}
@@ -159,7 +162,7 @@ func neighbours(t *testing.T, s *Session, vocab int32, longest, texts int) {
 		}
 		for len(order) > 0 {
 			n := min(len(order), 1+rng.IntN(16))
-			batch := make([]pipeline.Row, n)
+			batch := make([]engine.Tokens, n)
 			for i, text := range order[:n] {
 				batch[i] = rows[text]
 			}
@@ -180,60 +183,65 @@ func neighbours(t *testing.T, s *Session, vocab int32, longest, texts int) {
 func TestDeadlineEndsTheRunAndTheRunnerGoesOn(t *testing.T) {
 	for _, c := range []struct {
 		name, reason string
-		options      Options
 		context      func(ctx context.Context) (context.Context, context.CancelFunc)
 	}{
-		{"deadline of the context", "deadline", Options{}, func(ctx context.Context) (context.Context,
+		{"deadline of the context", "deadline", func(ctx context.Context) (context.Context,
 			context.CancelFunc) {
 			return context.WithTimeout(ctx, 30*time.Millisecond)
 		}},
-		{"run timeout", "deadline", Options{RunTimeout: 30 * time.Millisecond}, context.WithCancel},
-		{"cancelled", "canceled", Options{}, func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"cancelled", "canceled", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(30*time.Millisecond, cancel)
 			return ctx, cancel
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := toy("toy_padded_loop").runner(t, c.options)
+			r := toy("toy_padded_loop").runner(t, engine.RuntimeOptions{})
 			for range 3 {
 				ctx, cancel := c.context(t.Context())
-				_, err := r.Run(ctx, []pipeline.Row{{38, 1}, {2}})
+				_, err := r.Run(ctx, inputs([]engine.Tokens{{38, 1}, {2}}))
 				cancel()
 				var f *pipeline.Fault
 				if !errors.As(err, &f) || f.Reason != c.reason || f.Stage != "infer" {
 					t.Fatalf("error %v is not a fault of the infer stage for reason %q", err, c.reason)
 				}
-				if got := run(t, r, pipeline.Row{3, 4})[0]; !slices.Equal(got, token(7)) {
+				if got := run(t, r, engine.Tokens{3, 4})[0]; !slices.Equal(got, token(7)) {
 					t.Fatalf("after an ended run the logits are %v instead of %v", got, token(7))
 				}
 			}
 		})
 	}
 	t.Run("over before it began", func(t *testing.T) {
-		r := toy("toy_padded_cls").runner(t, Options{})
+		r := toy("toy_padded_cls").runner(t, engine.RuntimeOptions{})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := r.Run(ctx, []pipeline.Row{{1}}); pipeline.KindOf(err) != pipeline.Transient {
+		if _, err := r.Run(ctx, inputs([]engine.Tokens{{1}})); pipeline.KindOf(err) != pipeline.Transient {
 			t.Errorf("error %v of a cancelled run is not transient", err)
 		}
 	})
 }
 
+// figures is a row that is no text.
+type figures []float32
+
+func (f figures) Cost() int   { return 1 }
+func (f figures) Key() []byte { return nil }
+
 func TestRowsThatNoModelTakes(t *testing.T) {
-	r := toy("toy_padded_cls").runner(t, Options{})
+	r := toy("toy_padded_cls").runner(t, engine.RuntimeOptions{})
 	for _, c := range []struct {
 		name string
-		row  pipeline.Row
+		row  engine.Input
 		says string
 	}{
-		{"empty", pipeline.Row{}, "no tokens"},
-		{"longer than the model", make(pipeline.Row, 49), "49 tokens, the model takes 48"},
-		{"negative id", pipeline.Row{1, -1}, "token 1 has id -1"},
-		{"id beyond the vocabulary", pipeline.Row{40}, "id 40"},
+		{"no text", figures{1, 2}, "no row of tokens"},
+		{"empty", engine.Tokens{}, "no tokens"},
+		{"longer than the model", make(engine.Tokens, 49), "49 tokens, the model takes 48"},
+		{"negative id", engine.Tokens{1, -1}, "token 1 has id -1"},
+		{"id beyond the vocabulary", engine.Tokens{40}, "id 40"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := r.Run(t.Context(), []pipeline.Row{{1}, c.row})
+			_, err := r.Run(t.Context(), []engine.Input{engine.Tokens{1}, c.row})
 			var f *pipeline.Fault
 			if !errors.As(err, &f) || f.Reason != "bad-row" || !strings.Contains(err.Error(), c.says) ||
 				!strings.Contains(err.Error(), "row 2 of 2") {
@@ -247,7 +255,8 @@ func TestRowsThatNoModelTakes(t *testing.T) {
 }
 
 func TestNotANumberIsReturnedForItsRowOnly(t *testing.T) {
-	l := run(t, toy("toy_padded_cls").runner(t, Options{}), pipeline.Row{1}, pipeline.Row{39}, pipeline.Row{2})
+	l := run(t, toy("toy_padded_cls").runner(t, engine.RuntimeOptions{}), engine.Tokens{1}, engine.Tokens{39},
+		engine.Tokens{2})
 	if !slices.Equal(l[0], token(1)) || !math.IsNaN(float64(l[1][0])) || !slices.Equal(l[2], token(2)) {
 		t.Errorf("logits %v", l)
 	}
@@ -256,9 +265,9 @@ func TestNotANumberIsReturnedForItsRowOnly(t *testing.T) {
 func TestFailedRunSaysWhyAndIsQuiet(t *testing.T) {
 	tm := toy("toy_padded_cls")
 	tm.vocab = 0 // so that only ONNX Runtime knows the id to be wrong
-	r := tm.runner(t, Options{})
+	r := tm.runner(t, engine.RuntimeOptions{})
 	var err error
-	printed := captureStderr(t, func() { _, err = r.Run(t.Context(), []pipeline.Row{{4000}}) })
+	printed := captureStderr(t, func() { _, err = r.Run(t.Context(), inputs([]engine.Tokens{{4000}})) })
 	var f *pipeline.Fault
 	if !errors.As(err, &f) || f.Kind != pipeline.Internal || f.Reason != "run-failed" || !strings.Contains(err.Error(),
 		"4000") {
@@ -296,9 +305,10 @@ func captureStderr(t *testing.T, f func()) string {
 }
 
 func TestRunnersShareASession(t *testing.T) {
-	s := testModel{onnx: "tiny_packed_tok_int8", labels: 5, precision: "int8"}.session(t, Options{Runners: 4})
+	s := testModel{onnx: "tiny_packed_tok_int8", labels: 5, precision: "int8"}.session(t,
+		engine.RuntimeOptions{Runners: 4})
 	rng := rand.New(rand.NewPCG(7, 8))
-	rows := make([]pipeline.Row, 40)
+	rows := make([]engine.Tokens, 40)
 	for i := range rows {
 		rows[i] = randomRow(rng, 48)
 	}
@@ -309,7 +319,7 @@ func TestRunnersShareASession(t *testing.T) {
 		wg.Go(func() {
 			for i := range 50 {
 				at := (n*7 + i) % (len(rows) - 3)
-				got, err := r.Run(t.Context(), rows[at:at+3])
+				got, err := r.Run(t.Context(), inputs(rows[at:at+3]))
 				if err != nil {
 					t.Error(err)
 					return
@@ -327,13 +337,13 @@ func TestRunnersShareASession(t *testing.T) {
 }
 
 func TestCloseWaitsForRunsAndEndsRunners(t *testing.T) {
-	s := toy("toy_padded_loop").session(t, Options{})
+	s := toy("toy_padded_loop").session(t, engine.RuntimeOptions{})
 	r := newRunner(t, s, -1)
-	run(t, r, pipeline.Row{1})
+	run(t, r, engine.Tokens{1})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := r.Run(ctx, []pipeline.Row{{38}})
+		_, err := r.Run(ctx, inputs([]engine.Tokens{{38}}))
 		done <- err
 	}()
 	closed := make(chan error)
@@ -343,7 +353,7 @@ func TestCloseWaitsForRunsAndEndsRunners(t *testing.T) {
 	if err := <-closed; err != nil {
 		t.Fatal(err)
 	}
-	_, err := r.Run(t.Context(), []pipeline.Row{{1}})
+	_, err := r.Run(t.Context(), inputs([]engine.Tokens{{1}}))
 	var f *pipeline.Fault
 	if !errors.As(err, &f) || f.Reason != "closed" {
 		t.Errorf("a run after Close says %v", err)
@@ -389,7 +399,7 @@ func TestBindPinsTheThreadToItsCore(t *testing.T) {
 		<-done
 		return during, after
 	}
-	s := toy("toy_padded_cls").session(t, Options{Runners: 2})
+	s := toy("toy_padded_cls").session(t, engine.RuntimeOptions{Runners: 2})
 	for i := range 2 {
 		during, after := bound(t, s, i)
 		if !slices.Equal(during, processCPUs[i:i+1]) || !slices.Equal(after, processCPUs) {
@@ -400,7 +410,7 @@ func TestBindPinsTheThreadToItsCore(t *testing.T) {
 	if during, _ := bound(t, s, -1); !slices.Equal(during, processCPUs) {
 		t.Errorf("a runner without a core is bound to %v", during)
 	}
-	crowd := toy("toy_padded_cls").session(t, Options{Runners: len(processCPUs) + 1})
+	crowd := toy("toy_padded_cls").session(t, engine.RuntimeOptions{Runners: len(processCPUs) + 1})
 	if during, _ := bound(t, crowd, 0); !slices.Equal(during, processCPUs) {
 		t.Errorf("with more runners than cores a runner is bound to %v", during)
 	}

@@ -16,25 +16,30 @@ import (
 
 	"sluice/model"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 )
 
-// Options say where and how a model runs.
-type Options struct {
-	Device         string // "cpu" (default), "cuda" or "openvino"
-	DeviceFallback string // when the device cannot be used: "fail" (default) or "cpu"
-	// how many runners will be made; DefaultRunners. Threads are pinned if there are cores for all
-	Runners    int
-	RunTimeout time.Duration // longest one run may take; 0: only the context's deadline counts
+// Runtime is ONNX Runtime, once Init has loaded it. It implements engine.Runtime.
+type Runtime struct{}
+
+var _ engine.Runtime = Runtime{}
+
+// Open implements engine.Runtime.
+func (Runtime) Open(m *model.Model, o engine.RuntimeOptions) (engine.Session, error) {
+	s, err := Open(m, o)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
-// Session is one model in ONNX Runtime. Its methods may be called by many goroutines.
+// Session is one model in ONNX Runtime. It implements engine.Session. Its methods may be called by many goroutines.
 type Session struct {
 	model    *model.Model
 	graph    *graph
 	provider string
 	runners  int
-	timeout  time.Duration
 
 	mu       sync.RWMutex // held for reading during runs
 	session  *onnx.DynamicAdvancedSession
@@ -43,7 +48,7 @@ type Session struct {
 
 // Open loads a model's ONNX. Init must have been called. It takes as long as reading the file and preparing the
 // weights, and returns a *pipeline.Fault of kind Config.
-func Open(m *model.Model, o Options) (*Session, error) {
+func Open(m *model.Model, o engine.RuntimeOptions) (*Session, error) {
 	var s *Session
 	err := withSignalStack(func() (err error) {
 		s, err = open(m, o)
@@ -57,7 +62,7 @@ func Open(m *model.Model, o Options) (*Session, error) {
 	return s, nil
 }
 
-func open(m *model.Model, o Options) (*Session, error) {
+func open(m *model.Model, o engine.RuntimeOptions) (*Session, error) {
 	if Version() == "" {
 		return nil, errors.New("ONNX Runtime is not loaded: call Init first")
 	}
@@ -78,11 +83,11 @@ const loadConfigEnv = "ORT_LOAD_CONFIG_FROM_MODEL"
 
 // openBytes opens the model with data as its ONNX, whatever its file says by now. Only weights in other files are read
 // by name.
-func openBytes(m *model.Model, data []byte, o Options) (*Session, error) {
+func openBytes(m *model.Model, data []byte, o engine.RuntimeOptions) (*Session, error) {
 	if o.Runners <= 0 {
 		o.Runners = DefaultRunners()
 	}
-	s := &Session{model: m, runners: o.Runners, timeout: o.RunTimeout, provider: "cpu"}
+	s := &Session{model: m, runners: o.Runners, provider: cpuProvider}
 	external, domains, err := outside(data)
 	if err == nil {
 		err = confine(m.Dir, external, listedBy(m.Manifest))
@@ -184,7 +189,7 @@ func (s *Session) configure(o *onnx.SessionOptions) error {
 	return nil
 }
 
-func (s *Session) chooseDevice(options *onnx.SessionOptions, o Options) error {
+func (s *Session) chooseDevice(options *onnx.SessionOptions, o engine.RuntimeOptions) error {
 	if !slices.Contains([]string{"", "fail", "cpu"}, o.DeviceFallback) {
 		return fmt.Errorf("device_fallback: %q is unknown; it is \"fail\" or \"cpu\"", o.DeviceFallback)
 	}
@@ -237,13 +242,24 @@ func (s *Session) useOpenVINO(o *onnx.SessionOptions) error {
 	return err
 }
 
+// cpuProvider is ONNX Runtime's own.
+const cpuProvider = "cpu"
+
+// Device is "cuda" for a model on a GPU, and else "cpu": OpenVINO computes on the same cores.
+func (s *Session) Device() string {
+	if s.provider == "cuda" {
+		return s.provider
+	}
+	return "cpu"
+}
+
 // Provider is the execution provider that runs the model: "cpu", "cuda" or "openvino".
 func (s *Session) Provider() string { return s.provider }
 
 // Clock is the time that a run takes as far as it is the runner's own doing: its thread's processor time on the CPU,
 // nil (the wall clock's) on another device or where the system does not tell.
 func (s *Session) Clock() func() time.Duration {
-	if s.provider != "cpu" {
+	if s.provider != cpuProvider {
 		return nil
 	}
 	return threadTime
@@ -308,7 +324,7 @@ func (s *Session) SelfTest(ctx context.Context, tok tokenize.Tokenizer) (note st
 	return "", nil
 }
 
-func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r pipeline.Runner, g *model.GoldenText,
+func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r engine.Runner, g *model.GoldenText,
 	tolerance float64) error {
 	enc := tok.Encode([][]byte{[]byte(g.Text)}, tokenize.Options{MaxTokens: s.model.MaxTokens})[0]
 	if enc.Err != nil {
@@ -317,7 +333,7 @@ func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r pipe
 	if len(enc.Windows) != 1 || !slices.Equal(enc.Windows[0].IDs, g.InputIDs) {
 		return errors.New("it has other token ids than when the model was exported: tokenizer.json is not the same")
 	}
-	logits, err := r.Run(ctx, []pipeline.Row{g.InputIDs})
+	logits, err := r.Run(ctx, []engine.Input{engine.Tokens(g.InputIDs)})
 	if err != nil {
 		return err
 	}
@@ -345,15 +361,15 @@ func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r pipe
 
 // Warmup runs the longest row once, so that the runner's buffers and the session's arena have their full size before
 // the first record.
-func (s *Session) Warmup(ctx context.Context, r pipeline.Runner) error {
+func (s *Session) Warmup(ctx context.Context, r engine.Runner) error {
 	ids := []int32{0}
 	if man := s.model.Manifest; man != nil && man.Golden != nil && len(man.Golden.Texts) > 0 {
 		ids = man.Golden.Texts[0].InputIDs
 	}
-	row := make(pipeline.Row, s.model.MaxTokens)
+	row := make(engine.Tokens, s.model.MaxTokens)
 	for i := range row {
 		row[i] = ids[i%len(ids)]
 	}
-	_, err := r.Run(ctx, []pipeline.Row{row})
+	_, err := r.Run(ctx, []engine.Input{row})
 	return err
 }

@@ -19,6 +19,7 @@ import (
 
 	"sluice/model"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 )
 
@@ -41,28 +42,32 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		model   *model.Model
-		options Options
+		options engine.RuntimeOptions
 		says    []string
 	}{
-		{"input of another kind of model", toy("toy_odd_input").open(t), Options{}, []string{"pixel_values",
-			"input_ids, attention_mask, token_type_ids"}},
-		{"fixed shape", toy("toy_fixed_shape").open(t), Options{}, []string{"input_ids has the fixed shape",
-			"dynamic axes"}},
-		{"no logits", toy("toy_two_outputs").open(t), Options{}, []string{"last_hidden_state, pooler_output"}},
-		{"other number of labels", two.open(t), Options{}, []string{"3 logits", "2 labels"}},
+		{"input of another kind of model", toy("toy_odd_input").open(t), engine.RuntimeOptions{},
+			[]string{"pixel_values",
+				"input_ids, attention_mask, token_type_ids"}},
+		{"fixed shape", toy("toy_fixed_shape").open(t), engine.RuntimeOptions{},
+			[]string{"input_ids has the fixed shape",
+				"dynamic axes"}},
+		{"no logits", toy("toy_two_outputs").open(t), engine.RuntimeOptions{},
+			[]string{"last_hidden_state, pooler_output"}},
+		{"other number of labels", two.open(t), engine.RuntimeOptions{}, []string{"3 logits", "2 labels"}},
 		{"padded taken for packed", as(toy("toy_padded_cls"), func(m *model.Model) { m.Layout = model.Packed }),
-			Options{}, []string{"the graph looks padded", "pad_idx is missing"}},
+			engine.RuntimeOptions{}, []string{"the graph looks padded", "pad_idx is missing"}},
 		{"packed taken for padded", as(toy("toy_packed_cls"), func(m *model.Model) { m.Layout = model.Padded }),
-			Options{}, []string{"the graph looks packed"}},
+			engine.RuntimeOptions{}, []string{"the graph looks packed"}},
 		{"other task", as(toy("toy_padded_cls"), func(m *model.Model) { m.Task = model.TokenClassification }),
-			Options{}, []string{"2 dimensions instead of 3"}},
-		{"half a file", cut(toy("toy_padded_cls"), 600), Options{}, []string{"cannot load it",
+			engine.RuntimeOptions{}, []string{"2 dimensions instead of 3"}},
+		{"half a file", cut(toy("toy_padded_cls"), 600), engine.RuntimeOptions{}, []string{"cannot load it",
 			"export the model again"}},
-		{"file gone", as(toy("toy_padded_cls"), func(m *model.Model) { m.Dir = t.TempDir() }), Options{},
+		{"file gone", as(toy("toy_padded_cls"), func(m *model.Model) { m.Dir = t.TempDir() }), engine.RuntimeOptions{},
 			[]string{"model.onnx", "no such file"}},
-		{"unknown device", toy("toy_padded_cls").open(t), Options{Device: "tpu"}, []string{`device: "tpu"`,
-			`"cpu", "cuda" or "openvino"`}},
-		{"unknown policy", toy("toy_padded_cls").open(t), Options{DeviceFallback: "maybe"},
+		{"unknown device", toy("toy_padded_cls").open(t), engine.RuntimeOptions{Device: "tpu"},
+			[]string{`device: "tpu"`,
+				`"cpu", "cuda" or "openvino"`}},
+		{"unknown policy", toy("toy_padded_cls").open(t), engine.RuntimeOptions{DeviceFallback: "maybe"},
 			[]string{`device_fallback: "maybe"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -88,16 +93,16 @@ func TestMissingCUDAFollowsThePolicy(t *testing.T) {
 	if slices.Contains(Providers(), "cuda") {
 		t.Skip("SKIPPED: CUDA works here")
 	}
-	_, err := Open(toy("toy_padded_cls").open(t), Options{Device: "cuda"})
+	_, err := Open(toy("toy_padded_cls").open(t), engine.RuntimeOptions{Device: "cuda"})
 	if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "onnxruntime-gpu") ||
 		!strings.Contains(err.Error(), LibraryEnv) {
 		t.Errorf("without CUDA, policy fail: %v", err)
 	}
-	s := toy("toy_padded_cls").session(t, Options{Device: "cuda", DeviceFallback: "cpu"})
+	s := toy("toy_padded_cls").session(t, engine.RuntimeOptions{Device: "cuda", DeviceFallback: "cpu"})
 	if w := s.Warnings(); s.Provider() != "cpu" || len(w) != 1 || !strings.Contains(w[0], "running on the CPU") {
 		t.Errorf("policy cpu: provider %s, warnings %q", s.Provider(), w)
 	}
-	run(t, newRunner(t, s, -1), pipeline.Row{1})
+	run(t, newRunner(t, s, -1), engine.Tokens{1})
 }
 
 func TestMissingOpenVINOFollowsThePolicy(t *testing.T) {
@@ -105,16 +110,16 @@ func TestMissingOpenVINOFollowsThePolicy(t *testing.T) {
 	if slices.Contains(Providers(), "openvino") {
 		t.Skip("SKIPPED: OpenVINO works here")
 	}
-	_, err := Open(toy("toy_padded_cls").open(t), Options{Device: "openvino"})
+	_, err := Open(toy("toy_padded_cls").open(t), engine.RuntimeOptions{Device: "openvino"})
 	if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "native.sh openvino") ||
 		!strings.Contains(err.Error(), LibraryEnv) {
 		t.Errorf("without OpenVINO, policy fail: %v", err)
 	}
-	s := toy("toy_padded_cls").session(t, Options{Device: "openvino", DeviceFallback: "cpu"})
+	s := toy("toy_padded_cls").session(t, engine.RuntimeOptions{Device: "openvino", DeviceFallback: "cpu"})
 	if w := s.Warnings(); s.Provider() != "cpu" || len(w) != 1 || !strings.Contains(w[0], "running on the CPU") {
 		t.Errorf("policy cpu: provider %s, warnings %q", s.Provider(), w)
 	}
-	run(t, newRunner(t, s, -1), pipeline.Row{1})
+	run(t, newRunner(t, s, -1), engine.Tokens{1})
 }
 
 // With the library of scripts/native.sh openvino in SLUICE_ONNXRUNTIME: rows of many shapes, by two runners at once,
@@ -137,13 +142,13 @@ func TestOpenVINOComputesWhatTheCPUProviderDoes(t *testing.T) {
 			if openVINOInBF16() {
 				c.within = max(c.within, 5e-2)
 			}
-			s := c.session(t, Options{Device: "openvino", Runners: 2})
+			s := c.session(t, engine.RuntimeOptions{Device: "openvino", Runners: 2})
 			if s.Provider() != "openvino" {
 				t.Fatalf("provider %s", s.Provider())
 			}
-			want, got := c.runner(t, Options{}), []pipeline.Runner{newRunner(t, s, 0), newRunner(t, s, 1)}
+			want, got := c.runner(t, engine.RuntimeOptions{}), []engine.Runner{newRunner(t, s, 0), newRunner(t, s, 1)}
 			rng := rand.New(rand.NewPCG(3, 4))
-			batches := make([][]pipeline.Row, 30)
+			batches := make([][]engine.Tokens, 30)
 			for i := range batches {
 				for range 1 + rng.IntN(6) {
 					batches[i] = append(batches[i], randomRow(rng, 48))
@@ -155,7 +160,7 @@ func TestOpenVINOComputesWhatTheCPUProviderDoes(t *testing.T) {
 				wg.Go(func() {
 					for i := r; i < len(batches); i += len(got) {
 						var err error
-						if results[i], err = got[r].Run(t.Context(), batches[i]); err != nil {
+						if results[i], err = got[r].Run(t.Context(), inputs(batches[i])); err != nil {
 							t.Error(err)
 						}
 					}
@@ -173,7 +178,7 @@ func TestOpenVINOComputesWhatTheCPUProviderDoes(t *testing.T) {
 	}
 	// A graph with operators that only ONNX Runtime has is refused, not run in pieces.
 	_, err := Open(testModel{onnx: "tiny_padded_cls_fp32", labels: 3, precision: model.FP32}.open(t),
-		Options{Device: "openvino"})
+		engine.RuntimeOptions{Device: "openvino"})
 	if err == nil || !strings.Contains(err.Error(), "--ops standard") {
 		t.Errorf("a contrib graph: %v", err)
 	}
@@ -186,7 +191,7 @@ func TestSessionOptionsTakeEffect(t *testing.T) {
 		t.Skip("SKIPPED: this CPU computes u8 x s8 exactly by itself")
 	}
 	tm := testModel{onnx: "tiny_packed_cls_int8", labels: 3, precision: model.Int8}
-	s := tm.session(t, Options{})
+	s := tm.session(t, engine.RuntimeOptions{})
 	if w := s.Warnings(); len(w) != 1 || !strings.Contains(w[0], "VNNI") {
 		t.Errorf("warnings %q", w)
 	}
@@ -197,7 +202,7 @@ func TestSessionOptionsTakeEffect(t *testing.T) {
 	}
 	saturating := &Session{model: s.model, graph: s.graph, session: plain}
 	defer saturating.Close()
-	fp32 := testModel{onnx: "tiny_packed_cls_fp32", labels: 3, precision: model.FP32}.runner(t, Options{})
+	fp32 := testModel{onnx: "tiny_packed_cls_fp32", labels: 3, precision: model.FP32}.runner(t, engine.RuntimeOptions{})
 	exact, off := newRunner(t, s, -1), newRunner(t, saturating, -1)
 	rng := rand.New(rand.NewPCG(9, 10))
 	var exactError, saturatedError float64
@@ -255,7 +260,7 @@ func TestSelfTest(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			tm := toy("toy_padded_cls")
 			tm.golden = c.golden
-			note, err := tm.session(t, Options{}).SelfTest(t.Context(), wordTokenizer{shift: c.shift})
+			note, err := tm.session(t, engine.RuntimeOptions{}).SelfTest(t.Context(), wordTokenizer{shift: c.shift})
 			if note != "" {
 				t.Errorf("note %q", note)
 			}
@@ -269,14 +274,14 @@ func TestSelfTest(t *testing.T) {
 			}
 		})
 	}
-	note, err := toy("toy_padded_cls").session(t, Options{}).SelfTest(t.Context(), wordTokenizer{})
+	note, err := toy("toy_padded_cls").session(t, engine.RuntimeOptions{}).SelfTest(t.Context(), wordTokenizer{})
 	if err != nil || !strings.Contains(note, "not tested") {
 		t.Errorf("without golden texts: %q, %v", note, err)
 	}
 }
 
 func TestWarmupRunsTheLongestRow(t *testing.T) {
-	s := toy("toy_packed_tok").session(t, Options{})
+	s := toy("toy_packed_tok").session(t, engine.RuntimeOptions{})
 	r := newRunner(t, s, -1)
 	if err := s.Warmup(t.Context(), r); err != nil {
 		t.Fatal(err)
@@ -296,7 +301,7 @@ func TestOpeningAndClosingDoesNotLeak(t *testing.T) {
 	m := tm.open(t)
 	needLibrary(t)
 	cycle := func() {
-		s, err := Open(m, Options{})
+		s, err := Open(m, engine.RuntimeOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,7 +309,7 @@ func TestOpeningAndClosingDoesNotLeak(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		run(t, r, make(pipeline.Row, 48), make(pipeline.Row, 5))
+		run(t, r, make(engine.Tokens, 48), make(engine.Tokens, 5))
 		if err := errors.Join(r.Close(), s.Close()); err != nil {
 			t.Fatal(err)
 		}

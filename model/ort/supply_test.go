@@ -18,6 +18,7 @@ import (
 
 	"sluice/model"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // bytesField is a field of a protobuf message that has a length.
@@ -60,7 +61,7 @@ func refused(t *testing.T, data []byte, says ...string) {
 	t.Helper()
 	m := directory(t, data)
 	m.Manifest = nil
-	s, err := Open(m, Options{Runners: 1})
+	s, err := Open(m, engine.RuntimeOptions{Runners: 1})
 	if err == nil {
 		s.Close()
 		t.Fatal("it was opened")
@@ -137,7 +138,8 @@ void *RegisterCustomOps(void *options, const void *api) { loaded(); return 0; }
 		"the same in a branch of a branch": {toyWith(t, bytesField(7,
 			bytesField(1, node("", "If", bytesField(5, bytesField(6,
 				bytesField(1, node("", "If", bytesField(5, bytesField(11,
-					bytesField(1, node("com.microsoft", "EPContext")...)...)...))...)...)...))...)...)), []string{"EPContext"}},
+					bytesField(1, node("com.microsoft", "EPContext")...)...)...))...)...)...))...)...)),
+			[]string{"EPContext"}},
 		"the same in graphs for training": {toyWith(t, bytesField(20,
 			bytesField(2, bytesField(1, node("com.microsoft", "EPContext")...)...)...)), []string{"EPContext"}},
 		"nothing but a library beside it":   {toyWith(t), nil},
@@ -155,7 +157,7 @@ void *RegisterCustomOps(void *options, const void *api) { loaded(); return 0; }
 				}
 			}
 			t.Chdir(m.Dir)
-			s, err := Open(m, Options{Runners: 1})
+			s, err := Open(m, engine.RuntimeOptions{Runners: 1})
 			if err == nil {
 				s.Close()
 			}
@@ -190,7 +192,7 @@ func TestFunctionsOfTheModelMayHaveTheirOwnDomain(t *testing.T) {
 	m := directory(t, toyWith(t, opset("mine", 1), bytesField(25, function...),
 		bytesField(7, bytesField(1, append(textOf(1, "input_ids"), node("mine", "Same")...)...)...)))
 	m.Manifest = nil
-	s, err := Open(m, Options{Runners: 1})
+	s, err := Open(m, engine.RuntimeOptions{Runners: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,13 +218,13 @@ func TestAModelCannotChangeItsSession(t *testing.T) {
 		t.Run("variable "+c.value, func(t *testing.T) {
 			t.Chdir(t.TempDir())
 			t.Setenv(loadConfigEnv, c.value)
-			s, err := Open(m, Options{Runners: 1})
+			s, err := Open(m, engine.RuntimeOptions{Runners: 1})
 			if err == nil {
 				r, err := s.NewRunner(-1)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := r.Run(t.Context(), []pipeline.Row{{5, 6}}); err != nil {
+				if _, err := r.Run(t.Context(), inputs([]engine.Tokens{{5, 6}})); err != nil {
 					t.Error(err)
 				}
 				r.Close()

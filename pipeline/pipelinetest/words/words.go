@@ -3,7 +3,6 @@ package words
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -18,6 +17,8 @@ import (
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/codec/jsonvalue"
+	"sluice/pipeline/engine"
+	"sluice/pipeline/engine/enginetest"
 	"sluice/pipeline/plan"
 	"sluice/pipeline/plan/text"
 	"sluice/pipeline/publish"
@@ -89,27 +90,23 @@ func (w *Tokenizer) VocabSize() int { return 100 }
 // Close implements tokenize.Tokenizer.
 func (w *Tokenizer) Close() error { return nil }
 
-// runner is sure of POSITIVE by the length of the first word. A first word of 13 letters fails the batch, one of 14 gives
-// NaN; when broken is set everything fails.
-type runner struct{ b *Bench }
-
-func (r runner) Bind() error  { return nil }
-func (r runner) Close() error { return nil }
-func (r runner) Run(_ context.Context, rows []pipeline.Row) ([][]float32, error) {
-	r.b.mu.Lock()
-	defer r.b.mu.Unlock()
-	if r.b.Broken {
+// run is sure of POSITIVE by the length of the first word. A first word of 13 letters fails the batch, one of 14 gives NaN;
+// when Broken is set everything fails.
+func (b *Bench) run(rows []engine.Input) ([][]float32, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.Broken {
 		return nil, errors.New("the model is broken")
 	}
 	out := make([][]float32, len(rows))
 	for i, row := range rows {
-		switch row[0] {
+		switch first := row.(interface{ TokenIDs() []int32 }).TokenIDs()[0]; first {
 		case 13:
 			return nil, pipeline.Faultf(pipeline.Internal, "infer", "run-failed", "thirteen")
 		case 14:
 			out[i] = []float32{float32(math.NaN()), 0}
 		default:
-			out[i] = []float32{-float32(row[0]), float32(row[0])}
+			out[i] = []float32{-float32(first), float32(first)}
 		}
 	}
 	return out, nil
@@ -126,11 +123,9 @@ type Bench struct {
 	Limit     int        // of messages for the topic out, in bytes; 0: none
 	Broken    bool       // the models fail on everything, from the next run on
 
-	mu     sync.Mutex
-	t      testing.TB
-	engine *pipeline.Engine
-	dog    *pipeline.Watchdog
-	plan   *plan.Plan
+	mu   sync.Mutex
+	t    testing.TB
+	plan *plan.Plan
 }
 
 // Options are what a test may want otherwise.
@@ -147,32 +142,26 @@ type Options struct {
 // letters to dlq. A text may have 60 bytes, a row six tokens.
 func New(t testing.TB, o Options) *Bench {
 	b := &Bench{Tokenizer: &Tokenizer{}, Failure: make(chan error, 100), t: t, Registry: prometheus.NewRegistry()}
-	metrics := pipeline.NewMetrics(b.Registry)
-	b.Stage = metrics.StageMetrics
+	b.Stage = pipeline.NewStageMetrics(b.Registry, pipeline.StageMetricsOptions{Dispositions: pipeline.ClassifyDispositions})
 	fail := func(err error) { b.Failure <- err }
-	b.dog = pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: 30 * time.Second, Grace: 10 * time.Second, Wedged: fail})
-	var models []pipeline.EngineModel
+	dog := pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: 30 * time.Second, Grace: 10 * time.Second, Wedged: fail})
+	e := engine.New(engine.Options{Devices: []engine.Device{{Name: "cpu", Runners: 2}}, BatchTokens: 256,
+		CacheBytes: o.CacheBytes, Metrics: engine.NewMetrics(b.Registry, b.Stage), Watchdog: dog, Fail: fail})
+	t.Cleanup(e.Close)
 	for i := range max(o.Models, 1) {
 		name := fmt.Sprintf("m%d", i)
-		models = append(models, pipeline.EngineModel{Name: name, Probe: pipeline.Row{1},
-			Open: func(int) (pipeline.Runner, error) { return runner{b}, nil }})
+		handle, err := e.Load(t.Context(), engine.Model{Name: name, Digest: name, Probe: engine.Tokens{1},
+			Session: &enginetest.Session{Run: b.run}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		judge, err := model.NewJudge(&model.Model{Name: name, Task: model.TextClassification,
 			Labels: []string{"NEGATIVE", "POSITIVE"}}, b.Tokenizer, model.JudgeOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.Models = append(b.Models, text.Model{Name: name, Step: text.Step{Index: i, Tag: name + "@0123456789ab",
+		b.Models = append(b.Models, text.Model{Name: name, Step: text.Step{Handle: handle, Tag: name + "@0123456789ab",
 			Tokenizer: b.Tokenizer, Judge: judge, Options: tokenize.Options{MaxTokens: 6}}})
-	}
-	var err error
-	b.engine, err = pipeline.NewEngine(models, pipeline.EngineOptions{Runners: 2, BatchTokens: 256, Metrics: metrics,
-		CacheBytes: o.CacheBytes, Fail: fail})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.engine.Close)
-	for i := range b.Models {
-		b.Models[i].Engine = b.engine
 	}
 	form := jsonvalue.New(jsonvalue.Options{Text: codec.Path{"text"}, Field: "inference", MaxDepth: 512})
 	b.Publisher = &publish.Publisher{Codec: form, Output: "out", DeadLetters: "dlq", MaxBytes: func(topic string) int {
@@ -188,8 +177,9 @@ func New(t testing.TB, o Options) *Bench {
 	if o.Steps != nil {
 		steps = append(steps, o.Steps(b)...)
 	}
+	var err error
 	b.plan, err = plan.New(steps, plan.Options{Codec: b.Publisher.Codec, Publisher: b.Publisher, MaxTextBytes: 60,
-		Metrics: plan.NewMetrics(b.Registry, b.Stage), Watchdog: b.dog, Fail: fail})
+		Metrics: plan.NewMetrics(b.Registry, b.Stage), Watchdog: dog, Fail: fail})
 	if err != nil {
 		t.Fatal(err)
 	}

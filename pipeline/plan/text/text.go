@@ -11,6 +11,7 @@ import (
 
 	"sluice/model"
 	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/plan"
 	"sluice/tokenize"
@@ -26,8 +27,7 @@ type Model struct {
 // Step is a model that makes verdicts.
 type Step struct {
 	Tag       string // which model it is: "sentiment@3f9c2a1b2c3d"
-	Engine    *pipeline.Engine
-	Index     int
+	Handle    *engine.Handle
 	Tokenizer tokenize.Tokenizer
 	Judge     *model.Judge
 	Options   tokenize.Options // MaxTokens, Windows, Stride; Offsets follows the judge
@@ -162,7 +162,7 @@ func (j *judging) Wanted(it *plan.Item) bool { return j.student == nil || it.Fac
 
 // Start implements plan.Waiting.
 func (j *judging) Start(_ context.Context, it *plan.Item, end plan.End) {
-	j.ask(it, func(a pipeline.Answer) {
+	j.ask(it, func(a engine.Answer) {
 		v, err := j.verdict(it, a)
 		if err != nil {
 			end.Fail(err)
@@ -193,7 +193,7 @@ func (s *student) Describe() plan.Info {
 
 // Start implements plan.Waiting.
 func (s *student) Start(_ context.Context, it *plan.Item, end plan.End) {
-	s.ask(it, func(a pipeline.Answer) {
+	s.ask(it, func(a engine.Answer) {
 		v, err := s.verdict(it, a)
 		switch {
 		case err != nil:
@@ -209,7 +209,7 @@ func (s *student) Start(_ context.Context, it *plan.Item, end plan.End) {
 	})
 }
 
-func by(a pipeline.Answer, otherwise pipeline.By) pipeline.By {
+func by(a engine.Answer, otherwise pipeline.By) pipeline.By {
 	if a.Cached {
 		return pipeline.ByCache
 	}
@@ -220,17 +220,17 @@ func (j *judging) encoded(it *plan.Item) *tokenize.Encoded {
 	return it.Kept(&j.tokens.Place).(*tokenize.Encoded)
 }
 
-func (j *judging) ask(it *plan.Item, done func(pipeline.Answer)) {
+func (j *judging) ask(it *plan.Item, done func(engine.Answer)) {
 	e := j.encoded(it)
-	rows := make([]pipeline.Row, len(e.Windows))
+	rows := make([]engine.Input, len(e.Windows))
 	for k := range rows {
-		rows[k] = e.Windows[k].IDs
+		rows[k] = &e.Windows[k]
 	}
-	j.Engine.Submit(pipeline.Ask{Model: j.Index, Rows: rows, Urgent: it.Urgent, Since: it.Record.Timestamp, Done: done})
+	j.Handle.Submit(engine.Ask{Inputs: rows, Urgent: it.Urgent, Since: it.Record.Timestamp, Done: done})
 }
 
 // verdict makes sense of logits. A panic over one text is that text's fault, not the worker's.
-func (j *judging) verdict(it *plan.Item, a pipeline.Answer) (v *model.Verdict, err error) {
+func (j *judging) verdict(it *plan.Item, a engine.Answer) (v *model.Verdict, err error) {
 	if a.Err != nil {
 		return nil, a.Err
 	}

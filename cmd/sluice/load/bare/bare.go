@@ -12,17 +12,17 @@ import (
 	"syscall"
 	"time"
 
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // Options say how rows are batched and run.
 type Options struct {
-	Runners     int                                          // threads, each on its own core
-	BatchTokens int                                          // most tokens of a batch; pipeline.DefaultBatchTokens
-	Window      int                                          // rows that are sorted by length together; 512
-	Length      time.Duration                                // of the measurement; a batch that has begun is finished
-	Open        func(runner int) (pipeline.Runner, error)    // as ort.Session.NewRunner
-	Warm        func(context.Context, pipeline.Runner) error // nil: one batch
+	Runners     int                                        // threads, each on its own core
+	BatchTokens int                                        // most tokens of a batch; engine.DefaultBatchTokens
+	Window      int                                        // rows that are sorted by length together; 512
+	Length      time.Duration                              // of the measurement; a batch that has begun is finished
+	Open        func(runner int) (engine.Runner, error)    // as ort.Session.NewRunner
+	Warm        func(context.Context, engine.Runner) error // nil: one batch
 }
 
 // Result is what the loop did.
@@ -46,17 +46,17 @@ type Result struct {
 
 // Batches sorts rows by length, window by window, and cuts them into batches of at most budget tokens, as a worker with
 // a full queue could.
-func Batches(rows []pipeline.Row, window, budget int) [][]pipeline.Row {
-	var batches [][]pipeline.Row
+func Batches(rows []engine.Input, window, budget int) [][]engine.Input {
+	var batches [][]engine.Input
 	for chunk := range slices.Chunk(slices.Clone(rows), window) {
-		slices.SortStableFunc(chunk, func(a, b pipeline.Row) int { return len(a) - len(b) })
+		slices.SortStableFunc(chunk, func(a, b engine.Input) int { return a.Cost() - b.Cost() })
 		begin, tokens := 0, 0
 		for i, row := range chunk {
-			if i > begin && tokens+len(row) > budget {
+			if i > begin && tokens+row.Cost() > budget {
 				batches = append(batches, chunk[begin:i])
 				begin, tokens = i, 0
 			}
-			tokens += len(row)
+			tokens += row.Cost()
 		}
 		batches = append(batches, chunk[begin:])
 	}
@@ -64,7 +64,7 @@ func Batches(rows []pipeline.Row, window, budget int) [][]pipeline.Row {
 }
 
 // Run loops over rows until the time is over.
-func Run(ctx context.Context, rows []pipeline.Row, o Options) (Result, error) {
+func Run(ctx context.Context, rows []engine.Input, o Options) (Result, error) {
 	if len(rows) == 0 {
 		return Result{}, errors.New("there are no rows to run")
 	}
@@ -72,7 +72,7 @@ func Run(ctx context.Context, rows []pipeline.Row, o Options) (Result, error) {
 		o.Runners = 1
 	}
 	if o.BatchTokens <= 0 {
-		o.BatchTokens = pipeline.DefaultBatchTokens
+		o.BatchTokens = engine.DefaultBatchTokens
 	}
 	if o.Window <= 0 {
 		o.Window = 512
@@ -80,7 +80,7 @@ func Run(ctx context.Context, rows []pipeline.Row, o Options) (Result, error) {
 	batches := Batches(rows, o.Window, o.BatchTokens)
 	// A shuffle of the batches that is the same in every run: else one runner computes short rows while another has the
 	// long ones, window after window.
-	shuffled := make([][]pipeline.Row, len(batches))
+	shuffled := make([][]engine.Input, len(batches))
 	for i := range batches {
 		shuffled[i*7919%len(batches)] = batches[i]
 	}
@@ -118,9 +118,9 @@ func Run(ctx context.Context, rows []pipeline.Row, o Options) (Result, error) {
 				}
 				widest := 0
 				for _, row := range batch {
-					c.tokens += len(row)
-					c.squares += len(row) * len(row)
-					widest = max(widest, len(row))
+					c.tokens += row.Cost()
+					c.squares += row.Cost() * row.Cost()
+					widest = max(widest, row.Cost())
 				}
 				c.rows += len(batch)
 				c.slots += widest * len(batch)
@@ -178,7 +178,7 @@ func cpuTime() time.Duration {
 
 // Best runs the loop for a short time with each budget and returns the one with the highest rate: what a worker's own
 // choice is to be compared with.
-func Best(ctx context.Context, rows []pipeline.Row, budgets []int, o Options) (budget int, err error) {
+func Best(ctx context.Context, rows []engine.Input, budgets []int, o Options) (budget int, err error) {
 	most := 0.0
 	for _, b := range budgets {
 		o.BatchTokens = b

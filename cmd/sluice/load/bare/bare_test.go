@@ -8,13 +8,13 @@ import (
 	"testing"
 	"time"
 
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
-func rowsOf(lengths ...int) []pipeline.Row {
-	var rows []pipeline.Row
+func rowsOf(lengths ...int) []engine.Input {
+	var rows []engine.Input
 	for _, n := range lengths {
-		rows = append(rows, make(pipeline.Row, n))
+		rows = append(rows, make(engine.Tokens, n))
 	}
 	return rows
 }
@@ -30,8 +30,8 @@ func TestBatchesKeepTheBudgetAndEveryRow(t *testing.T) {
 		for _, b := range Batches(rowsOf(lengths...), 128, budget) {
 			tokens := 0
 			for _, r := range b {
-				tokens += len(r)
-				seen = append(seen, len(r))
+				tokens += r.Cost()
+				seen = append(seen, r.Cost())
 			}
 			if tokens > budget && len(b) > 1 || len(b) == 0 {
 				t.Errorf("budget %d: a batch of %d rows and %d tokens", budget, len(b), tokens)
@@ -52,10 +52,10 @@ type fixed struct {
 
 func (f *fixed) Bind() error  { return nil }
 func (f *fixed) Close() error { return nil }
-func (f *fixed) Run(_ context.Context, rows []pipeline.Row) ([][]float32, error) {
+func (f *fixed) Run(_ context.Context, rows []engine.Input) ([][]float32, error) {
 	n := 0
 	for _, r := range rows {
-		n += len(r)
+		n += r.Cost()
 	}
 	f.ran.Add(int64(n))
 	time.Sleep(time.Duration(n) * f.perToken)
@@ -64,7 +64,7 @@ func (f *fixed) Run(_ context.Context, rows []pipeline.Row) ([][]float32, error)
 
 func TestTheRateIsThatOfTheRunners(t *testing.T) {
 	var ran atomic.Int64
-	open := func(int) (pipeline.Runner, error) { return &fixed{perToken: 20 * time.Microsecond, ran: &ran}, nil }
+	open := func(int) (engine.Runner, error) { return &fixed{perToken: 20 * time.Microsecond, ran: &ran}, nil }
 	r, err := Run(t.Context(), rowsOf(10, 20, 30, 40), Options{Runners: 3, BatchTokens: 100,
 		Length: 300 * time.Millisecond, Open: open})
 	if err != nil {
@@ -82,7 +82,7 @@ func TestTheRateIsThatOfTheRunners(t *testing.T) {
 
 func TestTheBestBudgetIsTheFastest(t *testing.T) {
 	// every run costs the same: the larger the batch, the better
-	open := func(int) (pipeline.Runner, error) { return &eachRun{10 * time.Millisecond}, nil }
+	open := func(int) (engine.Runner, error) { return &eachRun{10 * time.Millisecond}, nil }
 	best, err := Best(t.Context(), rowsOf(10, 10, 10, 10, 10, 10, 10, 10), []int{10, 80, 40},
 		Options{Length: 100 * time.Millisecond, Open: open})
 	if err != nil || best != 80 {
@@ -94,18 +94,18 @@ type eachRun struct{ takes time.Duration }
 
 func (r *eachRun) Bind() error  { return nil }
 func (r *eachRun) Close() error { return nil }
-func (r *eachRun) Run(context.Context, []pipeline.Row) ([][]float32, error) {
+func (r *eachRun) Run(context.Context, []engine.Input) ([][]float32, error) {
 	time.Sleep(r.takes)
 	return nil, nil
 }
 
 func TestARunnersErrorEndsTheLoop(t *testing.T) {
 	broken := errors.New("no such kernel")
-	open := func(n int) (pipeline.Runner, error) { return &fixed{ran: new(atomic.Int64), fail: broken}, nil }
+	open := func(n int) (engine.Runner, error) { return &fixed{ran: new(atomic.Int64), fail: broken}, nil }
 	if _, err := Run(t.Context(), rowsOf(5), Options{Length: time.Hour, Open: open}); !errors.Is(err, broken) {
 		t.Errorf("%v", err)
 	}
-	if _, err := Run(t.Context(), rowsOf(5), Options{Length: time.Hour, Open: func(int) (pipeline.Runner,
+	if _, err := Run(t.Context(), rowsOf(5), Options{Length: time.Hour, Open: func(int) (engine.Runner,
 		error) {
 		return nil, broken
 	}}); !errors.Is(err, broken) {

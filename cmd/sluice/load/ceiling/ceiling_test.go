@@ -12,7 +12,7 @@ import (
 	"sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
 	"sluice/model"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // free is a runner whose rows cost nothing.
@@ -20,13 +20,13 @@ type free struct{}
 
 func (free) Bind() error  { return nil }
 func (free) Close() error { return nil }
-func (free) Run(_ context.Context, rows []pipeline.Row) ([][]float32, error) {
+func (free) Run(_ context.Context, rows []engine.Input) ([][]float32, error) {
 	return make([][]float32, len(rows)), nil
 }
 
 func plan() Plan {
-	return Plan{Rows: []pipeline.Row{make(pipeline.Row, 10), make(pipeline.Row, 30)}, Rounds: 3,
-		Loop: bare.Options{Length: 5 * time.Millisecond, Open: func(int) (pipeline.Runner, error) {
+	return Plan{Rows: []engine.Input{make(engine.Tokens, 10), make(engine.Tokens, 30)}, Rounds: 3,
+		Loop: bare.Options{Length: 5 * time.Millisecond, Open: func(int) (engine.Runner, error) {
 			return free{}, nil
 		}},
 		Status: func(string, ...any) {}}

@@ -8,14 +8,14 @@ import (
 
 	"sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 )
 
 // This file owns the rounds: every line is measured once in each, so that all of them see the same machine.
 
 // Plan is what is measured.
 type Plan struct {
-	Rows   []pipeline.Row
+	Rows   []engine.Input
 	Loop   bare.Options // Runners and BatchTokens are those of each line
 	Rounds int
 	Status func(format string, args ...any) // what is under way

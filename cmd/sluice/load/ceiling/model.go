@@ -8,7 +8,7 @@ import (
 
 	"sluice/cmd/sluice/load"
 	"sluice/model"
-	"sluice/pipeline"
+	"sluice/pipeline/engine"
 	"sluice/tokenize"
 )
 
@@ -30,7 +30,7 @@ func Describe(m *model.Model) (load.Model, error) {
 const sampleSize = 4000
 
 // Count tokenizes a sample of a sequence, as rows of token ids, and says how long they are.
-func Count(m *model.Model, tok tokenize.Tokenizer, texts *load.Texts) (*load.Tokens, []pipeline.Row, error) {
+func Count(m *model.Model, tok tokenize.Tokenizer, texts *load.Texts) (*load.Tokens, []engine.Input, error) {
 	n := sampleSize
 	if all := texts.Material(); all > 0 {
 		n = min(n, all)
@@ -39,14 +39,14 @@ func Count(m *model.Model, tok tokenize.Tokenizer, texts *load.Texts) (*load.Tok
 	for _, t := range texts.Sample(n) {
 		sample = append(sample, []byte(t))
 	}
-	rows := make([]pipeline.Row, n)
+	rows := make([]engine.Input, n)
 	lengths := make([]int, n)
 	for i, e := range tok.Encode(sample, tokenize.Options{MaxTokens: m.MaxTokens}) {
 		if e.Err != nil {
 			return nil, nil, fmt.Errorf("text %d of the sample: %w", i+1, e.Err)
 		}
-		rows[i] = e.Windows[0].IDs
-		lengths[i] = len(rows[i])
+		rows[i] = engine.Tokens(e.Windows[0].IDs)
+		lengths[i] = len(e.Windows[0].IDs)
 	}
 	return load.CountTokens(m.Name, lengths), rows, nil
 }

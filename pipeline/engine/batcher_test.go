@@ -1,4 +1,4 @@
-package pipeline
+package engine
 
 import (
 	"testing"
@@ -12,19 +12,22 @@ func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		budget := rapid.IntRange(1, 300).Draw(t, "budget")
 		runners := rapid.IntRange(1, 4).Draw(t, "runners")
-		b := newBatcher(runners, []Budget{{Tokens: budget, Least: rapid.IntRange(1, budget).Draw(t, "least")},
-			{Tokens: budget, Least: budget}})
+		b := batcherOf(runners, Budget{Tokens: budget, Least: rapid.IntRange(1, budget).Draw(t, "least")},
+			Budget{Tokens: budget, Least: budget})
 		var running []batch
-		type key struct{ model, id int }
+		type key struct {
+			model *queue
+			id    int
+		}
 		waiting := map[key]int{} // tokens
 		next := 0
 		t.Repeat(map[string]func(*rapid.T){
 			"add": func(t *rapid.T) {
 				m, n := rapid.IntRange(0, 1).Draw(t, "model"), rapid.IntRange(1, 600).Draw(t, "tokens")
 				next++
-				b.add(&task{model: m, row: make(Row, n), priority: priority(rapid.IntRange(0, 1).Draw(t, "priority")),
+				b.add(&task{queue: b.queues[m], cost: n, priority: priority(rapid.IntRange(0, 1).Draw(t, "priority")),
 					due: int64(rapid.IntRange(0, 5).Draw(t, "due")), hash: uint64(next)})
-				waiting[key{m, next}] = n
+				waiting[key{b.queues[m], next}] = n
 			},
 			"next": func(t *rapid.T) {
 				idle := rapid.IntRange(0, 3).Draw(t, "idle")
@@ -41,16 +44,16 @@ func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 				}
 				tokens := 0
 				for _, task := range out.tasks {
-					k := key{out.model, int(task.hash)}
+					k := key{out.queue, int(task.hash)}
 					n, here := waiting[k]
-					if !here || n != len(task.row) {
-						t.Fatalf("row %v is not waiting", k)
+					if !here || n != task.cost {
+						t.Fatalf("row %d is not waiting", k.id)
 					}
 					delete(waiting, k)
 					tokens += n
 				}
-				if tokens != out.tokens || tokens > budget && len(out.tasks) > 1 {
-					t.Fatalf("batch of %d rows, %d tokens (says %d), budget %d", len(out.tasks), tokens, out.tokens,
+				if tokens != out.cost || tokens > budget && len(out.tasks) > 1 {
+					t.Fatalf("batch of %d rows, %d tokens (says %d), budget %d", len(out.tasks), tokens, out.cost,
 						budget)
 				}
 			},
@@ -58,7 +61,7 @@ func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 				rows, tokens := 0, 0
 				for i := range b.queues {
 					rows += b.queues[i].rows
-					tokens += b.queues[i].tokens
+					tokens += b.queues[i].cost
 				}
 				want := 0
 				for _, n := range waiting {
@@ -72,11 +75,20 @@ func TestBatcherRunsEveryRowOnceWithinTheBudget(t *testing.T) {
 	})
 }
 
+// batcherOf makes a batcher of models with these budgets.
+func batcherOf(runners int, budgets ...Budget) *batcher {
+	b := newBatcher(runners)
+	for _, budget := range budgets {
+		b.open(&queue{budget: budget})
+	}
+	return b
+}
+
 // waits makes a batcher of one model in which rows of these lengths wait, in order of arrival.
 func waits(runners, budget int, lengths ...int) *batcher {
-	b := newBatcher(runners, []Budget{{Tokens: budget, Least: budget}})
+	b := batcherOf(runners, Budget{Tokens: budget, Least: budget})
 	for i, n := range lengths {
-		b.add(&task{row: make(Row, n), priority: ordinary, due: int64(i)})
+		b.add(&task{queue: b.queues[0], cost: n, priority: ordinary, due: int64(i)})
 	}
 	return b
 }
@@ -84,7 +96,7 @@ func waits(runners, budget int, lengths ...int) *batcher {
 func TestBatcherServesTheOldestFirst(t *testing.T) {
 	b := waits(1, 64, 100, 10, 10, 10, 10, 10, 10, 10, 10, 10) // a long text, oldest
 	out, _ := b.next(0, nil)
-	if len(out.tasks) != 1 || len(out.tasks[0].row) != 100 || out.reason != ByBudget {
+	if len(out.tasks) != 1 || out.tasks[0].cost != 100 || out.reason != ByBudget {
 		t.Fatalf("first batch has %d rows, closed by %s; want the long text alone, by budget", len(out.tasks),
 			out.reason)
 	}
@@ -113,9 +125,9 @@ func TestBatcherSharesAFewRowsAmongIdleRunners(t *testing.T) {
 
 func TestBusyRunnersShareWhatIsLessThanTheirBudgets(t *testing.T) {
 	for waiting, want := range map[int]int{4: 3, 8: 4, 64: 16} { // rows of 16 tokens; budget 256, least 48, two runners
-		b := newBatcher(2, []Budget{{Tokens: 256, Least: 48}})
+		b := batcherOf(2, Budget{Tokens: 256, Least: 48})
 		for i := range waiting {
-			b.add(&task{row: make(Row, 16), priority: ordinary, due: int64(i)})
+			b.add(&task{queue: b.queues[0], cost: 16, priority: ordinary, due: int64(i)})
 		}
 		if out, _ := b.next(0, nil); len(out.tasks) != want {
 			t.Errorf("of %d rows waiting a runner takes %d, want %d", waiting, len(out.tasks), want)
@@ -124,10 +136,10 @@ func TestBusyRunnersShareWhatIsLessThanTheirBudgets(t *testing.T) {
 }
 
 func TestUrgentRowsGoFirstAndOthersAreNotStarved(t *testing.T) {
-	b := newBatcher(1, []Budget{{Tokens: 16, Least: 16}})
+	b := batcherOf(1, Budget{Tokens: 16, Least: 16})
 	for i := range 40 {
-		b.add(&task{row: make(Row, 16), priority: ordinary, due: int64(i)})
-		b.add(&task{row: make(Row, 16), priority: urgent, due: int64(1000 + i)})
+		b.add(&task{queue: b.queues[0], cost: 16, priority: ordinary, due: int64(i)})
+		b.add(&task{queue: b.queues[0], cost: 16, priority: urgent, due: int64(1000 + i)})
 	}
 	var order []priority
 	for range 40 {
@@ -156,14 +168,14 @@ func TestLongRowsLeaveARunnerToShorterOnes(t *testing.T) {
 	short, _ := b.next(0, nil)
 	if !long.long || short.long {
 		t.Fatalf("two runners took rows of %d and %d tokens; want the older long one and, past the second, the short "+
-			"one", len(long.tasks[0].row), len(short.tasks[0].row))
+			"one", long.tasks[0].cost, short.tasks[0].cost)
 	}
 	b.done(short)
 	second, ok := b.next(0, nil)
 	if !ok || !second.long {
 		t.Fatal("a free runner idles although only long rows wait")
 	}
-	b.add(&task{row: make(Row, 20), priority: ordinary, due: 1000})
+	b.add(&task{queue: b.queues[0], cost: 20, priority: ordinary, due: 1000})
 	b.done(long)
 	b.done(second)
 	if third, _ := b.next(0, nil); !third.long {
@@ -172,9 +184,9 @@ func TestLongRowsLeaveARunnerToShorterOnes(t *testing.T) {
 }
 
 func TestARowThatIsDueFirstGoesFirst(t *testing.T) {
-	b := newBatcher(1, []Budget{{Tokens: 16, Least: 16}})
+	b := batcherOf(1, Budget{Tokens: 16, Least: 16})
 	for i, due := range []int64{50, 10, 30, 20, 40} {
-		b.add(&task{row: make(Row, 9+i), priority: ordinary, due: due}) // of several classes
+		b.add(&task{queue: b.queues[0], cost: 9 + i, priority: ordinary, due: due}) // of several classes
 	}
 	for _, want := range []int64{10, 20, 30, 40, 50} {
 		out, _ := b.next(0, nil)

@@ -1,4 +1,4 @@
-package pipeline
+package engine
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"sluice/pipeline"
 )
 
 // fateRunner does with a batch what the first id of its rows says.
@@ -26,11 +26,12 @@ const (
 
 func (fateRunner) Bind() error  { return nil }
 func (fateRunner) Close() error { return nil }
-func (r fateRunner) Run(ctx context.Context, rows []Row) ([][]float32, error) {
+func (r fateRunner) Run(ctx context.Context, rows []Input) ([][]float32, error) {
 	out := make([][]float32, len(rows))
 	for i, row := range rows {
-		out[i] = []float32{float32(row[0])}
-		switch row[0] {
+		first := row.(Tokens)[0]
+		out[i] = []float32{float32(first)}
+		switch first {
 		case fateWedge:
 			<-r.end
 		case fatePanic:
@@ -50,14 +51,20 @@ func (r fateRunner) Run(ctx context.Context, rows []Row) ([][]float32, error) {
 	return out, nil
 }
 
-func newFateEngine(t *testing.T, r fateRunner, o EngineOptions) *Engine {
+func newFateEngine(t *testing.T, r fateRunner, runners int, dog *pipeline.Watchdog, o Options) *testEngine {
 	t.Helper()
-	o.Metrics, o.Runners, o.BatchTokens = NewMetrics(prometheus.NewRegistry()), max(o.Runners, 1), 64
-	e, err := NewEngine([]EngineModel{{Name: "m", Open: func(int) (Runner, error) { return r, nil }, Probe: Row{1}}}, o)
+	o.Metrics, o.Watchdog, o.Devices, o.BatchTokens = testMetrics(), dog, []Device{{"cpu", runners}}, 64
+	e := New(o)
+	h, err := e.Load(t.Context(), Model{Name: "m", Session: each(r), Probe: Tokens{1}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return e
+	return &testEngine{e, []*Handle{h}}
+}
+
+// awake is a watchdog that finds nothing.
+func awake(t *testing.T) *pipeline.Watchdog {
+	return watchdog(pipeline.WatchdogOptions{Wedged: func(err error) { t.Errorf("wedged: %v", err) }})
 }
 
 func TestAWedgedRunEndsTheWorkerAndNothingOfItIsAnswered(t *testing.T) {
@@ -67,25 +74,26 @@ func TestAWedgedRunEndsTheWorkerAndNothingOfItIsAnswered(t *testing.T) {
 			err   error
 			after time.Duration
 		}
-		failed, told := make(chan end, 1), make(chan error, 1)
+		told := make(chan end, 1)
 		r := fateRunner{end: make(chan struct{})}
-		e := newFateEngine(t, r, EngineOptions{Timeout: 30 * time.Second, Grace: 10 * time.Second, Runners: 2,
-			Fail:   func(err error) { failed <- end{err, time.Since(began)} },
-			Wedged: func(err error) { told <- err }})
+		dog := watchdog(pipeline.WatchdogOptions{Timeout: 30 * time.Second, Grace: 10 * time.Second,
+			Wedged: func(err error) { told <- end{err, time.Since(began)} }})
+		e := newFateEngine(t, r, 2, dog, Options{Timeout: 30 * time.Second,
+			Fail: func(err error) { t.Errorf("the model is called broken: %v", err) }})
 		answered := make(chan Answer, 1)
-		e.Submit(Ask{Rows: []Row{{fateWedge}}, Done: func(a Answer) { answered <- a }})
+		e.models[0].Submit(Ask{Inputs: []Input{Tokens{fateWedge}}, Done: func(a Answer) { answered <- a }})
 		synctest.Wait()
 		var others answers
-		others.submit(e, 0, 0, Row{5}) // the other runner goes on
+		others.submit(e, 0, 0, Tokens{5}) // the other runner goes on
 		others.Wait()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if len(failed) != 1 || len(told) != 1 || len(answered) != 0 {
-			t.Fatalf("failed %d times, told %d times, %d answers", len(failed), len(told), len(answered))
+		if len(told) != 1 || len(answered) != 0 {
+			t.Fatalf("told %d times, %d answers", len(told), len(answered))
 		}
-		if f := <-failed; reasonOf(f.err) != "wedged" || KindOf(f.err) != Internal || <-told != f.err ||
+		if f := <-told; reasonOf(f.err) != "wedged" || pipeline.KindOf(f.err) != pipeline.Internal ||
 			f.after < 40*time.Second || f.after > 42*time.Second {
-			t.Errorf("failed after %v with %v", f.after, f.err)
+			t.Errorf("told after %v of %v", f.after, f.err)
 		}
 		if others.got[0].Err != nil {
 			t.Errorf("the other runner: %v", others.got[0].Err)
@@ -98,18 +106,17 @@ func TestAWedgedRunEndsTheWorkerAndNothingOfItIsAnswered(t *testing.T) {
 func TestARunThatEndsWhenToldIsNotWedged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := fateRunner{late: make(chan time.Duration, 2)}
-		e := newFateEngine(t, r, EngineOptions{Timeout: time.Second, Grace: 10 * time.Second,
-			Fail: func(err error) { t.Errorf("given up: %v", err) }, Wedged: func(err error) {
-				t.Errorf("wedged: %v",
-					err)
-			}})
+		dog := watchdog(pipeline.WatchdogOptions{Timeout: time.Second, Grace: 10 * time.Second,
+			Wedged: func(err error) { t.Errorf("wedged: %v", err) }})
+		e := newFateEngine(t, r, 1, dog, Options{Timeout: time.Second,
+			Fail: func(err error) { t.Errorf("given up: %v", err) }})
 		defer e.Close()
 		r.late <- 9 * time.Second
 		r.late <- 2 * time.Second
 		var a answers
-		a.submit(e, 0, 0, Row{fateLate})
+		a.submit(e, 0, 0, Tokens{fateLate})
 		a.Wait()
-		if KindOf(a.got[0].Err) != Poison {
+		if pipeline.KindOf(a.got[0].Err) != pipeline.Poison {
 			t.Errorf("a text that takes too long, twice: %v", a.got[0].Err)
 		}
 		time.Sleep(time.Hour)
@@ -121,14 +128,11 @@ func TestAModelThatHangsAtTheStartIsToldOf(t *testing.T) {
 		r := fateRunner{end: make(chan struct{})}
 		told := make(chan error, 1)
 		go func() {
-			e, err := NewEngine([]EngineModel{{Name: "m", Open: func(int) (Runner, error) { return r, nil },
-				Probe: Row{fateWedge}}},
-				EngineOptions{Metrics: NewMetrics(prometheus.NewRegistry()), Runners: 1, BatchTokens: 64,
-					Fail:   func(err error) { t.Errorf("failed, although nobody is there to fail: %v", err) },
-					Wedged: func(err error) { told <- err }})
-			if err == nil {
-				e.Close()
-			}
+			e := New(Options{Metrics: testMetrics(), Devices: []Device{{"cpu", 1}}, BatchTokens: 64,
+				Watchdog: watchdog(pipeline.WatchdogOptions{Wedged: func(err error) { told <- err }}),
+				Fail:     func(err error) { t.Errorf("failed, although nobody is there to fail: %v", err) }})
+			_, _ = e.Load(context.Background(), Model{Name: "m", Session: each(r), Probe: Tokens{fateWedge}})
+			e.Close()
 		}()
 		if err := <-told; reasonOf(err) != "wedged" {
 			t.Error(err)
@@ -138,32 +142,33 @@ func TestAModelThatHangsAtTheStartIsToldOf(t *testing.T) {
 }
 
 func TestARunnerThatPanicsSpoilsOneTextOnly(t *testing.T) {
-	e := newFateEngine(t, fateRunner{}, EngineOptions{Fail: func(err error) { t.Errorf("given up: %v", err) }})
+	e := newFateEngine(t, fateRunner{}, 1, awake(t), Options{Fail: func(err error) { t.Errorf("given up: %v", err) }})
 	defer e.Close()
 	var a answers
 	for id := range 40 {
-		a.submit(e, id, 0, Row{int32(id + 1)})
+		a.submit(e, id, 0, Tokens{int32(id + 1)})
 	}
-	a.submit(e, 40, 0, Row{fatePanic})
+	a.submit(e, 40, 0, Tokens{fatePanic})
 	a.Wait()
 	for id := range 40 {
 		if got := a.got[id]; got.Err != nil || !slices.Equal(got.Logits[0], []float32{float32(id + 1)}) {
 			t.Errorf("text %d: %v", id, got)
 		}
 	}
-	if err := a.got[40].Err; KindOf(err) != Poison || reasonOf(err) != "panic" || !strings.Contains(err.Error(),
-		"out of range") {
+	if err := a.got[40].Err; pipeline.KindOf(err) != pipeline.Poison || reasonOf(err) != "panic" ||
+		!strings.Contains(err.Error(),
+			"out of range") {
 		t.Errorf("the text that panics: %v", err)
 	}
 }
 
 func TestARowThatFailsOnceIsTriedAgain(t *testing.T) {
 	r := fateRunner{late: make(chan time.Duration, 1)}
-	e := newFateEngine(t, r, EngineOptions{Fail: func(err error) { t.Errorf("given up: %v", err) }})
+	e := newFateEngine(t, r, 1, awake(t), Options{Fail: func(err error) { t.Errorf("given up: %v", err) }})
 	defer e.Close()
 	r.late <- 0
 	var a answers
-	a.submit(e, 0, 0, Row{fateOnce})
+	a.submit(e, 0, 0, Tokens{fateOnce})
 	a.Wait()
 	if a.got[0].Err != nil {
 		t.Errorf("%v", a.got[0].Err)

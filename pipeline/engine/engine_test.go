@@ -1,4 +1,4 @@
-package pipeline
+package engine
 
 import (
 	"context"
@@ -12,29 +12,31 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"pgregory.net/rapid"
+
+	"sluice/pipeline"
 )
 
 // gateRunner answers a row with its sum and its length. It tells of every run and waits for leave, if it has a gate.
 type gateRunner struct {
-	began chan []Row
+	began chan []Input
 	leave chan struct{}
 }
 
 func (r gateRunner) Bind() error  { return nil }
 func (r gateRunner) Close() error { return nil }
-func (r gateRunner) Run(_ context.Context, rows []Row) ([][]float32, error) {
+func (r gateRunner) Run(_ context.Context, rows []Input) ([][]float32, error) {
 	if r.began != nil {
 		r.began <- slices.Clone(rows)
 		<-r.leave
 	}
 	out := make([][]float32, len(rows))
 	for i, row := range rows {
-		for _, id := range row {
+		for _, id := range row.(tokenRow).TokenIDs() {
 			if id < 0 {
-				return nil, Faultf(Internal, "infer", "run-failed", "a negative id")
+				return nil, pipeline.Faultf(pipeline.Internal, "infer", "run-failed", "a negative id")
 			}
 			if len(out[i]) == 0 {
-				out[i] = []float32{0, float32(len(row))}
+				out[i] = []float32{0, float32(row.Cost())}
 			}
 			out[i][0] += float32(id)
 		}
@@ -42,27 +44,57 @@ func (r gateRunner) Run(_ context.Context, rows []Row) ([][]float32, error) {
 	return out, nil
 }
 
-func newTestEngine(t *testing.T, r gateRunner, models int, o EngineOptions) *Engine {
+// testSession opens a runner for every thread. What else a session does, it does not.
+type testSession struct {
+	Session
+	open func(n int) (Runner, error)
+}
+
+func (s testSession) NewRunner(n int) (Runner, error) { return s.open(n) }
+func (s testSession) Device() string                  { return "cpu" }
+func (s testSession) Provider() string                { return "cpu" }
+func (s testSession) Clock() func() time.Duration     { return nil }
+
+// each is a session of which every thread has the same runner.
+func each(r Runner) Session { return testSession{open: func(int) (Runner, error) { return r, nil }} }
+
+// testEngine is an engine with its models.
+type testEngine struct {
+	*Engine
+	models []*Handle
+}
+
+func testMetrics() *Metrics {
+	reg := prometheus.NewRegistry()
+	return NewMetrics(reg, pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{}))
+}
+
+func watchdog(o pipeline.WatchdogOptions) *pipeline.Watchdog {
+	if o.Timeout == 0 {
+		o.Timeout, o.Grace = 30*time.Second, 10*time.Second
+	}
+	return pipeline.NewWatchdog(o)
+}
+
+func newTestEngine(t *testing.T, r gateRunner, models, runners int, o Options) *testEngine {
 	t.Helper()
-	o.Metrics = NewMetrics(prometheus.NewRegistry())
-	o.Runners = max(o.Runners, 1)
+	o.Metrics, o.Watchdog = testMetrics(), watchdog(pipeline.WatchdogOptions{Wedged: func(err error) { t.Error(err) }})
+	o.Devices = []Device{{"cpu", runners}}
 	if o.BatchTokens == 0 {
 		o.BatchTokens = 64
 	}
 	o.Fail = func(err error) { t.Errorf("the engine gives up: %v", err) }
-	list := make([]EngineModel, models)
+	list := make([]Model, models)
 	for i := range list {
-		list[i] = EngineModel{Name: fmt.Sprintf("m%d", i), Digest: fmt.Sprintf("digest%d", i), Open: func(int) (Runner,
-			error) {
-			return r, nil
-		}}
+		list[i] = Model{Name: fmt.Sprintf("m%d", i), Digest: fmt.Sprintf("digest%d", i), Session: each(r)}
 	}
-	e, err := NewEngine(list, o)
+	e := New(o)
+	t.Cleanup(e.Close)
+	handles, err := e.LoadAll(t.Context(), list)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.Close)
-	return e
+	return &testEngine{e, handles}
 }
 
 // answers collects the answers of asks.
@@ -72,9 +104,13 @@ type answers struct {
 	got map[int]Answer
 }
 
-func (a *answers) submit(e *Engine, id, model int, rows ...Row) {
+func (a *answers) submit(e *testEngine, id, model int, rows ...Tokens) {
 	a.Add(1)
-	e.Submit(Ask{Model: model, Rows: rows, Done: func(answer Answer) {
+	inputs := make([]Input, len(rows))
+	for i, row := range rows {
+		inputs[i] = row
+	}
+	e.models[model].Submit(Ask{Inputs: inputs, Done: func(answer Answer) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if a.got == nil {
@@ -86,16 +122,16 @@ func (a *answers) submit(e *Engine, id, model int, rows ...Row) {
 }
 
 func TestEqualRowsInFlightAreRunOnce(t *testing.T) {
-	r := gateRunner{began: make(chan []Row), leave: make(chan struct{})}
-	e := newTestEngine(t, r, 2, EngineOptions{})
+	r := gateRunner{began: make(chan []Input), leave: make(chan struct{})}
+	e := newTestEngine(t, r, 2, 1, Options{})
 	var a answers
-	a.submit(e, 0, 0, Row{9}) // keeps the runner busy
+	a.submit(e, 0, 0, Tokens{9}) // keeps the runner busy
 	<-r.began
-	a.submit(e, 1, 0, Row{1, 2})
-	a.submit(e, 2, 0, Row{1, 2}, Row{5, 5}) // one of its windows is a duplicate
-	a.submit(e, 3, 0, Row{9})               // equal to the one that is running
-	a.submit(e, 4, 1, Row{1, 2})            // another model's
-	var runs [][]Row
+	a.submit(e, 1, 0, Tokens{1, 2})
+	a.submit(e, 2, 0, Tokens{1, 2}, Tokens{5, 5}) // one of its windows is a duplicate
+	a.submit(e, 3, 0, Tokens{9})                  // equal to the one that is running
+	a.submit(e, 4, 1, Tokens{1, 2})               // another model's
+	var runs [][]Input
 	go func() {
 		for rows := range r.began {
 			runs = append(runs, rows)
@@ -124,14 +160,14 @@ func TestEqualRowsInFlightAreRunOnce(t *testing.T) {
 }
 
 func TestADuplicateOfABadRowFailsWithIt(t *testing.T) {
-	r := gateRunner{began: make(chan []Row), leave: make(chan struct{})}
-	e := newTestEngine(t, r, 1, EngineOptions{})
+	r := gateRunner{began: make(chan []Input), leave: make(chan struct{})}
+	e := newTestEngine(t, r, 1, 1, Options{})
 	var a answers
-	a.submit(e, 0, 0, Row{9})
+	a.submit(e, 0, 0, Tokens{9})
 	<-r.began
-	a.submit(e, 1, 0, Row{-1})
-	a.submit(e, 2, 0, Row{-1})
-	a.submit(e, 3, 0, Row{7})
+	a.submit(e, 1, 0, Tokens{-1})
+	a.submit(e, 2, 0, Tokens{-1})
+	a.submit(e, 3, 0, Tokens{7})
 	go func() {
 		for range r.began {
 			r.leave <- struct{}{}
@@ -141,7 +177,7 @@ func TestADuplicateOfABadRowFailsWithIt(t *testing.T) {
 	a.Wait()
 	close(r.began)
 	for _, id := range []int{1, 2} {
-		if KindOf(a.got[id].Err) != Poison {
+		if pipeline.KindOf(a.got[id].Err) != pipeline.Poison {
 			t.Errorf("answer %d: %v", id, a.got[id].Err)
 		}
 	}
@@ -154,11 +190,11 @@ func TestADuplicateOfABadRowFailsWithIt(t *testing.T) {
 // never answer for another.
 func TestTheCacheAnswersWhatTheModelWould(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		e := newTestEngine(t, gateRunner{}, 2, EngineOptions{CacheBytes: rapid.SampledFrom([]int{600, 5000,
-			1 << 20}).Draw(rt, "bytes"), Runners: 2})
+		e := newTestEngine(t, gateRunner{}, 2, 2, Options{CacheBytes: rapid.SampledFrom([]int{600, 5000,
+			1 << 20}).Draw(rt, "bytes")})
 		defer e.Close()
 		for range rapid.IntRange(1, 60).Draw(rt, "asks") {
-			row := Row(rapid.SliceOfN(rapid.Int32Range(0, 3), 1, 3).Draw(rt, "row"))
+			row := Tokens(rapid.SliceOfN(rapid.Int32Range(0, 3), 1, 3).Draw(rt, "row"))
 			var a answers
 			a.submit(e, 0, rapid.IntRange(0, 1).Draw(rt, "model"), row)
 			a.Wait()
@@ -174,17 +210,17 @@ func TestTheCacheAnswersWhatTheModelWould(t *testing.T) {
 }
 
 func TestACachedAnswerNeedsNoRunAndStaysWithItsModel(t *testing.T) {
-	e := newTestEngine(t, gateRunner{}, 2, EngineOptions{CacheBytes: 1 << 20})
+	e := newTestEngine(t, gateRunner{}, 2, 1, Options{CacheBytes: 1 << 20})
 	for i, c := range []struct {
 		model  int
-		rows   []Row
+		rows   []Tokens
 		cached bool
 	}{
-		{0, []Row{{1, 2}}, false},
-		{0, []Row{{1, 2}}, true},
-		{1, []Row{{1, 2}}, false},
-		{0, []Row{{1, 2}, {3}}, false}, // one of two windows
-		{0, []Row{{1, 2}, {3}}, true},
+		{0, []Tokens{{1, 2}}, false},
+		{0, []Tokens{{1, 2}}, true},
+		{1, []Tokens{{1, 2}}, false},
+		{0, []Tokens{{1, 2}, {3}}, false}, // one of two windows
+		{0, []Tokens{{1, 2}, {3}}, true},
 	} {
 		var a answers
 		a.submit(e, 0, c.model, c.rows...)
@@ -202,9 +238,9 @@ func TestACachedAnswerNeedsNoRunAndStaysWithItsModel(t *testing.T) {
 
 func TestDueFollowsTheTimestampWithinABound(t *testing.T) {
 	now := time.Unix(1000, 0)
-	e := &Engine{epoch: now, o: EngineOptions{Deadline: time.Second},
-		budgets: []Budget{{Tokens: 64, Curve: []BudgetPoint{{64, 1000}}}}}
-	at := func(since time.Time, tokens int) time.Duration { return time.Duration(e.due(now, since, 0, tokens)) }
+	e := &Engine{epoch: now, o: Options{Deadline: time.Second}}
+	h := &Handle{engine: e, queue: queue{budget: Budget{Tokens: 64, Curve: []BudgetPoint{{64, 1000}}}}}
+	at := func(since time.Time, tokens int) time.Duration { return time.Duration(h.due(now, since, tokens)) }
 	for _, c := range []struct {
 		name  string
 		since time.Time
@@ -254,10 +290,12 @@ func TestBudgetIsTheSmallestThatIsNearlyTheFastest(t *testing.T) {
 	}
 }
 
+func goOn() error { return nil }
+
 // The larger a batch of this model is, the more time a token takes, but for a fixed price of 100 ms a run.
 func TestBudgetsAreMeasuredOnTheClockThatIsGiven(t *testing.T) {
 	var now time.Duration
-	curve, err := measureBudgets(Row{1}, func() time.Duration { return now }, func(rows []Row) error {
+	curve, err := measureBudgets(Tokens{1}, func() time.Duration { return now }, goOn, func(rows []Input) error {
 		n := time.Duration(len(rows) * probeRow)
 		now += 100*time.Millisecond + n*time.Millisecond + n*n*time.Millisecond/400
 		return nil
@@ -274,7 +312,7 @@ func TestBudgetsAreMeasuredOnTheClockThatIsGiven(t *testing.T) {
 func TestBudgetsAreMeasuredUpToWhatTheDeviceTakes(t *testing.T) {
 	began := time.Now()
 	wall := func() time.Duration { return time.Since(began) }
-	curve, err := measureBudgets(Row{1, 2, 3}, wall, func(rows []Row) error {
+	curve, err := measureBudgets(Tokens{1, 2, 3}, wall, goOn, func(rows []Input) error {
 		if len(rows)*probeRow > 64 {
 			return errors.New("out of memory")
 		}
@@ -283,10 +321,13 @@ func TestBudgetsAreMeasuredUpToWhatTheDeviceTakes(t *testing.T) {
 	if err != nil || len(curve) == 0 || curve[len(curve)-1].Tokens > 64 {
 		t.Errorf("%v, %v", curve, err)
 	}
-	if _, err := measureBudgets(Row{1}, wall, func([]Row) error { return errors.New("broken") }); err == nil {
+	if _, err := measureBudgets(Tokens{1}, wall, goOn, func([]Input) error {
+		return errors.New(
+			"broken")
+	}); err == nil {
 		t.Error("a model that fails at once gets a budget")
 	}
-	if _, err := measureBudgets(nil, wall, func([]Row) error { return nil }); err == nil {
+	if _, err := measureBudgets(nil, wall, goOn, func([]Input) error { return nil }); err == nil {
 		t.Error("there is nothing to measure with")
 	}
 }

@@ -1,22 +1,23 @@
-package pipeline
+package engine
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
-// This file owns the choice of what runs next: a pure state machine without locks, clocks or goroutines. Engine owns
-// it.
+// This file owns the choice of what runs next: a pure state machine without locks, clocks or goroutines. Every pool has
+// one.
 //
-// The cost of a run is its tokens. A free runner takes what waits, at once, up to the model's token budget: nobody
-// waits for a batch to fill (work-conserving). Rows wait by priority and by class of like length, since attention is
-// padded to the longest row of a batch; among the classes of a priority the row that is due first decides. Three rules
-// bend that order:
+// The cost of a run is that of its rows: their tokens, where they are texts. A free runner takes what waits, at once,
+// up to the model's token budget: nobody waits for a batch to fill (work-conserving). Rows wait by priority and by
+// class of like cost, since attention is padded to the longest row of a batch; among the classes of a priority the row
+// that is due first decides. Three rules bend that order:
 //
 //   - Urgent rows go before others, but of urgentStreak+1 batches in a row at least one is for the others, if any wait.
 //   - Long rows occupy at most all runners but one while shorter ones wait: a short text never queues behind long ones
-//   on
-//     every core.
-//   - A row that is due first goes first, whatever its class; due is bounded by the time of arrival (Engine.due), so
-//   that
-//     nothing starves.
+//     on every core.
+//   - A row that is due first goes first, whatever its class; due is bounded by the time of arrival (Handle.due), so
+//     that nothing starves.
 
 // BatchReason says what closed a batch; it labels sluice_batches_total.
 type BatchReason string
@@ -29,8 +30,8 @@ const (
 	BySplit   BatchReason = "split"   // half of a batch that failed
 )
 
-// DefaultBatchTokens is the token budget of one run where none is measured (classify) or given. The worker measures its
-// own at the start (probe.go).
+// DefaultBatchTokens is the token budget of one run where none is measured or chosen: for tools that run a model for a
+// moment only. A worker measures its own (budget.go).
 const DefaultBatchTokens = 256
 
 // longTokens is where a row counts as long. At 768 wide such a row keeps a core busy for tens of milliseconds.
@@ -50,12 +51,13 @@ const (
 
 // task is one distinct row waiting to run, for everybody who asked for it.
 type task struct {
-	row      Row
-	model    int
+	input    Input
+	queue    *queue // its model's
+	cost     int    // the input's
 	priority priority
 	due      int64  // the least goes first: nanoseconds on the engine's clock
 	seq      uint64 // order of arrival: decides among equals
-	hash     uint64 // of the row, in the engine's table of rows in flight
+	hash     uint64 // of the row, in the pool's table of rows in flight
 	askers   []asker
 	running  bool
 }
@@ -70,12 +72,12 @@ type asker struct {
 // least four fifths of a padded batch.
 const classes = 1 + 4*10
 
-func classOf(tokens int) int {
-	if tokens <= 8 {
+func classOf(cost int) int {
+	if cost <= 8 {
 		return 0
 	}
-	octave := bits.Len(uint(tokens-1)) - 4 // 9..16: 0, 17..32: 1
-	quarter := ((tokens-1)>>(octave+1) - 4)
+	octave := bits.Len(uint(cost-1)) - 4 // 9..16: 0, 17..32: 1
+	quarter := ((cost-1)>>(octave+1) - 4)
 	return min(classes-1, 1+4*octave+quarter)
 }
 
@@ -86,58 +88,70 @@ var longClass = classOf(longTokens + 1)
 
 // queue is what waits for one model.
 type queue struct {
+	handle  *Handle // whose queue it is
+	budget  Budget
 	waiting [priorities][classes]taskHeap
-	rows    int
-	tokens  int
+	rows    int // waiting
+	cost    int // of the rows that wait
+	running int // batches
 }
+
+// quiet says that no row of the model waits or runs.
+func (q *queue) quiet() bool { return q.rows == 0 && q.running == 0 }
 
 // batch is one run.
 type batch struct {
-	model  int
+	queue  *queue
 	tasks  []*task
-	tokens int
+	cost   int
 	long   bool
 	reason BatchReason
 }
 
 type batcher struct {
 	runners     int
-	budgets     []Budget // one a model
-	queues      []queue  // one a model
+	queues      []*queue // one a model
 	seq         uint64
 	streak      int // batches of urgent rows since the last of others
 	runningLong int
 }
 
-func newBatcher(runners int, budgets []Budget) *batcher {
-	return &batcher{runners: runners, budgets: budgets, queues: make([]queue, len(budgets))}
+func newBatcher(runners int) *batcher { return &batcher{runners: runners} }
+
+// open takes rows for a model from now on.
+func (b *batcher) open(q *queue) { b.queues = append(b.queues, q) }
+
+// drop forgets a model of which nothing waits.
+func (b *batcher) drop(q *queue) {
+	b.queues = slices.DeleteFunc(b.queues, func(other *queue) bool { return other == q })
 }
 
 func (b *batcher) add(t *task) {
 	b.seq++
 	t.seq = b.seq
-	q := &b.queues[t.model]
-	q.waiting[t.priority][classOf(len(t.row))].push(t)
+	q := t.queue
+	q.waiting[t.priority][classOf(t.cost)].push(t)
 	q.rows++
-	q.tokens += len(t.row)
+	q.cost += t.cost
 }
 
 // head is where the row stands that should run next.
 type head struct {
-	model, class int
-	priority     priority
-	first        *task
+	queue    *queue
+	class    int
+	priority priority
+	first    *task
 }
 
 // first finds the row of a priority that is due first, among those of classes less than below.
 func (b *batcher) first(p priority, below int) (h head) {
-	for m := range b.queues {
-		if b.queues[m].rows == 0 {
+	for _, q := range b.queues {
+		if q.rows == 0 {
 			continue
 		}
 		for c := range below {
-			if f := b.queues[m].waiting[p][c]; len(f) > 0 && (h.first == nil || f[0].before(h.first)) {
-				h = head{model: m, class: c, priority: p, first: f[0]}
+			if f := q.waiting[p][c]; len(f) > 0 && (h.first == nil || f[0].before(h.first)) {
+				h = head{queue: q, class: c, priority: p, first: f[0]}
 			}
 		}
 	}
@@ -176,11 +190,12 @@ func (b *batcher) next(idle int, into []*task) (batch, bool) {
 	if h.first == nil {
 		return batch{}, false
 	}
-	q := &b.queues[h.model]
+	q := h.queue
 	// While less waits than the runners could take, each takes its part, if that is enough for a run to be worth its
 	// while: so two runners are done with it sooner than one would be. Under load the budget is what counts.
-	budget := min(b.budgets[h.model].Tokens, max(b.budgets[h.model].Least, q.tokens/b.runners))
-	out := batch{model: h.model, tasks: into[:0], long: h.class >= longClass, reason: ByDrained}
+	budget := min(q.budget.Tokens, max(q.budget.Least, q.cost/b.runners))
+	out := batch{queue: q, tasks: into[:0], long: h.class >= longClass, reason: ByDrained}
+	q.running++
 	if out.long {
 		b.runningLong++
 	}
@@ -192,36 +207,38 @@ func (b *batcher) next(idle int, into []*task) (batch, bool) {
 	for c := h.class; c >= octaveBelow(h.class); c-- {
 		f := &q.waiting[h.priority][c]
 		for len(*f) > 0 {
-			n := len((*f)[0].row)
-			if len(out.tasks) > 0 && out.tokens+n > budget {
+			n := (*f)[0].cost
+			if len(out.tasks) > 0 && out.cost+n > budget {
 				out.reason = ByBudget
-				return b.taken(q, out), true
+				return q.taken(out), true
 			}
 			if len(out.tasks) >= share && q.rows > len(out.tasks) {
 				out.reason = ByShare
-				return b.taken(q, out), true
+				return q.taken(out), true
 			}
 			out.tasks = append(out.tasks, f.pop())
-			out.tokens += n
+			out.cost += n
 		}
 	}
 	switch {
-	case out.tokens >= budget:
+	case out.cost >= budget:
 		out.reason = ByBudget
 	case q.rows > len(out.tasks):
 		out.reason = ByLength
 	}
-	return b.taken(q, out), true
+	return q.taken(out), true
 }
 
-func (b *batcher) taken(q *queue, out batch) batch {
+// taken is a batch whose rows wait no more.
+func (q *queue) taken(out batch) batch {
 	q.rows -= len(out.tasks)
-	q.tokens -= out.tokens
+	q.cost -= out.cost
 	return out
 }
 
 // done says that a batch of next has run.
 func (b *batcher) done(out batch) {
+	out.queue.running--
 	if out.long {
 		b.runningLong--
 	}

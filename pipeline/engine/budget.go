@@ -1,4 +1,4 @@
-package pipeline
+package engine
 
 import (
 	"fmt"
@@ -8,11 +8,11 @@ import (
 
 // This file owns the token budget of a run: how many tokens a batch should have on this machine. How much batching pays
 // depends on the core: nothing beyond 16 tokens on some, twice as much at 256 on others, and above some size
-// activations leave the cache. So it is measured at the start, with all runners at work, and the smallest budget is
-// taken that reaches nearly the best rate: larger ones would only cost latency.
+// activations leave the cache. So it is measured when a model is loaded, with all runners at work, and the smallest
+// budget is taken that reaches nearly the best rate: larger ones would only cost latency.
 
 const (
-	probeRow      = 16                     // tokens of a row of the probe
+	probeRow      = 16                     // cost of the smallest batch, and tokens of its row where it is text
 	probeLeast    = 512                    // sizes up to this are always tried
 	probeMost     = 8192                   // largest budget tried
 	probeTime     = 700 * time.Millisecond // time for repeats; two rounds over all sizes are always run
@@ -48,21 +48,36 @@ func (b *Budget) perToken() time.Duration {
 	return 0
 }
 
-// measureBudgets runs batches of rows of probeRow tokens made of sample's, 16 tokens a batch, then 32, and so on, at
-// least to probeLeast and until two doublings in a row gain nothing; then it repeats them in turns for a while, and
-// keeps the best time of each. clock is what a run takes: the thread's own time where that is the CPU's, so that a
-// machine that is busy with something else at the start does not spoil the figures.
-func measureBudgets(sample Row, clock func() time.Duration, run func([]Row) error) ([]BudgetPoint, error) {
-	if len(sample) == 0 {
+// sampleRow is the row that budgets are measured with: of probeRow tokens, made of the sample's where that is text, and
+// else the sample as it is.
+func sampleRow(sample Input) Input {
+	text, ok := sample.(tokenRow)
+	if !ok {
+		return sample
+	}
+	ids, row := text.TokenIDs(), make(Tokens, probeRow)
+	for i := range row {
+		row[i] = ids[i%len(ids)]
+	}
+	return row
+}
+
+// measureBudgets runs batches of rows like sample, a batch of a cost of at least probeRow, then of twice as many rows,
+// and so on, at least to probeLeast and until two doublings in a row gain nothing; then it repeats them in turns for a
+// while, and keeps the best time of each. clock is what a run takes: the thread's own time where that is the CPU's, so
+// that a machine that is busy with something else does not spoil the figures. between is called between two runs, and
+// ends the measuring by its error.
+func measureBudgets(sample Input, clock func() time.Duration, between func() error, run func([]Input) error) (
+	[]BudgetPoint, error) {
+	if sample == nil || sample.Cost() == 0 {
 		return nil, fmt.Errorf("no sample row to measure the token budget with; give batch_tokens")
 	}
-	row := make(Row, probeRow)
-	for i := range row {
-		row[i] = sample[i%len(sample)]
-	}
+	row := sampleRow(sample)
+	unit := max(1, row.Cost())
+	least := unit * ((probeRow + unit - 1) / unit)
 	began := time.Now()
 	once := func(tokens int) (float64, error) {
-		rows := make([]Row, tokens/probeRow)
+		rows := make([]Input, tokens/unit)
 		for i := range rows {
 			rows[i] = row
 		}
@@ -72,7 +87,11 @@ func measureBudgets(sample Row, clock func() time.Duration, run func([]Row) erro
 	}
 	var curve []BudgetPoint
 	best := 0.0
-	for tokens, without := probeRow, 0; tokens <= probeMost && (without < 2 || tokens <= probeLeast); tokens *= 2 {
+	for tokens, without := least, 0; tokens <= max(probeMost, least) &&
+		(without < 2 || tokens <= probeLeast); tokens *= 2 {
+		if err := between(); err != nil {
+			return nil, err
+		}
 		rate, err := once(tokens)
 		if err != nil && len(curve) > 0 { // a device may have no memory for so much: then it is no budget
 			break
@@ -88,6 +107,9 @@ func measureBudgets(sample Row, clock func() time.Duration, run func([]Row) erro
 	}
 	for n := 0; n < probeRepeats && (n == 0 || time.Since(began) < probeTime); n++ {
 		for i := range curve {
+			if err := between(); err != nil {
+				return nil, err
+			}
 			rate, err := once(curve[i].Tokens)
 			if err != nil {
 				return nil, err

@@ -1,43 +1,45 @@
-package pipeline
+package engine
 
 import (
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"sluice/pipeline"
 )
 
-// This file names every metric of the worker. Prefix sluice_, base units, and a help text that says what to do when the
-// figure is high. Those that every stage has are in stagemetrics.go.
+// This file names the metrics of models.
 
-// Metrics are the counters of one worker.
+// Metrics are the counters of the models of one worker.
 type Metrics struct {
-	*StageMetrics // of the classify stage
-	batches       *prometheus.CounterVec
-	tokens        *prometheus.CounterVec
-	rows          *prometheus.CounterVec
-	slots         *prometheus.CounterVec
-	batchTokens   *prometheus.HistogramVec
-	modelInfo     *prometheus.GaugeVec
-	failed        *prometheus.CounterVec
-	duplicates    *prometheus.CounterVec
-	cacheHits     *prometheus.CounterVec
-	cacheMisses   *prometheus.CounterVec
-	reg           promauto.Factory // for what is there only with some options
+	batches     *prometheus.CounterVec
+	tokens      *prometheus.CounterVec
+	rows        *prometheus.CounterVec
+	slots       *prometheus.CounterVec
+	batchTokens *prometheus.HistogramVec
+	modelInfo   *prometheus.GaugeVec
+	failed      *prometheus.CounterVec
+	duplicates  *prometheus.CounterVec
+	cacheHits   *prometheus.CounterVec
+	cacheMisses *prometheus.CounterVec
+	reg         promauto.Factory // for what is there only with some options
 
-	// children resolved once: the hot path adds to a counter, it does not look one up
+	// of the stage, resolved once: the hot path adds to a counter, it does not look one up
 	queueTime, inferTime prometheus.Observer
+
+	mu     sync.Mutex
+	loaded map[[6]string]int // handles, by the labels of sluice_model_info
 }
 
-// seconds are the buckets of every latency: 0.5 ms to about a minute.
-var seconds = prometheus.ExponentialBuckets(0.0005, 2, 18)
-
-// NewMetrics registers all metrics with reg.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
+// NewMetrics registers the metrics of models with reg. How long rows wait and how long runs take is observed among the
+// durations of the stage whose records they are.
+func NewMetrics(reg prometheus.Registerer, stage *pipeline.StageMetrics) *Metrics {
 	f := promauto.With(reg)
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_" + name, Help: help}, labels)
 	}
-	m := &Metrics{
-		StageMetrics: NewStageMetrics(reg, StageMetricsOptions{Dispositions: ClassifyDispositions}),
+	return &Metrics{
 		batches: counter("batches_total", "Model runs by what closed the batch: budget (token budget reached), "+
 			"drained (nothing more was waiting), shared (left the rest to idle runners), length (the rest is much "+
 			"longer or shorter), "+
@@ -62,13 +64,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		cacheMisses: counter("cache_misses_total", "Rows that were not found in the cache. When nearly all are "+
 			"misses the cache costs memory and gains nothing: set cache.max_bytes to 0; "+
 			"when sluice_cache_bytes is at its limit, raise it.", "model"),
-		reg: f,
 		failed: counter("runs_failed_total", "Model runs that failed and were halved, or failed alone, by reason: "+
 			"run-failed, not-finite, deadline, bad-row.", "model", "reason"),
+		reg:       f,
+		queueTime: stage.Duration("queue"), inferTime: stage.Duration("infer"),
+		loaded: map[[6]string]int{},
 	}
-	m.queueTime = m.stage.WithLabelValues("queue")
-	m.inferTime = m.stage.WithLabelValues("infer")
-	return m
 }
 
 // watchCache reads the size of the cache when it is scraped.
@@ -78,7 +79,40 @@ func (m *Metrics) watchCache(c *resultCache) {
 		func() float64 { return float64(c.bytes()) })
 }
 
-// ModelLoaded publishes which model runs under a configured name.
-func (m *Metrics) ModelLoaded(name, model, digest, provider, precision, layout string) {
-	m.modelInfo.WithLabelValues(name, model, digest, provider, precision, layout).Set(1)
+// here publishes that a model is loaded; gone, that it is no more. Two handles may have the same labels.
+func (m *Metrics) here(labels [6]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.loaded[labels]++
+	m.modelInfo.WithLabelValues(labels[:]...).Set(1)
+}
+
+func (m *Metrics) gone(labels [6]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.loaded[labels]--; m.loaded[labels] == 0 {
+		delete(m.loaded, labels)
+		m.modelInfo.DeleteLabelValues(labels[:]...)
+	}
+}
+
+// modelCounters are a model's metrics, resolved once.
+type modelCounters struct {
+	rows, tokens, slots, duplicates, hits, misses prometheus.Counter
+	batchTokens                                   prometheus.Observer
+	reasons                                       map[BatchReason]prometheus.Counter
+}
+
+// of are the counters of the models that are called name.
+func (m *Metrics) of(name string) modelCounters {
+	c := modelCounters{
+		rows: m.rows.WithLabelValues(name), tokens: m.tokens.WithLabelValues(name),
+		slots: m.slots.WithLabelValues(name), duplicates: m.duplicates.WithLabelValues(name),
+		hits: m.cacheHits.WithLabelValues(name), misses: m.cacheMisses.WithLabelValues(name),
+		batchTokens: m.batchTokens.WithLabelValues(name), reasons: map[BatchReason]prometheus.Counter{},
+	}
+	for _, r := range []BatchReason{ByBudget, ByDrained, ByShare, ByLength, BySplit} {
+		c.reasons[r] = m.batches.WithLabelValues(name, string(r))
+	}
+	return c
 }
