@@ -289,8 +289,8 @@ func leaving(say func(error)) func(error) {
 	}
 }
 
-// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace WatchdogOptions.Grace; tests
-// are in more of a hurry.
+// wedgedExit is how long after something was found to hang the process ends, and wedgedGrace WatchdogOptions.Grace;
+// tests are in more of a hurry.
 var (
 	wedgedExit  = 3 * time.Second
 	wedgedGrace = time.Duration(0) // the default
