@@ -72,7 +72,7 @@ func compose(m mark, attachments []Attachment, others Members, tp TopicPartition
 	}
 	all := Members{}
 	if m != (mark{}) {
-		all[markKey] = mustJSON(m)
+		all[markKey] = jsonOf(m)
 	}
 	all, kept := maps.Clone(all), all
 	maps.Copy(all, others)
@@ -107,5 +107,14 @@ func (m Members) text() string {
 	if len(m) == 0 {
 		return ""
 	}
-	return string(mustJSON(m))
+	return string(jsonOf(m))
+}
+
+// jsonOf encodes what cannot fail: numbers, and JSON that was read before.
+func jsonOf(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
 }

@@ -11,11 +11,11 @@ import (
 //
 // Per partition, positions run: committed <= first unfinished record <= next.
 //
-//	entries[:taken]         finished, in the commit in progress   settle takes them out: durable; release: taken is 0 again
-//	entries[taken:ready]    finished, as all before them          the next commits take them
-//	entries[ready:started]  with the processor, or finished early finish moves ready over those that are finished
-//	entries[started:]       not begun: a suspicion holds them     begin moves started; withdraw (a stop) gives them back
-//	next                    the position behind all of them       deliver adds here
+//	entries[:taken]         finished, in the commit in progress    settle takes them out, release makes taken 0
+//	entries[taken:ready]    finished, as all before them           the next commits take them
+//	entries[ready:started]  with the processor, or finished early  finish moves ready over those that are finished
+//	entries[started:]       not begun: a suspicion holds them      begin moves started; withdraw (a stop) drops them
+//	next                    the position behind all of them        deliver adds here
 //
 // Until settle an entry keeps its outcome, so that nothing is inferred twice because of a commit. assign keeps a lane
 // whole or drops it whole.

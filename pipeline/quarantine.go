@@ -13,10 +13,11 @@ import (
 // while a worker is at work there, closed by its last commit when it stops cleanly or hands the partition on. A worker
 // that finds an open mark knows that the one before it died there, and counts:
 //
-//	1 unclean end    records run a few at a time (fewInFlight) until everything is passed that can have been in flight then.
-//	                 Most deaths have nothing to do with a record: this costs little and keeps the next suspicion narrow.
-//	2 and more       records run alone: one at a time over all suspect partitions of the worker, each announced in the mark
-//	                 before it runs. A mark that still says so at the next start proves which record it was.
+//	1 unclean end    records run a few at a time (fewInFlight) until everything is passed that can have been in flight
+//	                 then. Most deaths have nothing to do with a record: this costs little and keeps the next suspicion
+//	                 narrow.
+//	2 and more       records run alone: one at a time over all suspect partitions of the worker, each announced in the
+//	                 mark before it runs. A mark that still says so at the next start proves which record it was.
 //	2 deaths alone   the record goes to the dead letters without being run again (killed-the-worker). That is announced
 //	                 as a run is, because what makes the dead letter may look into the record.
 //	2 more of these  its dead letter is made without looking into it (StageOptions.Panicked).
@@ -68,7 +69,7 @@ func (m mark) alone() string {
 	case mark{Open: true}: // of nearly every commit
 		return `{"starts":{"open":true}}`
 	}
-	return string(mustJSON(map[string]mark{markKey: m}))
+	return string(jsonOf(map[string]mark{markKey: m}))
 }
 
 // mustJSON encodes what cannot fail: strings, numbers and JSON.

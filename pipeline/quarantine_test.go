@@ -118,7 +118,9 @@ func (p *mortal) live(t *testing.T, g *fakeGroup, limits Limits) (deaths int, co
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- stage.Run(ctx, &fakeSource{group: g, rebalance: make(chan struct{})}) }()
+		looked := make(chan struct{})
 		go func() {
+			defer close(looked)
 			for !g.all() && ctx.Err() == nil {
 				time.Sleep(10 * time.Millisecond)
 			}
@@ -126,6 +128,7 @@ func (p *mortal) live(t *testing.T, g *fakeGroup, limits Limits) (deaths int, co
 		}()
 		err := <-done
 		stop()
+		<-looked // else the test may end before it does
 		synctest.Wait()
 		switch {
 		case err == nil:

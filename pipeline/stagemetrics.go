@@ -101,8 +101,8 @@ func NewStageMetrics(reg prometheus.Registerer, o StageMetricsOptions) *StageMet
 			"0 for longer than session_timeout: look at brokers and network."}),
 		unstable: f.NewGauge(prometheus.GaugeOpts{Name: prefix + "unstable_offsets_seconds",
 			Help: "How long the group's offsets have been held up by an open transaction of another worker; 0 when " +
-				"they are not. Above transaction_timeout: a transaction hangs; start the worker with that instance id, " +
-				"or end it with kafka-transactions abort."}),
+				"they are not. Above transaction_timeout: a transaction hangs; start the worker with that instance " +
+				"id, or end it with kafka-transactions abort."}),
 		ruleErrors: counter("rule_errors_total", "Records on which a rule of the configuration could not be "+
 			"evaluated; it then does not hold. "+
 			"When it grows, a field that the rule compares is missing or of another type.", "rule"),

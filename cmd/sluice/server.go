@@ -66,7 +66,7 @@ type statusPage struct {
 // stagePage is one stage in /status.
 type stagePage struct {
 	pipeline.Status
-	Rates tap.RatesPage `json:"rates"` // events a second
+	Rates tap.RatesPage `json:"rates"`
 }
 
 // modelPage is one loaded model in /status.

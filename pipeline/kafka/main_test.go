@@ -167,7 +167,8 @@ func (c copier) Process(j *pipeline.Job) {
 
 func newStage(c *Client, sink pipeline.Sink, p pipeline.Processor) *pipeline.Stage {
 	return pipeline.NewStage(p, sink, pipeline.StageOptions{CommitInterval: 20 * time.Millisecond,
-		Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), pipeline.StageMetricsOptions{}), Logger: c.cfg.Logger})
+		Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), pipeline.StageMetricsOptions{}),
+		Logger:  c.cfg.Logger})
 }
 
 // running is a worker in this process.

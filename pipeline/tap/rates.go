@@ -3,6 +3,7 @@
 package tap
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -24,7 +25,7 @@ const (
 const Other = "other"
 
 // PerSecond is how often something happened, on average over the last minute and the last five. In the first minutes of
-// a worker it is the average since its start. The second that is not over yet does not count.
+// a worker it is the average since its start. The second that is not over yet does not count. Rounded to 0.01.
 type PerSecond struct {
 	OneMinute   float64 `json:"1m"`
 	FiveMinutes float64 `json:"5m"`
@@ -32,11 +33,11 @@ type PerSecond struct {
 
 // RatesPage is what /status shows of a stage's rates: events a second.
 type RatesPage struct {
-	Records PerSecond `json:"records"` // all whose outcome became durable
+	Records PerSecond `json:"records_per_second"` // all whose outcome became durable
 	// Outcomes are records by what became of them: result, dead_letter, ...
-	Outcomes map[pipeline.Disposition]PerSecond `json:"outcomes"`
+	Outcomes map[pipeline.Disposition]PerSecond `json:"outcomes_per_second"`
 	// Verdicts are verdicts by their member of the output field and by how they came to be: model, student, llm, ...
-	Verdicts map[string]map[pipeline.By]PerSecond `json:"verdicts,omitempty"`
+	Verdicts map[string]map[pipeline.By]PerSecond `json:"verdicts_per_second,omitempty"`
 }
 
 // Rates is a pipeline.Tap that counts outcomes and verdicts over the last minutes. Safe for concurrent use.
@@ -148,7 +149,7 @@ func (w *window) rates(at int64) PerSecond {
 		for s := at - seconds; s < at; s++ {
 			sum += int(*w.of(s))
 		}
-		return float64(sum) / float64(seconds)
+		return math.Round(100*float64(sum)/float64(seconds)) / 100
 	}
 	return PerSecond{mean(short), mean(long)}
 }

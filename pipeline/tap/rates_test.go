@@ -98,17 +98,17 @@ func ExampleRates() {
 	fmt.Println(string(page), err)
 	// Output:
 	// {
-	//   "records": {
+	//   "records_per_second": {
 	//     "1m": 0,
 	//     "5m": 3
 	//   },
-	//   "outcomes": {
+	//   "outcomes_per_second": {
 	//     "result": {
 	//       "1m": 0,
 	//       "5m": 3
 	//     }
 	//   },
-	//   "verdicts": {
+	//   "verdicts_per_second": {
 	//     "sentiment": {
 	//       "model": {
 	//         "1m": 0,
