@@ -155,8 +155,8 @@ def engines_table(runners, rows, s, a, macs):
         print(f"| {n} | " + " | ".join(cells) + " |")
     if a.peak:
         shares = [np.median(next(iter(results[w].values()))) * macs / 1e9 / a.peak for w in ways]
-        print(f"| ours, share of the int8 peak ({a.peak:.0f} GMAC/s) | " + " | ".join(f"{100 * s:.0f} %" for s in shares)
-              + " |")
+        print(f"| ours, share of the int8 peak ({a.peak:.0f} GMAC/s) | "
+              + " | ".join(f"{100 * s:.0f} %" for s in shares) + " |")
 
 
 def main():

@@ -96,7 +96,8 @@ func Imports(t *Tree) ([]Finding, error) {
 		}
 		room := roomOf(s.room)
 		if room == nil && !ForTests(s.room) {
-			found = append(found, Finding{"imports", s.Path, 0, "package " + s.room + " is in no room; give it a row in " +
+			found = append(found, Finding{"imports", s.Path, 0, "package " + s.room + " is in no room; give it a row " +
+				"in " +
 				"Rooms of bench/house/arrows.go"})
 			continue
 		}

@@ -37,7 +37,8 @@ func Comments(t *Tree) ([]Finding, error) {
 	}
 	for room, has := range packages {
 		if !has {
-			found = append(found, Finding{"comments", room, 0, "no package comment; say in one file, above `package`, what " +
+			found = append(found, Finding{"comments", room, 0, "no package comment; say in one file, above " +
+				"`package`, what " +
 				"the package owns"})
 		}
 	}
@@ -55,10 +56,12 @@ func undocumented(s source, declaration ast.Decl) (found []Finding) {
 		line := s.set.Position(name.Pos()).Line
 		switch {
 		case text == "":
-			found = append(found, Finding{"comments", s.Path, line, fmt.Sprintf("exported %s has no doc comment; begin it "+
+			found = append(found, Finding{"comments", s.Path, line, fmt.Sprintf("exported %s has no doc comment; "+
+				"begin it "+
 				"with %q", name.Name, name.Name)})
 		case exact && !begins(text, name.Name):
-			found = append(found, Finding{"comments", s.Path, line, fmt.Sprintf("the doc comment of %s must begin with %q "+
+			found = append(found, Finding{"comments", s.Path, line, fmt.Sprintf("the doc comment of %s must begin "+
+				"with %q "+
 				"or an article", name.Name, name.Name)})
 		}
 	}

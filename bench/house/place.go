@@ -33,7 +33,8 @@ const binaries = 1 << 20
 func Large(t *Tree) (found []Finding) {
 	for _, f := range t.Files {
 		if len(f.Text) > binaries && !strings.HasPrefix(f.Path, "models/") {
-			found = append(found, Finding{"large", f.Path, 0, fmt.Sprintf("%d MiB; make it of what is here, or fetch it and "+
+			found = append(found, Finding{"large", f.Path, 0, fmt.Sprintf("%d MiB; make it of what is here, or fetch "+
+				"it and "+
 				"keep its SHA-256, as bench/race/prepare.sh does", len(f.Text)>>20)})
 		}
 	}
@@ -55,7 +56,8 @@ func Hosts(t *Tree) (found []Finding) {
 		for _, h := range hosts {
 			host := h[0] + h[1]
 			if i := bytes.Index(f.Text, []byte(host)); i >= 0 {
-				found = append(found, Finding{"hosts", f.Path, 1 + bytes.Count(f.Text[:i], []byte("\n")), host + " is a " +
+				found = append(found, Finding{"hosts", f.Path, 1 + bytes.Count(f.Text[:i], []byte("\n")), host +
+					" is a " +
 					"registry's address; leave it to the client, whose configuration may name a mirror"})
 			}
 		}

@@ -2,6 +2,8 @@ package house
 
 import (
 	"fmt"
+	"go/scanner"
+	"go/token"
 	"path"
 	"regexp"
 	"strings"
@@ -23,7 +25,8 @@ var marker = regexp.MustCompile(`^\s*(//[/!]?|#+|\*|-|>|\d+\.)?\s*`)
 
 // Lines finds lines wider than Width in code, comments, configuration and Markdown that people write: the extensions
 // above, Makefile, Dockerfile, and scripts that begin with #!. A line that is one word, such as an address or a hash,
-// cannot be broken and may be longer, and so may the row of a table in Markdown.
+// cannot be broken and may be longer, and so may the row of a table in Markdown, and data that a Go test holds in a
+// string between backquotes.
 func Lines(t *Tree) (found []Finding) {
 	for _, f := range t.Files {
 		base := path.Base(f.Path)
@@ -31,17 +34,44 @@ func Lines(t *Tree) (found []Finding) {
 		if !written[path.Ext(base)] && base != "Makefile" && base != "Dockerfile" && !script || !f.ours() {
 			continue
 		}
+		data := literal(f)
 		for i, line := range strings.Split(string(f.Text), "\n") {
 			columns := utf8.RuneCountInString(line) + (TabWidth-1)*strings.Count(line, "\t")
-			if columns <= Width || path.Ext(base) == ".md" && strings.HasPrefix(strings.TrimSpace(line), "|") {
+			row := path.Ext(base) == ".md" && strings.HasPrefix(strings.TrimSpace(line), "|")
+			if columns <= Width || data[i+1] || row {
 				continue
 			}
 			if !strings.ContainsAny(strings.TrimSpace(marker.ReplaceAllString(line, "")), " \t") {
 				continue
 			}
-			found = append(found, Finding{"lines", f.Path, i + 1, fmt.Sprintf("%d columns; break the line at %d (a tab "+
+			found = append(found, Finding{"lines", f.Path, i + 1, fmt.Sprintf("%d columns; break the line at %d (a "+
+				"tab "+
 				"counts %d)", columns, Width, TabWidth)})
 		}
 	}
 	return found
+}
+
+// literal are the lines of a Go test that a string between backquotes touches. Breaking it would change the data.
+func literal(f File) map[int]bool {
+	if !strings.HasSuffix(f.Path, "_test.go") {
+		return nil
+	}
+	lines := map[int]bool{}
+	set := token.NewFileSet()
+	file := set.AddFile(f.Path, -1, len(f.Text))
+	var s scanner.Scanner
+	s.Init(file, f.Text, nil, 0)
+	for {
+		at, kind, text := s.Scan()
+		if kind == token.EOF {
+			return lines
+		}
+		if kind == token.STRING && text[0] == '`' {
+			first := file.Line(at)
+			for i := range 1 + strings.Count(text, "\n") {
+				lines[first+i] = true
+			}
+		}
+	}
 }

@@ -71,7 +71,8 @@ func run(ctx context.Context, c *load.Command, seconds, records int) error {
 	d, err := load.Drain(ctx, load.DrainPlan{Target: target, Records: records, Texts: texts,
 		Begin: func(ctx context.Context) ([]int, error) {
 			worker, err = load.StartWorker(ctx, load.WorkerPlan{Binary: c.Binary, Model: c.Model, Dir: broker.Dir,
-				Target: target, Group: "profile", Name: "profile-0", Serve: true, Args: []string{"--server.pprof=true"}})
+				Target: target, Group: "profile", Name: "profile-0", Serve: true,
+				Args: []string{"--server.pprof=true"}})
 			if err != nil {
 				return nil, err
 			}

@@ -96,7 +96,8 @@ fi
 for mix in mixed:20000:17 short:8000:18 long:3000:19 calibration:800:99; do
 	IFS=: read -r name count seed <<<"$mix"
 	[[ -e $out/texts/$name.jsonl ]] ||
-		"$python" bench/race/texts.py --mix "${name/calibration/mixed}" --count "$count" --seed "$seed" --out "$out/texts/$name.jsonl"
+		"$python" bench/race/texts.py --mix "${name/calibration/mixed}" --count "$count" --seed "$seed" \
+			--out "$out/texts/$name.jsonl"
 done
 
 export_model() { # DIRECTORY SOURCE ARGUMENTS...
@@ -111,7 +112,8 @@ export_model sentiment-768-int8-padded sentiment-768 --layout padded
 export_model ner-768-int8 ner-768 --accept-agreement 0 --keep-fp32 none
 for name in mixed ${RACE_MIX:-}; do
 	[[ -e $out/texts/$name.reference.json ]] ||
-		"$python" bench/race/reference.py $out/source/sentiment-768 $out/texts/$name.jsonl $out/texts/$name.reference.json
+		"$python" bench/race/reference.py $out/source/sentiment-768 $out/texts/$name.jsonl \
+			$out/texts/$name.reference.json
 done
 
 # --- the peers

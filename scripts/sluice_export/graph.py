@@ -3,8 +3,8 @@
 Layouts (B texts, S longest text, T tokens of all texts end to end):
   padded  input_ids[B,S], attention_mask[B,S]
   packed  input_ids[T], position_ids[T] (from 0 in each text), pad_idx[B,S] (row of T for every slot; slots beyond a
-          text repeat its first row), unpad_idx[T] (= b*S+s), cls_idx[B] (first rows; text-classification only), lengths[B]
-          (i32)
+          text repeat its first row), unpad_idx[T] (= b*S+s), cls_idx[B] (first rows; text-classification only),
+          lengths[B] (i32)
 Output: logits, f32: [B,L]; for token-classification [B,S,L] (padded) or [T,L] (packed).
 
 Only attention needs texts apart, so the packed graph pads just around it and does all other work on real tokens.

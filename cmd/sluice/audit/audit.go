@@ -24,6 +24,7 @@ import (
 // Kind is what a topic that a worker writes to is for.
 type Kind int
 
+// The kinds of topics.
 const (
 	Results Kind = iota
 	DeadLetters
