@@ -4,11 +4,12 @@
 #   docker build -t sluice:cuda --target cuda .     NVIDIA GPU: needs the NVIDIA container runtime on the host
 #
 #   docker run --rm sluice version
-#   docker run --read-only --user 65532 -v $PWD/reviews.yaml:/etc/sluice/config.yaml:ro -v $PWD/my-model:/models/mine:ro sluice
+#   docker run --read-only --user 65532 -v $PWD/reviews.yaml:/etc/sluice/config.yaml:ro \
+#     -v $PWD/my-model:/models/mine:ro sluice
 #
-# The image has no shell and no program but the worker. Its root file system may be read-only: the worker writes nothing.
-# Models are baked into /opt/sluice/models; own models come by volume, wherever the configuration says. scripts/image-check.sh
-# tests that root file system without an engine.
+# The image has no shell and no program but the worker. Its root file system may be read-only: the worker writes
+# nothing. Models are baked into /opt/sluice/models; own models come by volume, wherever the configuration says.
+# scripts/image-check.sh tests that root file system without an engine.
 
 ARG GO_VERSION=1.26.11
 ARG RUST_VERSION=1.95
@@ -38,7 +39,8 @@ COPY scripts/onnxruntime-cuda.txt .
 RUN pip install --no-cache-dir --no-compile --only-binary :all: --target /wheels -r onnxruntime-cuda.txt \
     && mkdir /lib-sluice \
     && cp /wheels/onnxruntime/capi/libonnxruntime.so.1.* /lib-sluice/libonnxruntime.so.1 \
-    && cp /wheels/onnxruntime/capi/libonnxruntime_providers_*.so /wheels/onnxruntime/LICENSE /wheels/onnxruntime/ThirdPartyNotices.txt /lib-sluice/ \
+    && cp /wheels/onnxruntime/capi/libonnxruntime_providers_*.so /lib-sluice/ \
+    && cp /wheels/onnxruntime/LICENSE /wheels/onnxruntime/ThirdPartyNotices.txt /lib-sluice/ \
     && find /wheels/nvidia -name '*.so*' -exec cp {} /lib-sluice/ ';'
 
 # --- the worker -----------------------------------------------------------------------------------------------------
@@ -71,8 +73,8 @@ COPY examples /root-image/opt/sluice/examples
 
 # --- CUDA: docker build --target cuda -------------------------------------------------------------------------------
 # NVIDIA's container runtime puts the libraries of the host's driver into the image's library folders when a container
-# starts, and has the loader's cache written anew; which folders those are it tells by the distribution that it finds. So this
-# image keeps Debian's files, but neither a shell nor another interpreter.
+# starts, and has the loader's cache written anew; which folders those are it tells by the distribution that it finds.
+# So this image keeps Debian's files, but neither a shell nor another interpreter.
 FROM root AS cuda-root
 RUN useradd --system --uid 65532 --no-create-home --shell /usr/sbin/nologin sluice \
     && rm -rf /root-image /image-root.sh /usr/bin/perl* /bin/sh /bin/dash /bin/bash /bin/rbash
@@ -98,8 +100,9 @@ CMD ["run", "-c", "/etc/sluice/config.yaml"]
 FROM scratch AS cpu
 COPY --from=root /root-image /
 WORKDIR /opt/sluice
-# The endpoints listen on loopback, as everywhere; `sluice health` asks them from within. To have them asked from outside,
-# set SLUICE_SERVER__LISTEN=0.0.0.0:9464 with TLS and a token, or with SLUICE_SERVER__INSECURE=true (docs/security.md).
+# The endpoints listen on loopback, as everywhere; `sluice health` asks them from within. To have them asked from
+# outside, set SLUICE_SERVER__LISTEN=0.0.0.0:9464 with TLS and a token, or with SLUICE_SERVER__INSECURE=true
+# (docs/security.md).
 USER 65532:65532
 EXPOSE 9464
 # Ready only after warm-up and assignment; a worker that loads a large model takes a while.

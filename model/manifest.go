@@ -38,6 +38,7 @@ type Manifest struct {
 // Precision is the arithmetic of the graph's large matrix products.
 type Precision string
 
+// The precisions that the exporter writes.
 const (
 	FP32 Precision = "fp32"
 	FP16 Precision = "fp16"

@@ -39,6 +39,7 @@ type Tap interface {
 // Disposition says what became of a record; it labels metrics.
 type Disposition string
 
+// What becomes of a record, in both stages.
 const (
 	Scored     Disposition = "result"
 	Empty      Disposition = "empty"

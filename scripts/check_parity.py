@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measures what models/MODELS.md claims. Prints a table row for each check.
 
-    scripts/check_parity.py fp32 CHECKPOINT TEXTS...      fp32 graphs, padded and packed, against transformers (needs torch)
+    scripts/check_parity.py fp32 CHECKPOINT TEXTS...      fp32 graphs, padded and packed, against transformers (needs
+                                                          torch)
     scripts/check_parity.py batches MODEL_DIR TEXTS...    an exported model: each text alone and in 32 random batches
 
 TEXTS are files as --calibration takes them; the first 1,000 texts of each count together.
@@ -37,7 +38,8 @@ def fp32(checkpoint, paths):
         for batch in (1, 16):
             got = feeds.run(session, ids, layout, s.task, s.pad_token_id, batch=batch, sort=False)
             gap = max(float(np.abs(a - b).max()) for a, b in zip(got, wanted))
-            print(f"| {Path(checkpoint).name} | {layout}, batch {batch} | {len(ids)} | {gap:.1e} | {scale:.1f} |", flush=True)
+            print(f"| {Path(checkpoint).name} | {layout}, batch {batch} | {len(ids)} | {gap:.1e} | {scale:.1f} |",
+                  flush=True)
 
 
 def batches(directory, paths):
@@ -50,7 +52,8 @@ def batches(directory, paths):
     session = feeds.session(str(directory / "model.onnx"))
 
     def run(rows, batch):
-        return feeds.run(session, rows, manifest["layout"], manifest["task"], manifest["pad_token_id"], batch=batch, sort=False)
+        return feeds.run(session, rows, manifest["layout"], manifest["task"], manifest["pad_token_id"], batch=batch,
+                         sort=False)
 
     alone = run(ids, 1)
     rng = random.Random(5)
@@ -61,7 +64,8 @@ def batches(directory, paths):
             total += 1
             same += bool(np.array_equal(got.view(np.uint32), alone[i].view(np.uint32)))
             largest = max(largest, float(np.abs(got - alone[i]).max()))
-    print(f"| {directory.name} | {manifest['precision']} {manifest['layout']} | {total} texts in 32 random batches | {100 * same / total:.1f} % bit-identical | {largest:.1e} |", flush=True)
+    print(f"| {directory.name} | {manifest['precision']} {manifest['layout']} | {total} texts in 32 random batches | "
+          f"{100 * same / total:.1f} % bit-identical | {largest:.1e} |", flush=True)
 
 
 if __name__ == "__main__":

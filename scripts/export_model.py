@@ -7,7 +7,8 @@ if sys.version_info < (3, 11):
 try:
     from sluice_export.cli import main
 except ModuleNotFoundError as e:
-    sys.exit(f"export_model.py: the Python module {e.name} is missing; make the environment (scripts/venv.sh) and run .venv/bin/python scripts/export_model.py")
+    sys.exit(f"export_model.py: the Python module {e.name} is missing; make the environment (scripts/venv.sh) and run "
+             f".venv/bin/python scripts/export_model.py")
 
 if __name__ == "__main__":
     sys.exit(main())

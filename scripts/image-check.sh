@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Tests the root file system of the container image without a container engine: makes it by the script that the Dockerfile
-# uses, mounts it read-only in a mount namespace of its own, and runs the worker in it as user 65532, as an engine would.
+# Tests the root file system of the container image without a container engine: makes it by the script that the
+# Dockerfile uses, mounts it read-only in a mount namespace of its own, and runs the worker in it as user 65532, as an
+# engine would.
 #
 #   - nothing in it can be executed but the worker and libraries: no shell, no interpreter
 #   - version, models verify, classify
-#   - validate and run against a real Kafka broker over TLS, found by name: through /etc/hosts and through a DNS server, by Go's
+#   - validate and run against a real Kafka broker over TLS, found by name: through /etc/hosts and through a DNS
+#     server, by Go's
 #     resolver and by glibc's; its authority found among /etc/ssl/certs, and refused where it is not there
 #   - health, SIGTERM, and that nothing was written
 #
-# Needs root (or a user namespace with many ids), util-linux, Java and Maven for the broker. scripts/kafka-local makes the broker.
-# Not tested: that an engine builds the Dockerfile's stages, and the CUDA image.
+# Needs root (or a user namespace with many ids), util-linux, Java and Maven for the broker. scripts/kafka-local makes
+# the broker. Not tested: that an engine builds the Dockerfile's stages, and the CUDA image.
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -19,7 +21,9 @@ say() { printf 'image-check: %s\n' "$*" >&2; }
 die() { printf 'image-check: FAILED: %s\n' "$*" >&2; exit 1; }
 
 [[ $(id -u) = 0 ]] || die 'run it as root: it changes to user 65532 and mounts'
-for tool in unshare setpriv chroot mount openssl java; do command -v "$tool" >/dev/null || die "$tool is not on PATH"; done
+for tool in unshare setpriv chroot mount openssl java; do
+	command -v "$tool" >/dev/null || die "$tool is not on PATH"
+done
 [[ -x $repo/dist/sluice ]] || die 'dist/sluice is not there: make dist'
 
 export KAFKA_LOCAL_DIR=$work/kafka
@@ -41,14 +45,19 @@ chown -R 0:0 "$root"
 (cd "$root" && find . -path ./opt/sluice -prune -o ! -type d -print | sort) >"$work/files"
 say "$(wc -l <"$work/files") files beside /opt/sluice: $(paste -sd ' ' "$work/files")"
 while read -r f; do
-	case $(basename "$f") in sluice | *.so | *.so.*) ;; *) die "$f can be executed: only the worker and libraries may" ;; esac
+	case $(basename "$f") in
+	sluice | *.so | *.so.*) ;;
+	*) die "$f can be executed: only the worker and libraries may" ;;
+	esac
 done < <(find "$root" -type f -perm /111)
 if found=$(find "$root" -perm /6000 | grep .); then die "set-user-id files: $found"; fi
-for p in bin/sh bin/bash bin/dash bin/busybox usr/bin/env usr/bin/perl; do [[ ! -e $root/$p ]] || die "/$p is there"; done
+for p in bin/sh bin/bash bin/dash bin/busybox usr/bin/env usr/bin/perl; do
+	[[ ! -e $root/$p ]] || die "/$p is there"
+done
 tree() { (cd "$root" && find . -printf '%p %s %T@ %m %U:%G\n' | sort | sha256sum); }
 
-# --- "${enter[@]}" COMMAND...: in the image, as user 65532, all of it read-only; /etc/hosts, resolv.conf and the configuration come
-# from outside, as an engine and -v bring them
+# --- "${enter[@]}" COMMAND...: in the image, as user 65532, all of it read-only; /etc/hosts, resolv.conf and the
+# configuration come from outside, as an engine and -v bring them
 touch "$root/etc/hosts" "$root/etc/resolv.conf"
 before=$(tree)
 cp "$root/etc/ssl/certs/ca-certificates.crt" "$work/authorities"
@@ -66,7 +75,8 @@ enter=(unshare --mount --propagation private bash -euc '
 	mount --bind "$work/authorities" "$root/etc/ssl/certs/ca-certificates.crt"
 	cd "$root"
 	chroot=$(command -v chroot)
-	exec setpriv --no-new-privs env -i PATH=/usr/local/bin HOSTNAME=image-check ${GODEBUG:+GODEBUG=$GODEBUG} "$chroot" --userspec=65532:65532 --groups= "$root" "$@"
+	exec setpriv --no-new-privs env -i PATH=/usr/local/bin HOSTNAME=image-check ${GODEBUG:+GODEBUG=$GODEBUG} \
+		"$chroot" --userspec=65532:65532 --groups= "$root" "$@"
 ' enter "$root" "$work")
 echo 'nameserver 127.0.0.77' >"$work/etc/resolv.conf"
 echo '127.0.0.1 localhost hosts.sluice.test' >"$work/etc/hosts"
@@ -74,8 +84,10 @@ mkdir "$work/etc/sluice"
 worker=/opt/sluice/sluice
 
 "${enter[@]}" "$worker" version >&2 || die 'version'
-"${enter[@]}" "$worker" models verify /opt/sluice/models/sentiment-tiny /opt/sluice/models/ner >&2 || die 'models verify'
-got=$(echo 'What a lovely day' | "${enter[@]}" "$worker" classify -m /opt/sluice/models/sentiment-tiny) || die 'classify'
+"${enter[@]}" "$worker" models verify /opt/sluice/models/sentiment-tiny /opt/sluice/models/ner >&2 ||
+	die 'models verify'
+got=$(echo 'What a lovely day' | "${enter[@]}" "$worker" classify -m /opt/sluice/models/sentiment-tiny) ||
+	die 'classify'
 [[ $got = *POSITIVE* ]] || die "classify: $got"
 if "${enter[@]}" /bin/sh -c true 2>/dev/null; then die 'there is a shell'; fi
 
@@ -93,7 +105,8 @@ while True:
     q, peer = s.recvfrom(512)
     end = q.index(0, 12) + 5
     known, a = q[12:end - 4].lower() == b"\x03dns\x06sluice\x04test\x00", q[end - 4:end - 2] == b"\0\1"
-    head = q[:2] + (b"\x81\x80" if known else b"\x81\x83") + b"\0\1" + (b"\0\1" if known and a else b"\0\0") + b"\0\0\0\0"
+    head = q[:2] + (b"\x81\x80" if known else b"\x81\x83") + b"\0\1"
+    head += (b"\0\1" if known and a else b"\0\0") + b"\0\0\0\0"
     s.sendto(head + q[12:end] + (b"\xc0\x0c\0\1\0\1\0\0\0\x1e\0\4\x7f\0\0\1" if known and a else b""), peer)
 PY
 pids+=($!)
@@ -114,29 +127,36 @@ Y
 echo worker-secret >"$work/etc/sluice/password"
 
 config hosts.sluice.test
-if got=$("${enter[@]}" "$worker" validate -c /etc/sluice/config.yaml 2>&1); then die 'a broker of an unknown authority is trusted'; fi
+if got=$("${enter[@]}" "$worker" validate -c /etc/sluice/config.yaml 2>&1); then
+	die 'a broker of an unknown authority is trusted'
+fi
 [[ $got = *'cannot be verified'* ]] || die "a broker of an unknown authority: $got"
 cat "$KAFKA_CA" >>"$work/authorities"
 for resolver in go cgo; do
 	for name in hosts.sluice.test dns.sluice.test; do
 		config "$name"
-		GODEBUG=netdns=$resolver "${enter[@]}" "$worker" validate -c /etc/sluice/config.yaml >"$work/said" 2>&1 || die "$name by the $resolver resolver: $(<"$work/said")"
+		GODEBUG=netdns=$resolver "${enter[@]}" "$worker" validate -c /etc/sluice/config.yaml >"$work/said" 2>&1 ||
+			die "$name by the $resolver resolver: $(<"$work/said")"
 		say "broker found as $name by the $resolver resolver, its certificate verified"
 	done
 done
 
-echo '{"text":"What a lovely day"}' | "$kafka" tool org.apache.kafka.tools.ConsoleProducer --bootstrap-server "$KAFKA_BOOTSTRAP" --topic image-in
+echo '{"text":"What a lovely day"}' | "$kafka" tool org.apache.kafka.tools.ConsoleProducer \
+	--bootstrap-server "$KAFKA_BOOTSTRAP" --topic image-in
 config dns.sluice.test
 "${enter[@]}" "$worker" run -c /etc/sluice/config.yaml 2>"$work/log" &
 run=$!
 pids+=("$run")
-result=$("$kafka" tool org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$KAFKA_BOOTSTRAP" --topic image-out --from-beginning --max-messages 1 --timeout-ms 60000 \
+result=$("$kafka" tool org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$KAFKA_BOOTSTRAP" \
+	--topic image-out --from-beginning --max-messages 1 --timeout-ms 60000 \
 	--command-property isolation.level=read_committed) || die "no result: $(<"$work/log")"
 [[ $result = *POSITIVE* ]] || die "result: $result"
 "${enter[@]}" "$worker" health >&2 || die 'health'
-[[ $(awk '/^Uid:/{print $2 $3 $4 $5}' "/proc/$run/status") = 65532655326553265532 ]] || die "the worker runs as $(grep Uid "/proc/$run/status")"
+[[ $(awk '/^Uid:/{print $2 $3 $4 $5}' "/proc/$run/status") = 65532655326553265532 ]] ||
+	die "the worker runs as $(grep Uid "/proc/$run/status")"
 [[ $(awk '/^CapEff:/{print $2}' "/proc/$run/status") = 0000000000000000 ]] || die 'the worker has capabilities'
-grep -q ' / ro[, ]' <(awk '$5 == "/" {print " " $5 " " $6}' "/proc/$run/mountinfo") || die 'the root file system can be written'
+grep -q ' / ro[, ]' <(awk '$5 == "/" {print " " $5 " " $6}' "/proc/$run/mountinfo") ||
+	die 'the root file system can be written'
 kill -TERM "$run"
 rc=0
 wait "$run" || rc=$?

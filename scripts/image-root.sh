@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Completes the root file system of the container image around a worker that is in it already, with what it needs and nothing
-# else: no shell, no package manager, no other program. The Dockerfile calls it in a build stage, scripts/image-check.sh on
-# this machine.
+# Completes the root file system of the container image around a worker that is in it already, with what it needs and
+# nothing else: no shell, no package manager, no other program. The Dockerfile calls it in a build stage,
+# scripts/image-check.sh on this machine.
 #
 #   scripts/image-root.sh ROOT      ROOT/opt/sluice holds sluice and lib/
 #
@@ -16,7 +16,10 @@ worker=$root/opt/sluice/sluice
 [[ -x $worker ]] || { echo "image-root: $worker is not there" >&2; exit 1; }
 
 needs() { # paths of what a program or library links to, the loader included
-	LD_LIBRARY_PATH=$root/opt/sluice/lib ldd "$1" | awk '/not found/ {print "image-root: " $0 > "/dev/stderr"; bad = 1} $2 == "=>" && $3 ~ /^\// {print $3} $1 ~ /^\// {print $1} END {exit bad}'
+	LD_LIBRARY_PATH=$root/opt/sluice/lib ldd "$1" |
+		awk '/not found/ {print "image-root: " $0 > "/dev/stderr"; bad = 1}
+			$2 == "=>" && $3 ~ /^\// {print $3} $1 ~ /^\// {print $1}
+			END {exit bad}'
 }
 
 libraries=()
@@ -33,5 +36,6 @@ install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-cer
 echo 'sluice:x:65532:65532:sluice:/nonexistent:/nonexistent' >"$root/etc/passwd"
 echo 'sluice:x:65532:' >"$root/etc/group"
 echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
-mkdir -p "$root/etc/sluice" "$root/usr/local/bin" "$root/dev" "$root/proc" "$root/sys" # where engines mount, and the configuration goes
+# where engines mount, and the configuration goes
+mkdir -p "$root/etc/sluice" "$root/usr/local/bin" "$root/dev" "$root/proc" "$root/sys"
 ln -sfn /opt/sluice/sluice "$root/usr/local/bin/sluice"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tests the client of LLM endpoints against a real llama.cpp server (llama-cpp-python) with a tiny random model, and writes
-# what it saw to bench/results/llama-server.md. Everything it needs comes from PyPI; compiling takes some minutes, once.
+# Tests the client of LLM endpoints against a real llama.cpp server (llama-cpp-python) with a tiny random model, and
+# writes what it saw to bench/results/llama-server.md. Everything it needs comes from PyPI; compiling takes some
+# minutes, once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +23,8 @@ port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0
   --interrupt_requests False --host 127.0.0.1 --port "$port" --verbose False >"$dir/server.log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
-if ! curl --silent --fail --retry 60 --retry-connrefused --retry-delay 1 --output /dev/null "http://127.0.0.1:$port/v1/models"; then
+if ! curl --silent --fail --retry 60 --retry-connrefused --retry-delay 1 --output /dev/null \
+  "http://127.0.0.1:$port/v1/models"; then
   echo "test-llama: the server did not start; its log, $dir/server.log, ends with:" >&2
   tail -5 "$dir/server.log" >&2
   exit 1
@@ -30,19 +32,23 @@ fi
 
 out=$dir/test.txt
 status=0
-SLUICE_LLAMA_URL="http://127.0.0.1:$port/v1" CGO_ENABLED=0 go test -tags llama -count=1 -run '^TestLlama$' -v ./pipeline/llm >"$out" 2>&1 || status=$?
+SLUICE_LLAMA_URL="http://127.0.0.1:$port/v1" CGO_ENABLED=0 go test -tags llama -count=1 -run '^TestLlama$' -v \
+  ./pipeline/llm >"$out" 2>&1 || status=$?
 cat "$out"
 [ "$status" -eq 0 ] || exit "$status"
 {
   echo '# The client of LLM endpoints against a real llama.cpp server'
   echo
-  echo 'Written by `make test-llama`: the server of llama-cpp-python with a tiny model of random weights (scripts/make_llama_gguf.py), asked'
-  echo 'through the same pool as in a worker. What is checked is the protocol: which forms of structured output the server takes, that its'
-  echo 'grammar makes answers that the strict reader takes, usage numbers, and what its errors are taken for. The labels mean nothing.'
+  echo 'Written by `make test-llama`: the server of llama-cpp-python with a tiny model of random weights'
+  echo '(scripts/make_llama_gguf.py), asked through the same pool as in a worker. What is checked is the protocol:'
+  echo 'which forms of structured output the server takes, that its grammar makes answers that the strict reader takes,'
+  echo 'usage numbers, and what its errors are taken for. The labels mean nothing.'
   echo
   grep -iE '^(llama_cpp_python|gguf|uvicorn|fastapi)==' "$lock" | sed 's/^/- /'
   echo
   echo '```'
-  sed -E "s/:$port/:PORT/g; s/ \([0-9.]+s\)//; s/\t[0-9.]+s$//; s/\"latency_seconds\":[0-9.]+/\"latency_seconds\":…/" "$out" | sed 's/ *$//'
+  sed -E -e "s/:$port/:PORT/g; s/ \([0-9.]+s\)//; s/\t[0-9.]+s$//" \
+    -e "s/\"latency_seconds\":[0-9.]+/\"latency_seconds\":…/" \
+    "$out" | sed 's/ *$//'
   echo '```'
 } >bench/results/llama-server.md

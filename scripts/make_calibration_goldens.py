@@ -3,8 +3,8 @@
 
     pip install numpy scipy scikit-learn && make_calibration_goldens.py > model/calibrate/testdata/witness.json
 
-The temperature is SciPy's minimum of the log loss, the isotonic pools are those of scikit-learn's IsotonicRegression, the
-expected calibration error is counted with numpy.digitize. None of it shares code with the Go program.
+The temperature is SciPy's minimum of the log loss, the isotonic pools are those of scikit-learn's IsotonicRegression,
+the expected calibration error is counted with numpy.digitize. None of it shares code with the Go program.
 """
 import json
 
@@ -49,11 +49,14 @@ def exclusive(rng, n=400, k=3, sharper=2.3):
     def at(t):
         p = softmax(z / t, axis=1)
         top = z.argmax(1)
-        return p[np.arange(n), top], (top == truth).astype(float), -log_softmax(z / t, axis=1)[np.arange(n), truth].mean()
+        return p[np.arange(n), top], (top == truth).astype(float), -log_softmax(z / t, axis=1)[np.arange(n),
+                truth].mean()
 
     t = minimize_scalar(lambda t: at(t)[2], bounds=(0.05, 100), method="bounded", options={"xatol": 1e-10}).x
-    return {"independent": False, "logits": z.tolist(), "truth": (np.arange(k) == truth[:, None]).tolist(), "temperature": t,
-            "before": measures(*at(1)), "after": measures(*at(t)), "accuracy": float((z.argmax(1) == truth).mean()), "pools": pools(*at(1)[:2])}
+    return {"independent": False, "logits": z.tolist(), "truth": (np.arange(k) == truth[:, None]).tolist(),
+            "temperature": t,
+            "before": measures(*at(1)), "after": measures(*at(t)), "accuracy": float((z.argmax(1) == truth).mean()),
+            "pools": pools(*at(1)[:2])}
 
 
 def independent(rng, n=300, k=2, sharper=0.6):
@@ -67,8 +70,10 @@ def independent(rng, n=300, k=2, sharper=0.6):
 
     t = minimize_scalar(lambda t: at(t)[2], bounds=(0.05, 100), method="bounded", options={"xatol": 1e-10}).x
     return {"independent": True, "logits": z.tolist(), "truth": truth.tolist(), "temperature": t,
-            "before": measures(*at(1)), "after": measures(*at(t)), "accuracy": float(((expit(z) >= 0.5) == truth).mean()), "pools": pools(*at(1)[:2])}
+            "before": measures(*at(1)), "after": measures(*at(t)),
+            "accuracy": float(((expit(z) >= 0.5) == truth).mean()), "pools": pools(*at(1)[:2])}
 
 
 rng = np.random.default_rng(7)
-print(json.dumps({"numpy": np.__version__, "scipy": scipy.__version__, "scikit_learn": sklearn.__version__, "cases": [exclusive(rng), independent(rng)]}))
+print(json.dumps({"numpy": np.__version__, "scipy": scipy.__version__, "scikit_learn": sklearn.__version__,
+                  "cases": [exclusive(rng), independent(rng)]}))

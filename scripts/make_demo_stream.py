@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes cmd/sluice/demo/stream.jsonl: real sentences that may be shipped, one JSON object a line.
 
-    scripts/make_demo_stream.py --wnut17 dev.iob2 test.iob2 --banking77 test.tsv --reviews cmd/sluice/demo/reviews.txt \\
-        --screen models/toxicity --out cmd/sluice/demo/stream.jsonl
+    scripts/make_demo_stream.py --wnut17 dev.iob2 test.iob2 --banking77 test.tsv \\
+        --reviews cmd/sluice/demo/reviews.txt --screen models/toxicity --out cmd/sluice/demo/stream.jsonl
 
 Texts come from WNUT 2017 (tweets, forum posts; put together again from its words), banking77 (questions of bank
 customers) and reviews.txt (written for this project). A text that the toxicity model gives more than --most for
@@ -34,7 +34,9 @@ def read_iob2(path):
 
 
 def join_words(words):
-    """A sentence as its writer may have typed it: no blank before commas and clitics, none after brackets, entities such as &gt; undone."""
+    """A sentence as its writer may have typed it: no blank before commas and clitics, none after brackets, entities
+    such as &gt; undone.
+    """
     text = html.unescape(re.sub(r"& ?(gt|lt|amp|quot) ?;", r"&\1;", " ".join(words)))
     text = re.sub(r"(\w) ?n ['’] t\b", r"\1n't", text)                              # do n ' t
     text = re.sub(r"(\w) (['’]) (s|S|m|re|ve|ll|d|t)\b", r"\1\2\3", text)           # I ' m
@@ -43,7 +45,8 @@ def join_words(words):
     out, inside = [], False
     glue = False
     for word in text.split():
-        tight = glue or (word[0] in CLOSING and not re.match(r"^[.:;]+[\w(/]", word) and not re.match(r"^[:;][-')(DPp]", word)) or CLITICS.match(word)
+        tight = glue or (word[0] in CLOSING and not re.match(r"^[.:;]+[\w(/]", word) and not re.match(r"^[:;][-')(DPp]",
+                word)) or CLITICS.match(word)
         glue = False
         if word == '"':
             tight, glue, inside = (inside or tight), not inside, not inside
@@ -90,7 +93,8 @@ def main():
     p.add_argument("--reviews", required=True, help="our own reviews, one a line")
     p.add_argument("--screen", required=True, help="model directory with a label toxic")
     p.add_argument("--most", type=float, default=0.2, help="highest toxicity that stays (default %(default)s)")
-    p.add_argument("--drop", help="file of SHA-256 sums (hex) of further texts to leave out: what a reader found and the model did not")
+    p.add_argument("--drop", help="file of SHA-256 sums (hex) of further texts to leave out: what a reader found and "
+                                  "the model did not")
     p.add_argument("--count", type=int, default=2000, help="lines to write (default %(default)s)")
     p.add_argument("--out", required=True)
     a = p.parse_args()
@@ -101,7 +105,8 @@ def main():
     wnut = [t for t in screen(a.screen, list(wnut_sentences(a.wnut17)), a.most) if digest(t) not in dropped]
     header, *rows = Path(a.banking77).read_text(encoding="utf-8").splitlines()
     column = header.split("\t").index("text")
-    banking = [t for t in screen(a.screen, [r.split("\t")[column].strip() for r in rows], a.most) if digest(t) not in dropped]
+    banking = [t for t in screen(a.screen, [r.split("\t")[column].strip() for r in rows], a.most)
+               if digest(t) not in dropped]
     rng.shuffle(wnut)
     rng.shuffle(banking)
     half = (a.count - len(reviews)) // 2
@@ -111,7 +116,8 @@ def main():
     with open(a.out, "w", encoding="utf-8") as f:
         for i, text in enumerate(texts, 1):
             f.write(json.dumps({"id": i, "text": text}, ensure_ascii=False) + "\n")
-    print(f"{a.out}: {len(texts)} texts, {len(reviews)} reviews, {min(half, len(wnut))} from WNUT 2017 ({len(wnut)} left after screening)", file=sys.stderr)
+    print(f"{a.out}: {len(texts)} texts, {len(reviews)} reviews, {min(half, len(wnut))} from WNUT 2017 ({len(wnut)} "
+          f"left after screening)", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write a tiny llama model with random weights as GGUF, for tests of the protocol: make_llama_gguf.py FILE
 
-Vocabulary: a SentencePiece one of every byte, so every text can be said. The weights are random but for one dimension: it is
-the same for every token, so that its row in the output layer is a bias. The bias makes the model stop at once where it may
-say anything, and makes it brief where a grammar holds it to a form: a short number, then the end.
+Vocabulary: a SentencePiece one of every byte, so every text can be said. The weights are random but for one dimension:
+it is the same for every token, so that its row in the output layer is a bias. The bias makes the model stop at once
+where it may say anything, and makes it brief where a grammar holds it to a form: a short number, then the end.
 """
 
 import sys

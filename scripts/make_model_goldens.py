@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the golden files of package model from transformers' own pipelines. Needs torch and transformers (not in requirements.txt).
+"""Makes the golden files of package model from transformers' own pipelines. Needs torch and transformers (not in
+requirements.txt).
 
     scripts/make_model_goldens.py ner CHECKPOINT OUT.json.gz
     scripts/make_model_goldens.py cls SENTIMENT_CHECKPOINT TOXICITY_CHECKPOINT OUT.json.gz
-    scripts/make_model_goldens.py roberta MODEL_DIR            (a tiny random byte-level model, made here from a seed; goldens beside it)
+    scripts/make_model_goldens.py roberta MODEL_DIR            (a tiny random byte-level model, made here from a
+                                                                seed; goldens beside it)
 
 Texts: lines of cmd/sluice/demo/stream.jsonl (see SOURCES.md beside it) that name things, and NASTY below.
 Special tokens written in a text are read as text, as Sluice reads them.
@@ -40,27 +42,41 @@ ROOT = Path(__file__).resolve().parent.parent
 STREAM = ROOT / "cmd/sluice/demo/stream.jsonl"
 
 NASTY = [
-    ".", "?", "a", "…", "-", "EU", "  leading and trailing blanks  ", "two\nlines in Paris\nthree in Rome", "tab\tseparated\tLondon\tBerlin",
+    ".", "?", "a", "…", "-", "EU", "  leading and trailing blanks  ", "two\nlines in Paris\nthree in Rome",
+    "tab\tseparated\tLondon\tBerlin",
     "😀", "Greetings from 東京 and 大阪, says 山田太郎 of トヨタ自動車.", "Ünïcödé Müller lives in Zürich near São Paulo, not in Åre.",
-    "👩‍👩‍👧‍👦 The Martínez family moved to Bogotá 🇨🇴 in 2019 🎉🎉", "Владимир едет в Москву с Анной.", "القاهرة is Cairo and بيروت is Beirut, said Fatima Khalil.",
-    "e\u0301clair from Cafe\u0301 de Flore in Paris", "zero\u200bwidth Lon\u200bdon and soft\u00adhyphen Ber\u00adlin", "control\x01chars\x02in Washington\x7f",
-    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft in Wien", "A" * 120 + " of Boston", "supercalifragilisticexpialidocious John Smithsonian-Featherstonehaugh",
-    "[CLS] Angela Merkel [SEP] met [MASK] in [UNK] Berlin [PAD]", "U.S. President George W. Bush met U.N. chief Kofi Annan in New York.", "AC/DC, AT&T and H&M signed with Ernst & Young LLP.",
-    "New York New York New York City", "Mr. O'Brien-O'Neill's dog bit Ms. D'Angelo at McDonald's.", "IBM Microsoft Google Apple Amazon Meta Tesla Toyota",
-    "german french english spanish the dutch a swede", "the u.s. open in flushing meadows was won by roger federer", "BREAKING: FC BAYERN MÜNCHEN 2 - 1 REAL MADRID (Kimmich, Müller; Ronaldo)",
-    "http://example.com/London?x=Paris&y=Rome #Berlin @Madrid", "１２３ ＡＢＣ Ｆｕｌｌｗｉｄｔｈ Ｔｏｋｙｏ", "ﬁnance in ﬂorence, ﬃ", "İstanbul'da ve IĞDIR'da", "naïve façade coöperate Zoë Noël",
-    "Dr. Ада Лавлейс (Ada Lovelace) of the University of Cambridge", "J.R.R. Tolkien wrote The Lord of the Rings in Oxford for Allen & Unwin.",
-    "Nguyễn Văn Nam flew from Hồ Chí Minh City to Đà Nẵng with Vietnam Airlines", "नई दिल्ली और मुंबई", "한국의 서울에서 삼성전자", "ไทย กรุงเทพ", "\u202eright to left override\u202c Haifa",
-    "Bank of England governor Andrew Bailey told the BBC's Today programme that Lloyds, Barclays and HSBC had passed.", "Toronto 5 Boston 3; Chicago 2 Detroit 2 (OT)", "Li Na beat Petra Kvitova 6-2 6-4",
-    "The European Commission said on Thursday it disagreed with German advice to consumers.", "Aleksandr Solzhenitsyn, Mikhail Khodorkovsky, Krzysztof Kieślowski and Wisława Szymborska",
-    "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch is a village on Anglesey in Wales", "🏴󠁧󠁢󠁷󠁬󠁳󠁿 Wales v 🏴󠁧󠁢󠁥󠁮󠁧󠁿 England at Cardiff", "x" * 300,
+    "👩‍👩‍👧‍👦 The Martínez family moved to Bogotá 🇨🇴 in 2019 🎉🎉", "Владимир едет в Москву с Анной.", "القاهرة is Cairo "
+    "and بيروت is Beirut, said Fatima Khalil.",
+    "e\u0301clair from Cafe\u0301 de Flore in Paris", "zero\u200bwidth Lon\u200bdon and soft\u00adhyphen Ber\u00adlin",
+    "control\x01chars\x02in Washington\x7f",
+    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft in Wien",
+    "A" * 120 + " of Boston", "supercalifragilisticexpialidocious John Smithsonian-Featherstonehaugh",
+    "[CLS] Angela Merkel [SEP] met [MASK] in [UNK] Berlin [PAD]", "U.S. President George W. Bush met U.N. chief Kofi "
+    "Annan in New York.", "AC/DC, AT&T and H&M signed with Ernst & Young LLP.",
+    "New York New York New York City", "Mr. O'Brien-O'Neill's dog bit Ms. D'Angelo at McDonald's.", "IBM Microsoft "
+    "Google Apple Amazon Meta Tesla Toyota",
+    "german french english spanish the dutch a swede", "the u.s. open in flushing meadows was won by roger federer",
+    "BREAKING: FC BAYERN MÜNCHEN 2 - 1 REAL MADRID (Kimmich, Müller; Ronaldo)",
+    "http://example.com/London?x=Paris&y=Rome #Berlin @Madrid", "１２３ ＡＢＣ Ｆｕｌｌｗｉｄｔｈ Ｔｏｋｙｏ", "ﬁnance in ﬂorence, ﬃ",
+    "İstanbul'da ve IĞDIR'da", "naïve façade coöperate Zoë Noël",
+    "Dr. Ада Лавлейс (Ada Lovelace) of the University of Cambridge", "J.R.R. Tolkien wrote The Lord of the Rings in "
+    "Oxford for Allen & Unwin.",
+    "Nguyễn Văn Nam flew from Hồ Chí Minh City to Đà Nẵng with Vietnam Airlines", "नई दिल्ली और मुंबई", "한국의 서울에서 삼성전자",
+    "ไทย กรุงเทพ", "\u202eright to left override\u202c Haifa",
+    "Bank of England governor Andrew Bailey told the BBC's Today programme that Lloyds, Barclays and HSBC had passed.",
+    "Toronto 5 Boston 3; Chicago 2 Detroit 2 (OT)", "Li Na beat Petra Kvitova 6-2 6-4",
+    "The European Commission said on Thursday it disagreed with German advice to consumers.", "Aleksandr Solzhenitsyn, "
+    "Mikhail Khodorkovsky, Krzysztof Kieślowski and Wisława Szymborska",
+    "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch is a village on Anglesey in Wales", "🏴󠁧󠁢󠁷󠁬󠁳󠁿 Wales v "
+    "🏴󠁧󠁢󠁥󠁮󠁧󠁿 England at Cardiff", "x" * 300,
     "Maria Maria Maria of Santana, Santana of Mexico, Mexico of the North American Free Trade Agreement",
     " ".join(["The Dutch prime minister Mark Rutte met Ursula von der Leyen of the European Union in The Hague."] * 8),
 ]
 
 
 def texts(count, names_only):
-    """The first `count` lines of the demo stream (those that name something inside the sentence, if asked), then NASTY."""
+    """The first `count` lines of the demo stream (those that name something inside the sentence, if asked), then NASTY.
+    """
     lines = [json.loads(line)["text"] for line in STREAM.read_text(encoding="utf-8").splitlines()]
     if names_only:
         lines = [t for t in lines if re.search(r"[a-z,] [A-Z][a-z]{2}", t)]
@@ -76,7 +92,8 @@ def digits(x, n=7):
 
 def clean(item):
     """A pipeline's item with plain numbers."""
-    return {k: digits(v, 9) if k == "score" else int(v) if k in ("start", "end", "index") else str(v) for k, v in item.items()}
+    return {k: digits(v, 9) if k == "score" else int(v) if k in ("start", "end", "index") else str(v) for k,
+            v in item.items()}
 
 
 def versions():
@@ -128,7 +145,8 @@ def ner_texts(folder, lines):
 
 
 def ner(checkpoint, out):
-    write(out, {"versions": versions(), "models": {"ner": model_facts(checkpoint)}, "texts": ner_texts(checkpoint, texts(340, names_only=True))})
+    write(out, {"versions": versions(), "models": {"ner": model_facts(checkpoint)}, "texts": ner_texts(checkpoint,
+            texts(340, names_only=True))})
 
 
 def cls(sentiment, toxicity, out):
@@ -149,12 +167,15 @@ def cls(sentiment, toxicity, out):
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([i])).logits[0].numpy()
             default = pipe(row["text"])
-            row["models"][name] = {"logits": digits(logits), "default": clean(default[0]), "all": [clean(x) for x in pipe(row["text"], top_k=None)]}
+            row["models"][name] = {"logits": digits(logits), "default": clean(default[0]),
+                                   "all": [clean(x) for x in pipe(row["text"], top_k=None)]}
     write(out, {"versions": versions(), "models": {n: model_facts(f) for n, f in folders.items()}, "texts": rows})
 
 
 def roberta(out):
-    """A RoBERTa NER model of 2 layers x 32 with random weights and a byte-level BPE tokenizer trained on the demo stream; exported to `out`, goldens beside it."""
+    """A RoBERTa NER model of 2 layers x 32 with random weights and a byte-level BPE tokenizer trained on the demo
+    stream; exported to `out`, goldens beside it.
+    """
     import tempfile
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -163,25 +184,32 @@ def roberta(out):
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     t.train_from_iterator([json.loads(line)["text"] for line in STREAM.read_text(encoding="utf-8").splitlines()],
-                          trainers.BpeTrainer(vocab_size=800, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-                                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+                          trainers.BpeTrainer(vocab_size=800, special_tokens=["<s>", "<pad>", "</s>", "<unk>",
+                                  "<mask>"],
+                                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                              show_progress=False))
     t.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>", pad_token="<pad>",
+    PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+                            pad_token="<pad>",
                             unk_token="<unk>", mask_token="<mask>", model_max_length=128).save_pretrained(folder)
     labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-    config = RobertaConfig(vocab_size=t.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-                           max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+    config = RobertaConfig(vocab_size=t.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                           intermediate_size=64,
+                           max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1,
+                           bos_token_id=0, eos_token_id=2,
                            id2label=dict(enumerate(labels)), label2id={l: i for i, l in enumerate(labels)})
     model = RobertaForTokenClassification(config).eval()
     rng = np.random.default_rng(8)
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
             # wide enough that labels change within a word: the aggregation strategies must differ
-            value = rng.normal(1 if "LayerNorm.weight" in name else 0, 0.1 if "LayerNorm" in name else 0.35, tuple(p.shape))
+            value = rng.normal(1 if "LayerNorm.weight" in name else 0, 0.1 if "LayerNorm" in name else 0.35,
+                               tuple(p.shape))
             p.copy_(torch.tensor(value.astype(np.float32)))
     model.save_pretrained(folder)
     lines = [x for x in texts(60, names_only=True) if len(t.encode(x).ids) <= 128]
-    write(out.parent / "roberta_ner_golden.json.gz", {"versions": versions(), "models": {"roberta-tiny": model_facts(folder)}, "texts": ner_texts(folder, lines)})
+    write(out.parent / "roberta_ner_golden.json.gz",
+          {"versions": versions(), "models": {"roberta-tiny": model_facts(folder)}, "texts": ner_texts(folder, lines)})
     from sluice_export.cli import main
     if main([str(folder), str(out), "--license", "CC0-1.0", "--force"]) != 0:
         sys.exit(1)

@@ -34,13 +34,17 @@ WORDS, POSITIONS = 40, 48
 def encoder(rng, labels, first_only):
     """A random encoder; matrices are large enough that positions and neighbours matter to the logits."""
     width, inner = 16, 32
-    dense = lambda rows, columns: ((rng.normal(size=(rows, columns)) / np.sqrt(columns)).astype(np.float32), rng.normal(scale=0.1, size=rows).astype(np.float32))
+    dense = lambda rows, columns: ((rng.normal(size=(rows, columns)) / np.sqrt(columns)).astype(np.float32),
+                                   rng.normal(scale=0.1, size=rows).astype(np.float32))
     norm = lambda: (rng.normal(1, 0.1, width).astype(np.float32), rng.normal(0, 0.1, width).astype(np.float32))
-    layer = lambda: dict(q=dense(width, width), k=dense(width, width), v=dense(width, width), o=dense(width, width), ln1=norm(),
+    layer = lambda: dict(q=dense(width, width), k=dense(width, width), v=dense(width, width), o=dense(width, width),
+                         ln1=norm(),
                          f1=dense(inner, width), f2=dense(width, inner), ln2=norm())
     head = [(*dense(width, width), "tanh")] if first_only else []
-    return Encoder(width=width, heads=2, eps=1e-12, activation="gelu", word=rng.normal(size=(WORDS, width)).astype(np.float32),
-                   position=rng.normal(scale=0.5, size=(POSITIONS, width)).astype(np.float32), norm=norm(), project=None,
+    return Encoder(width=width, heads=2, eps=1e-12, activation="gelu",
+                   word=rng.normal(size=(WORDS, width)).astype(np.float32),
+                   position=rng.normal(scale=0.5, size=(POSITIONS, width)).astype(np.float32), norm=norm(),
+                   project=None,
                    layers=[layer(), layer()], head=head + [(*dense(labels, width), None)])
 
 
@@ -85,7 +89,8 @@ class Toy:
             self.nodes.append(helper.make_node("Identity", [logits], [name]))
         outputs = [helper.make_tensor_value_info(name, kind, list(shape)) for name in names]
         g = helper.make_graph(self.nodes, self.name, self.inputs, outputs, list(self.constants.values()))
-        save(helper.make_model(g, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), OUT / f"{self.name}.onnx")
+        save(helper.make_model(g, opset_imports=[helper.make_opsetid("", 20)], ir_version=10),
+             OUT / f"{self.name}.onnx")
 
 
 def packed(name, tokens):
@@ -97,7 +102,8 @@ def packed(name, tokens):
     x = t.op("Add", x, t.op("Mul", position, column(1)))
     x = t.op("Gather", x, t.input("pad_idx", "b", "s"))                                      # [B,S,3]
     x = t.op("Gather", t.op("Reshape", x, t.const("flat", np.array([-1, 3], np.int64))), t.input("unpad_idx", "t"))
-    length = t.op("Unsqueeze", t.op("Cast", t.input("lengths", "b", kind=TensorProto.INT32), to=TensorProto.FLOAT), axis)
+    length = t.op("Unsqueeze", t.op("Cast", t.input("lengths", "b", kind=TensorProto.INT32), to=TensorProto.FLOAT),
+                  axis)
     if tokens:
         # lengths are an input of every packed graph: used here for nothing, by an empty slice of a sum
         zero = t.op("Mul", t.op("ReduceSum", length, keepdims=0), t.const("zero", np.float32(0)))
@@ -113,7 +119,8 @@ def masked_sum(t, types=True):
     mask = t.op("Unsqueeze", t.op("Cast", t.input("attention_mask", "b", "s"), to=TensorProto.FLOAT), last)
     x = t.op("ReduceSum", t.op("Mul", x, mask), axis, keepdims=0)
     if types:
-        sums = t.op("ReduceSum", t.op("Cast", t.input("token_type_ids", "b", "s"), to=TensorProto.FLOAT), axis, keepdims=1)
+        sums = t.op("ReduceSum", t.op("Cast", t.input("token_type_ids", "b", "s"), to=TensorProto.FLOAT), axis,
+                    keepdims=1)
         x = t.op("Add", x, t.op("Mul", sums, t.const("third", np.array([[0, 0, 1]], np.float32))))
     return x
 
@@ -121,7 +128,8 @@ def masked_sum(t, types=True):
 def endless(t, logits):
     """Adds zero to the logits in a loop, 10^12 times if any text begins with word 38, else once."""
     first = t.op("Gather", "input_ids", t.const("zeroth", np.int64(0)), axis=1)
-    some = t.op("ReduceMax", t.op("Cast", t.op("Equal", first, t.const("word", np.int64(WORDS - 2))), to=TensorProto.INT64), keepdims=0)
+    some = t.op("ReduceMax", t.op("Cast", t.op("Equal", first, t.const("word", np.int64(WORDS - 2))),
+                                  to=TensorProto.INT64), keepdims=0)
     rounds = t.op("Add", t.op("Mul", some, t.const("many", np.int64(10**12))), t.const("one", np.int64(1)))
     value = lambda name, kind, shape: helper.make_tensor_value_info(name, kind, shape)
     body = helper.make_graph(
@@ -143,14 +151,16 @@ def toys():
     t.save(endless(t, masked_sum(t)), "b", 3)
     t = Toy("toy_padded_tok")
     ids = t.op("Gather", t.table, t.input("input_ids", "b", "s"))
-    mask = t.op("Unsqueeze", t.op("Cast", t.input("attention_mask", "b", "s"), to=TensorProto.FLOAT), t.const("last", np.array([-1], np.int64)))
+    mask = t.op("Unsqueeze", t.op("Cast", t.input("attention_mask", "b", "s"), to=TensorProto.FLOAT),
+                t.const("last", np.array([-1], np.int64)))
     t.save(t.op("Mul", ids, mask), "b", "s", 3)
     t = Toy("toy_odd_input")
     x = masked_sum(t)
     t.save(t.op("Add", x, t.op("Cast", t.input("pixel_values", "b", 3), to=TensorProto.FLOAT)), "b", 3)
     t = Toy("toy_fixed_shape")
     x = t.op("Gather", t.table, t.input("input_ids", 1, 16))
-    mask = t.op("Unsqueeze", t.op("Cast", t.input("attention_mask", 1, 16), to=TensorProto.FLOAT), t.const("last", np.array([-1], np.int64)))
+    mask = t.op("Unsqueeze", t.op("Cast", t.input("attention_mask", 1, 16), to=TensorProto.FLOAT),
+                t.const("last", np.array([-1], np.int64)))
     t.save(t.op("ReduceSum", t.op("Mul", x, mask), t.const("axis", np.array([1], np.int64)), keepdims=0), 1, 3)
     t = Toy("toy_two_outputs")
     t.save(masked_sum(t), "b", 3, names=("last_hidden_state", "pooler_output"))

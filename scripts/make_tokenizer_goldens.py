@@ -10,9 +10,9 @@ Not with tokenizers 0.23.1 or 0.23.2: they lose windows (huggingface/tokenizers#
 
 Three tokenizers: bert-uncased.json (WordPiece, of the bundled models), byte-bpe.json (byte-level BPE, as RoBERTa) and
 unigram.json (Unigram with SentencePiece's nmt_nfkc map, as XLM-R), the latter two trained here on the texts below.
-Special tokens in a text are text. For Unigram that takes more than `encode_special_tokens`: its vocabulary holds them, so
-here they get other names in the model that reads the texts, as in tokenize/hf/native/src/shield.rs. SentencePiece itself
-never finds its control symbols in a text either.
+Special tokens in a text are text. For Unigram that takes more than `encode_special_tokens`: its vocabulary holds them,
+so here they get other names in the model that reads the texts, as in tokenize/hf/native/src/shield.rs. SentencePiece
+itself never finds its control symbols in a text either.
 
 For every text and mode a golden file has a digest of all rows (see `line`), and for some texts the rows themselves.
 """
@@ -51,7 +51,8 @@ SPECIAL = ["[SEP]", "[CLS]", "[MASK]", "[PAD]", "[UNK]", "[sep]", "[SEP", "##ing
 COMBINING = ["e\u0301", "a\u0308\u0304", "\u0301", "o" + "\u0300\u0301\u0302" * 20, "\u1100\u1161\u11a8", "\uac01",
              "\u0915\u094d\u0937", "\u0e01\u0e33", "\u05e9\u05c1\u05bc", "\u064b\u0651", "\ufb01", "\u212b",
              "\u1e9b\u0323", "\u0344", "\u0958", "\u0041\u030a", "q\u0307\u0323", "\u0f73", "\u1b06"]
-CJK = ["\u4e2d\u6587", "\u3400", "\U00020000", "\U0002a6df", "\uf900", "\u3042\u30a2", "\uff21\uff11", "\u30ac\uff76\uff9e",
+CJK = ["\u4e2d\u6587", "\u3400", "\U00020000", "\U0002a6df", "\uf900", "\u3042\u30a2", "\uff21\uff11",
+       "\u30ac\uff76\uff9e",
        "\ud55c\uad6d\uc5b4", "\u3002", "\U0002f800", "\u2e80", "\u3231", "\u33a5", "\ufdfa", "\u6771\u4eac\u90fd"]
 EMOJI = ["\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466", "\U0001f1e9\U0001f1ea",
          "\U0001f44d\U0001f3fd", "1\ufe0f\u20e3", "\u2764\ufe0f", "\U0001f3f4\U000e0067\U000e0062\U000e007f", "\u2639",
@@ -61,11 +62,13 @@ CASE = ["\u0130stanbul", "\u0131", "\u00df", "\u1e9e", "\u03a3\u03af\u03c3\u03c5
 CONTROL = ["\0", "\x01", "\x07", "\x1b[31m", "\x7f", "\x80", "\x9f", "\u00ad", "\u200d", "\u200e", "\u202e", "\ue000",
            "\ufffd", "\ufffe", "\uffff", "\U000e0001", "\U0010ffff", "\u0378", "\u2066", "\ufff9"]
 PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + [
-    "\u2013", "\u201c", "\u00bf", "\u060c", "\u3001", "\u2026", "\u00a7", "\u00b0", "\u20ac", "\u2212", "...", "--", "?!"]
+    "\u2013", "\u201c", "\u00bf", "\u060c", "\u3001", "\u2026", "\u00a7", "\u00b0", "\u20ac", "\u2212", "...", "--",
+    "?!"]
 WORDS = """the quick brown fox jumps over lazy dogs unbelievable tokenization antidisestablishmentarianism don't it's
     I'll they've e-mail $1,234.56 http://example.org/a?b=c user@example.org #tag @you 2026-11-23 caf\u00e9 na\u00efve
     \u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea
-    \u0939\u093f\u0928\u094d\u0926\u0940 \u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22 \u03b5\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac
+    \u0939\u093f\u0928\u094d\u0926\u0940 \u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22 \
+\u03b5\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac
     Stra\u00dfe \u6c34 \U0001d54f \uff28\uff45\uff4c\uff4c\uff4f""".split()
 SENTENCES = """The parcel came two days late and the box was crushed, but the lamp inside still works.
 I waited on the phone for forty minutes; nobody could tell me where my refund is!
@@ -78,10 +81,13 @@ It isn't bad, it's just not what they'd promised us.
 Der Zug nach M\u00fcnchen hatte wieder versp\u00e4tung, und die Heizung war kaputt.
 Le caf\u00e9 \u00e9tait d\u00e9licieux, mais le service laissait \u00e0 d\u00e9sirer.
 El ni\u00f1o comi\u00f3 una manzana y despu\u00e9s se fue a dormir.
-\u041f\u043e\u0435\u0437\u0434 \u043e\u043f\u043e\u0437\u0434\u0430\u043b \u043d\u0430 \u0434\u0432\u0430 \u0447\u0430\u0441\u0430, \u0430 \u043a\u043e\u0444\u0435 \u0431\u044b\u043b \u0445\u043e\u043b\u043e\u0434\u043d\u044b\u043c.
+\u041f\u043e\u0435\u0437\u0434 \u043e\u043f\u043e\u0437\u0434\u0430\u043b \u043d\u0430 \u0434\u0432\u0430 \
+\u0447\u0430\u0441\u0430, \u0430 \u043a\u043e\u0444\u0435 \u0431\u044b\u043b \
+\u0445\u043e\u043b\u043e\u0434\u043d\u044b\u043c.
 \u6628\u65e5\u306f\u96e8\u304c\u964d\u3063\u305f\u306e\u3067\u3001\u5bb6\u3067\u672c\u3092\u8aad\u3093\u3060\u3002
 \u8fd9\u5bb6\u9910\u5385\u7684\u670d\u52a1\u5f88\u597d\uff0c\u4f46\u662f\u4ef7\u683c\u592a\u8d35\u4e86\u3002
-\u0643\u0627\u0646 \u0627\u0644\u0637\u0639\u0627\u0645 \u0644\u0630\u064a\u0630\u0627 \u0648\u0627\u0644\u062e\u062f\u0645\u0629 \u0633\u0631\u064a\u0639\u0629.
+\u0643\u0627\u0646 \u0627\u0644\u0637\u0639\u0627\u0645 \u0644\u0630\u064a\u0630\u0627 \
+\u0648\u0627\u0644\u062e\u062f\u0645\u0629 \u0633\u0631\u064a\u0639\u0629.
 \u05d4\u05e1\u05e4\u05e8 \u05d4\u05d6\u05d4 \u05de\u05e2\u05e0\u05d9\u05d9\u05df \u05de\u05d0\u05d5\u05d3.
 \u092f\u0939 \u0915\u093f\u0924\u093e\u092c \u092c\u0939\u0941\u0924 \u0905\u091a\u094d\u091b\u0940 \u0939\u0948\u0964
 \uc774 \uc601\ud654\ub294 \uc815\ub9d0 \uc7ac\ubbf8\uc788\uc5c8\uc5b4\uc694.""".splitlines()
@@ -106,7 +112,8 @@ def texts():
     rnd = random.Random(20261123)
     out = [b"", b" ", b"\0", b"\0\0\0", b"\xff", b"a\0", b"\0a", b"a\0b c", b"\n", "\u200b".encode(), "\ufffd".encode(),
            "\ufeffBOM".encode(), b"\xef\xbb", b"a" * 99, b"a" * 100, b"a" * 101, b"[SEP]", b"[CLS] [SEP]", b"</s>"]
-    # Words round WordPiece's limit of 100 characters, and huge ones; long runs that a regular expression may stumble on.
+    # Words round WordPiece's limit of 100 characters, and huge ones; long runs that a regular expression may stumble
+    # on.
     for unit in ["a", "e\u0301", "\u4e2d", "\U0001f600", "x\0", "\u00df", "1.", " ", "\n", " \t", "!", "\u0301"]:
         out += [(unit * n).encode() for n in (99, 100, 101, 512, 10_000)]
     out += [b"\xff" * 3_000, b"\xed\xa0\x80" * 500, b"  a" * 3_000, b" " * 10_000 + b"x", "".join(WORDS).encode() * 30]
@@ -119,7 +126,8 @@ def texts():
             out.append(" ".join(rnd.choices(WORDS + SENTENCES, k=rnd.choice([1, 2, 5, 20]))).encode())
         else:
             sep = rnd.choice([b"", b" ", b" "])
-            out.append(sep.join(piece(rnd) for _ in range(rnd.choices([1, 2, 3, 5, 8, 13, 40, 120], [4, 4, 4, 4, 4, 4, 2, 1])[0])))
+            out.append(sep.join(piece(rnd) for _ in range(rnd.choices([1, 2, 3, 5, 8, 13, 40, 120],
+                    [4, 4, 4, 4, 4, 4, 2, 1])[0])))
     return out
 
 
@@ -167,8 +175,10 @@ def train_byte_bpe():
     tok.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)]
     tok.train_from_iterator(corpus(), trainers.BpeTrainer(
-        vocab_size=3_000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    tok.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+        vocab_size=3_000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False))
+    tok.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True,
+                                                      add_prefix_space=False)
     return tok
 
 
@@ -180,8 +190,10 @@ def train_unigram():
 
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(line for text in corpus() for line in text.splitlines() if line.strip()), model_writer=buffer,
-        vocab_size=2_500, model_type="unigram", normalization_rule_name="nmt_nfkc", hard_vocab_limit=False, num_threads=1,
+        sentence_iterator=iter(line for text in corpus() for line in text.splitlines() if line.strip()),
+        model_writer=buffer,
+        vocab_size=2_500, model_type="unigram", normalization_rule_name="nmt_nfkc", hard_vocab_limit=False,
+        num_threads=1,
         minloglevel=2)
     model = proto.ModelProto.FromString(buffer.getvalue())
     vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
@@ -273,7 +285,8 @@ def main():
     p.add_argument("--show", nargs=3, metavar=("TOKENIZER", "TEXT", "MODE"), help="print the rows of one text")
     args = p.parse_args()
     if tokenizers.__version__ in ("0.23.1", "0.23.2"):
-        sys.exit(f"tokenizers {tokenizers.__version__} loses windows (huggingface/tokenizers#2091); pip install tokenizers==0.23.3")
+        sys.exit(f"tokenizers {tokenizers.__version__} loses windows (huggingface/tokenizers#2091); pip install "
+                 f"tokenizers==0.23.3")
     if args.show:
         name, index, mode = args.show
         _, max_tokens, windows, stride = next(m for m in MODES if m[0] == mode)

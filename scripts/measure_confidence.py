@@ -3,9 +3,9 @@
 
     .venv/bin/python scripts/measure_confidence.py models/ner FILE.jsonl...
 
-FILE holds lines {"text", "entities": [{"entity_group", "start", "end"}]}. Prints, for two aggregations and every candidate,
-AUROC, the share of wrong texts among the surer half, and the area under the risk-coverage curve. Scores are calibrated by the
-manifest's temperature where it has one.
+FILE holds lines {"text", "entities": [{"entity_group", "start", "end"}]}. Prints, for two aggregations and every
+candidate, AUROC, the share of wrong texts among the surer half, and the area under the risk-coverage curve. Scores are
+calibrated by the manifest's temperature where it has one.
 """
 import json
 import sys
@@ -38,7 +38,8 @@ def judge(labels, encoding, logits, temperature):
     top, ordered = p.max(1), np.sort(p, 1)
     entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(1) / np.log(p.shape[1])
     keep = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
-    first = [i for i in keep if len(encoding.tokens[i]) == encoding.offsets[i][1] - encoding.offsets[i][0] or encoding.tokens[i] == "[UNK]"]
+    first = [i for i in keep if len(encoding.tokens[i]) == encoding.offsets[i][1] - encoding.offsets[i][0]
+             or encoding.tokens[i] == "[UNK]"]
     named = [[labels[p[i].argmax()], *encoding.offsets[i]] for i in keep]
     words = []
     for i, piece in zip(keep, named):
@@ -54,8 +55,10 @@ def judge(labels, encoding, logits, temperature):
         "least top probability, all tokens": least(top[keep]), "least, first tokens of words": least(top[first]),
         "product, all tokens": np.log(top[keep]).sum(), "product, first tokens": np.log(top[first]).sum(),
         "mean, all tokens": top[keep].mean(), "geometric mean, all tokens": np.log(top[keep]).mean(),
-        "least margin, all tokens": least(ordered[keep, -1] - ordered[keep, -2]), "largest entropy, all tokens": -entropy[keep].max(),
-        "least, tokens in entities": least(inside), "least entity score": least(scores), "mean entity score": np.mean(scores) if scores else 1.0,
+        "least margin, all tokens": least(ordered[keep, -1] - ordered[keep, -2]), "largest entropy, "
+        "all tokens": -entropy[keep].max(),
+        "least, tokens in entities": least(inside), "least entity score": least(scores),
+        "mean entity score": np.mean(scores) if scores else 1.0,
     }, simple, group(words)
 
 
@@ -78,15 +81,20 @@ def main(directory, files):
     for file in files:
         rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
         encodings = [tokenizer.encode(r["text"]) for r in rows]
-        logits = feeds.run(session, [e.ids for e in encodings], manifest["layout"], manifest["task"], manifest["pad_token_id"], batch=8, sort=True)
-        judged = [(*judge(labels, e, z, temperature), [(x["entity_group"], x["start"], x["end"]) for x in r["entities"]]) for r, e, z in zip(rows, encodings, logits) if len(e.ids) > 2]
+        logits = feeds.run(session, [e.ids for e in encodings], manifest["layout"], manifest["task"],
+                           manifest["pad_token_id"], batch=8, sort=True)
+        judged = [(*judge(labels, e, z, temperature), [(x["entity_group"], x["start"], x["end"])
+                                                       for x in r["entities"]]) for r, e,
+                  z in zip(rows, encodings, logits) if len(e.ids) > 2]
         for at, aggregation in ((1, "simple"), (2, "first")):
             right = np.array([j[at] == j[3] for j in judged])
-            print(f"{Path(file).name}, {len(judged)} texts, temperature {temperature}, aggregation {aggregation}: {100 * right.mean():.2f} % right")
+            print(f"{Path(file).name}, {len(judged)} texts, temperature {temperature}, aggregation {aggregation}: "
+                  f"{100 * right.mean():.2f} % right")
             for name in judged[0][0]:
                 score = np.array([j[0][name] for j in judged])
                 risk = np.cumsum(~right[np.argsort(-score, kind="stable")]) / np.arange(1, len(right) + 1)
-                print(f"  {name:36s} AUROC {auroc(score, right):.4f}  wrong in the surer half {100 * risk[len(risk) // 2 - 1]:6.2f} %  AURC {risk.mean():.4f}")
+                print(f"  {name:36s} AUROC {auroc(score, right):.4f}  wrong in the surer half "
+                      f"{100 * risk[len(risk) // 2 - 1]:6.2f} %  AURC {risk.mean():.4f}")
 
 
 if __name__ == "__main__":

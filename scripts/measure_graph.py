@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Tokens per second of one core for the graphs that a checkpoint can be exported to, in alternation. Prints Markdown tables.
+"""Tokens per second of one core for the graphs that a checkpoint can be exported to, in alternation. Prints Markdown
+tables.
 
     scripts/measure_graph.py CHECKPOINT TEXTS [--peak GMACS] [--rounds N] [--part engines|budgets]
 
-CHECKPOINT is a Hugging Face folder, TEXTS a file as --calibration takes it: its words are cut into 256 rows of 5 to 128 tokens
-(lognormal, mean about 24). Time is the CPU time of one pinned thread, so neighbours on the machine disturb little; figures are
-medians over the rounds, ratios are to the first row of the same round. --peak: what `sluice bench` or ort.PeakInt8 measured.
-Graphs of OpenVINO are measured too where the Python package openvino is installed.
+CHECKPOINT is a Hugging Face folder, TEXTS a file as --calibration takes it: its words are cut into 256 rows of 5 to 128
+tokens (lognormal, mean about 24). Time is the CPU time of one pinned thread, so neighbours on the machine disturb
+little; figures are medians over the rounds, ratios are to the first row of the same round. --peak: what `sluice bench`
+or ort.PeakInt8 measured. Graphs of OpenVINO are measured too where the Python package openvino is installed.
 """
 import argparse
 import os
@@ -59,7 +60,8 @@ class OpenVino:
     def __init__(self, model, hint):
         import openvino
         self.compiled = openvino.Core().compile_model(openvino.Core().read_model(model.SerializeToString()), "CPU",
-                                                      {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": hint})
+                                                      {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1,
+                                                       "INFERENCE_PRECISION_HINT": hint})
         self.request = self.compiled.create_infer_request()
 
     def get_inputs(self):
@@ -73,7 +75,8 @@ def builder(s):
     """(build(layout, precision, ops) -> model, encoder), calibrated."""
     encoder = sources.encoder(s)
     texts = s.calibration[:400]
-    ranges = calibrate.ranges("least-squares", calibrate.observe(encoder, s.task, len(s.labels), [s.tokenizer.encode(t).ids for t in texts], lambda *_: None))
+    ranges = calibrate.ranges("least-squares", calibrate.observe(encoder, s.task, len(s.labels),
+            [s.tokenizer.encode(t).ids for t in texts], lambda *_: None))
 
     def build(layout, precision, ops="contrib"):
         return graph.build(encoder, s.task, len(s.labels), graph.Plan(layout, precision, ranges=ranges, ops=ops))
@@ -96,7 +99,8 @@ def engines(s):
     }
     from onnxruntime.quantization import QuantType, quantize_dynamic
     with tempfile.TemporaryDirectory() as d:
-        # What a plain export gives: ONNX operators, all rows in the last layer, then ONNX Runtime's dynamic quantization.
+        # What a plain export gives: ONNX operators, all rows in the last layer, then ONNX Runtime's dynamic
+        # quantization.
         plain = graph.build(encoder, s.task, len(s.labels), graph.Plan("padded", "fp32", ops="standard", watch=True))
         del plain.graph.output[1:]
         onnx.save(plain, f"{d}/plain.onnx")
@@ -104,13 +108,15 @@ def engines(s):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        out["plain export, dynamic int8"] = (onnxruntime.InferenceSession(f"{d}/dynamic.onnx", options, providers=["CPUExecutionProvider"]), "padded")
+        out["plain export, dynamic int8"] = (onnxruntime.InferenceSession(f"{d}/dynamic.onnx", options,
+                providers=["CPUExecutionProvider"]), "padded")
     try:
         import openvino
     except ImportError:
         return out, encoder
     for name, precision, hint in (("int8", "int8", "f32"), ("bf16", "fp32", "bf16"), ("fp32", "fp32", "f32")):
-        out[f"OpenVINO {openvino.__version__.split('-')[0]}, padded, {name}"] = (OpenVino(build("padded", precision, "standard"), hint), "padded")
+        out[f"OpenVINO {openvino.__version__.split('-')[0]}, padded, {name}"] = (OpenVino(build("padded", precision,
+                "standard"), hint), "padded")
     return out, encoder
 
 
@@ -118,7 +124,8 @@ def race(engines, batches, s, rounds):
     feed = {}
     for name, (session, layout) in engines.items():
         wanted = {i.name for i in session.get_inputs()}
-        feed[name] = [{k: v for k, v in (feeds.packed(b) if layout == "packed" else feeds.padded(b, s.pad_token_id)).items() if k in wanted} for b in batches]
+        feed[name] = [{k: v for k, v in (feeds.packed(b) if layout == "packed"
+                                         else feeds.padded(b, s.pad_token_id)).items() if k in wanted} for b in batches]
         for f in feed[name]:        # shapes are new to some engines only once
             session.run(["logits"], f)
     tokens, took = sum(len(r) for b in batches for r in b), {name: [] for name in engines}
@@ -132,8 +139,10 @@ def race(engines, batches, s, rounds):
 
 
 def engines_table(runners, rows, s, a, macs):
-    ways = {"one by one": cut(rows[:48], 0), "arrival, 128 tokens": cut(rows[:128], 128), "32 waiting, sorted, 128 tokens": windows(rows[:128], 32, 128),
-            "32 waiting, sorted, 256 tokens": windows(rows[:128], 32, 256), "8 rows of 32": [[(r * 7)[:32] for r in rows[k:k + 8]] for k in range(0, 32, 8)]}
+    ways = {"one by one": cut(rows[:48], 0), "arrival, 128 tokens": cut(rows[:128], 128), "32 waiting, sorted, "
+            "128 tokens": windows(rows[:128], 32, 128),
+            "32 waiting, sorted, 256 tokens": windows(rows[:128], 32, 256),
+            "8 rows of 32": [[(r * 7)[:32] for r in rows[k:k + 8]] for k in range(0, 32, 8)]}
     results = {way: race(runners, batches, s, a.rounds) for way, batches in ways.items()}
     print("| graph | " + " | ".join(ways) + " |\n| --- |" + " --- |" * len(ways))
     for n in runners:
@@ -141,10 +150,13 @@ def engines_table(runners, rows, s, a, macs):
         for way in ways:
             mine, first = results[way][n], next(iter(results[way].values()))
             ratios = [x / y for x, y in zip(mine, first)]
-            cells.append(f"{np.median(mine):,.0f}" + ("" if mine is first else f" ({np.median(ratios):.2f}, {min(ratios):.2f}-{max(ratios):.2f})"))
+            cells.append(f"{np.median(mine):,.0f}" + ("" if mine is first else f" ({np.median(ratios):.2f}, "
+                                                      f"{min(ratios):.2f}-{max(ratios):.2f})"))
         print(f"| {n} | " + " | ".join(cells) + " |")
     if a.peak:
-        print("| ours, share of the int8 peak (" + f"{a.peak:.0f} GMAC/s) | " + " | ".join(f"{100 * np.median(next(iter(results[w].values()))) * macs / 1e9 / a.peak:.0f} %" for w in ways) + " |")
+        shares = [np.median(next(iter(results[w].values()))) * macs / 1e9 / a.peak for w in ways]
+        print(f"| ours, share of the int8 peak ({a.peak:.0f} GMAC/s) | "
+              + " | ".join(f"{100 * s:.0f} %" for s in shares) + " |")
 
 
 def main():
@@ -153,7 +165,8 @@ def main():
     p.add_argument("texts")
     p.add_argument("--peak", type=float, help="GMAC/s of one core")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--part", choices=("engines", "budgets", "both"), default="both", help="engines against each other, token budgets of our graph, or both")
+    p.add_argument("--part", choices=("engines", "budgets", "both"), default="both", help="engines against each other, "
+                   "token budgets of our graph, or both")
     a = p.parse_args()
     os.sched_setaffinity(0, {CORE})
     s = sources.read(a.checkpoint)
@@ -167,17 +180,24 @@ def main():
     if s.task != TOKEN:       # of the last layer, keys and values of all rows, the rest of one row in a text
         mean = np.mean([len(r) for r in rows])
         macs += (2 * e.width ** 2 - layer) + (layer - 2 * e.width ** 2) / mean
-    name = next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")), "unknown CPU")
-    print(f"## {Path(a.checkpoint).name}: {len(e.layers)} x {e.width}\n\n{name}, one pinned core; ONNX Runtime {onnxruntime.__version__}; 256 rows, {sum(map(len, rows)) / 256:.1f} tokens in the mean; "
-          f"our graph does {macs / 1e6:.1f} M multiply-accumulates a token. Tokens/s, median of {a.rounds} rounds (ratio to the first row, range).\n")
+    name = next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines()
+                 if l.startswith("model name")), "unknown CPU")
+    print(f"## {Path(a.checkpoint).name}: {len(e.layers)} x {e.width}\n\n{name}, one pinned core; ONNX Runtime "
+          f"{onnxruntime.__version__}; 256 rows, {sum(map(len, rows)) / 256:.1f} tokens in the mean; "
+          f"our graph does {macs / 1e6:.1f} M multiply-accumulates a token. Tokens/s, median of {a.rounds} rounds "
+          f"(ratio to the first row, range).\n")
     if a.part != "budgets":
         engines_table(runners, rows, s, a, macs)
     if a.part == "engines":
         return
-    print("\nToken budget of our graph:\n\n| tokens a run | in order of arrival | 32 waiting, sorted | 256 waiting, sorted |\n| --- | --- | --- | --- |")
+    print("\nToken budget of our graph:\n\n| tokens a run | in order of arrival | 32 waiting, sorted | 256 waiting, "
+          "sorted |\n| --- | --- | --- | --- |")
     ours = {"ours": next(iter(runners.values()))}
     for budget in (0, 32, 64, 128, 256, 512):
-        print(f"| {budget or 'one text'} | " + " | ".join(f"{np.median(race(ours, b, s, a.rounds)['ours']):,.0f}" for b in (cut(rows[:192], budget), windows(rows[:192], 32, budget), windows(rows, 256, budget))) + " |", flush=True)
+        print(f"| {budget or 'one text'} | " + " | ".join(f"{np.median(race(ours, b, s, a.rounds)['ours']):,.0f}"
+                                                          for b in (cut(rows[:192], budget),
+                                                                  windows(rows[:192], 32, budget),
+                                                                  windows(rows, 256, budget))) + " |", flush=True)
     print()
 
 

@@ -3,7 +3,8 @@
 
     scripts/measure_threads.py MODEL_DIR TEXTS.jsonl [COUNT]
 
-The worker runs every text on one thread, many texts beside each other. Prints median and 90th percentile, wall clock; the ways alternate.
+The worker runs every text on one thread, many texts beside each other. Prints median and 90th percentile, wall clock;
+the ways alternate.
 """
 import json
 import sys
@@ -39,7 +40,8 @@ def main(directory, texts, count=60):
         for way, s in sessions.items():
             names = {i.name for i in s.get_inputs()}
             for row in rows:
-                feed = feeds.packed([row]) if manifest["layout"] == "packed" else feeds.padded([row], manifest["pad_token_id"])
+                feed = feeds.packed([row]) if manifest["layout"] == "packed" else feeds.padded([row],
+                        manifest["pad_token_id"])
                 feed = {k: v for k, v in feed.items() if k in names}
                 began = time.perf_counter()
                 s.run(["logits"], feed)

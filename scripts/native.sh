@@ -4,8 +4,9 @@
 #   scripts/native.sh tokenizers            builds libtokenizers.a, prints the directory it is in
 #   scripts/native.sh onnxruntime [ARCH]    fetches libonnxruntime.so.1 and its licences, prints its path
 #                                           ARCH: amd64 or arm64; default: this machine's
-#   scripts/native.sh openvino              fetches an ONNX Runtime with the OpenVINO provider (amd64, 81 MB), prints the path
-#                                           of its libonnxruntime.so.1: for SLUICE_ONNXRUNTIME where device: openvino is used
+#   scripts/native.sh openvino              fetches an ONNX Runtime with the OpenVINO provider (amd64, 81 MB), prints
+#                                           the path of its libonnxruntime.so.1: for SLUICE_ONNXRUNTIME where
+#                                           device: openvino is used
 #   scripts/native.sh test                  runs the tests of the crate that libtokenizers.a is built from
 #   scripts/native.sh env                   builds and fetches, prints the exports that `go build` and `go test` need:
 #                                           eval "$(scripts/native.sh env)"
@@ -78,7 +79,8 @@ for text, crates in texts.items():
 }
 
 tokenizers() {
-	local dir sep=$'\x1f'
+	local dir flags sep=$'\x1f'
+	flags="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo$sep--remap-path-prefix=$root=/src"
 	dir=$(tokenizers_dir)
 	if [ ! -f "$dir/libtokenizers.a" ]; then exclusively; fi
 	if [ ! -f "$dir/libtokenizers.a" ]; then # still not, now that no other run is making it
@@ -88,9 +90,10 @@ tokenizers() {
 		say "building libtokenizers.a from the Rust package registry (74 crates, about 100 s of processor time, once)"
 		# No path of this machine gets into the archive, so its bytes are the same everywhere. --target-dir is
 		# ours, whatever CARGO_TARGET_DIR says.
-		CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo$sep--remap-path-prefix=$root=/src" \
+		CARGO_ENCODED_RUSTFLAGS=$flags \
 			cargo build --release --locked --manifest-path "$crate/Cargo.toml" --target-dir "$build/cargo" >&2 9>&- ||
-			die "cargo could not build $crate: see its message above; it needs the Rust package registry (or a configured mirror)"
+			die "cargo could not build $crate: see its message above;" \
+				"it needs the Rust package registry (or a configured mirror)"
 		mkdir "$work/tokenizers"
 		cp "$build/cargo/release/libtokenizers.a" "$work/tokenizers/"
 		crate_licences >"$work/tokenizers/tokenizers.ThirdPartyNotices.txt"
@@ -132,7 +135,8 @@ onnxruntime() {
 		python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 			--implementation cp --python-version 3.11 --platform "manylinux_2_28_$machine" \
 			--dest "$work/wheel" -r "$lock" >&2 ||
-			die "pip could not download the wheel that $lock pins: see its message above; it needs PyPI (or a configured mirror)"
+			die "pip could not download the wheel that $lock pins: see its message above;" \
+				"it needs PyPI (or a configured mirror)"
 		mkdir "$work/$arch"
 		python3 - "$work/wheel" "$work/$arch" <<'PY' || die "the wheel could not be unpacked: see the message above"
 import glob, os, re, shutil, sys, zipfile
@@ -162,8 +166,8 @@ PY
 	echo "$library"
 }
 
-# The wheel's libraries stay together: the provider finds OpenVINO and its plugins beside itself. Plugins for GPUs and NPUs
-# and the copies that are symbolic links elsewhere are left out.
+# The wheel's libraries stay together: the provider finds OpenVINO and its plugins beside itself. Plugins for GPUs and
+# NPUs and the copies that are symbolic links elsewhere are left out.
 openvino() {
 	local pins=$root/scripts/onnxruntime-openvino.lock dir library
 	[ "$(this_arch)" = amd64 ] || die "OpenVINO is pinned for amd64 only; leave out device: openvino on $(this_arch)"
@@ -178,7 +182,8 @@ openvino() {
 		python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 			--implementation cp --python-version 3.11 --platform manylinux_2_28_x86_64 \
 			--dest "$work/wheel" -r "$pins" >&2 ||
-			die "pip could not download the wheel that $pins pins: see its message above; it needs PyPI (or a configured mirror)"
+			die "pip could not download the wheel that $pins pins: see its message above;" \
+				"it needs PyPI (or a configured mirror)"
 		mkdir "$work/openvino"
 		python3 - "$work/wheel" "$work/openvino" <<'PY' || die "the wheel could not be unpacked: see the message above"
 import glob, os, re, shutil, sys, zipfile

@@ -10,20 +10,26 @@ python=${SLUICE_PYTHON:-python3}
 
 say() { echo "venv: $*" >&2; }
 
-command -v "$python" >/dev/null || { say "$python is not installed; install Python 3.11 or later (Debian: apt-get install python3-venv), or name one in SLUICE_PYTHON"; exit 1; }
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "$("$python" --version) is too old; 3.11 or later is needed (name another in SLUICE_PYTHON)"; exit 1; }
+command -v "$python" >/dev/null ||
+	{ say "$python is not installed; install Python 3.11 or later (Debian: apt-get install python3-venv)," \
+		"or name one in SLUICE_PYTHON"; exit 1; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+	{ say "$("$python" --version) is too old; 3.11 or later is needed (name another in SLUICE_PYTHON)"; exit 1; }
 
 # The stamp is written last, so an interrupted install is made anew.
-stamp="$("$python" -c 'import platform; print(platform.python_version(), platform.machine())') $(sha256sum <"$requirements" | cut -d' ' -f1)"
+made_by=$("$python" -c 'import platform; print(platform.python_version(), platform.machine())')
+stamp="$made_by $(sha256sum <"$requirements" | cut -d' ' -f1)"
 if [[ -x $venv/bin/python && -f $venv/.sluice-requirements && $(<"$venv/.sluice-requirements") == "$stamp" ]]; then
 	echo "$venv/bin/python"
 	exit 0
 fi
 say "making $venv with $("$python" --version)"
 rm -rf "$venv"
-"$python" -m venv "$venv" || { say "the venv module is missing or broken; Debian: apt-get install python3-venv"; rm -rf "$venv"; exit 1; }
+"$python" -m venv "$venv" || { say "the venv module is missing or broken; Debian: apt-get install python3-venv";
+	rm -rf "$venv"; exit 1; }
 say "installing $(grep -c '^[a-z]' "$requirements") pinned packages (about 90 MB to download)"
-"$venv/bin/python" -m pip install --disable-pip-version-check --no-input --quiet --require-hashes --only-binary :all: -r "$requirements" >&2
+"$venv/bin/python" -m pip install --disable-pip-version-check --no-input --quiet --require-hashes --only-binary :all: \
+	-r "$requirements" >&2
 echo "$stamp" >"$venv/.sluice-requirements"
 say "done: $(du -sm "$venv" | cut -f1) MB"
 echo "$venv/bin/python"

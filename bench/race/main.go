@@ -7,7 +7,7 @@
 //	go run ./bench/race -only sluice,onnxruntime -rounds 3
 //
 //	systems.go  who takes part
-//	drain       each system works off a backlog, sized so that it takes -seconds (cmd/sluice/load); one system at a time
+//	drain       each system works off a backlog, sized so that it takes -seconds (cmd/sluice/load); one at a time
 //	stats.go    medians, steady stretch, agreement, order (pure)
 //	goals.go    what is wanted, and whether it was met (pure)
 //	report.go   the results as Markdown and JSON

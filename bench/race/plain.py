@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""The exports that everybody makes, of a Hugging Face folder: torch's ONNX export, and onnxruntime's dynamic int8 quantization of it.
+"""The exports that everybody makes, of a Hugging Face folder: torch's ONNX export, and onnxruntime's dynamic int8
+quantization of it.
 
-    build/race/transformers/bin/python bench/race/plain.py build/race/source/sentiment-768 build/race/models/sentiment-768
+    build/race/transformers/bin/python bench/race/plain.py build/race/source/sentiment-768 \\
+        build/race/models/sentiment-768
 
-writes DIR-plain (fp32) and DIR-dynamic (int8, weights per channel), and DIR-simple: fp32 of the same weights from a forward pass
-written out, for runtimes that cannot compile what transformers' mask code becomes (bench/peers/bento). Each has tokenizer.json and config.json.
+writes DIR-plain (fp32) and DIR-dynamic (int8, weights per channel), and DIR-simple: fp32 of the same weights from a
+forward pass written out, for runtimes that cannot compile what transformers' mask code becomes (bench/peers/bento).
+Each has tokenizer.json and config.json.
 """
 import shutil
 import sys
@@ -51,17 +54,22 @@ def main():
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"):
             shutil.copyfile(source / name, folder / name)
     torch.set_grad_enabled(False)
-    model = AutoModelForSequenceClassification.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForSequenceClassification.from_pretrained(source, dtype=torch.float32,
+                                                               attn_implementation="eager").eval()
     rows = torch.ones((2, 16), dtype=torch.long)
     free = {0: "texts", 1: "tokens"}
     warnings.simplefilter("ignore")
     gap = float((Simple(model)(rows, rows) - model(rows, rows).logits).abs().max())
     if not gap < 1e-4:
-        sys.exit(f"plain: the logits of the forward pass written out differ from transformers' by {gap:.1e}; transformers' DistilBERT has changed, see Simple")
+        sys.exit(f"plain: the logits of the forward pass written out differ from transformers' by {gap:.1e}; "
+                 f"transformers' DistilBERT has changed, see Simple")
     for module, folder in ((model, plain), (Simple(model), simple)):
-        torch.onnx.export(module, (rows, rows), folder / "model.onnx", input_names=["input_ids", "attention_mask"], output_names=["logits"],
-                          dynamic_axes={"input_ids": free, "attention_mask": free, "logits": {0: "texts"}}, opset_version=17, dynamo=False)
-    # Dynamic, weights per channel: the most accurate of the usual ways on this model (bench/peers/onnxruntime/README.md).
+        torch.onnx.export(module, (rows, rows), folder / "model.onnx", input_names=["input_ids", "attention_mask"],
+                          output_names=["logits"],
+                          dynamic_axes={"input_ids": free, "attention_mask": free, "logits": {0: "texts"}},
+                          opset_version=17, dynamo=False)
+    # Dynamic, weights per channel: the most accurate of the usual ways on this model
+    # (bench/peers/onnxruntime/README.md).
     quantize_dynamic(plain / "model.onnx", dynamic / "model.onnx", weight_type=QuantType.QInt8, per_channel=True)
 
 

@@ -30,7 +30,8 @@ def main():
             done += 1
             if done % 20 == 0:
                 print(f"reference: {len(labels)} of {len(ids)}", file=sys.stderr, flush=True)
-    Path(out).write_text(json.dumps({"texts_sha256": hashlib.sha256(data).hexdigest(), "labels": labels, "tokens": [len(i) for i in ids]}))
+    Path(out).write_text(json.dumps({"texts_sha256": hashlib.sha256(data).hexdigest(), "labels": labels,
+                                     "tokens": [len(i) for i in ids]}))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 
     bench/race/texts.py --mix mixed --count 20000 --out build/race/texts/mixed.jsonl
 
-The sentences are those of cmd/sluice/demo/stream.jsonl (its licences: cmd/sluice/demo/SOURCES.md). A target length is drawn for each text;
-whole sentences in random order are joined until it is reached, and the last one is cut after a word where it would go
-beyond. Lengths count tokens of the race's tokenizer with [CLS] and [SEP].
+The sentences are those of cmd/sluice/demo/stream.jsonl (its licences: cmd/sluice/demo/SOURCES.md). A target length is
+drawn for each text; whole sentences in random order are joined until it is reached, and the last one is cut after a
+word where it would go beyond. Lengths count tokens of the race's tokenizer with [CLS] and [SEP].
 
   mixed   5 to 128, skewed as messages are: many short, some long; mean 20 to 30
   short   8 to 20
@@ -57,7 +57,7 @@ def main():
     p.add_argument("--count", type=int, default=20000)
     p.add_argument("--seed", type=int, default=17)
     p.add_argument("--source", type=Path, default=HERE.parents[1] / "cmd/sluice/demo/stream.jsonl")
-    p.add_argument("--tokenizer", type=Path, default=HERE / "checkpoint/tokenizer.json")
+    p.add_argument("--tokenizer", type=Path, default=HERE.parents[1] / "models/sentiment/tokenizer.json")
     p.add_argument("--out", type=Path, required=True)
     a = p.parse_args()
 
@@ -68,7 +68,8 @@ def main():
     sentences = []
     for text in texts:
         words = text.split()
-        sentences.append([(w, len(e.ids)) for w, e in zip(words, tokenizer.encode_batch(words, add_special_tokens=False))])
+        sentences.append([(w, len(e.ids)) for w,
+                          e in zip(words, tokenizer.encode_batch(words, add_special_tokens=False))])
 
     rng, seen, lines, lengths = random.Random(a.seed), set(), [], []
     while len(lines) < a.count:
@@ -87,7 +88,8 @@ def main():
     a.out.write_bytes(data)
     lengths.sort()
     at = lambda q: lengths[min(len(lengths) - 1, int(q * len(lengths)))]
-    print(f"texts: {a.out}: {len(lines)} distinct, sha256 {hashlib.sha256(data).hexdigest()[:16]}; tokens: mean {sum(lengths) / len(lengths):.1f}, "
+    print(f"texts: {a.out}: {len(lines)} distinct, sha256 {hashlib.sha256(data).hexdigest()[:16]}; tokens: mean "
+          f"{sum(lengths) / len(lengths):.1f}, "
           f"min {lengths[0]}, p50 {at(.5)}, p90 {at(.9)}, p99 {at(.99)}, max {lengths[-1]}", file=sys.stderr)
 
 

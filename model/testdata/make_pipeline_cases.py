@@ -2,10 +2,10 @@
 
     python make_pipeline_cases.py        (needs transformers==5.23.0 and numpy; no torch, no model, no network)
 
-The methods of TokenClassificationPipeline and TextClassificationPipeline run as they are, on tokenizers that are trained
-here on made-up texts, and on logits drawn from a seed. So the Go code is compared with the reference on every odd turn of
-the aggregation, without the noise of a model. Tokens, offsets (in bytes) and every call of convert_tokens_to_string are
-recorded: the Go test needs no tokenizer.
+The methods of TokenClassificationPipeline and TextClassificationPipeline run as they are, on tokenizers that are
+trained here on made-up texts, and on logits drawn from a seed. So the Go code is compared with the reference on every
+odd turn of the aggregation, without the noise of a model. Tokens, offsets (in bytes) and every call of
+convert_tokens_to_string are recorded: the Go test needs no tokenizer.
 """
 
 import gzip
@@ -37,7 +37,8 @@ LABELS = {
 def texts(rng, n):
     out = ["", " ", "a", "😀", "London", "LondonLondon", " London  ", "\tLondon\nZürich"]
     while len(out) < n:
-        out.append("".join(rng.choice(["", " ", " ", " ", "  ", "\n"]) + rng.choice(WORDS) for _ in range(rng.randint(1, 24))))
+        out.append("".join(rng.choice(["", " ", " ", " ", "  ", "\n"]) + rng.choice(WORDS)
+                           for _ in range(rng.randint(1, 24))))
     return out
 
 
@@ -47,9 +48,12 @@ def wordpiece(corpus, lower):
     t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     t.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    t.train_from_iterator(corpus, trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, limit_alphabet=70, show_progress=False))
-    t.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+    t.train_from_iterator(corpus, trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, limit_alphabet=70,
+                                                            show_progress=False))
+    t.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2),
+            ("[SEP]", 3)])
+    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]",
+                                   sep_token="[SEP]")
 
 
 def byte_bpe(corpus):
@@ -60,7 +64,8 @@ def byte_bpe(corpus):
     t.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False,
                                                       initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     t.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token="<unk>", pad_token="<pad>", cls_token="<s>", sep_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token="<unk>", pad_token="<pad>", cls_token="<s>",
+                                   sep_token="</s>")
 
 
 class Recorder:
@@ -145,7 +150,8 @@ class Tensor:
 def class_case(rng, problem_type, n):
     labels = ["LABEL_%d" % i for i in range(n)]
     pipe = TextClassificationPipeline.__new__(TextClassificationPipeline)
-    pipe.model = SimpleNamespace(config=SimpleNamespace(problem_type=problem_type, num_labels=n, id2label=dict(enumerate(labels))))
+    pipe.model = SimpleNamespace(config=SimpleNamespace(problem_type=problem_type, num_labels=n,
+                                                        id2label=dict(enumerate(labels))))
     logits = [rng.choice([rng.randint(-8, 8) / 2, rng.gauss(0, 4), 0.0]) for _ in range(n)]
     out = {"logits": Tensor(np.array([logits], np.float32))}
     return {"problem_type": problem_type, "labels": labels, "logits": [float(x) for x in np.array(logits, np.float32)],
@@ -168,7 +174,8 @@ def main():
              ("multi_label_classification", 4), ("single_label_classification", 2), ("single_label_classification", 20)]
     classes = [class_case(rng, *k) for k in kinds for _ in range(8)]
     path = Path(__file__).parent / "pipeline_cases.json.gz"
-    body = json.dumps({"transformers": VERSION, "entities": entities, "classes": classes}, ensure_ascii=False, separators=(",", ":"))
+    body = json.dumps({"transformers": VERSION, "entities": entities, "classes": classes}, ensure_ascii=False,
+                      separators=(",", ":"))
     path.write_bytes(gzip.compress(body.encode(), mtime=0))
     print("%d entity cases, %d classification cases, %d bytes" % (len(entities), len(classes), path.stat().st_size))
 

@@ -2,8 +2,9 @@
 
 Four ways to turn them into a range: min-max; percentile 99.999; least squares (the scaled min-max range whose 255 steps
 lose least, in mean squared error); the same with either end scaled apart. Which is best differs from model to model by
-less than small sets can tell, so the command line tries all four. Percentile 99.9, S8S8 and dynamic ranges were measured and are not offered: they cost
-points of accuracy, are slower than fp32, or let a text's verdict depend on its batch neighbours.
+less than small sets can tell, so the command line tries all four. Percentile 99.9, S8S8 and dynamic ranges were
+measured and are not offered: they cost points of accuracy, are slower than fp32, or let a text's verdict depend on its
+batch neighbours.
 """
 import numpy as np
 
@@ -75,4 +76,5 @@ def _least_squares_apart(v):
     return low * a, high * b
 
 
-_RANGE = {"least-squares-apart": _least_squares_apart, "minmax": _minmax, "percentile": _percentile, "least-squares": _least_squares}
+_RANGE = {"least-squares-apart": _least_squares_apart, "minmax": _minmax, "percentile": _percentile,
+          "least-squares": _least_squares}

@@ -30,30 +30,42 @@ CLEARLY = 0.9               # share of another's mean difference of probability 
 LADDER_WAYS = 4             # of those tried, how many are given a chance before matrices stay in fp32
 FIGURE_LOSS = 0.003         # accuracy or F1 that int8 may lose before more matrices stay fp32
 GROUPS = {"ffn1": "f1", "ffn2": "f2"}
-# What the worker's self-test allows on another CPU, as part of the largest golden logit; int8 has more, see golden_rows.
+# What the worker's self-test allows on another CPU, as part of the largest golden logit; int8 has more, see
+# golden_rows.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-2}
 GOLDEN_TEXTS = 8            # of the candidates in golden.py, those that rounding moves least
 
 
 def parser():
-    p = argparse.ArgumentParser(prog="export_model.py", description="Export a Hugging Face text or token classifier to a model directory of Sluice.",
+    p = argparse.ArgumentParser(prog="export_model.py", description="Export a Hugging Face text or token classifier to "
+                                "a model directory of Sluice.",
                                 epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", metavar="SOURCE", help="local folder or hub id")
     p.add_argument("directory", metavar="DIR", help="model directory to make")
     p.add_argument("--precision", choices=("fp32", "int8", "fp16"), default="fp32",
-                   help="fp32; int8: static, 2-4 times faster on CPU, needs --calibration; fp16: for GPUs (default %(default)s)")
-    p.add_argument("--layout", choices=("packed", "padded"), help="packed: no padding in the arithmetic; padded: the usual inputs (default packed; padded for architectures that go through optimum)")
+                   help="fp32; int8: static, 2-4 times faster on CPU, needs --calibration; fp16: for GPUs (default "
+                        "%(default)s)")
+    p.add_argument("--layout", choices=("packed", "padded"), help="packed: no padding in the arithmetic; padded: the "
+                   "usual inputs (default packed; padded for architectures that go through optimum)")
     p.add_argument("--ops", choices=("contrib", "standard"), default="contrib",
-                   help="contrib: ONNX Runtime's own operators where they are faster; standard: operators of ONNX only, int8 as QuantizeLinear pairs, for device: openvino; padded layout (default %(default)s)")
-    p.add_argument("--calibration", metavar="FILE", help="texts for int8, best like those to come: .txt (one a line), .tsv or .jsonl with a column text, .iob2; 400 and more serve well")
-    p.add_argument("--labelled", metavar="FILE", help="labelled texts: .tsv with columns label and text (several labels: with commas), or .iob2; prints accuracy or entity F1 of source and export")
-    p.add_argument("--max-tokens", type=int, metavar="N", help="longest row, special tokens included (default: what the model has positions for)")
+                   help="contrib: ONNX Runtime's own operators where they are faster; standard: operators of ONNX "
+                        "only, int8 as QuantizeLinear pairs, for device: openvino; padded layout (default %(default)s)")
+    p.add_argument("--calibration", metavar="FILE", help="texts for int8, best like those to come: .txt (one a line), "
+                                                         ".tsv or .jsonl with a column text, .iob2; 400 and more "
+                                                         "serve well")
+    p.add_argument("--labelled", metavar="FILE", help="labelled texts: .tsv with columns label and text (several "
+                                                      "labels: with commas), or .iob2; prints accuracy or entity F1 of "
+                                                      "source and export")
+    p.add_argument("--max-tokens", type=int, metavar="N", help="longest row, special tokens included (default: what "
+                                                               "the model has positions for)")
     p.add_argument("--name", help="name in the manifest (default: the last part of DIR)")
     p.add_argument("--license", help="licence of the model (default: the one in the source's README)")
     p.add_argument("--revision", help="commit, tag or branch of a hub id")
     p.add_argument("--keep-fp32", default="auto", metavar="WHAT",
-                   help="int8: matrices that stay fp32: none, ffn1, ffn2, names such as l0.f2, several with commas; auto: as few as agreement and --labelled allow (default %(default)s)")
-    p.add_argument("--accept-agreement", type=float, default=98.5, metavar="PERCENT", help="least share of equal labels for int8 and fp16 (default %(default)s)")
+                   help="int8: matrices that stay fp32: none, ffn1, ffn2, names such as l0.f2, several with commas; "
+                        "auto: as few as agreement and --labelled allow (default %(default)s)")
+    p.add_argument("--accept-agreement", type=float, default=98.5, metavar="PERCENT", help="least share of equal "
+                   "labels for int8 and fp16 (default %(default)s)")
     p.add_argument("--force", action="store_true", help="replace DIR if it is a model directory")
     return p
 
@@ -101,7 +113,8 @@ def run(a):
         say(f"warning: {w}")
     layout = a.layout or ("packed" if s.direct and a.ops == "contrib" else "padded")
     if not s.direct and (layout == "packed" or a.precision != "fp32"):
-        raise ExportError(f"{s.architecture} goes through optimum, which makes the padded layout in fp32 only; leave out --layout packed and --precision {a.precision}")
+        raise ExportError(f"{s.architecture} goes through optimum, which makes the padded layout in fp32 only; leave "
+                          f"out --layout packed and --precision {a.precision}")
     s.tokenizer.enable_truncation(s.max_tokens)
     kind = "multi-label" if s.multi_label else "single label" if s.task != TOKEN else "tags"
     say(f"{s.architecture}, {s.task} ({kind}: {', '.join(s.labels)}), rows of at most {s.max_tokens} tokens")
@@ -114,7 +127,8 @@ def run(a):
     else:
         fp32 = other.export(s, say)
     difference = check_source(s, layout, fp32, say)
-    quantization, evaluation = None, {"source_max_logit_difference": _round(difference["largest"]), "source_reference": difference["reference"]}
+    quantization, evaluation = None, {"source_max_logit_difference": _round(difference["largest"]),
+                                      "source_reference": difference["reference"]}
 
     trial = Trial(s, layout, fp32, labelled, calibration, say)
     model = fp32
@@ -123,7 +137,8 @@ def run(a):
         evaluation |= measured
     else:
         if a.precision == "fp16":
-            model = graph.build(encoder, s.task, len(s.labels), graph.Plan(layout, "fp16", ops=a.ops)).SerializeToString()
+            model = graph.build(encoder, s.task, len(s.labels), graph.Plan(layout, "fp16",
+                    ops=a.ops)).SerializeToString()
         measured = trial.final(model)
         trial.show(measured)
         if a.precision == "fp16":
@@ -132,10 +147,13 @@ def run(a):
 
     texts, tolerance = golden_rows(s, layout, model, a.precision, say)
     folder.write(a.directory, s, model, {
-        "name": a.name or Path(a.directory).absolute().name, "task": s.task, "architecture": s.architecture, "layout": layout, "precision": a.precision,
+        "name": a.name or Path(a.directory).absolute().name, "task": s.task, "architecture": s.architecture,
+        "layout": layout, "precision": a.precision,
         "max_tokens": s.max_tokens, "pad_token_id": s.pad_token_id,
-        "source": {"id": Path(a.source).name if Path(a.source).is_dir() else a.source, "revision": a.revision or "", "files": s.files},
-        "license": a.license or s.license, "exporter": folder.exporter(model), "quantization": quantization, "evaluation": evaluation,
+        "source": {"id": Path(a.source).name if Path(a.source).is_dir() else a.source, "revision": a.revision or "",
+                   "files": s.files},
+        "license": a.license or s.license, "exporter": folder.exporter(model), "quantization": quantization,
+        "evaluation": evaluation,
         "golden": {"tolerance": tolerance, "texts": texts},
     })
     if not (a.license or s.license):
@@ -145,7 +163,8 @@ def run(a):
 
 def _check_usage(a):
     if a.precision == "int8" and not a.calibration:
-        raise ExportError("--precision int8 needs --calibration FILE: a few hundred texts like those to come (one a line, or .tsv/.jsonl with a column text)")
+        raise ExportError("--precision int8 needs --calibration FILE: a few hundred texts like those to come (one a "
+                          "line, or .tsv/.jsonl with a column text)")
     if a.ops == "standard" and a.layout == "packed":
         raise ExportError("--ops standard goes with --layout padded; leave out --layout packed")
     if a.precision != "int8" and a.calibration:
@@ -157,26 +176,33 @@ def _check_usage(a):
 
 
 def check_source(s, layout, fp32, say):
-    """Holds the fp32 graph against the source model on the golden texts, in one batch and alone; refuses a difference."""
+    """Holds the fp32 graph against the source model on the golden texts, in one batch and alone; refuses a difference.
+    """
     ids = [s.tokenizer.encode(t).ids for t in golden.TEXTS]
     wanted, name = reference.logits(s, ids)
     session = feeds.session(fp32)
     scale = max(1.0, max(float(np.abs(w).max()) for w in wanted))
     largest = 0.0
     for batch in (1, len(ids)):
-        for t, got, want in zip(golden.TEXTS, feeds.run(session, ids, layout, s.task, s.pad_token_id, batch=batch), wanted):
+        for t, got, want in zip(golden.TEXTS, feeds.run(session, ids, layout, s.task, s.pad_token_id, batch=batch),
+                                wanted):
             if got.shape != want.shape:
-                raise ExportError(f"the graph gives logits of shape {got.shape} where {name} gives {want.shape}; nothing was written", code=1)
+                raise ExportError(f"the graph gives logits of shape {got.shape} where {name} gives {want.shape}; "
+                                  f"nothing was written", code=1)
             gap = float(np.abs(got - want).max())
             largest = max(largest, gap)
             if not gap <= 1e-4 * scale:        # also true for NaN
-                raise ExportError(f"the graph's logits differ from {name} by {gap:.2e} (allowed {1e-4 * scale:.1e}) on {t[:40]!r}; nothing was written. This is a fault of the exporter or of the checkpoint: please report it", code=1)
-    say(f"fp32 graph against {name}, {len(ids)} golden texts: largest difference of logits {largest:.2e} (logits up to {scale:.1f})")
+                raise ExportError(f"the graph's logits differ from {name} by {gap:.2e} (allowed {1e-4 * scale:.1e}) on "
+                                  f"{t[:40]!r}; nothing was written. This is a fault of the exporter or of the "
+                                  f"checkpoint: please report it", code=1)
+    say(f"fp32 graph against {name}, {len(ids)} golden texts: largest difference of logits {largest:.2e} (logits up to "
+        f"{scale:.1f})")
     return {"largest": largest, "reference": name}
 
 
 class Trial:
-    """Measures candidates against the fp32 graph, which stands for the source: check_source has just shown them equal."""
+    """Measures candidates against the fp32 graph, which stands for the source: check_source has just shown them equal.
+    """
 
     def __init__(self, s, layout, fp32, labelled, calibration, say):
         self.s, self.layout, self.labelled, self.say = s, layout, labelled, say
@@ -194,13 +220,15 @@ class Trial:
         step = self.say.count(what)
         out = []
         for at in range(0, len(encodings), 128):
-            out += feeds.run(session, [e.ids for e in encodings[at:at + 128]], self.layout, self.s.task, self.s.pad_token_id)
+            out += feeds.run(session, [e.ids for e in encodings[at:at + 128]], self.layout, self.s.task,
+                             self.s.pad_token_id)
             step(len(out), len(encodings))
         return out
 
     def held_out_agreement(self, model):
         """Agreement on calibration-file texts that set no range."""
-        return evaluate.compare(self.s, self.held_out, self._run(feeds.session(model), self.held_out, "export on held-out texts"), self.held_out_logits)
+        return evaluate.compare(self.s, self.held_out, self._run(feeds.session(model), self.held_out,
+                "export on held-out texts"), self.held_out_logits)
 
     def final(self, model):
         """Numbers for the manifest, on the labelled texts where there are some."""
@@ -208,7 +236,8 @@ class Trial:
         if self.labelled:
             ours = self._run(feeds.session(model), self.encodings, "export on labelled texts")
             out = {"labelled_texts": len(self.encodings), "labelled_sha256": _texts_sha256(self.labelled.texts),
-                   "source": _rounded(self.source_score), "export": _rounded(evaluate.score(self.s, self.labelled, self.encodings, ours)),
+                   "source": _rounded(self.source_score), "export": _rounded(evaluate.score(self.s, self.labelled,
+                           self.encodings, ours)),
                    **_rounded(evaluate.compare(self.s, self.encodings, ours, self.logits))}
         elif self.held_out:
             out = {"held_out_texts": len(self.held_out), **_rounded(self.held_out_agreement(model))}
@@ -218,9 +247,11 @@ class Trial:
         """Source and export side by side."""
         if "source" in m:
             for figure, value in m["source"].items():
-                self.say(f"{figure.replace('_', ' ')} on {m['labelled_texts']} labelled texts: source {100 * value:.2f} %, export {100 * m['export'][figure]:.2f} %")
+                self.say(f"{figure.replace('_', ' ')} on {m['labelled_texts']} labelled texts: source "
+                         f"{100 * value:.2f} %, export {100 * m['export'][figure]:.2f} %")
         if "agreement" in m:
-            self.say(f"label agreement {100 * m['agreement']:.2f} % of {m['decisions']} decisions; difference of probability: largest {m['max_dp']:.4f}, mean {m['mean_dp']:.5f}")
+            self.say(f"label agreement {100 * m['agreement']:.2f} % of {m['decisions']} decisions; difference of "
+                     f"probability: largest {m['max_dp']:.4f}, mean {m['mean_dp']:.5f}")
 
 
 @dataclass(frozen=True)
@@ -231,13 +262,17 @@ class Way:
     corrected: bool = False
 
     def __str__(self):
-        return self.ranges + (f", smoothed by {self.alpha}" if self.alpha else "") + (", biases corrected" if self.corrected else "")
+        return self.ranges + (f", smoothed by {self.alpha}" if self.alpha else "") + (", biases corrected"
+                if self.corrected else "")
 
 
 def quantize(a, s, encoder, layout, trial, calibration, say):
-    """Static int8: (model bytes, manifest's quantization, measured numbers). Tries the ways to quantize, then keeps matrices in fp32 if it must."""
+    """Static int8: (model bytes, manifest's quantization, measured numbers). Tries the ways to quantize, then keeps
+    matrices in fp32 if it must.
+    """
     if len(calibration) < LEAST_TEXTS:
-        raise ExportError(f"{a.calibration} holds {len(calibration)} texts; int8 needs at least {LEAST_TEXTS}, better 400 and more")
+        raise ExportError(f"{a.calibration} holds {len(calibration)} texts; int8 needs at least {LEAST_TEXTS}, better "
+                          f"400 and more")
     chosen = _calibration(calibration)
     say(f"calibrating on {len(chosen)} texts, choosing on {len(trial.held_out)} others")
     encodings = [s.tokenizer.encode(t) for t in chosen]
@@ -262,11 +297,14 @@ def quantize(a, s, encoder, layout, trial, calibration, say):
     tried = {}
 
     def best(ways):
-        """The Way of least mean difference of probability. Agreement of a few hundred texts moves by a quarter of a point from one text; this orders them far more finely."""
+        """The Way of least mean difference of probability. Agreement of a few hundred texts moves by a quarter of a
+        point from one text; this orders them far more finely.
+        """
         for way in ways:
             if way not in tried:
                 m = trial.held_out_agreement(build(way, keep))
-                say(f"{way} on {len(trial.held_out)} held-out texts: agreement {100 * m['agreement']:.2f} %, mean difference of probability {m['mean_dp']:.5f}")
+                say(f"{way} on {len(trial.held_out)} held-out texts: agreement {100 * m['agreement']:.2f} %, mean "
+                    f"difference of probability {m['mean_dp']:.5f}")
                 tried[way] = m["mean_dp"]
         return min(ways, key=tried.get)
 
@@ -274,8 +312,8 @@ def quantize(a, s, encoder, layout, trial, calibration, say):
         way = best([Way(method, alpha, corrected=True) for method in calibrate.METHODS])
         return best([way, replace(way, corrected=False)])
 
-    # A few hundred texts do not resolve a few percent: what is likelier, or costs less, stays unless another is clearly better.
-    # Smoothing costs about 2 % of speed; the rest costs nothing at run time.
+    # A few hundred texts do not resolve a few percent: what is likelier, or costs less, stays unless another is clearly
+    # better. Smoothing costs about 2 % of speed; the rest costs nothing at run time.
     plain, smoothed = best_of(0.0), best_of(ALPHAS[0])
     for alpha in ALPHAS[1:]:
         other_alpha = best([replace(smoothed, alpha=alpha)])
@@ -285,8 +323,10 @@ def quantize(a, s, encoder, layout, trial, calibration, say):
     first = smoothed if tried[smoothed] < CLEARLY * tried[plain] else plain
     ladder = [(way, keep) for way in [first] + [way for way in ways if way != first]]
     if a.keep_fp32 == "auto":
-        # fp32 costs more: every Way comes first, then the matrices that lose most (the lower half's FFN2, all FFN2, the whole FFN).
-        ladder += [(ways[0], kept) for kept in (_kept(encoder, "ffn2", lower_half=True), _kept(encoder, "ffn2"), _kept(encoder, "ffn1,ffn2"))]
+        # fp32 costs more: every Way comes first, then the matrices that lose most (the lower half's FFN2, all FFN2, the
+        # whole FFN).
+        ladder += [(ways[0], kept) for kept in (_kept(encoder, "ffn2", lower_half=True), _kept(encoder, "ffn2"),
+                                                _kept(encoder, "ffn1,ffn2"))]
     else:
         ladder = ladder[:1]
 
@@ -298,32 +338,44 @@ def quantize(a, s, encoder, layout, trial, calibration, say):
         trial.show(measured)
         loss = measured["source"][figure] - measured["export"][figure] if "source" in measured else 0.0
         if 100 * measured["agreement"] >= a.accept_agreement and (loss <= FIGURE_LOSS or a.keep_fp32 != "auto"):
-            return model, {"method": "static-u8s8", "calibration": way.ranges, "texts": len(chosen), "texts_sha256": _texts_sha256(chosen),
-                           "smoothing": {"method": "smoothquant", "alpha": way.alpha, "matrices": list(graph.KINDS)} if way.alpha else None,
-                           "bias_corrected": way.corrected, "embedding": "int8, one scale a row", "kept_fp32": sorted(keep)}, measured
+            return model, {"method": "static-u8s8", "calibration": way.ranges, "texts": len(chosen),
+                           "texts_sha256": _texts_sha256(chosen),
+                           "smoothing": {"method": "smoothquant", "alpha": way.alpha, "matrices": list(graph.KINDS)}
+                           if way.alpha else None,
+                           "bias_corrected": way.corrected, "embedding": "int8, one scale a row",
+                           "kept_fp32": sorted(keep)}, measured
     if 100 * measured["agreement"] < a.accept_agreement:
-        raise ExportError(f"int8 agrees with the source on {100 * measured['agreement']:.2f} % of labels, less than {a.accept_agreement} %; nothing was written. "
-                          "Give more texts like those to come, keep more in fp32 (--keep-fp32 ffn1,ffn2), or accept it: --accept-agreement X", code=1)
-    raise ExportError(f"int8 loses {100 * loss:.2f} points of {figure.replace('_', ' ')} even with the FFN in fp32; nothing was written. Give more calibration texts, or take it as it is with --keep-fp32 none", code=1)
+        raise ExportError(f"int8 agrees with the source on {100 * measured['agreement']:.2f} % of labels, less than "
+                          f"{a.accept_agreement} %; nothing was written. "
+                          "Give more texts like those to come, keep more in fp32 (--keep-fp32 ffn1,ffn2), or accept "
+                          "it: --accept-agreement X", code=1)
+    raise ExportError(f"int8 loses {100 * loss:.2f} points of {figure.replace('_', ' ')} even with the FFN in fp32; "
+                      f"nothing was written. Give more calibration texts, or take it as it is with --keep-fp32 none",
+                      code=1)
 
 
 def check_fp16(a, s, layout, fp32, model, measured):
-    """fp16 must give the source's labels and nearly its logits on the golden texts; and agree on labelled ones where given."""
+    """fp16 must give the source's labels and nearly its logits on the golden texts; and agree on labelled ones where
+    given.
+    """
     ids = [s.tokenizer.encode(t).ids for t in golden.TEXTS]
     ours, theirs = (feeds.run(feeds.session(m), ids, layout, s.task, s.pad_token_id) for m in (model, fp32))
     scale = max(1.0, max(float(np.abs(t).max()) for t in theirs))
     gap = max(float(np.abs(x - y).max()) for x, y in zip(ours, theirs))
     if not gap <= TOLERANCE["fp16"] * scale:
-        raise ExportError(f"fp16 logits differ from fp32 by {gap:.2e} (allowed {TOLERANCE['fp16'] * scale:.1e}); nothing was written. Values of this model leave the range of fp16: use fp32 or int8", code=1)
+        raise ExportError(f"fp16 logits differ from fp32 by {gap:.2e} (allowed {TOLERANCE['fp16'] * scale:.1e}); "
+                          f"nothing was written. Values of this model leave the range of fp16: use fp32 or int8",
+                          code=1)
     if 100 * measured.get("agreement", 1.0) < a.accept_agreement:
-        raise ExportError(f"fp16 agrees with the source on {100 * measured['agreement']:.2f} % of labels, less than {a.accept_agreement} %; nothing was written. Use fp32, or --accept-agreement X", code=1)
+        raise ExportError(f"fp16 agrees with the source on {100 * measured['agreement']:.2f} % of labels, less than "
+                          f"{a.accept_agreement} %; nothing was written. Use fp32, or --accept-agreement X", code=1)
 
 
 def golden_rows(s, layout, model, precision, say):
     """(golden texts with the export's own logits, each run alone; the tolerance for them on other CPUs).
 
-    int8 answers hang on rounding: noise of 1e-6 moves single logits by up to several percent of their scale. So the texts
-    that noise moves least are taken, and three times what it moved them is allowed.
+    int8 answers hang on rounding: noise of 1e-6 moves single logits by up to several percent of their scale. So the
+    texts that noise moves least are taken, and three times what it moved them is allowed.
     """
     ids = [s.tokenizer.encode(t).ids for t in golden.TEXTS]
 
@@ -332,7 +384,8 @@ def golden_rows(s, layout, model, precision, say):
 
     out = answers(model)
     if not all(np.isfinite(z).all() for z in out):
-        raise ExportError("the export gives NaN or infinite logits on a golden text; nothing was written. Use fp32", code=1)
+        raise ExportError("the export gives NaN or infinite logits on a golden text; nothing was written. Use fp32",
+                          code=1)
     noise = [0.0] * len(out)
     if precision == "int8":
         proto = onnx.load_from_string(model)
@@ -343,8 +396,10 @@ def golden_rows(s, layout, model, precision, say):
     scale = max(1.0, max(float(np.abs(out[i]).max()) for i in chosen))
     worst = max(noise[i] for i in chosen)
     tolerance = float(f"{max(TOLERANCE[precision] * scale, 3 * worst):.2g}")
-    say(f"{len(chosen)} golden texts, logits up to {scale:.1f}" + (f", moved by rounding noise by up to {worst:.3f}" if precision == "int8" else "") + f": self-test tolerance {tolerance}")
-    return [{"text": golden.TEXTS[i], "input_ids": ids[i], "logits": [[float(f"{x:.7g}") for x in row] for row in out[i].tolist()]} for i in chosen], tolerance
+    say(f"{len(chosen)} golden texts, logits up to {scale:.1f}" + (f", moved by rounding noise by up to {worst:.3f}"
+            if precision == "int8" else "") + f": self-test tolerance {tolerance}")
+    return [{"text": golden.TEXTS[i], "input_ids": ids[i], "logits": [[float(f"{x:.7g}") for x in row]
+            for row in out[i].tolist()]} for i in chosen], tolerance
 
 
 def _kept(encoder, what, lower_half=False):
@@ -358,7 +413,8 @@ def _kept(encoder, what, lower_half=False):
         elif part in names:
             out.add(part)
         else:
-            raise ExportError(f"--keep-fp32 {part}: not a matrix of this model; give none, auto, ffn1, ffn2, or names from {names[0]} to {names[-1]}")
+            raise ExportError(f"--keep-fp32 {part}: not a matrix of this model; give none, auto, ffn1, ffn2, or names "
+                              f"from {names[0]} to {names[-1]}")
     return out
 
 

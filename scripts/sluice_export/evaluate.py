@@ -1,4 +1,5 @@
-"""Texts from files, and what two models' answers are worth: accuracy, entity F1, agreement, differences of probability."""
+"""Texts from files, and what two models' answers are worth: accuracy, entity F1, agreement, differences of probability.
+"""
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,17 @@ from .source import TOKEN
 
 @dataclass
 class Labelled:
-    """Labelled texts. truth: label id (single label), list of 0/1 (multi-label), or one tag a word; starts: where each word begins."""
+    """Labelled texts. truth: label id (single label), list of 0/1 (multi-label), or one tag a word; starts: where each
+    word begins.
+    """
     texts: list
     truth: list
     starts: list
 
 
 def read_texts(path):
-    """Texts of a calibration file: a line each; a `text` column in .tsv; a `text` member in .jsonl; sentences in .iob2."""
+    """Texts of a calibration file: a line each; a `text` column in .tsv; a `text` member in .jsonl; sentences in .iob2.
+    """
     path = Path(path)
     lines = _lines(path)
     if path.suffix == ".tsv":
@@ -42,14 +46,17 @@ def read_texts(path):
 
 
 def read_labelled(path, source):
-    """Labelled texts of a file: .tsv with columns label and text, or word<TAB>tag lines (IOB2) for token-classification."""
+    """Labelled texts of a file: .tsv with columns label and text, or word<TAB>tag lines (IOB2) for
+    token-classification.
+    """
     path = Path(path)
     lines = _lines(path)
     if source.task == TOKEN:
         sentences = list(_sentences(path, lines))
         known, used = set(source.labels), {t for s in sentences for _, t in s}
         if not used - {"O"} <= known:
-            raise ExportError(f"{path}: tags {', '.join(sorted(used - known - {'O'}))} are not labels of the model ({', '.join(source.labels)}); give texts labelled with the model's own tags")
+            raise ExportError(f"{path}: tags {', '.join(sorted(used - known - {'O'}))} are not labels of the model "
+                              f"({', '.join(source.labels)}); give texts labelled with the model's own tags")
         starts = []
         for s in sentences:
             lengths = [0] + [len(w) + 1 for w, _ in s]
@@ -62,7 +69,8 @@ def read_labelled(path, source):
         cells = row.split("\t")
         if len(cells) <= max(where.values()):
             raise ExportError(f"{path}:{n}: fewer columns than the header has")
-        names = [x.strip().lower() for x in cells[where["label"]].split(",") if x.strip()] if source.multi_label else [cells[where["label"]].strip().lower()]
+        names = [x.strip().lower() for x in cells[where["label"]].split(",")
+                 if x.strip()] if source.multi_label else [cells[where["label"]].strip().lower()]
         for x in names:
             if x not in ids and not (x.isdigit() and int(x) < len(ids)):
                 raise ExportError(f"{path}:{n}: label {x!r} is not one of the model's: {', '.join(source.labels)}")
@@ -75,9 +83,12 @@ def read_labelled(path, source):
 
 
 def score(source, labelled, encodings, logits):
-    """Numbers of one model on labelled texts: {"accuracy"} or {"entity_f1", ...} or, multi-label, {"accuracy", "<label>_f1", ...}."""
+    """Numbers of one model on labelled texts: {"accuracy"} or {"entity_f1", ...} or, multi-label, {"accuracy",
+    "<label>_f1", ...}.
+    """
     if source.task == TOKEN:
-        predicted = [word_tags(source, text, e, z, starts) for text, e, z, starts in zip(labelled.texts, encodings, logits, labelled.starts)]
+        predicted = [word_tags(source, text, e, z, starts) for text, e, z, starts in zip(labelled.texts, encodings,
+                logits, labelled.starts)]
         return entity_f1(labelled.truth, predicted)
     if source.multi_label:
         truth, said = np.array(labelled.truth), np.array([z > 0 for z in logits])
@@ -93,7 +104,8 @@ def word_tags(source, text, encoding, logits, starts):
     """One tag a word: that of the word's first token; "O" where the text was truncated before it."""
     first = {}
     for row, ((a, b), special) in enumerate(zip(encoding.offsets, encoding.special_tokens_mask)):
-        a += len(text[a:b]) - len(text[a:b].lstrip())       # byte-level tokens may begin with, or be, the blank before a word
+        # byte-level tokens may begin with, or be, the blank before a word
+        a += len(text[a:b]) - len(text[a:b].lstrip())
         if not special and b > a:
             first.setdefault(int(np.searchsorted(starts, a, side="right")) - 1, row)
     return [source.labels[int(logits[first[w]].argmax())] if w in first else "O" for w in range(len(starts))]
@@ -105,7 +117,8 @@ def entity_f1(truth, predicted):
     said = [(n, *e) for n, tags in enumerate(predicted) for e in _entities(tags)]
     hits = len(set(gold) & set(said))
     precision, recall = hits / len(said) if said else 0.0, hits / len(gold) if gold else 0.0
-    return {"entity_f1": 2 * precision * recall / (precision + recall) if hits else 0.0, "entity_precision": precision, "entity_recall": recall}
+    return {"entity_f1": 2 * precision * recall / (precision + recall) if hits else 0.0, "entity_precision": precision,
+            "entity_recall": recall}
 
 
 def main_figure(source):
@@ -116,7 +129,8 @@ def main_figure(source):
 def compare(source, encodings, ours, theirs):
     """Agreement of two models' answers: share of equal labels and differences of probability.
 
-    Single label: a text counts once. Multi-label: each label of a text, decided at 0.5. Tokens: every token but the special ones.
+    Single label: a text counts once. Multi-label: each label of a text, decided at 0.5. Tokens: every token but the
+    special ones.
     """
     same, gaps = [], []
     for e, a, b in zip(encodings, ours, theirs):
@@ -130,7 +144,8 @@ def compare(source, encodings, ours, theirs):
         same.append(np.atleast_1d(a.argmax(-1) == b.argmax(-1)))
         gaps.append(np.atleast_1d(np.abs(_softmax(a) - _softmax(b)).max(-1)))
     same, gaps = np.concatenate([np.ravel(x) for x in same]), np.concatenate([np.ravel(x) for x in gaps])
-    return {"agreement": float(same.mean()), "max_dp": float(gaps.max()), "mean_dp": float(gaps.mean()), "decisions": int(same.size)}
+    return {"agreement": float(same.mean()), "max_dp": float(gaps.max()), "mean_dp": float(gaps.mean()),
+            "decisions": int(same.size)}
 
 
 def _entities(tags):
@@ -168,7 +183,8 @@ def _columns(path, lines, *names):
     header = [h.strip().lower() for h in lines[0].split("\t")]
     missing = [n for n in names if n not in header]
     if missing:
-        raise ExportError(f"{path}: no column {' or '.join(missing)}; the first line must be a header with {' and '.join(names)}, separated by tabs (it has: {', '.join(header)})")
+        raise ExportError(f"{path}: no column {' or '.join(missing)}; the first line must be a header with "
+                          f"{' and '.join(names)}, separated by tabs (it has: {', '.join(header)})")
     return {n: header.index(n) for n in names}
 
 

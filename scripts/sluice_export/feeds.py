@@ -36,7 +36,9 @@ def padded(ids, pad):
 
 
 def saturates_int8(machine=None, cpuinfo="/proc/cpuinfo"):
-    """Whether this CPU's u8 x s8 products overflow 16 bits: x86 without VNNI. Where the flags cannot be read, yes: that costs time only."""
+    """Whether this CPU's u8 x s8 products overflow 16 bits: x86 without VNNI. Where the flags cannot be read, yes: that
+    costs time only.
+    """
     if (machine or platform.machine()).lower() not in ("x86_64", "amd64"):
         return False
     try:
@@ -51,11 +53,12 @@ def session(model):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Without VNNI (AVX2 only) ONNX Runtime's u8 x s8 product saturates at 16 bits: measured on the bundled models, every
-    # row's logits are off, by up to 0.4. x64quantprecision makes it compute exactly there. Where VNNI is present the
-    # product is exact without it, and the entry would only take a kernel of half the speed. It acts only at EXTENDED and
-    # above (at BASIC it is ignored silently), where the fusion of SkipLayerNormalization has to be kept away: its kernel
-    # is slower than Add + LayerNormalization. The worker's sessions are made in the same way (model/ort).
+    # Without VNNI (AVX2 only) ONNX Runtime's u8 x s8 product saturates at 16 bits: measured on the bundled models,
+    # every row's logits are off, by up to 0.4. x64quantprecision makes it compute exactly there. Where VNNI is present
+    # the product is exact without it, and the entry would only take a kernel of half the speed. It acts only at
+    # EXTENDED and above (at BASIC it is ignored silently), where the fusion of SkipLayerNormalization has to be kept
+    # away: its kernel is slower than Add + LayerNormalization. The worker's sessions are made in the same way
+    # (model/ort).
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if saturates_int8():
         options.add_session_config_entry("session.x64quantprecision", "1")

@@ -24,7 +24,8 @@ def claim(directory, force):
         if not force:
             raise ExportError(f"{directory} exists; name another directory, or replace it with --force")
         if any(directory.iterdir()) and not (directory / "model.onnx").is_file():
-            raise ExportError(f"{directory} is not empty and holds no model.onnx, so it is not a model directory; --force only replaces model directories")
+            raise ExportError(f"{directory} is not empty and holds no model.onnx, so it is not a model directory; "
+                              f"--force only replaces model directories")
     parent = directory.absolute().parent
     if not parent.is_dir():
         raise ExportError(f"{parent} does not exist; make it first: mkdir -p {parent}")
@@ -40,8 +41,10 @@ def write(directory, source, model_bytes, manifest):
         (made / "model.onnx").write_bytes(model_bytes)
         (made / "tokenizer.json").write_text(source.tokenizer_json, encoding="utf-8")
         shutil.copyfile(source.folder / "config.json", made / "config.json")
-        files = {n: {"sha256": sha256(made / n), "bytes": (made / n).stat().st_size} for n in ("model.onnx", "tokenizer.json", "config.json")}
-        order = ["format_version", "name", "task", "architecture", "layout", "precision", "max_tokens", "pad_token_id", "files"]
+        files = {n: {"sha256": sha256(made / n), "bytes": (made / n).stat().st_size}
+                 for n in ("model.onnx", "tokenizer.json", "config.json")}
+        order = ["format_version", "name", "task", "architecture", "layout", "precision", "max_tokens", "pad_token_id",
+                 "files"]
         whole = {"format_version": FORMAT_VERSION, **manifest, "files": files}
         whole = {k: whole[k] for k in order} | {k: v for k, v in whole.items() if k not in order}
         (made / "manifest.json").write_text(_layout(whole), encoding="utf-8")
@@ -63,7 +66,8 @@ def write(directory, source, model_bytes, manifest):
 def exporter(model_bytes):
     """Who made the file, for the manifest."""
     opset = next(o.version for o in onnx.load_from_string(model_bytes).opset_import if o.domain in ("", "ai.onnx"))
-    return {"name": "export_model.py", "version": VERSION, "onnx": version("onnx"), "onnxruntime": version("onnxruntime"), "opset": opset}
+    return {"name": "export_model.py", "version": VERSION, "onnx": version("onnx"),
+            "onnxruntime": version("onnxruntime"), "opset": opset}
 
 
 def _layout(manifest):
@@ -71,4 +75,5 @@ def _layout(manifest):
     golden = manifest["golden"]
     head = json.dumps({k: v for k, v in manifest.items() if k != "golden"}, indent=2, ensure_ascii=False)
     rows = ",\n".join("      " + json.dumps(t, ensure_ascii=False) for t in golden["texts"])
-    return f'{head[:-2]},\n  "golden": {{\n    "tolerance": {json.dumps(golden["tolerance"])},\n    "texts": [\n{rows}\n    ]\n  }}\n}}\n'
+    return (f'{head[:-2]},\n  "golden": {{\n    "tolerance": {json.dumps(golden["tolerance"])},\n'
+            f'    "texts": [\n{rows}\n    ]\n  }}\n}}\n')

@@ -14,7 +14,9 @@ TEXTS = [
     "The soup was cold, the waiter was rude and the bill was wrong.",
     "Can I use my card in Canada?",
     "The European Union and Japan signed the agreement in Brussels on Tuesday.",
-    "My card has not arrived yet; when can I expect it, and whom do I call if it never comes? I have moved from Ghent to Tampere, "
-    "so the letter may have gone to the old address. The bank's app says that it was sent eleven days ago by ordinary mail. "
+    "My card has not arrived yet; when can I expect it, and whom do I call if it never comes? I have moved from Ghent "
+    "to Tampere, "
+    "so the letter may have gone to the old address. The bank's app says that it was sent eleven days ago by "
+    "ordinary mail. "
     "Please send a new one with the next post and close the account of the old card.",
 ]

@@ -2,16 +2,17 @@
 
 Layouts (B texts, S longest text, T tokens of all texts end to end):
   padded  input_ids[B,S], attention_mask[B,S]
-  packed  input_ids[T], position_ids[T] (from 0 in each text), pad_idx[B,S] (row of T for every slot; slots beyond a text
-          repeat its first row), unpad_idx[T] (= b*S+s), cls_idx[B] (first rows; text-classification only), lengths[B] (i32)
+  packed  input_ids[T], position_ids[T] (from 0 in each text), pad_idx[B,S] (row of T for every slot; slots beyond a
+          text repeat its first row), unpad_idx[T] (= b*S+s), cls_idx[B] (first rows; text-classification only),
+          lengths[B] (i32)
 Output: logits, f32: [B,L]; for token-classification [B,S,L] (padded) or [T,L] (packed).
 
 Only attention needs texts apart, so the packed graph pads just around it and does all other work on real tokens.
 For text-classification the last layer works on the first token of each text only: nothing else reaches the head.
 
-Choices that were measured (bench/results/graph-*.md): in the packed layout attention is written out, with gathers that pad,
-split and transpose in one copy, which is 8-15 % faster on CPU than com.microsoft.MultiHeadAttention and gives the same
-bits; padded graphs and fp16 (for GPUs) keep MultiHeadAttention. Add + LayerNormalization, as the fused
+Choices that were measured (bench/results/graph-*.md): in the packed layout attention is written out, with gathers that
+pad, split and transpose in one copy, which is 8-15 % faster on CPU than com.microsoft.MultiHeadAttention and gives the
+same bits; padded graphs and fp16 (for GPUs) keep MultiHeadAttention. Add + LayerNormalization, as the fused
 SkipLayerNormalization is no faster; exact Gelu, as FastGelu moves logits by 1e-3 and gains nothing.
 
 int8 is static, u8 activations times s8 weights with one scale a channel, the bias folded in (MatMulIntegerToFloat): the
@@ -38,9 +39,11 @@ class Plan:
     precision: str              # fp32 | fp16 | int8
     ranges: dict = field(default_factory=dict)     # int8: linear name -> (low, high) of its input
     keep_fp32: frozenset = frozenset()             # int8: linear names that stay fp32
-    scale: dict = field(default_factory=dict)      # int8: linear name -> factor a channel of its input, before it is rounded (smooth.py)
+    # int8: linear name -> factor a channel of its input, before it is rounded (smooth.py)
+    scale: dict = field(default_factory=dict)
     watch: bool = False         # calibration: the input of every linear becomes an output named watch:<linear>
-    ops: str = "contrib"        # contrib: ONNX Runtime's own operators where they are faster; standard: ONNX only (OpenVINO)
+    # contrib: ONNX Runtime's own operators where they are faster; standard: ONNX only (OpenVINO)
+    ops: str = "contrib"
 
 
 def linears(encoder):
@@ -67,10 +70,11 @@ def build(encoder, task, labels, plan):
 
 
 def jitter(model, seed, size=1e-6):
-    """A copy of a ModelProto whose norms' biases carry noise of the given size: how far rounding alone may move its answers.
+    """A copy of a ModelProto whose norms' biases carry noise of the given size: how far rounding alone may move its
+    answers.
 
-    An int8 graph rounds activations to 255 steps, so a sum that another CPU adds up in another order can land on the next
-    step, and the layers after it multiply that. Noise of one millionth is a little more than what CPUs differ by.
+    An int8 graph rounds activations to 255 steps, so a sum that another CPU adds up in another order can land on the
+    next step, and the layers after it multiply that. Noise of one millionth is a little more than what CPUs differ by.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -107,12 +111,14 @@ class _Builder:
     def op(self, kind, inputs, outputs=1, domain="", **attributes):
         self.count += 1
         name = f"{kind}_{self.count}"
-        names = outputs if isinstance(outputs, list) else [name if outputs == 1 else f"{name}_{i}" for i in range(outputs)]
+        names = outputs if isinstance(outputs, list) else [name if outputs == 1 else f"{name}_{i}"
+                                                           for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, name=name, domain=domain, **attributes))
         return names[0] if len(names) == 1 else names
 
     def norm(self, x, name, pair):
-        return self.op("LayerNormalization", [x, self.weight(name + ".g", pair[0]), self.weight(name + ".b", pair[1])], epsilon=float(self.e.eps), axis=-1)
+        return self.op("LayerNormalization", [x, self.weight(name + ".g", pair[0]), self.weight(name + ".b", pair[1])],
+                       epsilon=float(self.e.eps), axis=-1)
 
     def activate(self, x, kind):
         if kind == "gelu":
@@ -122,7 +128,9 @@ class _Builder:
         return self.op({"relu": "Relu", "tanh": "Tanh"}[kind], [x])
 
     def linear(self, x, name, weight, bias, range_of=None):
-        """x weight^T + bias, in int8 where the plan has a range for the name. range_of: the linear whose input this one shares."""
+        """x weight^T + bias, in int8 where the plan has a range for the name. range_of: the linear whose input this one
+        shares.
+        """
         key = range_of or name
         if self.plan.watch and key in linears(self.e):
             self.watched[key] = x
@@ -136,22 +144,27 @@ class _Builder:
         a_scale, a_zero = self.const(key + ".as", step), self.const(key + ".az", zero)
         u8 = self.op("QuantizeLinear", [x, a_scale, a_zero])
         if self.standard:
-            w = self.op("DequantizeLinear", [self.const(name + ".q", quantized.T), self.const(name + ".s", scales), self.const(name + ".z", np.zeros(len(scales), np.int8))], axis=1)
+            w = self.op("DequantizeLinear", [self.const(name + ".q", quantized.T), self.const(name + ".s", scales),
+                                             self.const(name + ".z", np.zeros(len(scales), np.int8))], axis=1)
             y = self.op("MatMul", [self.op("DequantizeLinear", [u8, a_scale, a_zero]), w])
             return self.op("Add", [y, self.weight(name + ".b", bias)])
         return self.op("MatMulIntegerToFloat", [
             u8, self.const(name + ".q", quantized.T), a_scale, self.const(name + ".s", scales), a_zero,
-            self.const(name + ".z", np.zeros(len(scales), np.int8)), self.const(name + ".b", bias.astype(np.float32))], domain=CONTRIB)
+            self.const(name + ".z", np.zeros(len(scales), np.int8)), self.const(name + ".b", bias.astype(np.float32))],
+                       domain=CONTRIB)
 
     # -- parts
 
     def embeddings(self):
         e = self.e
         if self.plan.precision == "int8":
-            # A byte a value and a scale a row: the table is half or more of a small model's file. One scale for the whole table
-            # costs up to 0.4 of a logit; one a row is below the noise of the int8 layers (numbers in models/MODELS.md).
+            # A byte a value and a scale a row: the table is half or more of a small model's file. One scale for the
+            # whole table costs up to 0.4 of a logit; one a row is below the noise of the int8 layers (numbers in
+            # models/MODELS.md).
             scales = np.maximum(np.abs(e.word).max(axis=1, keepdims=True), 1e-8) / 127.0
-            rows = self.op("Gather", [self.const("word.q", np.clip(np.rint(e.word / scales), -127, 127).astype(np.int8)), "input_ids"])
+            rows = self.op("Gather",
+                           [self.const("word.q", np.clip(np.rint(e.word / scales), -127, 127).astype(np.int8)),
+                            "input_ids"])
             scale = self.op("Gather", [self.const("word.s", scales.astype(np.float32)), "input_ids"])
             x = self.op("Mul", [self.op("Cast", [rows], to=TensorProto.FLOAT), scale])
         else:
@@ -175,17 +188,21 @@ class _Builder:
     def attention(self, q, k, v):
         if self.standard:
             return self.standard_attention(q, k, v)
-        return self.op("MultiHeadAttention", [q, k, v, "", "lengths" if self.packed else "mask"], domain=CONTRIB, num_heads=self.e.heads)
+        return self.op("MultiHeadAttention", [q, k, v, "", "lengths" if self.packed else "mask"], domain=CONTRIB,
+                       num_heads=self.e.heads)
 
     def hidden(self):
         """What is added to scores: 0 where a slot holds a token, a very low number where it does not. [B,1,1,S]"""
         if not self.mask:
             if self.packed:
-                slots = self.op("Range", [self.const("zero", np.int64(0)), self.op("Squeeze", [self.longest()]), self.const("one", np.int64(1))])
-                used = self.op("Less", [slots, self.op("Unsqueeze", [self.op("Cast", ["lengths"], to=TensorProto.INT64), self.ints(1)])])
+                slots = self.op("Range", [self.const("zero", np.int64(0)), self.op("Squeeze", [self.longest()]),
+                                          self.const("one", np.int64(1))])
+                used = self.op("Less", [slots, self.op("Unsqueeze", [self.op("Cast", ["lengths"], to=TensorProto.INT64),
+                        self.ints(1)])])
             else:
                 used = self.op("Cast", ["mask"], to=TensorProto.BOOL)
-            scores = self.op("Where", [used, self.weight("shown", 0.0), self.weight("hidden", np.finfo(self.float).min / 2)])
+            scores = self.op("Where", [used, self.weight("shown", 0.0),
+                                       self.weight("hidden", np.finfo(self.float).min / 2)])
             self.mask = self.op("Unsqueeze", [scores, self.ints(1, 2)])
         return self.mask
 
@@ -198,7 +215,8 @@ class _Builder:
 
         def apart(x, *order):
             return self.op("Transpose", [self.op("Reshape", [x, self.ints(0, 0, heads, each)])], perm=list(order))
-        scores = self.op("Mul", [self.op("MatMul", [apart(q, 0, 2, 1, 3), apart(k, 0, 2, 3, 1)]), self.weight("scale", each ** -0.5)])
+        scores = self.op("Mul", [self.op("MatMul", [apart(q, 0, 2, 1, 3), apart(k, 0, 2, 3, 1)]),
+                                 self.weight("scale", each ** -0.5)])
         weights = self.op("Softmax", [self.op("Add", [scores, self.hidden()])], axis=-1)
         mixed = self.op("Transpose", [self.op("MatMul", [weights, apart(v, 0, 2, 1, 3)])], perm=[0, 2, 1, 3])
         return self.op("Reshape", [mixed, self.ints(0, 0, heads * each)])
@@ -211,7 +229,9 @@ class _Builder:
         heads, each = self.e.heads, self.e.width // self.e.heads
         if parts not in self.pieces:
             first = self.op("Mul", [self.op("Unsqueeze", ["pad_idx", self.ints(1)]), self.ints(parts * heads)])
-            self.pieces[parts] = [self.op("Add", [first, self.const(f"heads{n}", np.arange(n * heads, (n + 1) * heads, dtype=np.int64).reshape(1, heads, 1))]) for n in range(parts)]
+            self.pieces[parts] = [self.op("Add",
+                                          [first, self.const(f"heads{n}", np.arange(n * heads, (n + 1) * heads,
+                                                  dtype=np.int64).reshape(1, heads, 1))]) for n in range(parts)]
         y = self.op("Reshape", [y, self.ints(-1, each)])
         return [self.op("Gather", [y, index], axis=0) for index in self.pieces[parts]]
 
@@ -229,7 +249,8 @@ class _Builder:
 
     def packed_attention(self, q, k, v):
         """Attention of [B,heads,S,each]. FusedMatMul is a MatMul with a transposed operand and a factor."""
-        scores = self.op("FusedMatMul", [q, k], domain=CONTRIB, transB=1, alpha=float((self.e.width // self.e.heads) ** -0.5))
+        scores = self.op("FusedMatMul", [q, k], domain=CONTRIB, transB=1,
+                         alpha=float((self.e.width // self.e.heads) ** -0.5))
         return self.op("MatMul", [self.op("Softmax", [self.op("Add", [scores, self.hidden()])], axis=-1), v])
 
     def attend_packed(self, x, i, first_only):
@@ -240,15 +261,17 @@ class _Builder:
             return self.collect(self.packed_attention(*self.spread(self.linear(x, name + "qkv", *joined), 3))), x
         k, v = self.spread(self.linear(x, name + "kv", *joined, range_of=name + "qkv"), 2)
         x = self.op("Gather", [x, "cls_idx"], axis=0)
-        q = self.op("Reshape", [self.linear(x, name + "q", *w["q"], range_of=name + "qkv"), self.ints(-1, self.e.heads, 1, H // self.e.heads)])
+        q = self.op("Reshape", [self.linear(x, name + "q", *w["q"], range_of=name + "qkv"), self.ints(-1, self.e.heads,
+                1, H // self.e.heads)])
         a = self.packed_attention(self.twice(q, 2), k, v)
-        return self.op("Reshape", [self.op("Gather", [a, self.const("first", np.int64(0))], axis=2), self.ints(-1, H)]), x
+        return self.op("Reshape", [self.op("Gather", [a, self.const("first", np.int64(0))], axis=2),
+                                   self.ints(-1, H)]), x
 
     def twice(self, q, axis):
         """The only query of the last layer, as two equal ones.
 
-        A product with one row goes through a kernel of its own, which sums in groups of four: its last bits then depend on
-        how far the text was padded, that is, on its neighbours. From two rows on they do not.
+        A product with one row goes through a kernel of its own, which sums in groups of four: its last bits then depend
+        on how far the text was padded, that is, on its neighbours. From two rows on they do not.
         """
         return self.op("Concat", [q, q], axis=axis)
 
@@ -308,12 +331,14 @@ class _Builder:
     def finish(self):
         i64, tensor = TensorProto.INT64, helper.make_tensor_value_info
         if self.packed:
-            inputs = [tensor("input_ids", i64, ["tokens"]), tensor("position_ids", i64, ["tokens"]), tensor("pad_idx", i64, ["texts", "longest"]),
+            inputs = [tensor("input_ids", i64, ["tokens"]), tensor("position_ids", i64, ["tokens"]),
+                      tensor("pad_idx", i64, ["texts", "longest"]),
                       tensor("unpad_idx", i64, ["tokens"]), tensor("lengths", TensorProto.INT32, ["texts"])]
             if self.task != TOKEN:
                 inputs.insert(4, tensor("cls_idx", i64, ["texts"]))
         else:
-            inputs = [tensor("input_ids", i64, ["texts", "longest"]), tensor("attention_mask", i64, ["texts", "longest"])]
+            inputs = [tensor("input_ids", i64, ["texts", "longest"]), tensor("attention_mask", i64,
+                    ["texts", "longest"])]
         rows = (["tokens"] if self.packed else ["texts", "longest"]) if self.task == TOKEN else ["texts"]
         outputs = [tensor("logits", TensorProto.FLOAT, rows + [self.labels])]
         for name, x in self.watched.items():

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from .errors import ExportError
 
-INSTALL = "python3 -m venv .venv-optimum && .venv-optimum/bin/pip install 'optimum-onnx[onnxruntime]==0.1.0' 'transformers>=4.57,<4.58' torch onnx"
+INSTALL = ("python3 -m venv .venv-optimum && .venv-optimum/bin/pip install "
+           "'optimum-onnx[onnxruntime]==0.1.0' 'transformers>=4.57,<4.58' torch onnx")
 
 
 def export(source, progress):
@@ -13,7 +14,9 @@ def export(source, progress):
     try:
         from optimum.exporters.onnx import main_export
     except ImportError:
-        raise ExportError(f"{source.architecture} is not built directly (only {known} are) and optimum, which exports others, is not installed; install it in an environment of its own and run this script there: {INSTALL}") from None
+        raise ExportError(f"{source.architecture} is not built directly (only {known} are) and optimum, which exports "
+                          f"others, is not installed; install it in an environment of its own and run this script "
+                          f"there: {INSTALL}") from None
     progress(f"exporting {source.architecture} with optimum")
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -22,5 +25,6 @@ def export(source, progress):
             reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             raise ExportError(f"optimum cannot export {source.architecture}: {reason}", code=1) from e
         if (Path(folder) / "model.onnx_data").exists():
-            raise ExportError(f"{source.architecture} is larger than 2 GiB as ONNX; the worker loads models of one file only", code=1)
+            raise ExportError(f"{source.architecture} is larger than 2 GiB as ONNX; the worker loads models of "
+                              f"one file only", code=1)
         return (Path(folder) / "model.onnx").read_bytes()

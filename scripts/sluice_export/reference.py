@@ -52,13 +52,16 @@ def numpy_logits(source, ids):
     def gelu_tanh(x):
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
 
-    act = {"gelu": gelu, "gelu_python": gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "gelu_fast": gelu_tanh,
-           "relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}[config.get("activation" if kind == "distilbert" else "hidden_act", "gelu")]
+    act = {"gelu": gelu, "gelu_python": gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh,
+           "gelu_fast": gelu_tanh,
+           "relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}[config.get("activation" if kind == "distilbert"
+                   else "hidden_act", "gelu")]
 
     n = len(ids)
     emb = base + ".embeddings."
     first = config["pad_token_id"] + 1 if base == "roberta" else 0
-    x = t[emb + "word_embeddings.weight"][list(ids)].astype(np.float64) + t[emb + "position_embeddings.weight"][first:first + n]
+    x = t[emb + "word_embeddings.weight"][list(ids)].astype(np.float64) + t[emb + "position_embeddings.weight"][
+        first:first + n]
     if kind != "distilbert":
         x = x + t[emb + "token_type_embeddings.weight"][0]
     x = layer_norm(x, emb + "LayerNorm")
@@ -67,12 +70,15 @@ def numpy_logits(source, ids):
 
     if kind == "distilbert":
         count, heads, below = config["n_layers"], config["n_heads"], "distilbert.transformer.layer.%d."
-        q, k, v, o, n1, up, down, n2 = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm",
+        q, k, v, o, n1, up, down, n2 = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin",
+                                        "sa_layer_norm",
                                         "ffn.lin1", "ffn.lin2", "output_layer_norm")
     else:
         count, heads, below = config["num_hidden_layers"], config["num_attention_heads"], base + ".encoder.layer.%d."
-        q, k, v, o, n1, up, down, n2 = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
-                                        "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")
+        q, k, v, o, n1, up, down, n2 = ("attention.self.query", "attention.self.key", "attention.self.value",
+                                        "attention.output.dense",
+                                        "attention.output.LayerNorm", "intermediate.dense", "output.dense",
+                                        "output.LayerNorm")
     for i in range(count):
         p = below % i
         mixed = []

@@ -3,8 +3,8 @@
 Smoothing (SmoothQuant, Xiao et al. 2022, arXiv 2211.10438). All channels of an activation share one step of u8, so the
 channel with the largest values sets it for all. Dividing each channel by a factor before rounding, and multiplying the
 matrix's column by it, brings the channels nearer to each other and changes nothing else. The factor of channel c is
-amax_x[c]^alpha / amax_w[c]^(1-alpha); percentiles instead of largest values were measured and lose. The output matrix of
-attention takes its factors for nothing, as attention is linear in V: V's rows are divided instead. Before the other
+amax_x[c]^alpha / amax_w[c]^(1-alpha); percentiles instead of largest values were measured and lose. The output matrix
+of attention takes its factors for nothing, as attention is linear in V: V's rows are divided instead. Before the other
 matrices the graph has a Mul (Plan.scale).
 
 Correction of biases, free at run time: rounding moves the mean of a matrix's output over ordinary tokens. What it moves
@@ -23,7 +23,8 @@ def factors(encoder, observed, alpha, names):
     out = {}
     for name in names:
         x = np.abs(observed[name]).max(axis=0).astype(np.float64)
-        # A channel that was quiet on the calibration texts must not be stretched so far that any other text would clip it.
+        # A channel that was quiet on the calibration texts must not be stretched so far that any other text would clip
+        # it.
         x = np.maximum(x, max(0.1 * np.median(x), 1e-6))
         w = np.abs(matrix(encoder, name)[0]).max(axis=0).astype(np.float64)
         w = np.maximum(w, max(0.1 * np.median(w), 1e-6))
@@ -51,7 +52,8 @@ def seen(observed, chosen):
 
 
 def ordinary(task, layers, observed, encodings):
-    """The rows of observed that biases are corrected by: tokens that are not special, and in a last layer that works on first tokens only, those.
+    """The rows of observed that biases are corrected by: tokens that are not special, and in a last layer that works on
+    first tokens only, those.
 
     [CLS] and [SEP] have values so large that their error, mostly that of being cut off, would be the mean's.
     """
@@ -70,9 +72,11 @@ def corrected(encoder, observed, ranges, names):
         weight, _ = matrix(encoder, name)
         step, zero = graph.steps_u8(*ranges[name])
         x = observed[name]
-        rounded = (np.clip(np.rint(x / step) + np.float32(zero), 0, 255) - np.float32(zero)).mean(axis=0, dtype=np.float64) * step
+        rounded = (np.clip(np.rint(x / step) + np.float32(zero), 0, 255) - np.float32(zero)).mean(axis=0,
+                dtype=np.float64) * step
         s8, scales = graph.weights_s8(weight)
-        moved = (s8.astype(np.float64) * scales[:, None]) @ rounded - weight.astype(np.float64) @ x.mean(axis=0, dtype=np.float64)
+        moved = (s8.astype(np.float64) * scales[:, None]) @ rounded - weight.astype(np.float64) @ x.mean(axis=0,
+                dtype=np.float64)
         w = layers[int(name[1:].split(".")[0])]
         parts = _parts(name.split(".")[1])
         for m, part in zip(parts, np.split(moved, len(parts))):

@@ -28,8 +28,10 @@ FAMILIES = {
 HEADS = {"ForSequenceClassification": TEXT, "ForTokenClassification": TOKEN}
 
 # tensor names below "<prefix>encoder.layer.<i>." (BERT and its relatives) or "distilbert.transformer.layer.<i>."
-BERT_LAYER = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "o": "attention.output.dense",
-              "ln1": "attention.output.LayerNorm", "f1": "intermediate.dense", "f2": "output.dense", "ln2": "output.LayerNorm"}
+BERT_LAYER = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
+              "o": "attention.output.dense",
+              "ln1": "attention.output.LayerNorm", "f1": "intermediate.dense", "f2": "output.dense",
+              "ln2": "output.LayerNorm"}
 DISTIL_LAYER = {"q": "attention.q_lin", "k": "attention.k_lin", "v": "attention.v_lin", "o": "attention.out_lin",
                 "ln1": "sa_layer_norm", "f1": "ffn.lin1", "f2": "ffn.lin2", "ln2": "output_layer_norm"}
 
@@ -102,18 +104,23 @@ def locate(source, revision):
     if path.is_dir():
         return path
     if path.exists():
-        raise ExportError(f"{source} is a file; SOURCE must be a Hugging Face folder (config.json, model.safetensors, tokenizer.json) or a hub id owner/name")
+        raise ExportError(f"{source} is a file; SOURCE must be a Hugging Face folder (config.json, model.safetensors, "
+                          f"tokenizer.json) or a hub id owner/name")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise ExportError(f"{source}: no such folder, and not a hub id (owner/name); give the path of a Hugging Face folder")
+        raise ExportError(f"{source}: no such folder, and not a hub id (owner/name); give the path of a Hugging "
+                          f"Face folder")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise ExportError(f"{source} is neither a local folder nor can a hub id be fetched here; install the client: pip install huggingface_hub, or download the folder yourself") from None
+        raise ExportError(f"{source} is neither a local folder nor can a hub id be fetched here; install the client: "
+                          f"pip install huggingface_hub, or download the folder yourself") from None
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "README.md"]))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors",
+                "README.md"]))
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ExportError(f"{source}: no such local folder, and the hub did not deliver it ({reason}); check the name, --revision and the network") from e
+        raise ExportError(f"{source}: no such local folder, and the hub did not deliver it ({reason}); check the name, "
+                          f"--revision and the network") from e
 
 
 def read(source, revision=None, max_tokens=None):
@@ -122,11 +129,14 @@ def read(source, revision=None, max_tokens=None):
     config = _json(folder / "config.json", "save the model with model.save_pretrained(FOLDER)")
     architectures = config.get("architectures") or []
     if len(architectures) != 1:
-        raise ExportError(f"{folder / 'config.json'}: \"architectures\" must name one class, such as \"BertForTokenClassification\"; it holds {architectures}")
+        raise ExportError(f"{folder / 'config.json'}: \"architectures\" must name one class, such as "
+                          f"\"BertForTokenClassification\"; it holds {architectures}")
     architecture = architectures[0]
     task = next((t for suffix, t in HEADS.items() if architecture.endswith(suffix)), None)
     if task is None:
-        raise ExportError(f"{folder / 'config.json'}: {architecture} has no sequence- or token-classification head, so it gives no verdicts; fine-tune it as ...ForSequenceClassification or ...ForTokenClassification first")
+        raise ExportError(f"{folder / 'config.json'}: {architecture} has no sequence- or token-classification head, so "
+                          f"it gives no verdicts; fine-tune it as ...ForSequenceClassification or "
+                          f"...ForTokenClassification first")
     known = family(config, architecture)
 
     tokenizer, tokenizer_json = _tokenizer(folder)
@@ -137,12 +147,16 @@ def read(source, revision=None, max_tokens=None):
             files[name] = sha256(folder / name)
             tensors.update(_tensors(folder / name))
     s = Source(folder=folder, config=config, task=task, architecture=architecture, labels=_labels(folder, config),
-               multi_label=config.get("problem_type") == "multi_label_classification", tokenizer=tokenizer, tokenizer_json=tokenizer_json,
-               max_tokens=0, pad_token_id=config.get("pad_token_id") or 0, files=files, license=_license(folder), tensors=tensors)
+               multi_label=config.get("problem_type") == "multi_label_classification", tokenizer=tokenizer,
+               tokenizer_json=tokenizer_json,
+               max_tokens=0, pad_token_id=config.get("pad_token_id") or 0, files=files, license=_license(folder),
+               tensors=tensors)
     if s.multi_label and task == TOKEN:
-        raise ExportError(f"{folder / 'config.json'}: problem_type multi_label_classification goes with sequence classification, not with {architecture}")
+        raise ExportError(f"{folder / 'config.json'}: problem_type multi_label_classification goes with sequence "
+                          f"classification, not with {architecture}")
     if config.get("problem_type") == "regression":
-        raise ExportError(f"{folder / 'config.json'}: problem_type regression gives a number, not a label; only classification is exported")
+        raise ExportError(f"{folder / 'config.json'}: problem_type regression gives a number, not a label; only "
+                          f"classification is exported")
     if known:
         _check(s, known)
     s.max_tokens = _max_tokens(s, max_tokens)
@@ -162,7 +176,8 @@ def encoder(s):
         position = position + w[e + "token_type_embeddings.weight"][0]
     names = DISTIL_LAYER if distil else BERT_LAYER
     below = prefix + ("transformer.layer.%d." if distil else "encoder.layer.%d.")
-    layers = [{k: w.pair(below % i + n) for k, n in names.items()} for i in range(c["n_layers" if distil else "num_hidden_layers"])]
+    layers = [{k: w.pair(below % i + n) for k, n in names.items()}
+              for i in range(c["n_layers" if distil else "num_hidden_layers"])]
 
     if task == TOKEN:
         head = [(*w.pair("classifier"), None)]
@@ -171,12 +186,16 @@ def encoder(s):
     elif distil:
         head = [(*w.pair("pre_classifier"), "relu"), (*w.pair("classifier"), None)]
     else:
-        head = [(*w.pair("classifier.dense"), "gelu" if kind == "electra" else "tanh"), (*w.pair("classifier.out_proj"), None)]
-    project = w.pair("electra.embeddings_project") if kind == "electra" and "electra.embeddings_project.weight" in s.tensors else None
+        head = [(*w.pair("classifier.dense"), "gelu" if kind == "electra" else "tanh"),
+                (*w.pair("classifier.out_proj"), None)]
+    project = None
+    if kind == "electra" and "electra.embeddings_project.weight" in s.tensors:
+        project = w.pair("electra.embeddings_project")
     return Encoder(width=c["dim" if distil else "hidden_size"], heads=c["n_heads" if distil else "num_attention_heads"],
                    eps=1e-12 if distil else c.get("layer_norm_eps", 1e-12),
                    activation=ACTIVATIONS[c.get("activation" if distil else "hidden_act", "gelu")],
-                   word=w[e + "word_embeddings.weight"], position=position, norm=w.pair(e + "LayerNorm"), project=project, layers=layers, head=head)
+                   word=w[e + "word_embeddings.weight"], position=position, norm=w.pair(e + "LayerNorm"),
+                   project=project, layers=layers, head=head)
 
 
 class _Named:
@@ -189,8 +208,10 @@ class _Named:
         try:
             return self.s.tensors[name]
         except KeyError:
-            raise ExportError(f"{self.s.folder}: the weights lack {name}, which {self.s.architecture} needs; was the folder saved from that class? "
-                              "(AutoModel.save_pretrained drops the head: save the ...ForSequenceClassification or ...ForTokenClassification model)") from None
+            raise ExportError(f"{self.s.folder}: the weights lack {name}, which {self.s.architecture} needs; was the "
+                              f"folder saved from that class? "
+                              "(AutoModel.save_pretrained drops the head: save the ...ForSequenceClassification or "
+                              "...ForTokenClassification model)") from None
 
     def pair(self, name):
         return self[name + ".weight"], self[name + ".bias"]
@@ -215,17 +236,22 @@ def _weight_files(folder):
     if index.is_file():
         weights = _json(index, "").get("weight_map", {})
         values = list(weights.values()) if isinstance(weights, dict) else [weights]
-        if wrong := [n for n in values if not isinstance(n, str) or Path(n).name != n or not n.endswith(".safetensors")]:
-            raise ExportError(f"{index} names weight files that are not safetensors files beside it: {', '.join(map(repr, wrong[:5]))}; download the model from its source again")
+        if wrong := [n for n in values if not isinstance(n, str) or Path(n).name != n
+                     or not n.endswith(".safetensors")]:
+            raise ExportError(f"{index} names weight files that are not safetensors files beside it: "
+                              f"{', '.join(map(repr, wrong[:5]))}; download the model from its source again")
         names = sorted(set(values))
         missing = [n for n in names if not (folder / n).is_file()]
         if missing or not names:
-            raise ExportError(f"{index} names weight files that are missing: {', '.join(missing) or 'none listed'}; download the whole folder again")
+            raise ExportError(f"{index} names weight files that are missing: {', '.join(missing) or 'none listed'}; "
+                              f"download the whole folder again")
         return names
     if (folder / "pytorch_model.bin").is_file():
-        raise ExportError(f"{folder} holds pytorch_model.bin (a pickle) but no model.safetensors; convert it where transformers is installed: "
+        raise ExportError(f"{folder} holds pytorch_model.bin (a pickle) but no model.safetensors; convert it where "
+                          f"transformers is installed: "
                           "AutoModelFor...Classification.from_pretrained(FOLDER).save_pretrained(FOLDER)")
-    raise ExportError(f"{folder / 'model.safetensors'} is missing; save the model with model.save_pretrained(FOLDER) (transformers writes safetensors)")
+    raise ExportError(f"{folder / 'model.safetensors'} is missing; save the model with model.save_pretrained(FOLDER) "
+                      f"(transformers writes safetensors)")
 
 
 def _tensors(path):
@@ -244,7 +270,8 @@ def _tensors(path):
         elif kind in ("I64", "I32", "BOOL", "U8"):
             continue                                    # buffers such as position_ids; no weight has these types
         else:
-            raise ExportError(f"{path}: tensor {name} has type {kind}; only fp32, fp16 and bf16 weights are read. Save it with model.float().save_pretrained(FOLDER)")
+            raise ExportError(f"{path}: tensor {name} has type {kind}; only fp32, fp16 and bf16 weights are read. Save "
+                              f"it with model.float().save_pretrained(FOLDER)")
         # the first BERT checkpoints called a norm's weight and bias gamma and beta
         name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
         out[name] = a.reshape(entry["shape"])
@@ -254,7 +281,8 @@ def _tensors(path):
 def _tokenizer(folder):
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ExportError(f"{path} is missing; make it where transformers is installed: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
+        raise ExportError(f"{path} is missing; make it where transformers is installed: "
+                          f"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
     text = path.read_text(encoding="utf-8")
     try:
         spec = json.loads(text)
@@ -277,9 +305,11 @@ def _labels(folder, config):
     try:
         ids = {int(k): str(v) for k, v in table.items()}
     except (ValueError, AttributeError):
-        raise ExportError(f"{folder / 'config.json'}: id2label must map numbers to names, as {{\"0\": \"NEGATIVE\"}}") from None
+        raise ExportError(f"{folder / 'config.json'}: id2label must map numbers to names, as {{\"0\": "
+                          f"\"NEGATIVE\"}}") from None
     if sorted(ids) != list(range(len(ids))):
-        raise ExportError(f"{folder / 'config.json'}: id2label must number its labels 0 to {len(ids) - 1} without gaps; it has {sorted(ids)}")
+        raise ExportError(f"{folder / 'config.json'}: id2label must number its labels 0 to {len(ids) - 1} without "
+                          f"gaps; it has {sorted(ids)}")
     return [ids[i] for i in range(len(ids))]
 
 
@@ -300,7 +330,8 @@ def _check(s, known):
     if act not in ACTIVATIONS:
         raise ExportError(f"{path}: activation {act!r} is not built directly (known: {', '.join(ACTIVATIONS)})")
     if c.get("position_embedding_type", "absolute") != "absolute":
-        raise ExportError(f"{path}: position_embedding_type {c['position_embedding_type']!r} is not built directly; only absolute positions are")
+        raise ExportError(f"{path}: position_embedding_type {c['position_embedding_type']!r} is not built directly; "
+                          f"only absolute positions are")
     if c.get("is_decoder") or c.get("add_cross_attention"):
         raise ExportError(f"{path}: is_decoder or add_cross_attention is set; only encoders are exported")
     if c.get("pruned_heads"):
@@ -309,22 +340,27 @@ def _check(s, known):
     e = encoder(s)
     rows = e.head[-1][0].shape[0]
     if rows != len(s.labels):
-        raise ExportError(f"{path}: {len(s.labels)} labels in id2label but the classifier gives {rows} logits; make id2label name each of the {rows} outputs")
+        raise ExportError(f"{path}: {len(s.labels)} labels in id2label but the classifier gives {rows} logits; make "
+                          f"id2label name each of the {rows} outputs")
     if e.width % e.heads:
         raise ExportError(f"{path}: width {e.width} is not a multiple of {e.heads} attention heads")
     wide = {n: l["q"][0].shape for l in e.layers for n in ("q",) if l["q"][0].shape != (e.width, e.width)}
     if wide:
-        raise ExportError(f"{path}: the configuration says width {e.width} but the attention weights have shape {next(iter(wide.values()))}; config.json and weights belong to different models")
+        raise ExportError(f"{path}: the configuration says width {e.width} but the attention weights have shape "
+                          f"{next(iter(wide.values()))}; config.json and weights belong to different models")
 
     vocabulary = s.tokenizer.get_vocab(with_added_tokens=True)
     top, size = max(vocabulary.values()) + 1, e.word.shape[0]
     if top > size:
-        raise ExportError(f"{s.folder / 'tokenizer.json'} makes token ids up to {top - 1}, but the word embedding has {size} rows; tokenizer and weights belong to different models")
+        raise ExportError(f"{s.folder / 'tokenizer.json'} makes token ids up to {top - 1}, but the word embedding has "
+                          f"{size} rows; tokenizer and weights belong to different models")
     if top < size:
-        s.warnings.append(f"the tokenizer uses {top} of the {size} rows of the word embedding; harmless where the embedding was padded, wrong where the tokenizer is another model's")
+        s.warnings.append(f"the tokenizer uses {top} of the {size} rows of the word embedding; harmless where the "
+                          f"embedding was padded, wrong where the tokenizer is another model's")
     pads = [t for t in ("[PAD]", "<pad>") if t in vocabulary]
     if pads and s.config.get("pad_token_id") is not None and vocabulary[pads[0]] != s.pad_token_id:
-        raise ExportError(f"{path}: pad_token_id is {s.pad_token_id} but tokenizer.json gives {pads[0]} the id {vocabulary[pads[0]]}; tokenizer and weights belong to different models")
+        raise ExportError(f"{path}: pad_token_id is {s.pad_token_id} but tokenizer.json gives {pads[0]} the id "
+                          f"{vocabulary[pads[0]]}; tokenizer and weights belong to different models")
 
 
 def _max_tokens(s, asked):
@@ -341,5 +377,6 @@ def _max_tokens(s, asked):
     if asked > limit:
         raise ExportError(f"--max-tokens {asked}: the model has {limit} positions; give at most {limit}")
     if asked < 3:
-        raise ExportError(f"--max-tokens {asked}: a row holds two special tokens and at least one of the text; give 3 or more")
+        raise ExportError(f"--max-tokens {asked}: a row holds two special tokens and at least one of the text; "
+                          f"give 3 or more")
     return asked

@@ -35,7 +35,8 @@ def texts(tmp_path):
     """A calibration file of 200 distinct short texts."""
     words = "the quick brown fox jumps over lazy dogs two words london ada met charles 1 22 333 zebra".split()
     path = tmp_path / "texts.txt"
-    path.write_text("\n".join(" ".join(words[(i * k + k) % len(words)] for k in range(1, 3 + i % 9)) + f" {i}" for i in range(200)))
+    path.write_text("\n".join(" ".join(words[(i * k + k) % len(words)] for k in range(1, 3 + i % 9)) + f" {i}"
+                              for i in range(200)))
     return path
 
 

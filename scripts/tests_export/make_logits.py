@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes transformers_logits.json: what transformers (with torch) gives for the tiny models of tiny_models.py.
 
-Format: {"versions": {...}, "cases": {CASE: [{"input_ids": [n], "logits": [labels] or [n][labels]}, ... one for each of TEXTS]}}
+Format: {"versions": {...}, "cases": {CASE: [{"input_ids": [n], "logits": [labels] or [n][labels]}, ... one for each of
+TEXTS]}}
 """
 import json
 import sys
@@ -23,10 +24,12 @@ def main():
             s.tokenizer.enable_truncation(s.max_tokens)
             ids = [s.tokenizer.encode(t).ids for t in tiny_models.TEXTS]
             logits = reference.transformers_logits(s.folder, s.task, ids)
-            cases[case] = [{"input_ids": i, "logits": json.loads(json.dumps(z.tolist()), parse_float=lambda x: float(f"{float(x):.7g}"))} for i, z in zip(ids, logits)]
+            cases[case] = [{"input_ids": i, "logits": json.loads(json.dumps(z.tolist()),
+                    parse_float=lambda x: float(f"{float(x):.7g}"))} for i, z in zip(ids, logits)]
     lines = ",\n".join(f"  {json.dumps(c)}: {json.dumps(rows, separators=(',', ':'))}" for c, rows in cases.items())
     versions = json.dumps({"torch": torch.__version__, "transformers": transformers.__version__})
-    (Path(__file__).parent / "transformers_logits.json").write_text(f'{{"versions": {versions}, "cases": {{\n{lines}\n}}}}\n')
+    (Path(__file__).parent / "transformers_logits.json").write_text(f'{{"versions": {versions}, "cases": '
+            f'{{\n{lines}\n}}}}\n')
 
 
 if __name__ == "__main__":

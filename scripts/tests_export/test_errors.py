@@ -36,7 +36,9 @@ def edit(folder, **changes):
     path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
 
 
-@pytest.mark.parametrize("name, remedy", [("config.json", "save_pretrained"), ("model.safetensors", "save_pretrained"), ("tokenizer.json", "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")])
+@pytest.mark.parametrize("name, remedy", [("config.json", "save_pretrained"), ("model.safetensors", "save_pretrained"),
+                                          ("tokenizer.json",
+                                           "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")])
 def test_a_missing_file(name, remedy, checkpoint, tmp_path, export):
     folder = checkpoint("bert-token")
     (folder / name).unlink()
@@ -68,7 +70,8 @@ def zipped_pickle(path, trap):
                 f.write(bytes(1 << 20))
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.bin", "model.pt", "model.pth", "weights.npz", "tf_model.h5", "flax_model.msgpack", "model.safetensors"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.bin", "model.pt", "model.pth", "weights.npz",
+                                  "tf_model.h5", "flax_model.msgpack", "model.safetensors"])
 @pytest.mark.parametrize("form", ["pickle", "zip"])
 def test_what_could_run_code_is_refused_unread(checkpoint, tmp_path, export, monkeypatch, name, form):
     folder = checkpoint("bert-token")
@@ -82,8 +85,11 @@ def test_what_could_run_code_is_refused_unread(checkpoint, tmp_path, export, mon
     assert mark.exists()                    # that the trap works
     mark.unlink()
     opened = []
-    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and str(args[0]).startswith(str(folder)) else None)
-    parts = {"pytorch_model.bin": ["a pickle", "convert it"], "model.safetensors": ["not a whole safetensors file"]}.get(name, ["model.safetensors is missing", "save_pretrained"])
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open"
+                     and str(args[0]).startswith(str(folder)) else None)
+    parts = {"pytorch_model.bin": ["a pickle", "convert it"],
+             "model.safetensors": ["not a whole safetensors file"]}.get(name, ["model.safetensors is missing",
+                     "save_pretrained"])
     refused(export(folder, tmp_path / "out"), 2, *parts)
     assert not mark.exists()
     assert name == "model.safetensors" or str(folder / name) not in opened
@@ -146,13 +152,15 @@ def test_a_hub_id_that_the_hub_does_not_deliver(tmp_path, export, monkeypatch):
         assert (name, revision) == ("someone/some-model", "abc123")
         raise OSError("404 not found\nlong story")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    refused(export("someone/some-model", tmp_path / "out", "--revision", "abc123"), 2, "someone/some-model", "404 not found", "--revision")
+    refused(export("someone/some-model", tmp_path / "out", "--revision", "abc123"), 2, "someone/some-model",
+            "404 not found", "--revision")
 
 
 def test_a_hub_id_is_fetched_and_named_in_the_manifest(checkpoint, tmp_path, export, monkeypatch):
     import huggingface_hub
     folder = checkpoint("bert-token")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, revision=None, allow_patterns=None: str(folder))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, revision=None,
+                        allow_patterns=None: str(folder))
     status, said = export("someone/some-model", tmp_path / "out", "--revision", "abc123")
     assert status == 0, said
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
@@ -193,7 +201,8 @@ def test_what_optimum_exports_is_checked_and_written(checkpoint, tmp_path, expor
         model = graph.build(source.encoder(real), real.task, len(real.labels), graph.Plan("padded", "fp32"))
         (Path(output) / "model.onnx").write_bytes(model.SerializeToString())
     fake_optimum(monkeypatch, main_export)
-    monkeypatch.setattr(reference, "logits", lambda s, ids: ([reference.numpy_logits(real, row) for row in ids], "stand-in"))
+    monkeypatch.setattr(reference, "logits", lambda s, ids: ([reference.numpy_logits(real, row) for row in ids],
+                                                             "stand-in"))
     status, said = export(folder, tmp_path / "out")
     assert status == 0, said
     assert asked == {"name": str(folder), "task": "token-classification"}
@@ -208,7 +217,8 @@ def test_an_architecture_that_optimum_refuses(checkpoint, tmp_path, export, monk
     def main_export(*_, **__):
         raise ValueError("other is not supported\nlong story")
     fake_optimum(monkeypatch, main_export)
-    refused(export(folder, tmp_path / "out"), 1, "optimum cannot export OtherForTokenClassification", "other is not supported")
+    refused(export(folder, tmp_path / "out"), 1, "optimum cannot export OtherForTokenClassification",
+            "other is not supported")
     nothing_left(tmp_path)
 
 
@@ -252,8 +262,11 @@ def test_a_config_that_is_not_json(checkpoint, tmp_path, export):
     refused(export(folder, tmp_path / "out"), 2, "config.json", "JSON")
 
 
-@pytest.mark.parametrize("change, part", [({"hidden_act": "mish"}, "mish"), ({"position_embedding_type": "relative_key"}, "relative_key"), ({"is_decoder": True}, "is_decoder"),
-                                          ({"problem_type": "regression"}, "regression"), ({"num_attention_heads": 5}, "5 attention heads"), ({"hidden_size": 12}, "width 12")])
+@pytest.mark.parametrize("change, part", [({"hidden_act": "mish"}, "mish"),
+                                          ({"position_embedding_type": "relative_key"}, "relative_key"),
+                                          ({"is_decoder": True}, "is_decoder"),
+                                          ({"problem_type": "regression"}, "regression"), ({"num_attention_heads": 5},
+                                                  "5 attention heads"), ({"hidden_size": 12}, "width 12")])
 def test_a_configuration_that_is_not_built(change, part, checkpoint, tmp_path, export):
     folder = checkpoint("bert-sequence")
     edit(folder, **change)
@@ -287,26 +300,33 @@ def test_int8_without_texts(checkpoint, tmp_path, export):
     refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8"), 2, "--calibration FILE")
     few = tmp_path / "few.txt"
     few.write_text("one\ntwo\n")
-    refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8", "--calibration", few), 2, "2 texts", "at least 32")
+    refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8", "--calibration", few), 2,
+            "2 texts", "at least 32")
     refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--calibration", few), 2, "--precision int8")
-    refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8", "--calibration", tmp_path / "none.txt"), 2, "none.txt", "missing")
+    refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8", "--calibration",
+                   tmp_path / "none.txt"), 2, "none.txt", "missing")
 
 
 def test_texts_without_a_text_column(checkpoint, tmp_path, export):
-    for name, content, part in (("a.tsv", "id\tbody\n1\thello\n", "no column text"), ("a.jsonl", '{"body": "x"}\n', "a.jsonl:1"), ("a.txt", "\n\n", "no texts"), ("a.iob2", "word without tag\n", "a.iob2:1")):
+    for name, content, part in (("a.tsv", "id\tbody\n1\thello\n", "no column text"), ("a.jsonl", '{"body": "x"}\n',
+            "a.jsonl:1"), ("a.txt", "\n\n", "no texts"), ("a.iob2", "word without tag\n", "a.iob2:1")):
         (tmp_path / name).write_text(content)
-        refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8", "--calibration", tmp_path / name), 2, part)
+        refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8", "--calibration",
+                       tmp_path / name), 2, part)
 
 
 def test_labels_that_the_model_does_not_know(checkpoint, tmp_path, export):
     (tmp_path / "a.tsv").write_text("label\ttext\nalpha\tx\ndelta\ty\n")
-    refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--labelled", tmp_path / "a.tsv"), 2, "a.tsv:3", "delta", "alpha, beta, gamma")
+    refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--labelled", tmp_path / "a.tsv"), 2, "a.tsv:3",
+            "delta", "alpha, beta, gamma")
     (tmp_path / "a.iob2").write_text("Ada\tB-person\n")
-    refused(export(checkpoint("bert-token"), tmp_path / "out", "--labelled", tmp_path / "a.iob2"), 2, "B-person", "B-PER")
+    refused(export(checkpoint("bert-token"), tmp_path / "out", "--labelled", tmp_path / "a.iob2"), 2, "B-person",
+            "B-PER")
 
 
 def test_a_matrix_that_is_not_there(checkpoint, texts, tmp_path, export):
-    refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8", "--calibration", texts, "--keep-fp32", "l9.f2"), 2, "l9.f2", "l0.qkv", "l1.f2")
+    refused(export(checkpoint("bert-sequence"), tmp_path / "out", "--precision", "int8", "--calibration", texts,
+                   "--keep-fp32", "l9.f2"), 2, "l9.f2", "l0.qkv", "l1.f2")
 
 
 @pytest.mark.parametrize("n, part", [("41", "at most 40"), ("2", "3 or more")])
@@ -337,17 +357,21 @@ def test_a_graph_that_disagrees_with_its_source_is_not_written(broken, checkpoin
 
 def test_an_int8_export_that_disagrees_is_not_written(checkpoint, texts, tmp_path, export, monkeypatch):
     monkeypatch.setattr(cli.calibrate, "ranges", lambda method, observed: {n: (-0.01, 0.01) for n in observed})
-    refused(export(checkpoint("bert-token"), tmp_path / "out", "--precision", "int8", "--calibration", texts, "--keep-fp32", "none"), 1, "agrees with the source on", "less than 98.5 %", "--accept-agreement")
+    refused(export(checkpoint("bert-token"), tmp_path / "out", "--precision", "int8", "--calibration", texts,
+                   "--keep-fp32", "none"), 1, "agrees with the source on", "less than 98.5 %", "--accept-agreement")
     nothing_left(tmp_path)
 
 
 def test_auto_keeps_matrices_in_fp32_until_the_answers_agree(checkpoint, texts, tmp_path, export, monkeypatch):
     def ranges(method, observed):
-        return {n: (-0.01, 0.01) if n.endswith(("f1", "f2")) else (float(v.min()), float(v.max())) for n, v in observed.items()}
+        return {n: (-0.01, 0.01) if n.endswith(("f1", "f2")) else (float(v.min()), float(v.max())) for n,
+                v in observed.items()}
     monkeypatch.setattr(cli.calibrate, "ranges", ranges)
-    status, said = export(checkpoint("bert-token"), tmp_path / "out", "--precision", "int8", "--calibration", texts, "--accept-agreement", "97")
+    status, said = export(checkpoint("bert-token"), tmp_path / "out", "--precision", "int8", "--calibration", texts,
+                          "--accept-agreement", "97")
     assert status == 0, said
-    assert json.loads((tmp_path / "out/manifest.json").read_text())["quantization"]["kept_fp32"] == ["l0.f1", "l0.f2", "l1.f1", "l1.f2"]
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["quantization"]["kept_fp32"] == ["l0.f1", "l0.f2",
+            "l1.f1", "l1.f2"]
 
 
 def test_an_interrupted_write_leaves_nothing(checkpoint, tmp_path, export, monkeypatch):

@@ -1,4 +1,5 @@
-"""Every architecture, exported, gives the logits of transformers: committed ones, and live ones where it is installed."""
+"""Every architecture, exported, gives the logits of transformers: committed ones, and live ones where it is installed.
+"""
 import json
 from pathlib import Path
 
@@ -35,19 +36,22 @@ def test_an_fp32_export_has_the_logits_of_transformers(case, layout, checkpoint,
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     session = feeds.session(str(tmp_path / "out/model.onnx"))
     names = {i.name for i in session.get_inputs()}
-    want = {"input_ids", "attention_mask"} if layout == "padded" else {"input_ids", "position_ids", "pad_idx", "unpad_idx", "lengths"}
+    want = {"input_ids", "attention_mask"} if layout == "padded" else {"input_ids", "position_ids", "pad_idx",
+            "unpad_idx", "lengths"}
     if layout == "packed" and manifest["task"] == "text-classification":
         want.add("cls_idx")
     assert names == want
     for batch in (1, len(GOLDEN[case])):
-        ours = feeds.run(session, [r["input_ids"] for r in GOLDEN[case]], layout, manifest["task"], manifest["pad_token_id"], batch=batch)
+        ours = feeds.run(session, [r["input_ids"] for r in GOLDEN[case]], layout, manifest["task"],
+                         manifest["pad_token_id"], batch=batch)
         assert gap(ours, [r["logits"] for r in GOLDEN[case]]) < 1e-4
 
 
 @pytest.mark.parametrize("case", tiny_models.CASES)
 def test_the_numpy_reference_has_the_logits_of_transformers(case, checkpoint):
     s = source.read(checkpoint(case))
-    assert gap([reference.numpy_logits(s, r["input_ids"]) for r in GOLDEN[case]], [r["logits"] for r in GOLDEN[case]]) < 1e-4
+    assert gap([reference.numpy_logits(s, r["input_ids"]) for r in GOLDEN[case]],
+               [r["logits"] for r in GOLDEN[case]]) < 1e-4
 
 
 @pytest.mark.parametrize("case", ["bert-token", "roberta-sequence", "electra-sequence", "distilbert-multi-label"])
@@ -56,7 +60,8 @@ def test_fp16_is_near_and_int8_nearer_than_chance(case, layout, checkpoint, text
     folder = checkpoint(case)
     rows, ids = GOLDEN[case], [r["input_ids"] for r in GOLDEN[case]]
     scale = max(np.abs(np.array(r["logits"])).max() for r in rows)
-    for precision, bound, more in (("fp16", 0.02, ()), ("int8", 0.25, ("--calibration", texts, "--accept-agreement", "80"))):
+    for precision, bound, more in (("fp16", 0.02, ()), ("int8", 0.25, ("--calibration", texts, "--accept-agreement",
+            "80"))):
         status, said = export(folder, tmp_path / precision, "--layout", layout, "--precision", precision, *more)
         assert status == 0, said
         manifest = json.loads((tmp_path / precision / "manifest.json").read_text())
@@ -66,7 +71,8 @@ def test_fp16_is_near_and_int8_nearer_than_chance(case, layout, checkpoint, text
 
 
 def test_static_int8_gives_the_same_bits_in_any_batch(checkpoint, texts, tmp_path, export):
-    status, said = export(checkpoint("bert-token"), tmp_path / "out", "--precision", "int8", "--calibration", texts, "--accept-agreement", "80")
+    status, said = export(checkpoint("bert-token"), tmp_path / "out", "--precision", "int8", "--calibration", texts,
+                          "--accept-agreement", "80")
     assert status == 0, said
     session = feeds.session(str(tmp_path / "out/model.onnx"))
     ids = [r["input_ids"] for r in GOLDEN["bert-token"]]
@@ -79,7 +85,8 @@ def test_static_int8_gives_the_same_bits_in_any_batch(checkpoint, texts, tmp_pat
 def test_the_same_arguments_give_the_same_bytes(checkpoint, texts, tmp_path, export):
     folder = checkpoint("distilbert-sequence")
     for name in ("one", "two"):
-        assert export(folder, tmp_path / name, "--precision", "int8", "--calibration", texts, "--accept-agreement", "80", "--name", "x")[0] == 0
+        assert export(folder, tmp_path / name, "--precision", "int8", "--calibration", texts, "--accept-agreement",
+                      "80", "--name", "x")[0] == 0
     for file in ("model.onnx", "manifest.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
@@ -94,11 +101,13 @@ def test_a_graph_reads_positions_from_the_start_of_each_text(checkpoint):
     assert gap(there, back) < 1e-5
 
 
-@pytest.mark.skipif(not has_transformers(), reason="transformers and torch are not installed: the committed logits stand for them")
+@pytest.mark.skipif(not has_transformers(), reason="transformers and torch are not installed: the committed logits "
+                                                   "stand for them")
 @pytest.mark.parametrize("case", tiny_models.CASES)
 def test_live_transformers_agrees_with_the_committed_logits(case, checkpoint):
     s = source.read(checkpoint(case))
-    assert gap(reference.transformers_logits(s.folder, s.task, [r["input_ids"] for r in GOLDEN[case]]), [r["logits"] for r in GOLDEN[case]]) < 1e-4
+    assert gap(reference.transformers_logits(s.folder, s.task, [r["input_ids"] for r in GOLDEN[case]]),
+               [r["logits"] for r in GOLDEN[case]]) < 1e-4
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -114,8 +123,10 @@ def test_logits_have_the_same_bits_whatever_the_neighbours(case, layout, precisi
     alone = feeds.run(session, rows, layout, s.task, s.pad_token_id, batch=1)
     for _ in range(40):
         chosen = rng.permutation(len(rows))[:rng.randint(2, 20)]
-        for i, got in zip(chosen, feeds.run(session, [rows[i] for i in chosen], layout, s.task, s.pad_token_id, batch=len(chosen), sort=False)):
-            assert got.tobytes() == alone[i].tobytes(), f"row of {len(rows[i])} tokens among rows of {sorted(len(rows[k]) for k in chosen)}"
+        for i, got in zip(chosen, feeds.run(session, [rows[i] for i in chosen], layout, s.task, s.pad_token_id,
+                                            batch=len(chosen), sort=False)):
+            assert got.tobytes() == alone[
+                i].tobytes(), f"row of {len(rows[i])} tokens among rows of {sorted(len(rows[k]) for k in chosen)}"
 
 
 @pytest.mark.parametrize("case", tiny_models.CASES)
@@ -125,7 +136,9 @@ def test_standard_operators_give_the_same_logits(case, checkpoint):
     ids = [r["input_ids"] for r in GOLDEN[case]]
     model = graph.build(encoder, s.task, len(s.labels), graph.Plan("padded", "fp32", ops="standard"))
     assert {n.domain for n in model.graph.node} == {""} and [o.domain for o in model.opset_import] == [""]
-    assert gap(feeds.run(feeds.session(model), ids, "padded", s.task, s.pad_token_id), [r["logits"] for r in GOLDEN[case]]) < 1e-4
+    assert gap(feeds.run(feeds.session(model), ids, "padded", s.task, s.pad_token_id),
+               [r["logits"] for r in GOLDEN[case]]) < 1e-4
     ranges = {n: (-4.0, 4.0) for n in graph.linears(encoder)}
-    both = [feeds.run(feeds.session(graph.build(encoder, s.task, len(s.labels), graph.Plan("padded", "int8", ranges=ranges, ops=ops))), ids, "padded", s.task, s.pad_token_id) for ops in ("contrib", "standard")]
+    both = [feeds.run(feeds.session(graph.build(encoder, s.task, len(s.labels), graph.Plan("padded", "int8",
+            ranges=ranges, ops=ops))), ids, "padded", s.task, s.pad_token_id) for ops in ("contrib", "standard")]
     assert gap(*both) < 0.05 * max(1.0, max(float(np.abs(z).max()) for z in both[0]))

@@ -19,11 +19,14 @@ def test_the_manifest_describes_the_directory(checkpoint, tmp_path, export):
         data = (out / name).read_bytes()
         assert m["files"][name] == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     assert (out / "config.json").read_bytes() == (folder / "config.json").read_bytes()
-    assert {k: m[k] for k in ("format_version", "name", "task", "architecture", "layout", "precision", "max_tokens", "pad_token_id", "license", "quantization")} == {
-        "format_version": 1, "name": "out", "task": "token-classification", "architecture": "RobertaForTokenClassification", "layout": "packed", "precision": "fp32",
+    assert {k: m[k] for k in ("format_version", "name", "task", "architecture", "layout", "precision", "max_tokens",
+                              "pad_token_id", "license", "quantization")} == {
+        "format_version": 1, "name": "out", "task": "token-classification",
+        "architecture": "RobertaForTokenClassification", "layout": "packed", "precision": "fp32",
         "max_tokens": 30, "pad_token_id": 1, "license": "MIT", "quantization": None}
     assert m["source"]["id"] == "roberta-token"
-    assert m["source"]["files"]["model.safetensors"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert m["source"]["files"]["model.safetensors"] == hashlib.sha256(
+        (folder / "model.safetensors").read_bytes()).hexdigest()
     session = feeds.session(str(out / "model.onnx"))
     assert m["golden"]["texts"]
     for t in m["golden"]["texts"]:
@@ -34,7 +37,8 @@ def test_the_manifest_describes_the_directory(checkpoint, tmp_path, export):
 
 
 def test_int8_says_how_it_was_calibrated(checkpoint, texts, tmp_path, export):
-    status, said = export(checkpoint("bert-token"), tmp_path / "out", "--precision", "int8", "--calibration", texts, "--accept-agreement", "80", "--keep-fp32", "ffn2,l0.o")
+    status, said = export(checkpoint("bert-token"), tmp_path / "out", "--precision", "int8", "--calibration", texts,
+                          "--accept-agreement", "80", "--keep-fp32", "ffn2,l0.o")
     assert status == 0, said
     q = json.loads((tmp_path / "out/manifest.json").read_text())["quantization"]
     assert (q["method"], q["texts"], q["kept_fp32"]) == ("static-u8s8", 100, ["l0.f2", "l0.o", "l1.f2"])
@@ -46,7 +50,8 @@ def test_int8_says_how_it_was_calibrated(checkpoint, texts, tmp_path, export):
 def test_padding_and_truncation_in_tokenizer_json_are_switched_off(checkpoint, tmp_path, export):
     folder = checkpoint("bert-sequence")
     spec = json.loads((folder / "tokenizer.json").read_text())
-    spec["padding"] = {"strategy": {"Fixed": 32}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    spec["padding"] = {"strategy": {"Fixed": 32}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                       "pad_type_id": 0, "pad_token": "[PAD]"}
     spec["truncation"] = {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
     (folder / "tokenizer.json").write_text(json.dumps(spec))
     assert export(folder, tmp_path / "out")[0] == 0
@@ -61,7 +66,8 @@ def test_labelled_texts_are_scored_for_source_and_export(checkpoint, tmp_path, e
     texts = ["the fox", "two words", "london", "1 2 3", "ada", "zebra over the dog"]
     said = [s.labels[int(reference.numpy_logits(s, s.tokenizer.encode(t).ids).argmax())] for t in texts]
     wrong = {"alpha": "beta", "beta": "gamma", "gamma": "alpha"}
-    (tmp_path / "l.tsv").write_text("label\ttext\n" + "".join(f"{wrong[l] if i < 2 else l}\t{t}\n" for i, (l, t) in enumerate(zip(said, texts))))
+    (tmp_path / "l.tsv").write_text("label\ttext\n" + "".join(f"{wrong[l] if i < 2 else l}\t{t}\n" for i,
+                                                              (l, t) in enumerate(zip(said, texts))))
     status, err = export(folder, tmp_path / "out", "--labelled", tmp_path / "l.tsv")
     assert status == 0, err
     assert "accuracy on 6 labelled texts: source 66.67 %, export 66.67 %" in err
@@ -72,9 +78,11 @@ def test_labelled_texts_are_scored_for_source_and_export(checkpoint, tmp_path, e
 @pytest.mark.parametrize("truth, said, want", [
     (["B-PER", "I-PER", "O"], ["B-PER", "I-PER", "O"], 1.0),
     (["B-PER", "I-PER", "O"], ["B-PER", "O", "O"], 0.0),                    # a part is not the entity
-    (["B-PER", "B-PER"], ["B-PER", "I-PER"], 0.0),                          # one entity of two words is neither of the two
+    # one entity of two words is neither of the two
+    (["B-PER", "B-PER"], ["B-PER", "I-PER"], 0.0),
     (["B-PER", "O", "B-LOC"], ["B-PER", "O", "O"], 2 / 3),                  # precision 1, recall 1/2
-    (["B-PER", "O"], ["I-PER", "O"], 1.0),                                  # an I- without a B- begins an entity, as conlleval counts
+    # an I- without a B- begins an entity, as conlleval counts
+    (["B-PER", "O"], ["I-PER", "O"], 1.0),
     (["B-PER", "I-LOC"], ["B-PER", "B-LOC"], 1.0),
 ])
 def test_entity_f1(truth, said, want):

@@ -1,4 +1,6 @@
-"""Smoothing and corrected biases: nothing changes in fp32, int8 loses less, and a verdict still hangs on its text alone."""
+"""Smoothing and corrected biases: nothing changes in fp32, int8 loses less, and a verdict still hangs on its text
+alone.
+"""
 import json
 from dataclasses import replace
 
@@ -56,11 +58,13 @@ def gap(ours, theirs, of=np.max):
 def int8(s, encoder, ids, layout="packed", alpha=ALPHA, keep=frozenset(), corrected=False):
     """(encoder, plan) of an int8 graph."""
     observed = observe(s, encoder, ids)
-    factors = smooth.factors(encoder, observed, alpha, [n for n in graph.linears(encoder) if n not in keep]) if alpha else {}
+    factors = smooth.factors(encoder, observed, alpha, [n for n in graph.linears(encoder)
+                                                        if n not in keep]) if alpha else {}
     e, scale = smooth.smoothed(encoder, factors)
     ranges = calibrate.ranges("minmax", smooth.seen(observed, factors))
     if corrected:
-        e = smooth.corrected(e, smooth.seen(observed, factors), ranges, [n for n in graph.linears(encoder) if n not in keep])
+        e = smooth.corrected(e, smooth.seen(observed, factors), ranges, [n for n in graph.linears(encoder)
+                if n not in keep])
     return e, graph.Plan(layout, "int8", ranges=ranges, scale=scale, keep_fp32=frozenset(keep))
 
 
@@ -129,7 +133,8 @@ def test_smoothed_int8_gives_the_same_bits_in_any_batch(case, checkpoint, texts)
 
 
 def test_a_corrected_bias_takes_back_what_rounding_moves_on_average(checkpoint, texts):
-    """Of a range that cuts off the highest values, the mean error of the matrix's output is gone after the correction."""
+    """Of a range that cuts off the highest values, the mean error of the matrix's output is gone after the correction.
+    """
     s, encoder, ids = read(checkpoint, "bert-token", texts)
     x = observe(s, encoder, ids)["l0.qkv"]
     ranges = {"l0.qkv": (float(x.min()), float(np.percentile(x, 90)))}
@@ -139,7 +144,8 @@ def test_a_corrected_bias_takes_back_what_rounding_moves_on_average(checkpoint, 
     s8, scales = graph.weights_s8(weight)
 
     def moved(e):
-        return np.abs((rounded @ (s8 * scales[:, None]).T + smooth.matrix(e, "l0.qkv")[1] - x @ weight.T - bias).mean(axis=0)).max()
+        return np.abs((rounded @ (s8 * scales[:, None]).T + smooth.matrix(e, "l0.qkv")[1] - x @ weight.T - bias).mean(
+            axis=0)).max()
     before = moved(encoder)
     after = moved(smooth.corrected(encoder, {"l0.qkv": x}, ranges, ["l0.qkv"]))
     assert before > 0.01 and after < 1e-5
@@ -152,7 +158,8 @@ def test_biases_are_corrected_by_the_tokens_that_matter(case, checkpoint, texts)
     observed = observe(s, encoder, ids)
     rows = smooth.ordinary(s.task, len(encoder.layers), observed, encodings)
     flat = np.concatenate([np.array(i) for i in ids])
-    assert not {2, 3} & set(flat[rows["l0.f2"]]) and len(rows["l0.f2"]) == sum(len(i) - 2 for i in ids)     # neither [CLS] nor [SEP]
+    # neither [CLS] nor [SEP]
+    assert not {2, 3} & set(flat[rows["l0.f2"]]) and len(rows["l0.f2"]) == sum(len(i) - 2 for i in ids)
     for kind in ("o", "f1", "f2"):
         if case == "bert-sequence":
             assert set(flat[rows["l1." + kind]]) == {2} and len(rows["l1." + kind]) == len(ids)
@@ -187,20 +194,25 @@ def test_the_manifest_says_how_it_was_smoothed(checkpoint, texts, tmp_path, expo
     real = source.encoder
     from sluice_export import cli
     monkeypatch.setattr(cli.sources, "encoder", lambda s: with_outlier(real(s)))
-    monkeypatch.setattr(cli, "check_source", lambda *_: {"largest": 0.0, "reference": "stand-in"})      # the outlier is not in the checkpoint
+    # the outlier is not in the checkpoint
+    monkeypatch.setattr(cli, "check_source", lambda *_: {"largest": 0.0, "reference": "stand-in"})
     folder = checkpoint("bert-token")
-    status, said = export(folder, tmp_path / "out", "--precision", "int8", "--calibration", texts, "--accept-agreement", "80")
+    status, said = export(folder, tmp_path / "out", "--precision", "int8", "--calibration", texts, "--accept-agreement",
+                          "80")
     assert status == 0, said
     q = json.loads((tmp_path / "out/manifest.json").read_text())["quantization"]
-    assert q["smoothing"]["method"] == "smoothquant" and q["smoothing"]["alpha"] in cli.ALPHAS and q["smoothing"]["matrices"] == ["qkv", "o", "f1", "f2"]
+    assert q["smoothing"]["method"] == "smoothquant" and q["smoothing"]["alpha"] in cli.ALPHAS and q["smoothing"][
+        "matrices"] == ["qkv", "o", "f1", "f2"]
     assert q["bias_corrected"] in (True, False) and q["kept_fp32"] == []
     assert f"smoothed by {q['smoothing']['alpha']}" in said
     model = onnx.load(str(tmp_path / "out/model.onnx"))
-    assert [t.name for t in model.graph.initializer if t.name.endswith(".f")] == ["l0.qkv.f", "l0.f1.f", "l0.f2.f", "l1.qkv.f", "l1.f1.f", "l1.f2.f"]
+    assert [t.name for t in model.graph.initializer if t.name.endswith(".f")] == ["l0.qkv.f", "l0.f1.f", "l0.f2.f",
+            "l1.qkv.f", "l1.f1.f", "l1.f2.f"]
 
 
 @pytest.mark.parametrize("flags, machine, want", [
-    ("fpu avx2 avx512f avx512_vnni", "x86_64", False), ("fpu avx2 avx_vnni", "AMD64", False), ("fpu avx2 avx512f", "x86_64", True),
+    ("fpu avx2 avx512f avx512_vnni", "x86_64", False), ("fpu avx2 avx_vnni", "AMD64", False),
+    ("fpu avx2 avx512f", "x86_64", True),
     (None, "x86_64", True), ("fpu avx2", "aarch64", False)])
 def test_exact_products_are_asked_for_only_without_vnni(flags, machine, want, tmp_path):
     path = tmp_path / "cpuinfo"

@@ -1,6 +1,7 @@
 """Tiny checkpoints of every architecture that is built directly: random weights from a seed, tokenizers made here.
 
-The same arguments make the same files on every machine, so only the logits that transformers gives for them are committed.
+The same arguments make the same files on every machine, so only the logits that transformers gives for them are
+committed.
 """
 import json
 from pathlib import Path
@@ -27,10 +28,12 @@ CASES = {
     "electra-sequence": ("electra", "SequenceClassification", {"embedding": 8}),
     "electra-token": ("electra", "TokenClassification", {"embedding": 16}),
 }
-CLASS = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "electra": "Electra"}
+CLASS = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta",
+         "electra": "Electra"}
 LABELS = ["alpha", "beta", "gamma"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-TEXTS = ["a", "the quick brown fox jumps over the lazy dog", "Ada met Charles in London", "two words", "çédille and naïve", "1 2 3 4 5 6 7 8 9 10 11 12"]
+TEXTS = ["a", "the quick brown fox jumps over the lazy dog", "Ada met Charles in London", "two words",
+         "çédille and naïve", "1 2 3 4 5 6 7 8 9 10 11 12"]
 
 
 def labels_of(head):
@@ -45,13 +48,16 @@ def make(case, folder):
     tokenizer, pad = _tokenizer(kind)
     tokenizer.save(str(folder / "tokenizer.json"))
     labels = labels_of(head)
-    config = {"architectures": [CLASS[kind] + "For" + head], "model_type": kind, "vocab_size": tokenizer.get_vocab_size(), "pad_token_id": pad,
-              "max_position_embeddings": POSITIONS, "id2label": {str(i): l for i, l in enumerate(labels)}, "label2id": {l: i for i, l in enumerate(labels)}}
+    config = {"architectures": [CLASS[kind] + "For" + head], "model_type": kind,
+              "vocab_size": tokenizer.get_vocab_size(), "pad_token_id": pad,
+              "max_position_embeddings": POSITIONS, "id2label": {str(i): l for i, l in enumerate(labels)},
+              "label2id": {l: i for i, l in enumerate(labels)}}
     act = options.get("act", "gelu")
     if kind == "distilbert":
         config |= {"dim": WIDTH, "hidden_dim": INNER, "n_layers": LAYERS, "n_heads": HEADS, "activation": act}
     else:
-        config |= {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "hidden_act": act,
+        config |= {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
+                   "num_attention_heads": HEADS, "hidden_act": act,
                    "layer_norm_eps": 1e-5, "type_vocab_size": 1 if "roberta" in kind else 2}
     if kind == "electra":
         config["embedding_size"] = options["embedding"]
@@ -60,9 +66,12 @@ def make(case, folder):
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     save_weights(folder, weights(case, config), options.get("dtype", "float32"), options.get("shards", 1))
     # transformers needs to be told the class; the exporter reads tokenizer.json alone
-    special = {"roberta": ("<s>", "</s>", "<pad>"), "xlm-roberta": ("<s>", "</s>", "<pad>")}.get(kind, ("[CLS]", "[SEP]", "[PAD]"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": special[0], "sep_token": special[1],
-                                                              "pad_token": special[2], "model_max_length": POSITIONS - 2}))
+    special = {"roberta": ("<s>", "</s>", "<pad>"), "xlm-roberta": ("<s>", "</s>", "<pad>")}.get(kind,
+            ("[CLS]", "[SEP]", "[PAD]"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast",
+                                                              "cls_token": special[0], "sep_token": special[1],
+                                                              "pad_token": special[2],
+                                                              "model_max_length": POSITIONS - 2}))
     return folder
 
 
@@ -130,8 +139,10 @@ def save_weights(folder, tensors, dtype="float32", shards=1):
         # the format: length of the header (u64), JSON header, data
         header, raw = {"__metadata__": {"format": "pt"}}, b""
         for n, a in part.items():
-            bits = (a.astype(np.float32).view(np.uint32) >> 16).astype("<u2") if dtype == "bfloat16" else a.astype({"float32": "<f4", "float16": "<f2"}[dtype])
-            header[n] = {"dtype": {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype], "shape": list(a.shape), "data_offsets": [len(raw), len(raw) + bits.nbytes]}
+            bits = (a.astype(np.float32).view(np.uint32) >> 16).astype("<u2") if dtype == "bfloat16" else a.astype(
+                {"float32": "<f4", "float16": "<f2"}[dtype])
+            header[n] = {"dtype": {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype],
+                         "shape": list(a.shape), "data_offsets": [len(raw), len(raw) + bits.nbytes]}
             raw += bits.tobytes()
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
@@ -155,10 +166,12 @@ def _tokenizer(kind):
     """(a small tokenizer of the family's usual sort, its padding id)."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     if kind == "roberta":
-        vocabulary = {t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>"] + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        vocabulary = {t: i for i,
+                      t in enumerate(["<s>", "<pad>", "</s>", "<unk>"] + sorted(pre_tokenizers.ByteLevel.alphabet()))}
         t = Tokenizer(models.BPE(vocabulary, []))
         t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        t.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=False, add_prefix_space=False)
+        t.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=False,
+                                                        add_prefix_space=False)
         t.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
         return t, 1
     if kind == "xlm-roberta":
@@ -168,10 +181,12 @@ def _tokenizer(kind):
         t.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
         t.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
         return t, 1
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "two", "words", "london"] + list(letters) + ["##" + c for c in letters]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "two", "words", "london"] + list(letters) + ["##" + c
+            for c in letters]
     t = Tokenizer(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))
     t.normalizer, t.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     t.decoder = decoders.WordPiece()
-    t.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    t.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2),
+            ("[SEP]", 3)])
     t.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     return t, 0

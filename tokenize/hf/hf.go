@@ -83,7 +83,8 @@ func New(definition []byte) (*Tokenizer, error) {
 	if fields["model"] == nil {
 		return nil,
 			errors.New(
-				`not a tokenizer.json: it has no member "model"; export one with transformers' tokenizer.save_pretrained`)
+				"not a tokenizer.json: it has no member \"model\"; export one with transformers' " +
+					"tokenizer.save_pretrained")
 	}
 	if err := json.Unmarshal(fields["model"], &model); err != nil {
 		return nil, fmt.Errorf("not a tokenizer.json: its member \"model\": %w", err)

@@ -31,8 +31,8 @@ struct slz_string {
 
 const char *tokenizers_version(void);
 uint32_t slz_added_tokens(void *tok);
-void slz_encode_batch(void *tok, const uint8_t *text, const uint32_t *end, uint32_t n, const struct slz_options *options,
-		      struct slz_batch *out);
+void slz_encode_batch(void *tok, const uint8_t *text, const uint32_t *end, uint32_t n,
+		      const struct slz_options *options, struct slz_batch *out);
 void slz_free_batch(struct slz_batch *b);
 struct slz_string slz_token(void *tok, uint32_t id);
 struct slz_string slz_join(void *tok, const uint8_t *tokens, const uint32_t *end, uint32_t n);

@@ -86,13 +86,15 @@ func TestWindowsEqualASecondImplementation(t *testing.T) {
 					rows := 0
 					texts := texts
 					if o.Windows && o.MaxTokens < 16 { // a row for every few tokens: leave out the long texts
-						texts = slices.DeleteFunc(slices.Clone(texts), func(text []byte) bool { return len(text) > 1000 })
+						texts = slices.DeleteFunc(slices.Clone(texts),
+							func(text []byte) bool { return len(text) > 1000 })
 					}
 					for i, e := range tok.Encode(texts, o) {
 						windows, truncated := plain.encode(texts[i], o)
 						rows += len(windows)
 						if e.Err != nil || e.Truncated != truncated || !reflect.DeepEqual(e.Windows, windows) {
-							t.Fatalf("%.200q:\n got %v truncated %v error %v\nwant %v truncated %v", texts[i], e.Windows,
+							t.Fatalf("%.200q:\n got %v truncated %v error %v\nwant %v truncated %v", texts[i],
+								e.Windows,
 								e.Truncated, e.Err, windows, truncated)
 						}
 					}

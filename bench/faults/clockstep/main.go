@@ -33,7 +33,8 @@ type change struct{ file, old, new string }
 
 var changes = []change{
 	{"time_linux_amd64.s", "TEXT time·now<ABIInternal>(SB)", "TEXT ·readClocks<ABIInternal>(SB)"},
-	{"timeasm.go", "//go:linkname time_now time.now\nfunc time_now() (sec int64, nsec int32, mono int64)\n", `func readClocks() (sec int64, nsec int32, mono int64)
+	{"timeasm.go", "//go:linkname time_now time.now\nfunc time_now() (sec int64, nsec int32, mono int64)\n",
+		`func readClocks() (sec int64, nsec int32, mono int64)
 
 // wallStep is added to the wall clock, in ns.
 //

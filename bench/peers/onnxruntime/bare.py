@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""The peer's loop without Kafka, JSON and tokenizing: its ceiling. bare.py MODEL TEXTS.jsonl SECONDS prints {"Messages": a second, "Tokens": a second}."""
+"""The peer's loop without Kafka, JSON and tokenizing: its ceiling. bare.py MODEL TEXTS.jsonl SECONDS prints
+{"Messages": a second, "Tokens": a second}.
+"""
 import json
 import multiprocessing
 import os
@@ -36,7 +38,8 @@ def main():
     texts = [json.loads(line)["text"] for line in Path(file).read_text(encoding="utf-8").splitlines()]
     context, cores = multiprocessing.get_context("spawn"), 2
     barrier, out = context.Barrier(cores), context.Queue()
-    processes = [context.Process(target=loop, args=(c, model, texts[c::cores][:2048], seconds, barrier, out)) for c in range(cores)]
+    processes = [context.Process(target=loop, args=(c, model, texts[c::cores][:2048], seconds, barrier, out))
+                 for c in range(cores)]
     for p in processes:
         p.start()
     results = [out.get(timeout=seconds + 120) for _ in processes]

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Peer of the race: confluent-kafka, tokenizers and onnxruntime by hand, one process a core. See README.md.
 
-Environment: RACE_BROKERS, RACE_INPUT, RACE_OUTPUT, RACE_GROUP, RACE_MODEL (folder with model.onnx, tokenizer.json, config.json),
-RACE_CORES (processes), and for tuning RACE_WINDOW (records taken at once), RACE_ROWS (texts a run), RACE_TOKENS (slots a run), RACE_PIN (1 or 0).
+Environment: RACE_BROKERS, RACE_INPUT, RACE_OUTPUT, RACE_GROUP, RACE_MODEL (folder with model.onnx, tokenizer.json,
+config.json), RACE_CORES (processes), and for tuning RACE_WINDOW (records taken at once), RACE_ROWS (texts a run),
+RACE_TOKENS (slots a run), RACE_PIN (1 or 0).
 """
 import json
 import multiprocessing
@@ -50,8 +51,10 @@ def load(model):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")     # 10-15 % faster without, see README.md
-    return onnxruntime.InferenceSession(str(model / "model.onnx"), options, providers=["CPUExecutionProvider"]), tokenizer
+    # 10-15 % faster without, see README.md
+    options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
+    return onnxruntime.InferenceSession(str(model / "model.onnx"), options,
+                                        providers=["CPUExecutionProvider"]), tokenizer
 
 
 def work(core):
@@ -60,12 +63,15 @@ def work(core):
     if env.get("RACE_PIN", "1") == "1":
         os.sched_setaffinity(0, {core})
     model = Path(env["RACE_MODEL"])
-    window, most_rows, slots = int(env.get("RACE_WINDOW", "256")), int(env.get("RACE_ROWS", "8")), int(env.get("RACE_TOKENS", "1024"))
+    window, most_rows, slots = int(env.get("RACE_WINDOW", "256")), int(env.get("RACE_ROWS",
+            "8")), int(env.get("RACE_TOKENS", "1024"))
     labels = {int(k): v for k, v in json.loads((model / "config.json").read_text())["id2label"].items()}
     session, tokenizer = load(model)
 
-    consumer = Consumer({"bootstrap.servers": env["RACE_BROKERS"], "group.id": env["RACE_GROUP"], "auto.offset.reset": "earliest",
-                         "enable.auto.commit": False, "fetch.wait.max.ms": 50, "partition.assignment.strategy": "range"})
+    consumer = Consumer({"bootstrap.servers": env["RACE_BROKERS"], "group.id": env["RACE_GROUP"],
+                         "auto.offset.reset": "earliest",
+                         "enable.auto.commit": False, "fetch.wait.max.ms": 50,
+                         "partition.assignment.strategy": "range"})
     producer = Producer({"bootstrap.servers": env["RACE_BROKERS"], "enable.idempotence": True, "linger.ms": 5})
     stop, failed = [], []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
@@ -89,7 +95,8 @@ def work(core):
             for i, best, row in zip(batch, scores.argmax(1).tolist(), scores.tolist()):
                 results[i] = (labels[best], row[best])
         for m, (label, score) in zip(messages, results):
-            producer.produce(env["RACE_OUTPUT"], orjson.dumps({"label": label, "score": score}), m.key(), on_delivery=delivered)
+            producer.produce(env["RACE_OUTPUT"], orjson.dumps({"label": label, "score": score}), m.key(),
+                             on_delivery=delivered)
         if messages:
             producer.flush()
             if failed:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Peer of the race: confluent-kafka and the transformers pipeline, torch in fp32. See README.md.
 
-Environment: RACE_BROKERS, RACE_INPUT, RACE_OUTPUT, RACE_GROUP, RACE_MODEL (Hugging Face folder), RACE_CORES, and for tuning
-RACE_PROCESSES (of RACE_CORES / RACE_PROCESSES torch threads each), RACE_WINDOW (records taken at once), RACE_ROWS (batch_size of the pipeline).
+Environment: RACE_BROKERS, RACE_INPUT, RACE_OUTPUT, RACE_GROUP, RACE_MODEL (Hugging Face folder), RACE_CORES, and for
+tuning RACE_PROCESSES (of RACE_CORES / RACE_PROCESSES torch threads each), RACE_WINDOW (records taken at once),
+RACE_ROWS (batch_size of the pipeline).
 """
 import json
 import multiprocessing
@@ -25,11 +26,14 @@ def work(number, processes, threads):
     torch.set_grad_enabled(False)
     env = os.environ
     model = AutoModelForSequenceClassification.from_pretrained(env["RACE_MODEL"], dtype=torch.float32)
-    classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(env["RACE_MODEL"]), device=-1, batch_size=int(env.get("RACE_ROWS", "8")))
+    classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(env["RACE_MODEL"]),
+                        device=-1, batch_size=int(env.get("RACE_ROWS", "8")))
     window = int(env.get("RACE_WINDOW", "128"))
 
-    consumer = Consumer({"bootstrap.servers": env["RACE_BROKERS"], "group.id": env["RACE_GROUP"], "auto.offset.reset": "earliest",
-                         "enable.auto.commit": False, "fetch.wait.max.ms": 50, "partition.assignment.strategy": "range"})
+    consumer = Consumer({"bootstrap.servers": env["RACE_BROKERS"], "group.id": env["RACE_GROUP"],
+                         "auto.offset.reset": "earliest",
+                         "enable.auto.commit": False, "fetch.wait.max.ms": 50,
+                         "partition.assignment.strategy": "range"})
     producer = Producer({"bootstrap.servers": env["RACE_BROKERS"], "enable.idempotence": True, "linger.ms": 5})
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
@@ -53,7 +57,8 @@ def work(number, processes, threads):
         for i, result in zip(order, classify([texts[i] for i in order], truncation=True, max_length=128)):
             results[i] = result
         for m, result in zip(messages, results):
-            producer.produce(env["RACE_OUTPUT"], json.dumps({"label": result["label"], "score": result["score"]}), m.key(), on_delivery=delivered)
+            producer.produce(env["RACE_OUTPUT"], json.dumps({"label": result["label"], "score": result["score"]}),
+                             m.key(), on_delivery=delivered)
         producer.flush()
         if failed:
             raise KafkaException(failed[0])
@@ -64,7 +69,8 @@ def work(number, processes, threads):
 def main():
     cores = int(os.environ.get("RACE_CORES", "2"))
     count = int(os.environ.get("RACE_PROCESSES", str(cores)))
-    processes = [multiprocessing.get_context("spawn").Process(target=work, args=(i, count, cores // count)) for i in range(count)]
+    processes = [multiprocessing.get_context("spawn").Process(target=work, args=(i, count, cores // count))
+                 for i in range(count)]
     for p in processes:
         p.start()
 

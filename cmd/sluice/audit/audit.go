@@ -26,6 +26,7 @@ import (
 // Kind is what a topic that a worker writes to is for.
 type Kind int
 
+// The kinds of topics.
 const (
 	Results     Kind = iota // verdicts
 	DeadLetters             // records without one, with the reason

@@ -7,8 +7,8 @@ use crate::engine::{Cut, Engine};
 use crate::memory::start_of;
 use crate::text::Text;
 
-/// What was made of a batch of n texts. A row is what a model takes: one text, or one window of it. An array with nothing
-/// in it is null.
+/// What was made of a batch of n texts. A row is what a model takes: one text, or one window of it. An array with
+/// nothing in it is null.
 #[repr(C)]
 pub struct slz_batch {
     ids: *const i32,           // of all rows, end to end

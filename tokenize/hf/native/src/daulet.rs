@@ -252,11 +252,13 @@ pub mod tests {
     use super::*;
 
     /// Lower-case words of a tiny WordPiece between [CLS] and [SEP].
-    pub const JSON: &str = r###"{"version":"1.0","truncation":{"direction":"Right","max_length":4,"strategy":"LongestFirst","stride":0},
+    pub const JSON: &str = r###"{"version":"1.0",
+      "truncation":{"direction":"Right","max_length":4,"strategy":"LongestFirst","stride":0},
       "padding":null,"added_tokens":[
        {"id":1,"content":"[CLS]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},
        {"id":2,"content":"[SEP]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
-      "normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},
+      "normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,
+       "lowercase":true},
       "pre_tokenizer":{"type":"BertPreTokenizer"},
       "post_processor":{"type":"BertProcessing","sep":["[SEP]",2],"cls":["[CLS]",1]},
       "decoder":{"type":"WordPiece","prefix":"##","cleanup":true},

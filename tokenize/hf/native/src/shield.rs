@@ -2,8 +2,8 @@
 //!
 //! `encode_special_tokens` keeps `tokenizers` from cutting special tokens out of a text before the model sees it. But
 //! some models find them by themselves, because they stand in their vocabularies: Unigram (XLM-R reads the text "</s>"
-//! as its end token, which SentencePiece itself never does), and those that look up whole words. So the model that reads
-//! texts gets a vocabulary in which the special tokens have names that nobody can write.
+//! as its end token, which SentencePiece itself never does), and those that look up whole words. So the model that
+//! reads texts gets a vocabulary in which the special tokens have names that nobody can write.
 
 use std::collections::hash_map::RandomState;
 use std::collections::HashSet;
@@ -12,8 +12,8 @@ use std::hash::{BuildHasher, Hasher};
 use serde_json::{Map, Value};
 use tokenizers::{ModelWrapper, Tokenizer};
 
-/// Ids, sizes and scores stay. The unknown token keeps its name, which controls nothing. Call it last: the added tokens of
-/// `tok` must be known to it by then.
+/// Ids, sizes and scores stay. The unknown token keeps its name, which controls nothing. Call it last: the added tokens
+/// of `tok` must be known to it by then.
 pub fn shield(tok: &mut Tokenizer) -> Result<(), String> {
     let special: HashSet<String> = tok
         .get_added_tokens_decoder()
@@ -91,10 +91,12 @@ mod tests {
         tok.encode(text, false).unwrap().get_ids().to_vec()
     }
 
-    const HEAD: &str = r#"{"version":"1.0","truncation":null,"padding":null,"normalizer":null,"post_processor":null,"decoder":null,
+    const HEAD: &str = r#"{"version":"1.0",
+      "truncation":null,"padding":null,"normalizer":null,"post_processor":null,"decoder":null,
       "pre_tokenizer":{"type":"WhitespaceSplit"},"added_tokens":[
        {"id":0,"content":"<unk>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},
-       {"id":1,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"model":"#;
+       {"id":1,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+      "model":"#;
 
     #[test]
     fn unigram() {
@@ -111,7 +113,8 @@ mod tests {
         for model in [
             format!(r#"{{"type":"WordLevel",{vocab},"unk_token":"<unk>"}}"#),
             format!(
-                r###"{{"type":"WordPiece",{vocab},"unk_token":"<unk>","continuing_subword_prefix":"##","max_input_chars_per_word":9}}"###
+                r###"{{"type":"WordPiece",{vocab},"unk_token":"<unk>","continuing_subword_prefix":"##",
+                    "max_input_chars_per_word":9}}"###
             ),
             format!(r#"{{"type":"BPE",{vocab},"merges":[],"unk_token":"<unk>","ignore_merges":true,"fuse_unk":true}}"#),
         ] {

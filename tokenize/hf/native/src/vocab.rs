@@ -6,7 +6,8 @@ use std::slice;
 use crate::engine::Engine;
 use crate::memory::{leak, unleak};
 
-/// A UTF-8 string that may hold NUL. `data` is null where it is empty or there is none; otherwise freed by `slz_free_string`.
+/// A UTF-8 string that may hold NUL. `data` is null where it is empty or there is none; otherwise freed by
+/// `slz_free_string`.
 #[repr(C)]
 pub struct slz_string {
     data: *mut u8,
@@ -33,8 +34,8 @@ pub unsafe extern "C" fn slz_token(tok: *mut c_void, id: u32) -> slz_string {
 /// The text of tokens, by the decoder of tokenizer.json; empty where the decoder fails.
 ///
 /// # Safety
-/// `tok` is live and from a `tokenizers_from_*` function; `end` has `n` ascending entries, the ends of the tokens, which
-/// stand end to end in `tokens`.
+/// `tok` is live and from a `tokenizers_from_*` function; `end` has `n` ascending entries, the ends of the tokens,
+/// which stand end to end in `tokens`.
 #[no_mangle]
 pub unsafe extern "C" fn slz_join(tok: *mut c_void, tokens: *const u8, end: *const u32, n: u32) -> slz_string {
     let mut list = Vec::with_capacity(n as usize);

@@ -25,8 +25,8 @@ import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThr
 /**
  * Peer of the race: Kafka Streams, ONNX Runtime and DJL's tokenizers in one process. See README.md.
  *
- * <p>Environment: RACE_BROKERS, RACE_INPUT, RACE_OUTPUT, RACE_GROUP, RACE_MODEL, RACE_CORES (stream threads), RACE_GUARANTEE
- * (at_least_once or exactly_once_v2), RACE_STATE (directory for Kafka Streams' state).
+ * <p>Environment: RACE_BROKERS, RACE_INPUT, RACE_OUTPUT, RACE_GROUP, RACE_MODEL, RACE_CORES (stream threads),
+ * RACE_GUARANTEE (at_least_once or exactly_once_v2), RACE_STATE (directory for Kafka Streams' state).
  */
 public final class Peer {
     private static final ObjectMapper JSON = new ObjectMapper();
