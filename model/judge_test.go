@@ -223,7 +223,8 @@ func ExampleVerdict_AppendJSON() {
 	// "label":"NEGATIVE","score":0.973123
 	// "label":"toxic","score":0.9,"scores":[{"label":"toxic","score":0.9},{"label":"hate","score":1.23457e-05}],"truncated":true
 	// "entities":[{"entity_group":"PER","score":0.99,"word":"Ada <Lovelace>","start":0,"end":12}],"windows":2
-	// "entities":[{"entity":"B-PER","score":1,"index":1,"word":"ada","start":0,"end":3}] "entities":[]
+	// "entities":[{"entity":"B-PER","score":1,"index":1,"word":"ada","start":0,"end":3}]
+	// "entities":[]
 }
 
 // parsedVerdict is what a reader makes of AppendJSON's members.
