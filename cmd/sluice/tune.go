@@ -12,6 +12,7 @@ import (
 	"sluice/cmd/sluice/config"
 	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
+	"sluice/model/source"
 	"sluice/pipeline/engine"
 	"sluice/pipeline/rule"
 	"strconv"
@@ -250,7 +251,7 @@ func (o *tuneOptions) goal() (tune.Goal, error) {
 
 // runTune is the command.
 func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions, goal tune.Goal) error {
-	t, err := o.open(c)
+	t, err := o.open(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -294,7 +295,7 @@ type tuning struct {
 }
 
 // open reads the texts and finds their model, which is not loaded yet.
-func (o *tuneOptions) open(c *settings.Loaded) (*tuning, error) {
+func (o *tuneOptions) open(ctx context.Context, c *settings.Loaded) (*tuning, error) {
 	f, err := os.Open(o.labelled)
 	if err != nil {
 		return nil, usageErrorf("tune: %v", err)
@@ -308,7 +309,7 @@ func (o *tuneOptions) open(c *settings.Loaded) (*tuning, error) {
 	for i, s := range c.Models {
 		candidates[i] = tune.Candidate{Name: s.Name, Field: s.VerdictField(),
 			Aggregation: model.Aggregation(s.Aggregation),
-			Open:        func() (*model.Model, error) { return model.Open(s.Path) }}
+			Open:        func() (*model.Model, error) { return source.Open(ctx, s.Path) }}
 	}
 	at, m, err := tune.Which(candidates, o.verdict, texts, suggest.DidYouMean)
 	if err != nil {
