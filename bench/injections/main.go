@@ -46,10 +46,10 @@ func (s *survey) write(w io.Writer) {
 	all := s.total()
 	fmt.Fprintf(w, `# Injections: how often a text that gives orders gets its way
 
-By `+"`make injections`"+`, from [%d texts](../../pipeline/pipelinetest/injections/injections.jsonl) of %d families, each
-tried in every way in which a model might obey (%d answers in all). The model is a stub, not a language model: it does
-**whatever** the text says. So the figures bound what any model can do; they do not say how often a given one falls for
-a text. An order succeeds if at least one of the ways succeeds. What an answer becomes is prompt, strict parsing and
+By `+"`make injections`"+`, from [%d texts](../../pipeline/pipelinetest/injections/injections.jsonl) of %d families,
+each tried in every way in which a model might obey (%d answers in all). The model is a stub, not a language model: it
+does **whatever** the text says. So the figures bound what any model can do; they do not say how often a given one falls
+for a text. An order succeeds if at least one of the ways succeeds. What an answer becomes is prompt, strict parsing and
 policy as the worker runs them.
 
 | orders | texts | obeyed, read leniently | obeyed, read by Sluice |
@@ -76,8 +76,8 @@ A label of the closed set is a legal answer: **a model that obeys flips the labe
 the severity floor stops it, and only downwards. The local verdict in these trials is the true label with a score of
 0.7. The cautious model is not fooled by the order but counts its words too; some of its flips are plain mistakes.
 
-`+"| family | texts | ended its block | field, topic, key, url: lenient | field, topic, key, url: Sluice | label flips: "+
-		`obeying | with floor | cautious |
+`+"| family | texts | ended its block | field, topic, key, url: lenient | field, topic, key, url: Sluice | "+
+		`label flips: obeying | with floor | cautious |
 |---|---|---|---|---|---|---|---|
 `, all.of["label"], percent(all.flips, all.of["label"]), percent(all.flipsFloor, all.of["label"]),
 		percent(all.lowered, all.lowering),
