@@ -56,7 +56,7 @@ func Example() {
 		return
 	}
 	defer p.Close()
-	for _, value := range []string{`{"user_id":7,"text":"I love it"}`, `{"user_id":8,"text":"I hate it"}`} {
+	for _, value := range []string{`{"user_id":7,"text":"Love it"}`, `{"user_id":8,"text":"Hate it"}`} {
 		done := make(chan pipeline.Outcome)
 		p.Submit(&pipeline.Record{Topic: "reviews", Value: []byte(value)}, func(_ *plan.Item, o pipeline.Outcome) {
 			done <- o
@@ -65,7 +65,6 @@ func Example() {
 		fmt.Println(o.Messages[0].Topic, string(o.Messages[0].Value))
 	}
 	// Output:
-	// results {"user_id":7,"text":"I love
-	// it","inference":{"customer":{"tier":"gold","by":"model","model":"features","revision":1}}} dead
-	// {"user_id":8,"text":"I hate it"}
+	// results {"user_id":7,"text":"Love it","inference":{"customer":{"tier":"gold","by":"model","model":"features","revision":1}}}
+	// dead {"user_id":8,"text":"Hate it"}
 }
