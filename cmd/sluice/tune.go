@@ -250,7 +250,8 @@ func (o *tuneOptions) goal() (tune.Goal, error) {
 }
 
 // runTune is the command.
-func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions, goal tune.Goal) error {
+func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions,
+	goal tune.Goal) error {
 	t, err := o.open(ctx, c)
 	if err != nil {
 		return err
@@ -473,7 +474,8 @@ func (t *tuning) offer(in io.Reader, out io.Writer, choice tune.Choice, o tuneOp
 	}
 	if c.File == "" {
 		for _, change := range changes {
-			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n", config.EnvName(change.String()),
+			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n",
+				config.EnvName(change.String()),
 				change.Written())
 		}
 		return nil

@@ -11,14 +11,14 @@ import (
 
 // Source brings models of one scheme to this machine.
 type Source interface {
-	// Fetch returns the directory that holds the model of a reference, which has the scheme and a colon before it where it is
-	// no path. The directory is not written to by others from then on. An error says what is missing and what to do; it ends
-	// the start of a worker.
+	// Fetch returns the directory that holds the model of a reference, which has the scheme and a colon before it where
+	// it is no path. The directory is not written to by others from then on. An error says what is missing and what to
+	// do; it ends the start of a worker.
 	Fetch(ctx context.Context, ref string) (dir string, err error)
 }
 
-// All are the sources by scheme; "" is that of paths. A reference with another scheme is refused by model.Open, which says
-// that only directories are read.
+// All are the sources by scheme; "" is that of paths. A reference with another scheme is refused by model.Open, which
+// says that only directories are read.
 var All = map[string]Source{"": Directories{}}
 
 // Directories is the source of models that are on this machine already.

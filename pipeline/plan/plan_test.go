@@ -38,7 +38,9 @@ func (t tier) AppendJSON(b []byte) []byte { return fmt.Appendf(b, `"tier":%q`, s
 
 func withLookup(info plan.Info, answer func(context.Context, *plan.Item, plan.End)) words.Options {
 	info.Name, info.Stage, info.Fact, info.Goal, info.Tag = "lookup", "enrich", "customer", true, "features@1"
-	return words.Options{Steps: func(*words.Bench) []plan.Step { return []plan.Step{&lookup{info: info, answer: answer}} }}
+	return words.Options{Steps: func(*words.Bench) []plan.Step {
+		return []plan.Step{&lookup{info: info, answer: answer}}
+	}}
 }
 
 const review = `{"text":"sixsix"}`
@@ -144,7 +146,9 @@ func TestWhatAPersonMustMendStopsTheWorkerAndLeavesTheRecord(t *testing.T) {
 
 func TestAPanicInAWaitingStepIsThatRecordsFate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := become(t, words.New(t, withLookup(plan.Info{}, func(context.Context, *plan.Item, plan.End) { panic("no map") })))
+		o := become(t, words.New(t, withLookup(plan.Info{}, func(context.Context, *plan.Item, plan.End) {
+			panic("no map")
+		})))
 		if o == nil || o.Disposition != pipeline.DeadLetter || o.Fault.Reason != "panic" || o.Fault.Stage != "enrich" {
 			t.Errorf("outcome %+v", o)
 		}
@@ -225,5 +229,6 @@ type unsealable struct{ codec.Codec }
 
 // Seal implements codec.Codec.
 func (u *unsealable) Seal(codec.Value, *codec.Verdicts) ([]byte, error) {
-	return nil, pipeline.Faultf(pipeline.Poison, "encode", "no-such-field", "%w", errors.New("the schema has no field inference"))
+	return nil, pipeline.Faultf(pipeline.Poison, "encode", "no-such-field", "%w",
+		errors.New("the schema has no field inference"))
 }
