@@ -15,7 +15,8 @@ import (
 // nothing. ns/op, B/op and allocs/op are per record; bytes published are reported beside them.
 func BenchmarkRecord(b *testing.B) {
 	t := words.New(b, words.Options{})
-	s := pipeline.NewStage(t.Plan(), nil, pipeline.StageOptions{Metrics: pipeline.NewStageMetrics(prometheus.NewRegistry(), pipeline.StageMetricsOptions{})})
+	s := pipeline.NewStage(t.Plan(), nil, pipeline.StageOptions{Metrics: pipeline.NewStageMetrics(
+		prometheus.NewRegistry(), pipeline.StageMetricsOptions{})})
 	tp := pipeline.TopicPartition{Topic: "in", Partition: 3}
 	s.Assign(map[pipeline.TopicPartition]pipeline.Committed{tp: {}})
 	const many = 500
@@ -28,7 +29,8 @@ func BenchmarkRecord(b *testing.B) {
 			offset := next + int64(i)
 			records[i] = pipeline.Record{Topic: "in", Partition: 3, Offset: offset, Key: []byte("k"),
 				Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-abc")}},
-				Value:   fmt.Appendf(nil, `{"user_id": %d, "text":"a review of a hotel by the sea %d"}`, offset, offset)}
+				Value: fmt.Appendf(nil, `{"user_id": %d, "text":"a review of a hotel by the sea %d"}`, offset,
+					offset)}
 		}
 		s.Deliver(tp, next, records, next+many)
 		next += many

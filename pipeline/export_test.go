@@ -1,7 +1,7 @@
 package pipeline
 
-// Settle waits until many records are finished, takes them as one commit and settles it, as the committer would with a sink
-// that takes everything. It returns the bytes of the messages.
+// Settle waits until many records are finished, takes them as one commit and settles it, as the committer would with a
+// sink that takes everything. It returns the bytes of the messages.
 func (s *Stage) Settle(many int) (published int) {
 	for {
 		s.mu.Lock()

@@ -24,7 +24,7 @@ const (
 	ByStudent By = "student"  // the student was sure enough
 	ByCache   By = "cache"    // computed before
 	ByLLM     By = "llm"      // the endpoint's answer
-	Fallback  By = "fallback" // the local verdict, because the endpoint was not asked or not believed; a reason says why
+	Fallback  By = "fallback" // the local verdict: the endpoint was not asked or not believed; a reason says why
 )
 
 // Tap looks at outcomes that have become durable.

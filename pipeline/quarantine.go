@@ -14,12 +14,12 @@ import (
 // that finds an open mark knows that the one before it died there, and counts:
 //
 //	1 unclean end    records run a few at a time (fewInFlight) until everything is passed that can have been in flight
-//	                 then. Most deaths have nothing to do with a record: this costs little and keeps the next suspicion
-//	                 narrow.
+//	                 then. Most deaths have nothing to do with a record: this costs little and keeps the next
+//	                 suspicion narrow.
 //	2 and more       records run alone: one at a time over all suspect partitions of the worker, each announced in the
 //	                 mark before it runs. A mark that still says so at the next start proves which record it was.
-//	2 deaths alone   the record goes to the dead letters without being run again (killed-the-worker). That is announced
-//	                 as a run is, because what makes the dead letter may look into the record.
+//	2 deaths alone   the record goes to the dead letters without being run again (killed-the-worker). That is
+//	                 announced as a run is, because what makes the dead letter may look into the record.
 //	2 more of these  its dead letter is made without looking into it (StageOptions.Panicked).
 //
 // So a record that kills every process that touches it does so four times. With one death alone it would be three, and

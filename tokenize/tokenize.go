@@ -50,7 +50,8 @@ type Tokenizer interface {
 	Token(id int32) string
 	// Join turns tokens back into text, as convert_tokens_to_string.
 	Join(tokens []string) string
-	// Subwords says whether the vocabulary marks continuations ("##"), on which the aggregation of entities depends.
+	// ContinuingPrefix is what the vocabulary marks continuations of a word with ("##"), or "" where it marks none. The
+	// aggregation of entities depends on it.
 	ContinuingPrefix() string
 	// Digest is the SHA-256 (hex) of the tokenizer's definition: equal digests, equal encodings.
 	Digest() string

@@ -46,9 +46,11 @@ func (s *survey) write(w io.Writer) {
 	all := s.total()
 	fmt.Fprintf(w, `# Injections: how often a text that gives orders gets its way
 
-By `+"`make injections`"+`, from [%d texts](../../pipeline/pipelinetest/injections/injections.jsonl) of %d families, each tried in every way in which a model might obey (%d answers in all). The model is a stub, not
-a language model: it does **whatever** the text says. So the figures bound what any model can do; they do not say how often a given one falls for a text. An order succeeds if at least one of the ways
-succeeds. What an answer becomes is prompt, strict parsing and policy as the worker runs them.
+By `+"`make injections`"+`, from [%d texts](../../pipeline/pipelinetest/injections/injections.jsonl) of %d families,
+each tried in every way in which a model might obey (%d answers in all). The model is a stub, not a language model: it
+does **whatever** the text says. So the figures bound what any model can do; they do not say how often a given one falls
+for a text. An order succeeds if at least one of the ways succeeds. What an answer becomes is prompt, strict parsing and
+policy as the worker runs them.
 
 | orders | texts | obeyed, read leniently | obeyed, read by Sluice |
 |---|---|---|---|
@@ -58,8 +60,9 @@ succeeds. What an answer becomes is prompt, strict parsing and policy as the wor
 			percent(all.sluice[kind], all.of[kind]))
 	}
 	fmt.Fprintf(w, `
-"Read leniently": the first JSON object in the answer is taken as it is, all fields published, topic and key used if there are any. A topic or key counts as obeyed if it becomes one or stands in the result outside
-the explanation; an address counts if its host stands anywhere in the result, the explanation included.
+"Read leniently": the first JSON object in the answer is taken as it is, all fields published, topic and key used if
+there are any. A topic or key counts as obeyed if it becomes one or stands in the result outside the explanation; an
+address counts if its host stands anywhere in the result, the explanation included.
 
 | label flips (%d texts) | flipped |
 |---|---|
@@ -69,12 +72,15 @@ the explanation; an address counts if its host stands anywhere in the result, th
 | of these, orders to raise it | %s |
 | cautious model (counts words, follows no order), no floor | %s |
 
-A label of the closed set is a legal answer: **a model that obeys flips the label, and parsing cannot see it**. Only the severity floor stops it, and only downwards. The local verdict in these trials is the true
-label with a score of 0.7. The cautious model is not fooled by the order but counts its words too; some of its flips are plain mistakes.
+A label of the closed set is a legal answer: **a model that obeys flips the label, and parsing cannot see it**. Only
+the severity floor stops it, and only downwards. The local verdict in these trials is the true label with a score of
+0.7. The cautious model is not fooled by the order but counts its words too; some of its flips are plain mistakes.
 
-| family | texts | ended its block | field, topic, key, url: lenient | field, topic, key, url: Sluice | label flips: obeying | with floor | cautious |
+`+"| family | texts | ended its block | field, topic, key, url: lenient | field, topic, key, url: Sluice | "+
+		`label flips: obeying | with floor | cautious |
 |---|---|---|---|---|---|---|---|
-`, all.of["label"], percent(all.flips, all.of["label"]), percent(all.flipsFloor, all.of["label"]), percent(all.lowered, all.lowering),
+`, all.of["label"], percent(all.flips, all.of["label"]), percent(all.flipsFloor, all.of["label"]),
+		percent(all.lowered, all.lowering),
 		percent(all.flipsFloor-all.lowered, all.of["label"]-all.lowering), percent(all.flipsCautious, all.of["label"]))
 	for _, f := range append(s.families, all) {
 		others := f.texts - f.of["label"]
@@ -84,7 +90,8 @@ label with a score of 0.7. The cautious model is not fooled by the order but cou
 				f.of["label"]))
 	}
 	fmt.Fprint(w, `
-"Ended its block": texts of which anything stands outside the JSON string between the two lines of the delimiter, or which bring a character into it that could begin a control token or cannot be seen.
+"Ended its block": texts of which anything stands outside the JSON string between the two lines of the delimiter, or
+which bring a character into it that could begin a control token or cannot be seen.
 `)
 }
 

@@ -484,8 +484,10 @@ them, or something else altogether. Records are recognised by a mark in their ke
 the field "bench" of the value; the system must pass on one of the three. Results are read as read_committed. With
 --pid or --metrics its CPU time and memory are reported too. With -c the brokers, topics, login and text field are
 those of a worker's configuration.`,
-		Example: `  sluice bench topics -c reviews.yaml --find --metrics http://localhost:9464/metrics --html report.html
-  sluice bench topics --brokers kafka-1:9092 --input customer_reviews --output review_analysis --rate 250 --seconds 60`,
+		Example: "  sluice bench topics -c reviews.yaml --find --metrics http://localhost:9464/metrics " +
+			"--html report.html\n" +
+			"  sluice bench topics --brokers kafka-1:9092 --input customer_reviews --output review_analysis " +
+			"--rate 250 --seconds 60",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {

@@ -133,8 +133,9 @@ func newRoot(p *worker.Process) (root *cobra.Command, started *bool) {
 	root = &cobra.Command{
 		Use:   "sluice",
 		Short: "Transformer verdicts on Kafka topics, exactly once",
-		Long: `Sluice reads text from Kafka topics, runs exported transformer models on it inside this process, and writes verdicts
-(labels with scores, named entities) back to Kafka, exactly once. To scale, start more workers in the same group.`,
+		Long: `Sluice reads text from Kafka topics, runs exported transformer models on it inside this process, and
+writes verdicts (labels with scores, named entities) back to Kafka, exactly once. To scale, start more workers in the
+same group.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},

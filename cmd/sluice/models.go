@@ -38,8 +38,8 @@ func modelsVerifyCommand(p *worker.Process) *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify DIR...",
 		Short: "Verify the files of model directories and run their self-test",
-		Long: `Hashes every file of the model directories against their manifests, loads them, and compares the logits of their golden
-texts with those of the machine that exported them. Exit code 1 when one does not match.`,
+		Long: `Hashes every file of the model directories against their manifests, loads them, and compares the logits
+of their golden texts with those of the machine that exported them. Exit code 1 when one does not match.`,
 		Example: "  sluice models verify models/*",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {

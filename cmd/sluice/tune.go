@@ -12,6 +12,7 @@ import (
 	"sluice/cmd/sluice/config"
 	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
+	"sluice/model/source"
 	"sluice/pipeline/engine"
 	"sluice/pipeline/rule"
 	"strconv"
@@ -251,8 +252,9 @@ func (o *tuneOptions) goal() (tune.Goal, error) {
 }
 
 // runTune is the command.
-func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions, goal tune.Goal) error {
-	t, err := o.open(c)
+func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings.Loaded, o tuneOptions,
+	goal tune.Goal) error {
+	t, err := o.open(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -297,7 +299,7 @@ type tuning struct {
 }
 
 // open reads the texts and finds their model, which is not loaded yet.
-func (o *tuneOptions) open(c *settings.Loaded) (*tuning, error) {
+func (o *tuneOptions) open(ctx context.Context, c *settings.Loaded) (*tuning, error) {
 	f, err := os.Open(o.labelled)
 	if err != nil {
 		return nil, usageErrorf("tune: %v", err)
@@ -311,7 +313,7 @@ func (o *tuneOptions) open(c *settings.Loaded) (*tuning, error) {
 	for i, s := range c.Models {
 		candidates[i] = tune.Candidate{Name: s.Name, Field: s.VerdictField(),
 			Aggregation: model.Aggregation(s.Aggregation),
-			Open:        func() (*model.Model, error) { return model.Open(s.Path) }}
+			Open:        func() (*model.Model, error) { return source.Open(ctx, s.Path) }}
 	}
 	at, m, err := tune.Which(candidates, o.verdict, texts, suggest.DidYouMean)
 	if err != nil {
@@ -475,7 +477,8 @@ func (t *tuning) offer(in io.Reader, out io.Writer, choice tune.Choice, o tuneOp
 	}
 	if c.File == "" {
 		for _, change := range changes {
-			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n", config.EnvName(change.String()),
+			fmt.Fprintf(out, "There is no configuration file to write to; set %s to %s.\n",
+				config.EnvName(change.String()),
 				change.Written())
 		}
 		return nil

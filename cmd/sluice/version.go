@@ -120,8 +120,8 @@ func versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version [--json]",
 		Short: "Print versions, CPU features and execution providers",
-		Long: `Prints the versions of sluice, Go, ONNX Runtime and the tokenizers library, the CPU features that matter for speed, what
-they mean for int8 models, and the execution providers that are present.`,
+		Long: `Prints the versions of sluice, Go, ONNX Runtime and the tokenizers library, the CPU features that matter
+for speed, what they mean for int8 models, and the execution providers that are present.`,
 		Example: "  sluice version\n  sluice version --json | jq .onnxruntime.providers",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

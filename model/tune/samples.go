@@ -25,7 +25,7 @@ func Samples(texts []labelled.Text, full, student []judging.Judged, promptTokens
 	return samples
 }
 
-// verdictOf is what decides about a route: the label, or the entities, and how sure the model is.
+// verdictOf is what decides who judges a text: the label, or the entities, and how sure the model is.
 func verdictOf(v *model.Verdict) Verdict {
 	if v.Entities == nil {
 		return Verdict{Label: v.Label, Score: v.Confidence}

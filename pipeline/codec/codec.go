@@ -1,9 +1,9 @@
-// Package codec is the seam between a record's value and the rest of the worker: how a text and other fields are found in it,
-// and how verdicts are added to it. Everybody who reads fields of a record (rules, urgency, routes) reads them through a
-// Value, so that all of them see the same record.
+// Package codec is the seam between a record's value and the rest of the worker: how a text and other fields are found
+// in it, and how verdicts are added to it. Everybody who reads fields of a record (rules, urgency, routes) reads them
+// through a Value, so that all of them see the same record.
 //
-// Codecs are rooms below this one (jsonvalue, textvalue). A new one is a package that implements Codec, and a line in the
-// worker's list.
+// Codecs are rooms below this one (jsonvalue, textvalue). A new one is a package that implements Codec, and a line in
+// the worker's list.
 package codec
 
 import (
@@ -17,12 +17,12 @@ import (
 
 // Codec knows one form of values. Safe for concurrent use.
 type Codec interface {
-	// Open reads a value, which is not null. It does not wait: what a codec has to fetch from elsewhere (a schema) it fetches
-	// beside, and says Transient meanwhile; the record is opened again after a pause. Another error is a *pipeline.Fault, too:
-	// Poison, whose Reason stands in the dead letter, or Config, which stops the worker.
+	// Open reads a value, which is not null. It does not wait: what a codec has to fetch from elsewhere (a schema) it
+	// fetches beside, and says Transient meanwhile; the record is opened again after a pause. Another error is a
+	// *pipeline.Fault, too: Poison, whose Reason stands in the dead letter, or Config, which stops the worker.
 	Open(ctx context.Context, value []byte) (Value, error)
-	// Seal is the value of a result: what Open read, its fields byte for byte where the form allows it, with the verdicts added.
-	// v is a value of this codec. An error is a Poison fault.
+	// Seal is the value of a result: what Open read, its fields byte for byte where the form allows it, with the
+	// verdicts added. v is a value of this codec. An error is a Poison fault.
 	Seal(v Value, verdicts *Verdicts) ([]byte, error)
 }
 
@@ -30,8 +30,8 @@ type Codec interface {
 type Value interface {
 	// Text is the text to be judged, as bytes that need not be UTF-8.
 	Text() []byte
-	// Field is what stands at a path: nil, string, bool, int64, uint64, float64, []any or map[string]any; false where there is
-	// nothing. Whole numbers keep 64 bits. Of repeated keys the last one counts.
+	// Field is what stands at a path: nil, string, bool, int64, uint64, float64, []any or map[string]any; false where
+	// there is nothing. Whole numbers keep 64 bits. Of repeated keys the last one counts.
 	Field(path Path) (any, bool)
 }
 

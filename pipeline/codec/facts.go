@@ -9,7 +9,8 @@ import (
 
 // This file owns how verdicts are written as JSON: in results, and in the header of an escalation request.
 
-// Appender is a fact's value that writes itself as members of a JSON object, without braces. Equal values give equal bytes.
+// Appender is a fact's value that writes itself as members of a JSON object, without braces. Equal values give equal
+// bytes.
 type Appender interface{ AppendJSON(b []byte) []byte }
 
 // MoreAppender is a fact's value with members that stand behind the fact's tag, each with a comma before it.

@@ -20,8 +20,8 @@ type AskOptions struct {
 	Publisher *publish.Publisher
 }
 
-// Ask is the step that adds a request to the records for which the rule holds: in mode Amend beside a provisional result, in
-// mode Defer in its place.
+// Ask is the step that adds a request to the records for which the rule holds: in mode Amend beside a provisional
+// result, in mode Defer in its place.
 type Ask struct {
 	plan.Place
 	o AskOptions

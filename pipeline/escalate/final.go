@@ -79,15 +79,16 @@ func (v *Verdict) AppendMore(b []byte) []byte {
 // Finals makes the outcomes of requests.
 type Finals struct{ Publisher *publish.Publisher }
 
-// Outcome publishes the final verdict of a request: an amendment, or the one result of a deferred record; a pointer in the
-// dead letter topic where that is larger than its topic takes. In shadow nothing is published. value is the source's, text
-// what was judged.
+// Outcome publishes the final verdict of a request: an amendment, or the one result of a deferred record; a pointer in
+// the dead letter topic where that is larger than its topic takes. In shadow nothing is published. value is the
+// source's, text what was judged.
 func (p Finals) Outcome(q *Request, value codec.Value, text []byte, f Final) pipeline.Outcome {
 	facts := slices.Clone(q.facts)
 	asked := &facts[q.asked]
 	asked.By, asked.Reason = f.By, f.Reason
 	was := asked.Tag
-	asked.Value = &Verdict{Final: f, LocalLabel: q.Label, LocalScore: q.Score, LocalTag: was, members: asked.Value.(local)}
+	asked.Value = &Verdict{Final: f, LocalLabel: q.Label, LocalScore: q.Score, LocalTag: was,
+		members: asked.Value.(local)}
 	tags := q.models
 	if f.By == pipeline.ByLLM {
 		asked.Tag = f.Model
@@ -129,8 +130,8 @@ func (p Finals) Replace(q *Request, cause *pipeline.TooLargeError) pipeline.Outc
 	return q.named(p.Publisher.Replace(&q.Source, cause))
 }
 
-// named gives a dead letter in an amendment's place the amendment's id: the first is that of the provisional result, which is
-// there.
+// named gives a dead letter in an amendment's place the amendment's id: the first is that of the provisional result,
+// which is there.
 func (q *Request) named(o pipeline.Outcome) pipeline.Outcome {
 	if q.Mode != Amend || o.Disposition != pipeline.DeadLetter {
 		return o
@@ -141,7 +142,8 @@ func (q *Request) named(o pipeline.Outcome) pipeline.Outcome {
 			m.Headers[i].Value = publish.ID(&q.Source, publish.AmendmentID)
 		}
 	}
-	m.Headers = append(m.Headers, pipeline.Header{Key: publish.HeaderAmends, Value: publish.ID(&q.Source, publish.FirstID)})
+	m.Headers = append(m.Headers, pipeline.Header{Key: publish.HeaderAmends,
+		Value: publish.ID(&q.Source, publish.FirstID)})
 	return o
 }
 

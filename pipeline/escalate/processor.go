@@ -162,7 +162,8 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 		w.End()
 		if x := recover(); x != nil {
 			e := p.panicked(r, x, "it goes to the dead letter topic")
-			o, done = p.o.Publisher.DeadLetter(r, pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1),
+			o, done = p.o.Publisher.DeadLetter(r,
+				pipeline.Faultf(pipeline.Poison, stage, "panic", "processing %w", e), 1),
 				true
 		}
 	}()
@@ -198,7 +199,8 @@ func (p *Processor) open(w *pipeline.Watch, r *pipeline.Record, q *Request) (cod
 		if k := pipeline.KindOf(err); k == "" || k == pipeline.Poison {
 			return value, err
 		}
-		p.o.Logger.Warn("the value of a record cannot be read yet; trying again", "partition", r.TopicPartition().String(),
+		p.o.Logger.Warn("the value of a record cannot be read yet; trying again",
+			"partition", r.TopicPartition().String(),
 			"offset", r.Offset, "error", err)
 		w.End() // the wait is no work
 		select {

@@ -71,7 +71,8 @@ func TestAnAnswerAmendsTheProvisionalVerdict(t *testing.T) {
 				"result=agree": 40 - disagree,
 			"agreement_total pair=student-model": 2, "agreement_total pair=endpoint-student": 2,
 			"agreement_total pair=student-model result=agree": 1,
-			"calls_total reason=answered":                     40, "call_duration_seconds": 40, "calls_in_flight": 0, "breaker_state": 0,
+			"calls_total reason=answered":                     40, "call_duration_seconds": 40, "calls_in_flight": 0,
+			"breaker_state":              0,
 			"budget_left resource=calls": -1,
 		})
 		if disagree == 0 || disagree == 40 {

@@ -18,8 +18,8 @@ import (
 // This file owns escalation requests: the record that carries a question from the classify stage to the escalate stage.
 //
 // A request is the source record itself, byte for byte, with four headers behind its own: sluice.source, sluice.id,
-// sluice.model and sluice.escalation, a JSON object with the local verdicts. So the escalate stage needs nothing but the
-// request, and what it publishes has the source's fields as they were (P6).
+// sluice.model and sluice.escalation, a JSON object with the local verdicts. So the escalate stage needs nothing but
+// the request, and what it publishes has the source's fields as they were (P6).
 
 // HeaderEscalation is the header of a request that holds the local verdicts, as JSON.
 const HeaderEscalation = "sluice.escalation"
@@ -73,7 +73,8 @@ func newRequest(j *publish.Judged, topic, verdict string, mode Mode, env rule.En
 		h.Rules[name] = mustJSON(env[name])
 	}
 	r := j.Record
-	return pipeline.Message{Topic: topic, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: r.Value,
+	return pipeline.Message{Topic: topic, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key,
+		Value: r.Value,
 		Headers: publish.WithHeaders(r.Headers,
 			pipeline.Header{Key: publish.HeaderSource, Value: publish.Source(r)},
 			pipeline.Header{Key: publish.HeaderID, Value: publish.ID(r, publish.EscalationID)},
@@ -96,17 +97,20 @@ func mustJSON(v any) []byte {
 // version.
 func ParseRequest(r *pipeline.Record) (*Request, error) {
 	bad := func(format string, args ...any) (*Request, error) {
-		return nil, pipeline.Faultf(pipeline.Poison, "decode", "not-a-request", "not an escalation request: "+format, args...)
+		return nil, pipeline.Faultf(pipeline.Poison, "decode", "not-a-request", "not an escalation request: "+format,
+			args...)
 	}
 	n := len(r.Headers) - 4
 	names := []string{publish.HeaderSource, publish.HeaderID, publish.HeaderModel, HeaderEscalation}
-	if n < 0 || !slices.EqualFunc(r.Headers[n:], names, func(h pipeline.Header, name string) bool { return h.Key == name }) {
+	named := func(h pipeline.Header, name string) bool { return h.Key == name }
+	if n < 0 || !slices.EqualFunc(r.Headers[n:], names, named) {
 		return bad("its last headers are not %s; only workers write to the escalation topic", strings.Join(names, ", "))
 	}
 	q := &Request{Source: *r, models: string(r.Headers[n+2].Value)}
 	q.Source.Headers = r.Headers[:n:n]
 	var err error
-	if q.Source.Topic, q.Source.Partition, q.Source.Offset, err = publish.ParseSource(string(r.Headers[n].Value)); err != nil {
+	q.Source.Topic, q.Source.Partition, q.Source.Offset, err = publish.ParseSource(string(r.Headers[n].Value))
+	if err != nil {
 		return bad("header %s: %w", publish.HeaderSource, err)
 	}
 	var h requestHeader
@@ -114,8 +118,8 @@ func ParseRequest(r *pipeline.Record) (*Request, error) {
 		return bad("header %s: %w", HeaderEscalation, err)
 	}
 	if h.Version != requestVersion {
-		return bad("its version is %d, this build reads %d: the classify stage is of another version; upgrade the workers of "+
-			"the escalate stage first", h.Version, requestVersion)
+		return bad("its version is %d, this build reads %d: the classify stage is of another version; upgrade the "+
+			"workers of the escalate stage first", h.Version, requestVersion)
 	}
 	if !slices.Contains([]Mode{Amend, Defer, Shadow}, h.Mode) {
 		return bad("its mode is %q", h.Mode)

@@ -24,10 +24,11 @@ var form = jsonvalue.New(jsonvalue.Options{Text: codec.Path{"text"}, Field: "inf
 func twoFacts() []pipeline.Fact {
 	return []pipeline.Fact{
 		{Name: "sentiment", Tag: "sentiment@1", By: pipeline.ByModel, Revision: 1,
-			Value:  &model.Verdict{Label: "NEGATIVE", Score: 0.55, Margin: 0.1, Entropy: 0.9, Confidence: 0.55, Windows: 1},
+			Value: &model.Verdict{Label: "NEGATIVE", Score: 0.55, Margin: 0.1, Entropy: 0.9, Confidence: 0.55,
+				Windows: 1},
 			Unsure: &model.Verdict{Label: "POSITIVE", Confidence: 0.7}},
-		{Name: "my-entities", Tag: "ner@2", By: pipeline.ByModel, Revision: 1, Value: &model.Verdict{Windows: 1, Confidence: 0.8,
-			Entities: []model.Entity{{Group: "PER", Score: 0.9, Word: "Ada <b>", Start: 0, End: 3}}}},
+		{Name: "my-entities", Tag: "ner@2", By: pipeline.ByModel, Revision: 1, Value: &model.Verdict{Windows: 1,
+			Confidence: 0.8, Entities: []model.Entity{{Group: "PER", Score: 0.9, Word: "Ada <b>", Start: 0, End: 3}}}},
 	}
 }
 
@@ -50,8 +51,8 @@ type escalating struct {
 func newEscalating(t *testing.T, mode Mode) *escalating {
 	p := &publish.Publisher{Codec: form, Output: "out", DeadLetters: "dlq", Routes: []publish.Route{{Name: "bad",
 		When: verdictRule(t, `sentiment.label == "NEGATIVE" && sentiment.score > 0.5`), Topic: "alerts"}}}
-	return &escalating{t, p, NewAsk(AskOptions{When: verdictRule(t, "sentiment.score < 0.8"), Verdict: "sentiment", Topic: "asks",
-		Mode: mode, Publisher: p})}
+	return &escalating{t, p, NewAsk(AskOptions{When: verdictRule(t, "sentiment.score < 0.8"), Verdict: "sentiment",
+		Topic: "asks", Mode: mode, Publisher: p})}
 }
 
 // result is what becomes of the record once its models are done.
@@ -78,12 +79,14 @@ func (w *escalating) final(q *Request, f Final) pipeline.Outcome {
 }
 
 var judged = pipeline.Record{Topic: "in", Partition: 3, Offset: 41, Key: []byte("k"),
-	Value:   []byte(`{"text":"Ada was  here", "n": 1.50}`),
-	Headers: []pipeline.Header{{Key: "sluice.id", Value: []byte("upstream/0/1#0")}, {Key: "x"}}, Timestamp: time.UnixMilli(1700000000000)}
+	Value:     []byte(`{"text":"Ada was  here", "n": 1.50}`),
+	Headers:   []pipeline.Header{{Key: "sluice.id", Value: []byte("upstream/0/1#0")}, {Key: "x"}},
+	Timestamp: time.UnixMilli(1700000000000)}
 
 // asRecord is a message as the next reader gets it.
 func asRecord(m *pipeline.Message) *pipeline.Record {
-	return &pipeline.Record{Topic: m.Topic, Partition: 7, Offset: 1000, Timestamp: m.Timestamp, Key: m.Key, Value: m.Value,
+	return &pipeline.Record{Topic: m.Topic, Partition: 7, Offset: 1000, Timestamp: m.Timestamp, Key: m.Key,
+		Value:   m.Value,
 		Headers: m.Headers}
 }
 
@@ -119,7 +122,8 @@ func TestAnAmendmentNamesWhatItAmends(t *testing.T) {
 		words.Header(alert, publish.HeaderRoute) != "bad" {
 		t.Errorf("routed copy %s %v", alert.Value, alert.Headers)
 	}
-	if string(ask.Value) != string(judged.Value) || string(ask.Key) != "k" || words.Header(ask, publish.HeaderID) != "in/3/41#escalation" {
+	if string(ask.Value) != string(judged.Value) || string(ask.Key) != "k" ||
+		words.Header(ask, publish.HeaderID) != "in/3/41#escalation" {
 		t.Errorf("the request is not the source record: %s %s %v", ask.Key, ask.Value, ask.Headers)
 	}
 
@@ -142,8 +146,8 @@ func TestAnAmendmentNamesWhatItAmends(t *testing.T) {
 	if string(final.Value) != want {
 		t.Errorf("amendment\n%s, want\n%s", final.Value, want)
 	}
-	if o.Disposition != pipeline.Amended || final.Source != (pipeline.TopicPartition{Topic: "in", Partition: 3}) || words.Header(final, publish.HeaderAmends) != words.Header(
-		first, publish.HeaderID) ||
+	if o.Disposition != pipeline.Amended || final.Source != (pipeline.TopicPartition{Topic: "in", Partition: 3}) ||
+		words.Header(final, publish.HeaderAmends) != words.Header(first, publish.HeaderID) ||
 		words.Header(final, publish.HeaderID) != "in/3/41#2" || words.Header(final, publish.HeaderRevision) != "2" ||
 		words.Header(final, publish.HeaderModel) != "llama,ner@2" {
 		t.Errorf("amendment %s for %v: %v", o.Disposition, final.Source, final.Headers)
@@ -185,7 +189,8 @@ func TestAFinalVerdictThatIsTooLargeIsAPointerWithItsOwnID(t *testing.T) {
 			if mode == Amend {
 				amends = "in/3/41#0"
 			}
-			if words.Header(m, publish.HeaderID) != id || words.Header(m, publish.HeaderAmends) != amends || words.Header(m, publish.HeaderSource) != "in/3/41" ||
+			if words.Header(m, publish.HeaderID) != id || words.Header(m, publish.HeaderAmends) != amends ||
+				words.Header(m, publish.HeaderSource) != "in/3/41" ||
 				words.Header(m, publish.HeaderErrorReason) != "result-too-large" {
 				t.Errorf("%s, refused by %s: %s", mode, name, m.Headers)
 			}
@@ -221,7 +226,8 @@ func TestShadowPublishesTheLocalVerdictAsFinal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o := w.final(q, Final{By: pipeline.ByLLM, Label: "POSITIVE"}); len(o.Messages) != 0 || o.Disposition != pipeline.Compared {
+	if o := w.final(q, Final{By: pipeline.ByLLM, Label: "POSITIVE"}); len(o.Messages) != 0 ||
+		o.Disposition != pipeline.Compared {
 		t.Errorf("outcome %+v", o)
 	}
 }
@@ -253,8 +259,8 @@ func TestResultAndRoutedCopyAreSeenTogetherOrNotAtAll(t *testing.T) {
 	}
 	o := w.result(nil, codec.Flags{})
 	byTopicName(t, o, "dlq")
-	if o.Disposition != pipeline.DeadLetter || o.Fault.Reason != "result-too-large" || !strings.Contains(o.Fault.Error(),
-		"route bad") {
+	if o.Disposition != pipeline.DeadLetter || o.Fault.Reason != "result-too-large" ||
+		!strings.Contains(o.Fault.Error(), "route bad") {
 		t.Errorf("outcome %+v", o)
 	}
 }
@@ -271,14 +277,15 @@ func TestForeignRecordsOnTheEscalationTopicArePoison(t *testing.T) {
 		return &c
 	}
 	bad := map[string]*pipeline.Record{
-		"no headers":        {Value: good.Value},
-		"headers reordered": {Value: good.Value, Headers: append([]pipeline.Header{good.Headers[n-1]}, good.Headers[:n-1]...)},
-		"source":            change(n-4, "in/x/41"),
-		"negative offset":   change(n-4, "in/3/-1"),
-		"no JSON":           change(n-1, "{"),
-		"version":           change(n-1, `{"version":99}`),
-		"mode":              change(n-1, `{"version":1,"mode":"x"}`),
-		"verdict":           change(n-1, `{"version":1,"mode":"amend","verdict":"a","verdicts":{"b":{}}}`),
+		"no headers": {Value: good.Value},
+		"headers reordered": {Value: good.Value,
+			Headers: append([]pipeline.Header{good.Headers[n-1]}, good.Headers[:n-1]...)},
+		"source":          change(n-4, "in/x/41"),
+		"negative offset": change(n-4, "in/3/-1"),
+		"no JSON":         change(n-1, "{"),
+		"version":         change(n-1, `{"version":99}`),
+		"mode":            change(n-1, `{"version":1,"mode":"x"}`),
+		"verdict":         change(n-1, `{"version":1,"mode":"amend","verdict":"a","verdicts":{"b":{}}}`),
 	}
 	for name, r := range bad {
 		_, err := ParseRequest(r)

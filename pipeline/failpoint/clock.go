@@ -12,8 +12,8 @@ import (
 	_ "unsafe" // for go:linkname
 )
 
-// This file owns the wall clock of a binary that was built with the overlay of bench/faults/clockstep; only such a one has
-// wallStep.
+// This file owns the wall clock of a binary that was built with the overlay of bench/faults/clockstep; only such a one
+// has wallStep.
 
 //go:linkname wallStep runtime.wallStep
 var wallStep int64

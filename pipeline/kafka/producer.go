@@ -16,6 +16,42 @@ import (
 // This file owns the producer's identity (id, epoch, sequences) and the single steps of a transaction. sink.go strings
 // the steps together. Only one goroutine uses a producer at a time: Run's before the first assignment, Commit's after
 // it.
+//
+// What a producer knows of its transactions is in four variables, and settled and outcome are worked out from them:
+//
+//	doubtful    a request of this epoch had no answer and may still arrive. It becomes true at a step that got none
+//	            (unanswered), false with a new epoch (init). While it is true no transaction begins.
+//	committed   how the last transaction ended of which something can be in a log; false at the start of a process. A
+//	            transaction that ends sets it (end); a new epoch makes it outcome, because the broker aborts what was
+//	            open.
+//	dirty       a produce request or offset of a transaction since then has been sent, so that something may be in a
+//	            log. It becomes true before the first such request (produceHeads, commitOffsets), false when a
+//	            transaction ends or an epoch is new.
+//	mark        how many connections had been made when the last EndTxn that got a yes was first sent.
+//	settled     no connection has been made since mark: the markers of the last transaction are in the logs.
+//	outcome     committed and not dirty: how to end a transaction of which nothing is in a log. true repeats the
+//	            COMMIT before it, whose markers may be missing; false aborts.
+//
+// The states between two steps, for exactly-once, and what leads on:
+//
+//	no identity     before begin. -> begin: init, then scrub, which aborts what a former process left -> settled
+//	settled         not doubtful. A transaction may begin: addOffsets or addPartitions, then settled is asked again,
+//	                for only a coordinator that is done with the last transaction says yes. -> open
+//	                a connection is made -> unsettled
+//	unsettled       -> settle: scrub, an empty transaction with the outcome of the last one -> settled, or unsettled
+//	                again where a connection was made meanwhile; Client.begin tries five times, then Transient
+//	open, clean     begun, nothing in a log. A fault ends it with outcome, which may be a commit: nothing is lost by
+//	                that, and an abort would lose what a missing marker left open. -> recovering
+//	                the first produce or offset -> open, dirty
+//	open, dirty     -> end(commit) with a yes -> settled, committed
+//	                a fault before that request -> end(abort), Client.recoverCommit -> recovering
+//	                a fault at that request, or no answer: ambiguous -> recovering without an abort; the group's
+//	                offsets tell what became of it (afterRecovery)
+//	recovering      -> renew: init, then scrub, until neither is in doubt -> settled. An epoch that is lost to a twin
+//	                is Fenced instead, and the worker ends.
+//	doubtful        in any state between transactions -> settle renews, so that the broker refuses what is late
+//
+// With at-least-once there are no transactions: only id, epoch and sequences count, and renew takes a new id.
 
 type producer struct {
 	c     *Client

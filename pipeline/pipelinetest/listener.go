@@ -174,7 +174,8 @@ func (b *Broker) JavaClient(tb testing.TB) (file, bootstrap string) {
 		bootstrap = b.Env["KAFKA_BOOTSTRAP_SASL_SSL"]
 		text = fmt.Sprintf(`security.protocol=SASL_SSL
 sasl.mechanism=PLAIN
-sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username="admin" password="admin-secret";
+sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required `+
+			`username="admin" password="admin-secret";
 ssl.truststore.type=PEM
 ssl.truststore.location=%s
 `, b.Env["KAFKA_CA"])

@@ -19,7 +19,8 @@ type customer struct{ plan.Place }
 
 // Describe implements plan.Step.
 func (*customer) Describe() plan.Info {
-	return plan.Info{Name: "customer", Stage: "enrich", Goal: true, Fact: "customer", Tag: "features", Deadline: time.Second,
+	return plan.Info{Name: "customer", Stage: "enrich", Goal: true, Fact: "customer", Tag: "features",
+		Deadline: time.Second,
 		Fallback: func(*plan.Item, error) pipeline.Fact {
 			return pipeline.Fact{Tag: "features", Reason: "store-away", Value: tier("unknown")}
 		}}
@@ -46,21 +47,24 @@ func Example() {
 		Codec:     form,
 		Publisher: &publish.Publisher{Codec: form, Output: "results", DeadLetters: "dead"},
 		Metrics:   plan.NewMetrics(reg, pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{})),
-		Watchdog:  pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: time.Minute, Grace: time.Second, Wedged: stop}),
-		Fail:      stop,
+		Watchdog: pipeline.NewWatchdog(
+			pipeline.WatchdogOptions{Timeout: time.Minute, Grace: time.Second, Wedged: stop}),
+		Fail: stop,
 	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer p.Close()
-	for _, value := range []string{`{"user_id":7,"text":"I love it"}`, `{"user_id":8,"text":"I hate it"}`} {
+	for _, value := range []string{`{"user_id":7,"text":"Love it"}`, `{"user_id":8,"text":"Hate it"}`} {
 		done := make(chan pipeline.Outcome)
-		p.Submit(&pipeline.Record{Topic: "reviews", Value: []byte(value)}, func(_ *plan.Item, o pipeline.Outcome) { done <- o })
+		p.Submit(&pipeline.Record{Topic: "reviews", Value: []byte(value)}, func(_ *plan.Item, o pipeline.Outcome) {
+			done <- o
+		})
 		o := <-done
 		fmt.Println(o.Messages[0].Topic, string(o.Messages[0].Value))
 	}
 	// Output:
-	// results {"user_id":7,"text":"I love it","inference":{"customer":{"tier":"gold","by":"model","model":"features","revision":1}}}
-	// dead {"user_id":8,"text":"I hate it"}
+	// results {"user_id":7,"text":"Love it","inference":{"customer":{"tier":"gold","by":"model","model":"features","revision":1}}}
+	// dead {"user_id":8,"text":"Hate it"}
 }

@@ -7,8 +7,8 @@ import (
 	"sluice/pipeline/publish"
 )
 
-// Item is one record on its way. Steps read it, and write to it only by the calls that are there for it; the exceptions are a
-// Local step's own, which nothing runs beside: Requests, Deferred, and Facts that are there already.
+// Item is one record on its way. Steps read it, and write to it only by the calls that are there for it; the exceptions
+// are a Local step's own, which nothing runs beside: Requests, Deferred, and Facts that are there already.
 type Item struct {
 	publish.Judged      // Text is not empty, and valid as far as Flags say
 	Urgent         bool // goes before others

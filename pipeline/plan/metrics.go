@@ -19,14 +19,15 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer, stage *pipeline.StageMetrics) *Metrics {
 	f := promauto.With(reg)
 	return &Metrics{
-		urgent: f.NewCounter(prometheus.CounterOpts{Name: "sluice_urgent_records_total", Help: "Records that went first, by the " +
-			"rules of the section urgent. When it is most of sluice_records_total nothing is urgent any more: narrow the rules."}),
-		retries: f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_step_retries_total", Help: "Steps of records that were " +
-			"tried again because what they ask was away, by step. Growing: look at what the step asks; records wait for it, and " +
-			"the lag grows."}, []string{"step"}),
-		fallbacks: f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_step_fallbacks_total", Help: "Steps of records that did " +
-			"not end within their deadline and were replaced by what was declared for that, by step. When high, look at what the " +
-			"step asks, or give it more time."}, []string{"step"}),
+		urgent: f.NewCounter(prometheus.CounterOpts{Name: "sluice_urgent_records_total", Help: "Records that went " +
+			"first, by the rules of the section urgent. When it is most of sluice_records_total nothing is urgent " +
+			"any more: narrow the rules."}),
+		retries: f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_step_retries_total", Help: "Steps of records " +
+			"that were tried again because what they ask was away, by step. Growing: look at what the step asks; " +
+			"records wait for it, and the lag grows."}, []string{"step"}),
+		fallbacks: f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_step_fallbacks_total",
+			Help: "Steps of records that did not end within their deadline and were replaced by what was declared " +
+				"for that, by step. When high, look at what the step asks, or give it more time."}, []string{"step"}),
 		local: stage.Duration("tokenize"),
 	}
 }

@@ -1,8 +1,9 @@
-// Package plan is a record's way from its bytes to its outcome: opened by a codec, then through steps, each of which may wait
-// for something and may fail in its own way, then to the publisher.
+// Package plan is a record's way from its bytes to its outcome: opened by a codec, then through steps, each of which
+// may wait for something and may fail in its own way, then to the publisher.
 //
-// A plan is a set of steps with needs. Goals are what every record is to have; other steps run for a record only where one of
-// its goals needs them, so a step that no model of a record needs costs nothing. Steps that can run side by side do.
+// A plan is a set of steps with needs. Goals are what every record is to have; other steps run for a record only where
+// one of its goals needs them, so a step that no model of a record needs costs nothing. Steps that can run side by side
+// do.
 package plan
 
 import (
@@ -28,12 +29,12 @@ import (
 type Options struct {
 	Codec        codec.Codec
 	Publisher    *publish.Publisher
-	MaxTextBytes int     // longer texts are cut before they are judged, and flagged
+	MaxTextBytes int     // longer texts are cut before they are judged, and flagged; 0: none is
 	Urgent       *Urgent // which records go first; nil: none
 	Metrics      *Metrics
 	Watchdog     *pipeline.Watchdog
-	// Fail is told of an error that a person must mend, or that breaks a promise: the worker must stop. The record that met it
-	// stays unfinished.
+	// Fail is told of an error that a person must mend, or that breaks a promise: the worker must stop. The record that
+	// met it stays unfinished.
 	Fail func(error)
 }
 
@@ -73,8 +74,8 @@ type stepState struct {
 
 func (s *stepState) bit() uint64 { return 1 << s.index }
 
-// New checks that steps fit together and starts the goroutines that take records in; Close stops them. Facts are in the order
-// in which their first steps stand.
+// New checks that steps fit together and starts the goroutines that take records in; Close stops them. Facts are in the
+// order in which their first steps stand.
 func New(steps []Step, o Options) (*Plan, error) {
 	p := &Plan{o: o}
 	if err := p.build(steps); err != nil {
@@ -180,8 +181,9 @@ func sorted(infos []Info, at map[string]int) ([]int, error) {
 // Process implements pipeline.Processor.
 func (p *Plan) Process(j *pipeline.Job) { p.take(p.newItem(j.Record, j, nil)) }
 
-// Submit takes a record through the plan that belongs to no stage. done is called once, on any goroutine, with what was found
-// out and what would be published; it is not called for a record that is not done when the plan is closed or has failed.
+// Submit takes a record through the plan that belongs to no stage. done is called once, on any goroutine, with what was
+// found out and what would be published; it is not called for a record that is not done when the plan is closed or has
+// failed.
 func (p *Plan) Submit(r *pipeline.Record, done func(*Item, pipeline.Outcome)) {
 	p.take(p.newItem(r, nil, done))
 }
@@ -272,7 +274,8 @@ func (p *Plan) openSafely(it *Item) (on bool) {
 	return p.open(it)
 }
 
-// open reads a record. It returns false when it goes no further: its outcome needs no step, or it is opened again later.
+// open reads a record. It returns false when it goes no further: its outcome needs no step, or it is opened again
+// later.
 func (p *Plan) open(it *Item) bool {
 	r := it.Record
 	if r.Value == nil {
@@ -333,9 +336,14 @@ func blank(text []byte) bool {
 
 // end gives a record's outcome to whoever waits for it.
 func (p *Plan) end(it *Item, o pipeline.Outcome) {
-	if it.job != nil {
-		it.job.Done(o)
+	if it.job == nil {
+		it.finish(it, o)
 		return
 	}
-	it.finish(it, o)
+	// The outcome's facts hold the item until they are durable; what was needed to find them out need not stay so long.
+	if it.tries == nil { // else a step that was late may still be looking
+		clear(it.kept)
+		it.Value, it.Text = nil, nil
+	}
+	it.job.Done(o)
 }

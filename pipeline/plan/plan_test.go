@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,7 +38,9 @@ func (t tier) AppendJSON(b []byte) []byte { return fmt.Appendf(b, `"tier":%q`, s
 
 func withLookup(info plan.Info, answer func(context.Context, *plan.Item, plan.End)) words.Options {
 	info.Name, info.Stage, info.Fact, info.Goal, info.Tag = "lookup", "enrich", "customer", true, "features@1"
-	return words.Options{Steps: func(*words.Bench) []plan.Step { return []plan.Step{&lookup{info: info, answer: answer}} }}
+	return words.Options{Steps: func(*words.Bench) []plan.Step {
+		return []plan.Step{&lookup{info: info, answer: answer}}
+	}}
 }
 
 const review = `{"text":"sixsix"}`
@@ -143,7 +146,9 @@ func TestWhatAPersonMustMendStopsTheWorkerAndLeavesTheRecord(t *testing.T) {
 
 func TestAPanicInAWaitingStepIsThatRecordsFate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := become(t, words.New(t, withLookup(plan.Info{}, func(context.Context, *plan.Item, plan.End) { panic("no map") })))
+		o := become(t, words.New(t, withLookup(plan.Info{}, func(context.Context, *plan.Item, plan.End) {
+			panic("no map")
+		})))
 		if o == nil || o.Disposition != pipeline.DeadLetter || o.Fault.Reason != "panic" || o.Fault.Stage != "enrich" {
 			t.Errorf("outcome %+v", o)
 		}
@@ -153,20 +158,20 @@ func TestAPanicInAWaitingStepIsThatRecordsFate(t *testing.T) {
 // registry is a codec whose schemas are fetched from elsewhere.
 type registry struct {
 	codec.Codec
-	err error
+	there atomic.Bool
 }
 
 // Open implements codec.Codec.
 func (r *registry) Open(ctx context.Context, value []byte) (codec.Value, error) {
-	if r.err != nil {
-		return nil, r.err
+	if !r.there.Load() {
+		return nil, pipeline.Faultf(pipeline.Transient, "decode", "registry-away", "the registry is away")
 	}
 	return r.Codec.Open(ctx, value)
 }
 
 func TestARecordThatCannotBeReadYetWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &registry{err: pipeline.Faultf(pipeline.Transient, "decode", "registry-away", "the registry is away")}
+		r := &registry{}
 		b := words.New(t, words.Options{Change: func(b *words.Bench) { r.Codec, b.Publisher.Codec = b.Publisher.Codec, r }})
 		if o := become(t, b); o != nil {
 			t.Fatalf("while the registry is away the record became %+v", o)
@@ -174,8 +179,7 @@ func TestARecordThatCannotBeReadYetWaits(t *testing.T) {
 		var got *pipeline.Outcome
 		b.Plan().Submit(&words.Records(review)[0], func(_ *plan.Item, o pipeline.Outcome) { got = &o })
 		time.Sleep(time.Minute)
-		synctest.Wait() // nothing of the plan runs while err changes
-		r.err = nil
+		r.there.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got == nil || got.Disposition != pipeline.Scored {
@@ -225,5 +229,6 @@ type unsealable struct{ codec.Codec }
 
 // Seal implements codec.Codec.
 func (u *unsealable) Seal(codec.Value, *codec.Verdicts) ([]byte, error) {
-	return nil, pipeline.Faultf(pipeline.Poison, "encode", "no-such-field", "%w", errors.New("the schema has no field inference"))
+	return nil, pipeline.Faultf(pipeline.Poison, "encode", "no-such-field", "%w",
+		errors.New("the schema has no field inference"))
 }

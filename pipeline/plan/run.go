@@ -11,11 +11,11 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns how a record moves on: which of its steps may run now, and what the end of one means for the others. All of
-// it is decided by the words of Item, under its lock; nothing that can wait is called with it held.
+// This file owns how a record moves on: which of its steps may run now, and what the end of one means for the others.
+// All of it is decided by the words of Item, under its lock; nothing that can wait is called with it held.
 
-// next marks the steps of a record that are to start now as started. over says that its outcome is to be made now, by whoever
-// called. it.mu is held.
+// next marks the steps of a record that are to start now as started. over says that its outcome is to be made now, by
+// whoever called. it.mu is held.
 func (p *Plan) next(it *Item) (start uint64, over bool) {
 	if it.over {
 		return 0, false
@@ -75,8 +75,8 @@ func (s *stepState) wants(it *Item) (yes bool) {
 	return s.asks.Wanted(it)
 }
 
-// advanceAll takes records that were taken in together through every step that they come to at once. w looks at it; the time
-// that local steps take is counted from began.
+// advanceAll takes records that were taken in together through every step that they come to at once. w looks at it; the
+// time that local steps take is counted from began.
 func (p *Plan) advanceAll(items []*Item, w *pipeline.Watch, began time.Time) {
 	var starts [AtOnce]uint64
 	batch := make([]*Item, 0, len(items))
@@ -161,8 +161,8 @@ func (p *Plan) do(s *stepState, batch []*Item) {
 	}
 }
 
-// doSafely runs a local step. Where that panics it runs over each record alone, and it is the fault of those over which it
-// panics again.
+// doSafely runs a local step. Where that panics it runs over each record alone, and it is the fault of those over which
+// it panics again.
 func (p *Plan) doSafely(s *stepState, batch []*Item) {
 	defer func() {
 		x := recover()
@@ -294,8 +294,8 @@ func (p *Plan) again(s *stepState, it *Item, cause error) {
 	})
 }
 
-// pause is how long to wait before the n-th repeat: 50 ms at first, twice as long each time up to 5 s, and up to half as long
-// again by chance, so that many do not come back at once.
+// pause is how long to wait before the n-th repeat: 50 ms at first, twice as long each time up to 5 s, and up to half
+// as long again by chance, so that many do not come back at once.
 func pause(n int) time.Duration {
 	d := min(50*time.Millisecond<<min(n-1, 7), 5*time.Second)
 	return d + rand.N(d/2)
@@ -316,7 +316,8 @@ func (p *Plan) timeUp(s *stepState, it *Item) {
 		it.set(s, s.fallback(it, cause))
 		p.o.Metrics.fellBack(s.Name)
 	} else if it.fault == nil {
-		it.fault = pipeline.Faultf(pipeline.Poison, s.Stage, "deadline", "step %s has not ended within %v: %w", s.Name, s.Deadline,
+		it.fault = pipeline.Faultf(pipeline.Poison, s.Stage, "deadline", "step %s has not ended within %v: %w",
+			s.Name, s.Deadline,
 			cause)
 	}
 	it.close(s)
@@ -338,7 +339,8 @@ func (s *stepState) fallback(it *Item, cause error) (f pipeline.Fact) {
 
 // finish makes the outcome of a record about which everything has been found out.
 func (p *Plan) finish(it *Item) {
-	if f := it.fault; f != nil && (f.Kind == pipeline.Config || f.Kind == pipeline.Fenced || f.Kind == pipeline.Internal) {
+	if f := it.fault; f != nil &&
+		(f.Kind == pipeline.Config || f.Kind == pipeline.Fenced || f.Kind == pipeline.Internal) {
 		p.o.Fail(f)
 		return
 	}
@@ -375,7 +377,8 @@ func (s *stepState) doingTo(batch []*Item) func() string {
 		if n == 1 {
 			return fmt.Sprintf("the text of %s at offset %d has been %s", r.TopicPartition(), r.Offset, s.Doing)
 		}
-		return fmt.Sprintf("%d texts, the first of them of %s at offset %d, have been %s", n, r.TopicPartition(), r.Offset,
+		return fmt.Sprintf("%d texts, the first of them of %s at offset %d, have been %s", n,
+			r.TopicPartition(), r.Offset,
 			s.Doing)
 	}
 }

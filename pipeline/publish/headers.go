@@ -36,8 +36,8 @@ const (
 	EscalationID = "escalation" // the question to the escalate stage
 )
 
-// ID names one of the messages made of a record: topic/partition/offset#which. That of a routed copy has @ and the route's
-// name behind it.
+// ID names one of the messages made of a record: topic/partition/offset#which. That of a routed copy has @ and the
+// route's name behind it.
 func ID(r *pipeline.Record, which string) []byte {
 	return append(append(Source(r), '#'), which...)
 }

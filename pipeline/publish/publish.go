@@ -1,6 +1,6 @@
-// Package publish makes the messages of a finished record: its result, copies for routes, its dead letter. Everything here is a
-// pure function of its arguments, so that making an outcome again gives the same bytes (P5) and a repeat carries the same id
-// (P1).
+// Package publish makes the messages of a finished record: its result, copies for routes, its dead letter. Everything
+// here is a pure function of its arguments, so that making an outcome again gives the same bytes (P5) and a repeat
+// carries the same id (P1).
 package publish
 
 import (
@@ -25,7 +25,7 @@ type Publisher struct {
 	Output      string // topic of results
 	DeadLetters string // topic of dead letters
 	Routes      []Route
-	RuleFailed  func(rule string) // told of every rule that could not be evaluated, which then does not hold; nil: nobody
+	RuleFailed  func(rule string) // told of every rule that could not be evaluated, and so does not hold; may be nil
 	// MaxBytes is the largest message a topic takes, 0 if unknown; nil: no limit is known.
 	MaxBytes func(topic string) int
 }
@@ -46,8 +46,8 @@ func (j *Judged) Subject() *rule.Subject {
 	return &rule.Subject{Record: j.Record, Value: j.Value, Text: j.Text}
 }
 
-// overhead is what a message needs beyond key, value and headers: the batch's header (61 bytes), the record's own varints
-// and those of its headers, rounded up.
+// overhead is what a message needs beyond key, value and headers: the batch's header (61 bytes), the record's own
+// varints and those of its headers, rounded up.
 func overhead(m *pipeline.Message) int { return 61 + 32 + 10*len(m.Headers) }
 
 // Fits says whether the topic of a message takes it, as far as its limit (in bytes; 0: unknown) is known.
@@ -68,8 +68,8 @@ func (p *Publisher) Holds(name string, r *rule.Verdicts, env rule.Env) bool {
 	return yes
 }
 
-// Result publishes the record's value with the verdicts added, copies of it for the routes whose rules hold, and requests to
-// other stages. A deferred record has its requests only.
+// Result publishes the record's value with the verdicts added, copies of it for the routes whose rules hold, and
+// requests to other stages. A deferred record has its requests only.
 func (p *Publisher) Result(j *Judged) pipeline.Outcome {
 	if j.Deferred {
 		return pipeline.Outcome{Facts: j.Facts, Messages: j.Requests, Disposition: pipeline.Deferred}
@@ -92,8 +92,8 @@ type Amendment struct {
 	Env         rule.Env          // what the rules of routes see; needed where there are routes
 }
 
-// Amend publishes the record's value with the verdicts added, and copies of it for the routes whose rules hold; a pointer in
-// the dead letter topic where a message is larger than its topic takes.
+// Amend publishes the record's value with the verdicts added, and copies of it for the routes whose rules hold; a
+// pointer in the dead letter topic where a message is larger than its topic takes.
 func (p *Publisher) Amend(j *Judged, a Amendment) pipeline.Outcome {
 	value, err := p.Codec.Seal(j.Value, &j.Verdicts)
 	if err != nil {
@@ -122,21 +122,24 @@ func (p *Publisher) Tombstone(r *pipeline.Record) pipeline.Outcome {
 	return p.publish(r, pipeline.Tombstone, nil, origin(r))
 }
 
-// publish makes the result message, or a pointer in the dead letter topic when the result is larger than its topic takes.
+// publish makes the result message, or a pointer in the dead letter topic when the result is larger than its topic
+// takes.
 func (p *Publisher) publish(r *pipeline.Record, d pipeline.Disposition, value []byte,
 	ours []pipeline.Header) pipeline.Outcome {
 	m := pipeline.Message{Topic: p.Output, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value,
 		Headers: WithHeaders(r.Headers, ours...)}
 	if limit, ok := p.Fits(&m); !ok {
 		return p.pointer(r, pipeline.Faultf(pipeline.Poison, "encode", "result-too-large",
-			"the result has %d bytes, topic %s takes %d (max.message.bytes)", m.Size(), m.Topic, limit), m.Topic, m.Size(),
+			"the result has %d bytes, topic %s takes %d (max.message.bytes)", m.Size(), m.Topic, limit),
+			m.Topic, m.Size(),
 			limit)
 	}
 	return pipeline.Outcome{Messages: []pipeline.Message{m}, Disposition: d}
 }
 
-// route adds copies of a result, which is o's only message, for the routes whose rules hold. A copy that its topic would
-// refuse for its size makes the whole outcome a dead letter: result and copies are seen together or not at all (P3).
+// route adds copies of a result, which is o's only message, for the routes whose rules hold. A copy that its topic
+// would refuse for its size makes the whole outcome a dead letter: result and copies are seen together or not at all
+// (P3).
 func (p *Publisher) route(o pipeline.Outcome, r *pipeline.Record, env rule.Env) pipeline.Outcome {
 	for i := range p.Routes {
 		t := &p.Routes[i]
@@ -161,10 +164,11 @@ func (p *Publisher) route(o pipeline.Outcome, r *pipeline.Record, env rule.Env) 
 	return o
 }
 
-// DeadLetter publishes the record byte for byte, with the reason in headers. attempts says how often it was processed before
-// it was given up.
+// DeadLetter publishes the record byte for byte, with the reason in headers. attempts says how often it was processed
+// before it was given up.
 func (p *Publisher) DeadLetter(r *pipeline.Record, f *pipeline.Fault, attempts int) pipeline.Outcome {
-	m := pipeline.Message{Topic: p.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: r.Value,
+	m := pipeline.Message{Topic: p.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key,
+		Value:   r.Value,
 		Headers: WithHeaders(r.Headers, errorHeaders(r, f, attempts)...)}
 	if limit, ok := p.Fits(&m); !ok {
 		return p.pointer(r, f, m.Topic, m.Size(), limit)
@@ -174,7 +178,8 @@ func (p *Publisher) DeadLetter(r *pipeline.Record, f *pipeline.Fault, attempts i
 
 // Replace is the outcome of a record whose message the broker refused for its size although it looked small enough.
 func (p *Publisher) Replace(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
-	return p.pointer(r, pipeline.Faultf(pipeline.Poison, "commit", "result-too-large", "%w", cause), cause.Topic, r.Size(), 0)
+	return p.pointer(r, pipeline.Faultf(pipeline.Poison, "commit", "result-too-large", "%w", cause), cause.Topic,
+		r.Size(), 0)
 }
 
 // Panicked is the outcome of a record over which making another outcome has panicked.
@@ -186,15 +191,16 @@ func (p *Publisher) Panicked(r *pipeline.Record, f *pipeline.Fault) pipeline.Out
 // workers ended while it was in flight, the last DeathsAlone of them while it was the only one that ran.
 func (p *Publisher) Quarantine(r *pipeline.Record, deaths int) pipeline.Outcome {
 	return p.DeadLetter(r, pipeline.Faultf(pipeline.Poison, "process", "killed-the-worker",
-		"%d times a worker ended without stopping while this record was in flight, the last %d times while it was the only "+
-			"one that ran; it was not run again", deaths, pipeline.DeathsAlone), deaths)
+		"%d times a worker ended without stopping while this record was in flight, the last %d times while it was the "+
+			"only one that ran; it was not run again", deaths, pipeline.DeathsAlone), deaths)
 }
 
-// largestKey is how much of a key goes with a pointer: a dead letter that is itself too large would block its partition.
+// largestKey is how much of a key goes with a pointer: a dead letter that is itself too large would block its
+// partition.
 const largestKey = 16 << 10
 
-// pointer is a dead letter that says where the record is instead of repeating it. The source's headers stay behind, and so
-// does a key of more than 16 KiB.
+// pointer is a dead letter that says where the record is instead of repeating it. The source's headers stay behind, and
+// so does a key of more than 16 KiB.
 func (p *Publisher) pointer(r *pipeline.Record, f *pipeline.Fault, topic string, bytes, limit int) pipeline.Outcome {
 	value, err := json.Marshal(struct {
 		Topic     string `json:"topic"`
@@ -207,7 +213,8 @@ func (p *Publisher) pointer(r *pipeline.Record, f *pipeline.Fault, topic string,
 	if err != nil { // strings and numbers always marshal
 		panic(err)
 	}
-	m := pipeline.Message{Topic: p.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value,
+	m := pipeline.Message{Topic: p.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key,
+		Value:   value,
 		Headers: errorHeaders(r, f, 1)}
 	if len(m.Key) > largestKey {
 		m.Key = nil

@@ -1,5 +1,5 @@
-// Package rule is the language of the configuration's rules: yes-or-no expressions over a record and the facts about it,
-// compiled and type-checked before anything runs. The language is that of expr-lang/expr.
+// Package rule is the language of the configuration's rules: yes-or-no expressions over a record and the facts about
+// it, compiled and type-checked before anything runs. The language is that of expr-lang/expr.
 package rule
 
 import (
@@ -25,15 +25,16 @@ type Rule struct {
 
 // Parse compiles a rule. The error says where in it the mistake is and what it may use.
 func Parse(source string) (*Rule, error) {
-	p, err := expr.Compile(source, expr.Env(map[string]any(recordEnv(&Subject{Record: &pipeline.Record{}}))), expr.AsBool())
+	p, err := expr.Compile(source, expr.Env(map[string]any(recordEnv(&Subject{Record: &pipeline.Record{}}))),
+		expr.AsBool())
 	if err != nil {
 		return nil, ruleError(err, "a rule may use "+recordWords)
 	}
 	return &Rule{p}, nil
 }
 
-const recordWords = "topic, partition, key, headers[\"name\"], text, bytes, field(\"path\") and number(\"path\"), and must " +
-	"be true or false"
+const recordWords = "topic, partition, key, headers[\"name\"], text, bytes, field(\"path\") and number(\"path\"), " +
+	"and must be true or false"
 
 // recordNames are the names of the record in a rule.
 var recordNames = []string{"topic", "partition", "key", "headers", "text", "bytes", "field", "number"}
@@ -42,7 +43,8 @@ var recordNames = []string{"topic", "partition", "key", "headers", "text", "byte
 func ruleError(err error, known string) error {
 	var at *file.Error
 	if errors.As(err, &at) {
-		what := strings.ReplaceAll(strings.TrimSpace(at.Message), "type rule.Verdict has no field ", "a verdict has no ")
+		what := strings.ReplaceAll(strings.TrimSpace(at.Message), "type rule.Verdict has no field ",
+			"a verdict has no ")
 		if strings.HasPrefix(what, "a verdict has no route") {
 			what += " (it is called by)"
 		}
@@ -68,7 +70,8 @@ func recordEnv(s *Subject) Env {
 		headers[h.Key] = string(h.Value)
 	}
 	return Env{
-		"topic": rec.Topic, "partition": int(rec.Partition), "key": string(rec.Key), "headers": headers, "text": string(s.Text),
+		"topic": rec.Topic, "partition": int(rec.Partition), "key": string(rec.Key), "headers": headers,
+		"text":   string(s.Text),
 		"bytes":  len(rec.Value), // of the value
 		"field":  s.field,        // by path with dots; nil where there is none
 		"number": s.number,       // the same as a number, 0 where it is none

@@ -30,7 +30,8 @@ func subject(t *testing.T) *Subject {
 func facts() []pipeline.Fact {
 	return []pipeline.Fact{
 		{Name: "sentiment", By: pipeline.ByModel, Unsure: &model.Verdict{Label: "POSITIVE", Confidence: 0.7},
-			Value: &model.Verdict{Label: "NEGATIVE", Score: 0.55, Margin: 0.1, Entropy: 0.9, Confidence: 0.55, Windows: 1}},
+			Value: &model.Verdict{Label: "NEGATIVE", Score: 0.55, Margin: 0.1, Entropy: 0.9, Confidence: 0.55,
+				Windows: 1}},
 		{Name: "my-entities", By: pipeline.ByModel, Value: &model.Verdict{Windows: 1, Confidence: 0.8,
 			Entities: []model.Entity{{Group: "PER", Score: 0.9, Word: "Ada <b>", Start: 0, End: 3}}}},
 	}
@@ -103,7 +104,8 @@ func TestVerdictRules(t *testing.T) {
 
 // What a rule sees of a record is what the codec sees: digits that no float holds, and the last of repeated keys.
 func TestRulesSeeTheRecordThatTheCodecSees(t *testing.T) {
-	s := subjectOf(t, pipeline.Record{Value: []byte(`{"id":9007199254740993,"p":1,"p":9,"s":"7","t":true,"text":"a"}`)}, "a")
+	s := subjectOf(t, pipeline.Record{Value: []byte(`{"id":9007199254740993,"p":1,"p":9,"s":"7","t":true,"text":"a"}`)},
+		"a")
 	for source, want := range map[string]bool{
 		`field("id") == 9007199254740993`:                           true,
 		`field("id") == 9007199254740992`:                           false,

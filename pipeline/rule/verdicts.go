@@ -40,8 +40,8 @@ type Verdict struct {
 	Disagrees    bool    `expr:"disagrees" json:"disagrees,omitempty"` // the student said another label
 }
 
-// Viewer is a fact's value that says itself what rules see of it. The type of what View returns is that which was declared
-// for the fact (Declared.View).
+// Viewer is a fact's value that says itself what rules see of it. The type of what View returns is that which was
+// declared for the fact (Declared.View).
 type Viewer interface {
 	View(f *pipeline.Fact) any
 }
@@ -114,7 +114,8 @@ func ParseVerdicts(source string, facts []Declared) (*Verdicts, error) {
 		_, builtIn := builtin.Index[name]
 		switch {
 		case slices.Contains(recordNames, name) || builtIn:
-			return nil, fmt.Errorf("the verdict %q has a name that rules use already; give the model another field or name",
+			return nil, fmt.Errorf("the verdict %q has a name that rules use already; give the model another field "+
+				"or name",
 				f.Fact)
 		case slices.Contains(names, name):
 			return nil, fmt.Errorf("two verdicts are called %s in rules; give one of them another field or name", name)

@@ -30,18 +30,22 @@ const (
 
 const head = `# Faults survived
 
-What happens to Sluice when what is around it fails, as it was last tried on real Apache Kafka brokers. ` + "`make faults`" + ` makes the short rows anew, ` + "`LONG=1 make faults`" + `
-the long ones, ` + "`go run ./bench/faults -only NAME -seed SEED`" + ` one of them again with the same schedule. Up to three
-scenarios run at the same time, each on brokers of its own. Every row: workers are processes of ` + "`sluice run`" + ` with the bundled model
-sentiment-tiny, a proxy stands between them and the brokers, records keep coming while the fault lasts, supervisors start ended workers again, and nobody else does
-anything. Afterwards an independent client (franz-go) reads every topic, and a checker compares.
+What happens to Sluice when what is around it fails, as it was last tried on real Apache Kafka brokers.
+` + "`make faults`" + ` makes the short rows anew, ` + "`LONG=1 make faults`" + ` the long ones,
+` + "`go run ./bench/faults -only NAME -seed SEED`" + ` one of them again with the same schedule. Up to three
+scenarios run at the same time, each on brokers of its own. Every row: workers are processes of ` + "`sluice run`" + `
+with the bundled model sentiment-tiny, a proxy stands between them and the brokers, records keep coming while the fault
+lasts, supervisors start ended workers again, and nobody else does anything. Afterwards an independent client (franz-go)
+reads every topic, and a checker compares.
 
 | promise | what the checker demands |
 | --- | --- |
-| P1 | each input record has exactly one result or dead letter for a read_committed reader; a provisional result has exactly one final verdict behind it, from the endpoint or with a reason |
+| P1 | each input record has exactly one result or dead letter for a read_committed reader; a provisional ` +
+	`result has exactly one final verdict behind it, from the endpoint or with a reason |
 | P2 | outputs of one input partition keep its order |
 | P3 | an alert is visible if and only if the result is that it copies |
-| P4 | committed offsets never go back, never pass the end of the log, and no output is visible whose record is not committed |
+| P4 | committed offsets never go back, never pass the end of the log, and no output is ` +
+	`visible whose record is not committed |
 | P5 | equal texts have the same verdict, byte for byte |
 | P6 | source fields come out byte for byte |
 | P7 | memory and work in flight stay within the bound that the row names |

@@ -9,8 +9,8 @@ import (
 // This file writes the help on keys.
 
 const keysPreface = `
-Configuration keys. A flag wins over the environment, the environment over the file, the file over the default. Lists are
-separated by commas in flags and in the environment. In the file, ${NAME} stands for an environment variable,
+Configuration keys. A flag wins over the environment, the environment over the file, the file over the default. Lists
+are separated by commas in flags and in the environment. In the file, ${NAME} stands for an environment variable,
 ${NAME:-text} for text where it is not set, and relative file names are relative to the file.
 `
 

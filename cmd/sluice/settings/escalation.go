@@ -164,7 +164,8 @@ func defaultEscalation() Escalation {
 		Mode: "amend", SeverityFloor: 0.7, Confident: 0.9, Cache: 8 << 20,
 		Endpoint: Endpoint{Timeout: e.Timeout, Deadline: 30 * time.Second, MaxConcurrency: e.MaxConcurrency,
 			MaxAttempts: e.MaxAttempts, Structured: e.Structured, MaxTokens: e.MaxTokens,
-			MaxResponseBytes: config.Bytes(e.MaxResponseBytes), BreakerFailures: e.BreakerFailures, BreakerPause: e.BreakerPause},
+			MaxResponseBytes: config.Bytes(e.MaxResponseBytes), BreakerFailures: e.BreakerFailures,
+			BreakerPause: e.BreakerPause},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"sluice/cmd/sluice/config"
 	"sluice/pipeline/codec"
+	"sluice/pipeline/codec/formats"
 )
 
 // This file owns the sections input, output and dead_letter: what is read, and where results and failures go.
@@ -22,7 +23,7 @@ type Input struct {
 var inputKeys = []config.Key{
 	{Name: "topics", Need: true, Example: "customer_reviews", Doc: "topics to read"},
 	{Name: "format", Example: "text",
-		OneOf: []string{"json", "text"},
+		OneOf: formats.Names(),
 		Doc:   "json: each value is an object with a text field; text: the whole value is the text"},
 	{Name: "text", Example: "review.body",
 		Doc: `path of the text field in a JSON value, with dots between levels (\. is a dot in a name)`},
@@ -59,13 +60,14 @@ var deadLetterKeys = []config.Key{
 
 func checkInput(c *config.Check, s *Settings) {
 	in := &s.Input
-	switch in.Format {
-	case "text":
+	switch form := formats.Named(in.Format); {
+	case form == nil: // its own mistake, which has been told
+	case !form.Fields:
 		if c.Given("input.text") {
-			c.Between([]string{"input.text", "input.format"}, "has no meaning with input.format: text, where the "+
-				"whole value is the text; remove it, or set format: json")
+			c.Between([]string{"input.text", "input.format"}, "has no meaning with input.format: %s, where the "+
+				"whole value is the text; remove it, or set format: json", in.Format)
 		}
-	case "json":
+	default:
 		if slices.Contains(codec.ParsePath(in.Text), "") {
 			c.Mistake("input.text", "%q is not a path; write for example text, or review.body", in.Text)
 		}

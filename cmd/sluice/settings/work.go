@@ -83,7 +83,7 @@ type Cache struct {
 var cacheKeys = []config.Key{
 	{Name: "max_bytes", Range: config.Range{Least: "64KiB", Most: "1TiB", Zero: "for no cache"}, Example: "64MiB",
 		Doc: "memory for results of texts seen before, by model and tokens; 0: no cache. An answer from it has " +
-			"route: cache"},
+			"by: cache"},
 }
 
 // checkLimits: one partition may not have more than all of them, nor a batch more than there can be.

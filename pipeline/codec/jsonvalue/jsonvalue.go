@@ -1,5 +1,5 @@
-// Package jsonvalue is the codec of JSON objects: the text is a string in a field, results are the object byte for byte with
-// one more member.
+// Package jsonvalue is the codec of JSON objects: the text is a string in a field, results are the object byte for byte
+// with one more member.
 package jsonvalue
 
 import (
@@ -111,8 +111,8 @@ func decoded(v gjson.Result) any {
 	return nil
 }
 
-// Open implements codec.Codec. The text is unescaped; bytes in it that are not UTF-8 are left as they are. Where a key is
-// repeated the last one counts, as in Python, Go and Jackson.
+// Open implements codec.Codec. The text is unescaped; bytes in it that are not UTF-8 are left as they are. Where a key
+// is repeated the last one counts, as in Python, Go and Jackson.
 func (c *Codec) Open(_ context.Context, raw []byte) (codec.Value, error) {
 	if depth := nesting(raw); depth > c.o.MaxDepth {
 		return nil, poison("too-deep", "the JSON is nested %d levels deep, at most %d are read", depth, c.o.MaxDepth)
@@ -142,8 +142,8 @@ func (c *Codec) Open(_ context.Context, raw []byte) (codec.Value, error) {
 		}
 		switch so := c.o.Text[:i+1]; {
 		case taken:
-			return nil, poison("output-field-present", "the object already has a field %q: the record may have been through "+
-				"this worker before, or output.field needs another name", c.o.Field)
+			return nil, poison("output-field-present", "the object already has a field %q: the record may have been "+
+				"through this worker before, or output.field needs another name", c.o.Field)
 		case !found:
 			return nil, poison("missing-text", "the object has no field %q (input.text is %q)", so, c.o.Text)
 		case i < len(c.o.Text)-1 && !next.IsObject() && !next.IsArray():
@@ -154,7 +154,8 @@ func (c *Codec) Open(_ context.Context, raw []byte) (codec.Value, error) {
 	if at.Type != gjson.String {
 		return nil, poison("text-not-a-string", "field %q is not a string", c.o.Text)
 	}
-	return &value{raw, unsafe.Slice(unsafe.StringData(at.Str), len(at.Str))}, nil // a part of raw where nothing is escaped
+	// a part of raw where nothing is escaped
+	return &value{raw, unsafe.Slice(unsafe.StringData(at.Str), len(at.Str))}, nil
 }
 
 func poison(reason, format string, args ...any) error {
@@ -174,7 +175,8 @@ func (c *Codec) Seal(v codec.Value, verdicts *codec.Verdicts) ([]byte, error) {
 	return insert(v.(*value).raw, b), nil
 }
 
-// nesting is the depth of brackets outside strings. It needs no valid JSON and no recursion, so it may look at anything.
+// nesting is the depth of brackets outside strings. It needs no valid JSON and no recursion, so it may look at
+// anything.
 func nesting(b []byte) int {
 	depth, deepest := 0, 0
 	for i := 0; i < len(b); i++ {
@@ -195,8 +197,8 @@ func nesting(b []byte) int {
 	return deepest
 }
 
-// insert returns object, byte for byte, with one more member (`"name":value`) before its closing brace. object is a valid
-// JSON object.
+// insert returns object, byte for byte, with one more member (`"name":value`) before its closing brace. object is a
+// valid JSON object.
 func insert(object, member []byte) []byte {
 	end := bytes.LastIndexByte(object, '}')
 	out := make([]byte, 0, len(object)+len(member)+1)

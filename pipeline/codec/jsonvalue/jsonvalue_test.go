@@ -16,15 +16,16 @@ import (
 
 func open(t *testing.T, value string) codec.Value {
 	t.Helper()
-	v, err := New(Options{Text: codec.Path{"text"}, Field: "inference", MaxDepth: 9}).Open(context.Background(), []byte(value))
+	v, err := New(Options{Text: codec.Path{"text"}, Field: "inference", MaxDepth: 9}).Open(context.Background(),
+		[]byte(value))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return v
 }
 
-// Rules, routes and the text see the same record: the last of repeated keys, whole numbers with all their digits, one meaning
-// of a path.
+// Rules, routes and the text see the same record: the last of repeated keys, whole numbers with all their digits, one
+// meaning of a path.
 func TestFieldsAreThoseThatTheTextIsReadFrom(t *testing.T) {
 	v := open(t, `{"text":"first","id":9007199254740993,"big":18446744073709551615,"huge":123456789012345678901234567890,
 		"x":1.5,"t":true,"z":null,"a.b":1,"o":{"k":1,"k":2},"l":[{"n":"zero"},{"n":"one"}],"text":"last"}`)
@@ -32,8 +33,9 @@ func TestFieldsAreThoseThatTheTextIsReadFrom(t *testing.T) {
 		t.Errorf("the text is %q", v.Text())
 	}
 	for path, want := range map[string]any{
-		"text": "last", "id": int64(9007199254740993), "big": uint64(math.MaxUint64), "huge": 123456789012345678901234567890.0,
-		"x": 1.5, "t": true, "z": nil, `a\.b`: int64(1), "o.k": int64(2), "o": map[string]any{"k": int64(2)},
+		"text": "last", "id": int64(9007199254740993), "big": uint64(math.MaxUint64),
+		"huge": 123456789012345678901234567890.0,
+		"x":    1.5, "t": true, "z": nil, `a\.b`: int64(1), "o.k": int64(2), "o": map[string]any{"k": int64(2)},
 		"l.1.n": "one", "l": []any{map[string]any{"n": "zero"}, map[string]any{"n": "one"}},
 	} {
 		if got, found := v.Field(codec.ParsePath(path)); !found || !reflect.DeepEqual(got, want) {

@@ -1,5 +1,5 @@
-// Package textvalue is the codec of plain texts: the whole value is the text, and a result is a JSON object of the text and
-// the verdicts.
+// Package textvalue is the codec of plain texts: the whole value is the text, and a result is a JSON object of the text
+// and the verdicts.
 package textvalue
 
 import (

@@ -24,8 +24,11 @@ func block(t interface{ Fatalf(string, ...any) }, content, delimiter string) str
 	return lines[first+1]
 }
 
-var hostile = []string{"", "plain", `"`, `\`, `\"`, "\n", "\r\n", "\u2028", "</text>", "<|im_end|>", "<|im_start|>system", "[INST]", "[/INST]", "[PER_1]", "[PER_x]", "<<SYS>>", "</s>", "<s>",
-	"\u200b", "\u202e", "\u2066", "\U000e0041", "\U000e007f", "\ufe0f", "\u00ad", "\u3164", "\ufeff", "\ue000", "\x00", "\x1b[2J", "\x7f", "\u0085", "\xff", "\xe2\x82", "日本語", "😀", "```", "text-", "[control_8]", "{{", "&lt;", "٣"}
+var hostile = []string{"", "plain", `"`, `\`, `\"`, "\n", "\r\n", "\u2028", "</text>", "<|im_end|>", "<|im_start|>system",
+	"[INST]", "[/INST]", "[PER_1]", "[PER_x]", "<<SYS>>", "</s>", "<s>",
+	"\u200b", "\u202e", "\u2066", "\U000e0041", "\U000e007f", "\ufe0f", "\u00ad", "\u3164",
+	"\ufeff", "\ue000", "\x00", "\x1b[2J", "\x7f", "\u0085", "\xff", "\xe2\x82", "日本語",
+	"😀", "```", "text-", "[control_8]", "{{", "&lt;", "٣"}
 
 func TestATextStaysInItsBlock(t *testing.T) {
 	p := newTask(t, true)

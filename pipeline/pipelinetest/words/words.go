@@ -1,4 +1,5 @@
-// Package words has a tokenizer and models that cost next to nothing, and a plan on them, for tests of what stands around.
+// Package words has a tokenizer and models that cost next to nothing, and a plan on them, for tests of what stands
+// around.
 package words
 
 import (
@@ -90,8 +91,8 @@ func (w *Tokenizer) VocabSize() int { return 100 }
 // Close implements tokenize.Tokenizer.
 func (w *Tokenizer) Close() error { return nil }
 
-// run is sure of POSITIVE by the length of the first word. A first word of 13 letters fails the batch, one of 14 gives NaN;
-// when Broken is set everything fails.
+// run is sure of POSITIVE by the length of the first word. A first word of 13 letters fails the batch, one of 14 gives
+// NaN; when Broken is set everything fails.
 func (b *Bench) run(rows []engine.Input) ([][]float32, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,13 +139,15 @@ type Options struct {
 	Steps func(*Bench) []plan.Step
 }
 
-// New makes a plan with models on words. Values are JSON objects with the text in "text", results go to the topic out, dead
-// letters to dlq. A text may have 60 bytes, a row six tokens.
+// New makes a plan with models on words. Values are JSON objects with the text in "text", results go to the topic out,
+// dead letters to dlq. A text may have 60 bytes, a row six tokens.
 func New(t testing.TB, o Options) *Bench {
 	b := &Bench{Tokenizer: &Tokenizer{}, Failure: make(chan error, 100), t: t, Registry: prometheus.NewRegistry()}
-	b.Stage = pipeline.NewStageMetrics(b.Registry, pipeline.StageMetricsOptions{Dispositions: pipeline.ClassifyDispositions})
+	b.Stage = pipeline.NewStageMetrics(b.Registry, pipeline.StageMetricsOptions{
+		Dispositions: pipeline.ClassifyDispositions})
 	fail := func(err error) { b.Failure <- err }
-	dog := pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: 30 * time.Second, Grace: 10 * time.Second, Wedged: fail})
+	dog := pipeline.NewWatchdog(pipeline.WatchdogOptions{Timeout: 30 * time.Second, Grace: 10 * time.Second,
+		Wedged: fail})
 	e := engine.New(engine.Options{Devices: []engine.Device{{Name: "cpu", Runners: 2}}, BatchTokens: 256,
 		CacheBytes: o.CacheBytes, Metrics: engine.NewMetrics(b.Registry, b.Stage), Watchdog: dog, Fail: fail})
 	t.Cleanup(e.Close)
@@ -197,12 +200,14 @@ func (b *Bench) Break() {
 	b.mu.Unlock()
 }
 
-// Records are values as records of partition in-3 from offset 100 on, with key k and three headers; "null" is a tombstone.
+// Records are values as records of partition in-3 from offset 100 on, with key k and three headers; "null" is a
+// tombstone.
 func Records(values ...string) []pipeline.Record {
 	rs := make([]pipeline.Record, len(values))
 	for i, v := range values {
 		rs[i] = pipeline.Record{Topic: "in", Partition: 3, Offset: int64(100 + i), Key: []byte("k"), Value: []byte(v),
-			Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-abc")}, {Key: "x"}, {Key: "x", Value: []byte("2")}}}
+			Headers: []pipeline.Header{{Key: "traceparent", Value: []byte("00-abc")}, {Key: "x"},
+				{Key: "x", Value: []byte("2")}}}
 		if v == "null" {
 			rs[i].Value = nil
 		}

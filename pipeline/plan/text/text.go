@@ -1,5 +1,5 @@
-// Package text has the steps of text models: a text is tokenized once for all models that see the same tokens, a student is
-// asked first, and the model itself where the student is not sure enough.
+// Package text has the steps of text models: a text is tokenized once for all models that see the same tokens, a
+// student is asked first, and the model itself where the student is not sure enough.
 package text
 
 import (
@@ -45,8 +45,8 @@ type Metrics struct{ student *prometheus.CounterVec }
 // NewMetrics registers the metrics with reg.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return &Metrics{promauto.With(reg).NewCounterVec(prometheus.CounterOpts{Name: "sluice_student_verdicts_total",
-		Help: "Records that a student model looked at, by result: final (it was sure), unsure (the full model was asked). " +
-			"Mostly unsure: the student costs more than it saves; lower student_threshold or remove it."},
+		Help: "Records that a student model looked at, by result: final (it was sure), unsure (the full model was " +
+			"asked). Mostly unsure: the student costs more than it saves; lower student_threshold or remove it."},
 		[]string{"model", "result"})}
 }
 
@@ -61,7 +61,8 @@ func Steps(models []Model, m *Metrics) []plan.Step {
 				return t
 			}
 		}
-		t := &tokenization{name: fmt.Sprintf("tokenize-%d", len(tokenizations)+1), tokenizer: s.Tokenizer, options: s.Options}
+		t := &tokenization{name: fmt.Sprintf("tokenize-%d", len(tokenizations)+1), tokenizer: s.Tokenizer,
+			options: s.Options}
 		t.options.Offsets = t.options.Offsets || s.Judge.NeedsOffsets()
 		tokenizations = append(tokenizations, t)
 		return t
@@ -149,7 +150,8 @@ type judging struct {
 
 // Describe implements plan.Step.
 func (j *judging) Describe() plan.Info {
-	info := plan.Info{Name: "judge-" + j.fact, Stage: "judge", Needs: []string{j.tokens.name}, Goal: true, Fact: j.fact, Tag: j.Tag,
+	info := plan.Info{Name: "judge-" + j.fact, Stage: "judge", Needs: []string{j.tokens.name}, Goal: true, Fact: j.fact,
+		Tag:   j.Tag,
 		Doing: "judged"}
 	if j.student != nil {
 		info.After = []string{j.student.Describe().Name}

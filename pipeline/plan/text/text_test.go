@@ -56,7 +56,8 @@ func TestWhatBecomesOfEveryKindOfRecord(t *testing.T) {
 		"escapes": {`{"t\u0065xt":"\u0073ixsix"}`,
 			`{"t\u0065xt":"\u0073ixsix","inference":{"m0":` + verdict + `}}`, pipeline.Scored},
 		"numbers no float can hold": {`{"text":"sixsix","n":12345678901234567890123,"e":1e999}`,
-			`{"text":"sixsix","n":12345678901234567890123,"e":1e999,"inference":{"m0":` + verdict + `}}`, pipeline.Scored},
+			`{"text":"sixsix","n":12345678901234567890123,"e":1e999,"inference":{"m0":` + verdict + `}}`,
+			pipeline.Scored},
 		"a text that is cut": {`{"text":"sixsix ` + strings.Repeat("é", 60) + `"}`, `{"text":"sixsix ` +
 			strings.Repeat("é", 60) + `","inference":{"m0":` + verdict + `,"flags":["text-cut"]}}`, pipeline.Scored},
 		"too many tokens": {`{"text":"sixsix a b c d e f g"}`,
@@ -91,7 +92,8 @@ func TestWhatBecomesOfEveryKindOfRecord(t *testing.T) {
 				m.Headers[1].Value != nil || string(m.Headers[2].Value) != "2" {
 				t.Errorf("key or headers are not the source's: %s %v", m.Key, m.Headers)
 			}
-			if words.Header(m, publish.HeaderSource) != "in/3/100" || words.Header(m, publish.HeaderID) != "in/3/100#0" {
+			if words.Header(m, publish.HeaderSource) != "in/3/100" ||
+				words.Header(m, publish.HeaderID) != "in/3/100#0" {
 				t.Errorf("source %q, id %q", words.Header(m, publish.HeaderSource), words.Header(m, publish.HeaderID))
 			}
 			if o.Disposition == pipeline.DeadLetter {
@@ -101,13 +103,16 @@ func TestWhatBecomesOfEveryKindOfRecord(t *testing.T) {
 				if got := words.Header(m, publish.HeaderErrorReason); got != c.want {
 					t.Errorf("reason %q (%s), want %q", got, words.Header(m, publish.HeaderErrorMessage), c.want)
 				}
-				if words.Header(m, publish.HeaderErrorTopic) != "in" || words.Header(m, publish.HeaderErrorPartition) != "3" ||
-					words.Header(m, publish.HeaderErrorOffset) != "100" || words.Header(m, publish.HeaderErrorKind) != "poison" {
+				if words.Header(m, publish.HeaderErrorTopic) != "in" ||
+					words.Header(m, publish.HeaderErrorPartition) != "3" ||
+					words.Header(m, publish.HeaderErrorOffset) != "100" ||
+					words.Header(m, publish.HeaderErrorKind) != "poison" {
 					t.Errorf("headers %v", m.Headers)
 				}
 				return
 			}
-			if string(m.Value) != c.want || (m.Value == nil) != (o.Disposition == pipeline.Tombstone) || m.Topic != "out" {
+			if string(m.Value) != c.want || (m.Value == nil) != (o.Disposition == pipeline.Tombstone) ||
+				m.Topic != "out" {
 				t.Errorf("to %s:\n got %s\nwant %s", m.Topic, m.Value, c.want)
 			}
 		})
@@ -157,7 +162,8 @@ func TestModelsWithOneTokenizerShareOneTokenization(t *testing.T) {
 			t.Errorf("verdict of %s: %+v", name, v)
 		}
 	}
-	if got := words.Header(&o.Messages[0], publish.HeaderModel); got != "m0@0123456789ab,m1@0123456789ab,m2@0123456789ab" {
+	got := words.Header(&o.Messages[0], publish.HeaderModel)
+	if got != "m0@0123456789ab,m1@0123456789ab,m2@0123456789ab" {
 		t.Errorf("sluice.model: %s", got)
 	}
 }
@@ -206,18 +212,21 @@ func TestAStudentIsAskedFirst(t *testing.T) {
 	for i, o := range b.Outcomes(`{"text":"a"}`, `{"text":"bb"}`, `{"text":"thirteenthirt"}`) {
 		want := []struct{ by, tag string }{{"model", full.Tag}, {"student", student.Tag}, {"", ""}}[i]
 		if want.tag == "" {
-			if o.Disposition != pipeline.DeadLetter || words.Header(&o.Messages[0], publish.HeaderErrorReason) != "run-failed" {
+			if o.Disposition != pipeline.DeadLetter ||
+				words.Header(&o.Messages[0], publish.HeaderErrorReason) != "run-failed" {
 				t.Errorf("what both models fail on became %s: %v", o.Disposition, o.Fault)
 			}
 			continue
 		}
 		if v := string(o.Messages[0].Value); !strings.Contains(v, `"by":"`+want.by+`","model":"`+want.tag+`"`) ||
 			words.Header(&o.Messages[0], publish.HeaderModel) != want.tag {
-			t.Errorf("record %d: %s (%s), want by %s of %s", i, v, words.Header(&o.Messages[0], publish.HeaderModel), want.by,
+			t.Errorf("record %d: %s (%s), want by %s of %s", i, v, words.Header(&o.Messages[0], publish.HeaderModel),
+				want.by,
 				want.tag)
 		}
 		said, _ := o.Facts[0].Unsure.(*model.Verdict)
-		if v, ok := o.Facts[0].Value.(*model.Verdict); !ok || v.Label != "POSITIVE" || string(o.Facts[0].By) != want.by ||
+		if v, ok := o.Facts[0].Value.(*model.Verdict); !ok || v.Label != "POSITIVE" ||
+			string(o.Facts[0].By) != want.by ||
 			o.Facts[0].Tag != want.tag || (said != nil) != (i == 0) {
 			t.Errorf("record %d: the outcome's fact is %+v", i, o.Facts[0])
 		}
@@ -241,7 +250,8 @@ func TestAStepThatNobodyNeedsDoesNotRun(t *testing.T) {
 	}})
 	b.Outcomes(`{"text":"a"}`, `{"text":"bb"}`, `{"text":"cc"}`)
 	if b.Tokenizer.Texts() != 3 || other.Texts() != 1 {
-		t.Errorf("%d texts were tokenized for the student, %d for the model; want 3 and the one that the student was not sure of",
+		t.Errorf("%d texts were tokenized for the student, %d for the model; want 3 and the one that the student was "+
+			"not sure of",
 			b.Tokenizer.Texts(), other.Texts())
 	}
 }
@@ -300,9 +310,11 @@ func TestAPanicOverARecordIsThatRecordsFate(t *testing.T) {
 			for i, o := range out {
 				bad := c.text == "" || strings.Contains(values[i], c.text)
 				switch {
-				case bad && (o.Disposition != pipeline.DeadLetter || words.Header(&o.Messages[0], publish.HeaderErrorReason) != "panic" ||
+				case bad && (o.Disposition != pipeline.DeadLetter ||
+					words.Header(&o.Messages[0], publish.HeaderErrorReason) != "panic" ||
 					words.Header(&o.Messages[0], publish.HeaderErrorStage) != c.stage ||
-					!strings.Contains(words.Header(&o.Messages[0], publish.HeaderErrorMessage), "panicked at sluice/pipeline")):
+					!strings.Contains(words.Header(&o.Messages[0], publish.HeaderErrorMessage),
+						"panicked at sluice/pipeline")):
 					t.Errorf("%s: %s %s", values[i], o.Disposition, o.Messages[0].Headers)
 				case !bad && (o.Disposition != pipeline.Scored || !slices.ContainsFunc(alone,
 					func(a pipeline.Outcome) bool { return bytes.Equal(a.Messages[0].Value, o.Messages[0].Value) })):
@@ -382,7 +394,8 @@ func TestARecordThatNeverEndsEndsTheWorker(t *testing.T) {
 					t.Errorf("given up after %v", after)
 				}
 				var f *pipeline.Fault
-				if !errors.As(err, &f) || f.Stage != c.stage || f.Reason != "wedged" || pipeline.KindOf(err) != pipeline.Internal ||
+				if !errors.As(err, &f) || f.Stage != c.stage || f.Reason != "wedged" ||
+					pipeline.KindOf(err) != pipeline.Internal ||
 					!strings.Contains(err.Error(), c.says) {
 					t.Errorf("%v", err)
 				}
