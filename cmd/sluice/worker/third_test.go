@@ -172,20 +172,7 @@ func TestAThirdKindIsCheckedRunAndShown(t *testing.T) {
 	log, problems := worker.NewLogger(io.Discard, c.Log)
 	quiet := worker.Steps{Tell: func(string, ...any) {}}
 	process := &worker.Process{Exit: func() { t.Error("the process was ended") }}
-
-	var said []string
-	report := worker.Report{OK: func(what string) { said = append(said, what) },
-		Wrong: func(err error) { t.Errorf("validate: %v", err) }, Steps: quiet, Process: process}
-	only := worker.List{tally}
-	only.Check(t.Context(), c, report)
-	base, err := worker.KafkaConfig(&c.Settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	only.CheckBrokers(t.Context(), &c.Settings, base, report)
-	if len(said) != 2 || said[0] != "tally: of visits" || !strings.Contains(said[1], "of group reviews-tally") {
-		t.Errorf("validate says %q", said)
-	}
+	checkTally(t, c, process)
 
 	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic("visits"))
 	if err != nil {
@@ -240,6 +227,24 @@ func TestAThirdKindIsCheckedRunAndShown(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("the worker ended with %v", err)
+	}
+}
+
+// checkTally is what sluice validate does.
+func checkTally(t *testing.T, c *settings.Loaded, process *worker.Process) {
+	t.Helper()
+	var said []string
+	report := worker.Report{OK: func(what string) { said = append(said, what) },
+		Wrong: func(err error) { t.Errorf("validate: %v", err) }, Process: process}
+	only := worker.List{tally}
+	only.Check(t.Context(), c, report)
+	base, err := worker.KafkaConfig(&c.Settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	only.CheckBrokers(t.Context(), &c.Settings, base, report)
+	if len(said) != 2 || said[0] != "tally: of visits" || !strings.Contains(said[1], "of group reviews-tally") {
+		t.Errorf("validate says %q", said)
 	}
 }
 
