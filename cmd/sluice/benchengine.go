@@ -127,9 +127,10 @@ func (o *engineOptions) open(view *terminal.Progress) (r *engineRun, err error) 
 	if r.counter, err = openTokenCounter(dir); err != nil {
 		return nil, err
 	}
+	counter := r.counter // r is nil where an error is returned
 	defer func() {
 		if err != nil {
-			r.counter.tokenizer.Close()
+			counter.tokenizer.Close()
 		}
 	}()
 	texts, material, err := o.openTexts()
