@@ -41,11 +41,11 @@ func (*customer) Start(_ context.Context, it *plan.Item, end plan.End) {
 // A step is a type with a Place, a description, and one of Do and Start.
 func Example() {
 	reg := prometheus.NewRegistry()
-	form := jsonvalue.New(jsonvalue.Options{Text: codec.Path{"text"}, Field: "inference", MaxDepth: 64})
+	form := jsonvalue.New(jsonvalue.Options{Text: codec.Path{"text"}, Field: "found", MaxDepth: 64})
 	stop := func(err error) { fmt.Println("the worker stops:", err) }
 	p, err := plan.New([]plan.Step{&customer{}}, plan.Options{
 		Codec:     form,
-		Publisher: &publish.Publisher{Codec: form, Output: "results", DeadLetters: "dead"},
+		Publisher: &publish.Publisher{Codec: form, Output: "out", DeadLetters: "dead"},
 		Metrics:   plan.NewMetrics(reg, pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{})),
 		Watchdog: pipeline.NewWatchdog(
 			pipeline.WatchdogOptions{Timeout: time.Minute, Grace: time.Second, Wedged: stop}),
@@ -56,7 +56,7 @@ func Example() {
 		return
 	}
 	defer p.Close()
-	for _, value := range []string{`{"user_id":7,"text":"Love it"}`, `{"user_id":8,"text":"Hate it"}`} {
+	for _, value := range []string{`{"user_id":7,"text":"Fine"}`, `{"user_id":8,"text":"Poor"}`} {
 		done := make(chan pipeline.Outcome)
 		p.Submit(&pipeline.Record{Topic: "reviews", Value: []byte(value)}, func(_ *plan.Item, o pipeline.Outcome) {
 			done <- o
@@ -65,6 +65,6 @@ func Example() {
 		fmt.Println(o.Messages[0].Topic, string(o.Messages[0].Value))
 	}
 	// Output:
-	// results {"user_id":7,"text":"Love it","inference":{"customer":{"tier":"gold","by":"model","model":"features","revision":1}}}
-	// dead {"user_id":8,"text":"Hate it"}
+	// out {"user_id":7,"text":"Fine","found":{"customer":{"tier":"gold","by":"model","model":"features","revision":1}}}
+	// dead {"user_id":8,"text":"Poor"}
 }
