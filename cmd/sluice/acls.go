@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/worker"
 	"sluice/pipeline/kafka"
 )
 
@@ -28,7 +28,10 @@ asked. "sluice validate" then says which of them the brokers do not grant.`,
 			if err != nil {
 				return err
 			}
-			clients, err := accessOf(&c.Settings, stage)
+			if err := checkStage(stage); err != nil {
+				return err
+			}
+			kinds, err := worker.Kinds.Pick(&c.Settings, stage)
 			if err != nil {
 				return err
 			}
@@ -36,39 +39,24 @@ asked. "sluice validate" then says which of them the brokers do not grant.`,
 			if login != "" {
 				connection += " --command-config " + login
 			}
-			return printACLs(cmd.OutOrStdout(), kafka.ACLs(clients...), connection, principal, asJSON)
+			return printACLs(cmd.OutOrStdout(), kafka.ACLs(kinds.Access(&c.Settings)...), connection, principal, asJSON)
 		},
 	}
 	addConfigFlag(cmd, &file)
 	fs := cmd.Flags()
+	stages := worker.Kinds.Stages()
+	last := len(stages) - 1
 	fs.StringVar(&principal, "principal", "User:sluice", "`PRINCIPAL` to allow it to, as the brokers name who logs in")
 	describe(fs, "principal", envACLs+"PRINCIPAL", "User:reviews")
-	fs.StringVar(&stage, "stage", stageAll, "`STAGE` of the worker: all, classify or escalate, as for run")
+	fs.StringVar(&stage, "stage", worker.All, "`STAGE` of the worker: "+strings.Join(stages[:last], ", ")+" or "+
+		stages[last]+", as for run")
 	describe(fs, "stage", envACLs+"STAGE", "classify")
 	fs.StringVar(&login, "command-config", "", "`FILE` with the administrator's login, for kafka-acls.sh")
 	describe(fs, "command-config", envACLs+"COMMAND_CONFIG", "admin.properties")
 	fs.BoolVar(&asJSON, "json", false, "print a JSON list in place of commands")
 	describe(fs, "json", envACLs+"JSON", "true")
-	settings.Keys().AddFlags(fs)
+	workerKeys().AddFlags(fs)
 	return cmd
-}
-
-// accessOf is what the stages of a worker touch: one client of Kafka each.
-func accessOf(s *settings.Settings, stage string) ([]kafka.Access, error) {
-	classify := kafkaPlan(s)
-	var clients []kafka.Access
-	if stage == stageAll || stage == stageClassify {
-		clients = append(clients, classify.Access())
-	}
-	if s.Escalation.On() && (stage == stageAll || stage == stageEscalate) {
-		c := escalationKafka(classify, s)
-		clients = append(clients, c.Access())
-	}
-	if len(clients) == 0 {
-		return nil, usageErrorf("acls: --stage: %q is not one of all, classify, escalate, or the configuration has "+
-			"no escalation", stage)
-	}
-	return clients, nil
 }
 
 func printACLs(w io.Writer, acls []kafka.ACL, connection, principal string, asJSON bool) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"sluice/cmd/sluice/worker"
 	"sluice/pipeline/kafka"
 	"sluice/pipeline/llm/standin"
 	"sluice/pipeline/pipelinetest"
@@ -144,7 +145,7 @@ func (g *guarded) run(user, stage string) *exec.Cmd {
 }
 
 // deliver sends n records from key first on and reads until each has its verdict, and each escalated one its final one.
-func (g *guarded) deliver(first, n int, workers ...*worker) {
+func (g *guarded) deliver(first, n int, workers ...*workerProcess) {
 	g.t.Helper()
 	texts := streamTexts(g.t)
 	var records []*kgo.Record
@@ -197,7 +198,7 @@ func (g *guarded) deliver(first, n int, workers ...*worker) {
 	}
 }
 
-func (g *guarded) stop(workers ...*worker) {
+func (g *guarded) stop(workers ...*workerProcess) {
 	g.t.Helper()
 	for _, w := range workers {
 		if err := w.cmd.Process.Signal(os.Interrupt); err != nil {
@@ -214,36 +215,36 @@ func TestThePrintedPermissionsAreEnoughAndEachIsNeeded(t *testing.T) {
 		t.Skip("-short: no real broker")
 	}
 	g := newGuarded(t, "acls")
-	if r := finish(t, g.run("worker", stageAll)); r.code == 0 || !strings.Contains(r.err, "permission") {
+	if r := finish(t, g.run("worker", worker.All)); r.code == 0 || !strings.Contains(r.err, "permission") {
 		t.Fatalf("a worker without any permission: %+v", r)
 	}
 
 	// Each stage in a process of its own, with a principal of its own.
-	g.grant("worker", stageClassify)
-	g.grant("other", stageEscalate)
-	workers := []*worker{startCommand(t, g.run("worker", stageClassify)),
-		startCommand(t, g.run("other", stageEscalate))}
+	g.grant("worker", worker.Classify.Name)
+	g.grant("other", worker.Escalate.Name)
+	workers := []*workerProcess{startCommand(t, g.run("worker", worker.Classify.Name)),
+		startCommand(t, g.run("other", worker.Escalate.Name))}
 	g.deliver(0, 60, workers...)
 	g.stop(workers...)
-	escalate := g.list(stageEscalate)
+	escalate := g.list(worker.Escalate.Name)
 	if len(escalate) != 5 {
 		t.Errorf("the escalate stage needs %v", escalate)
 	}
 	for _, a := range escalate {
-		g.refused(a, "other", stageEscalate)
+		g.refused(a, "other", worker.Escalate.Name)
 	}
 
 	// Both stages in one process, with one principal.
-	g.grant("worker", stageAll)
-	both := startCommand(t, g.run("worker", stageAll))
+	g.grant("worker", worker.All)
+	both := startCommand(t, g.run("worker", worker.All))
 	g.deliver(60, 60, both)
 	g.stop(both)
-	all := g.list(stageAll)
+	all := g.list(worker.All)
 	if len(all) != 9 {
 		t.Errorf("a worker needs %v", all)
 	}
 	for _, a := range all {
-		g.refused(a, "worker", stageAll)
+		g.refused(a, "worker", worker.All)
 	}
 	if !slices.ContainsFunc(all, func(a kafka.ACL) bool {
 		return a.Name == "acls-escalation" ||

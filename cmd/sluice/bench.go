@@ -24,6 +24,7 @@ import (
 	"sluice/cmd/sluice/load/ceiling"
 	"sluice/cmd/sluice/terminal"
 	"sluice/cmd/sluice/witness"
+	"sluice/cmd/sluice/worker"
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/tokenize"
@@ -286,7 +287,7 @@ func openTokenCounter(dir string) (*tokenCounter, error) {
 func benchMachine() loadgen.Machine {
 	m := loadgen.DescribeMachine()
 	m.Features, m.Sluice, m.Cores = ort.CPUFeatures(), ownVersion(), ort.DefaultRunners()
-	if ort.Version() != "" || initOnnxRuntime() == nil {
+	if _, err := worker.Runtime(); err == nil {
 		m.Runtime = ort.Version()
 	}
 	for range 5 { // the best of several: other work only ever makes it look slower
@@ -421,7 +422,7 @@ func benchFirstLook(ctx context.Context, out, errw io.Writer, o benchOptions) (e
 		return err
 	}
 	defer counter.tokenizer.Close()
-	if err := initOnnxRuntime(); err != nil {
+	if _, err := worker.Runtime(); err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // broker and generator share the cores with the worker
@@ -586,7 +587,7 @@ func (o *benchOptions) fromConfig(cmd *cobra.Command, t *loadgen.Target) error {
 	if !cmd.Flags().Changed("format") {
 		t.Format = loadgen.Format(c.Input.Format)
 	}
-	k, err := kafkaConfig(&c.Settings)
+	k, err := worker.KafkaConfig(&c.Settings)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"sluice/cmd/sluice/load/bare"
 	"sluice/cmd/sluice/load/ceiling"
 	"sluice/cmd/sluice/terminal"
+	"sluice/cmd/sluice/worker"
 	"sluice/model/ort"
 	"sluice/pipeline/engine"
 )
@@ -135,7 +136,8 @@ func (o *engineOptions) open(view *terminal.Progress) (r *engineRun, err error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := initOnnxRuntime(); err != nil {
+	models, err := worker.Runtime()
+	if err != nil {
 		return nil, err
 	}
 	m := r.counter.model
@@ -143,7 +145,7 @@ func (o *engineOptions) open(view *terminal.Progress) (r *engineRun, err error) 
 	if err != nil {
 		return nil, err
 	}
-	if r.session, err = modelRuntime.Open(m, engine.RuntimeOptions{Device: "cpu"}); err != nil {
+	if r.session, err = models.Open(m, engine.RuntimeOptions{Device: "cpu"}); err != nil {
 		return nil, err
 	}
 	r.plan = ceiling.Plan{Rows: rows, Rounds: o.rounds, Status: view.Status, Loop: bare.Options{Window: o.window,

@@ -58,11 +58,11 @@ func TestKilledWorkersLoseAndDoubleNothingOnARealBroker(t *testing.T) {
 	produce(3 * every)
 
 	config := runConfigBy(t, broker, listener, dir)
-	start := func(instance string) *worker {
+	start := func(instance string) *workerProcess {
 		return startWorker(t, "-c", config, "--kafka.instance_id="+instance, "--kafka.commit_interval=20ms",
 			"--limits.partition.records=100", "--batch_tokens=256")
 	}
-	workers := []*worker{start("w-0"), start("w-1")}
+	workers := []*workerProcess{start("w-0"), start("w-1")}
 
 	seen := map[string]int{}
 	last := map[string]int{}

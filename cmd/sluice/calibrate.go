@@ -15,6 +15,7 @@ import (
 
 	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
+	"sluice/cmd/sluice/worker"
 	"sluice/model"
 	"sluice/model/calibrate"
 	"sluice/model/ort"
@@ -27,6 +28,7 @@ import (
 
 // calibrateOptions are the flags of calibrate.
 type calibrateOptions struct {
+	process  *worker.Process
 	model    string
 	labelled string
 	evaluate string
@@ -37,8 +39,8 @@ type calibrateOptions struct {
 	dryRun   bool
 }
 
-func calibrateCommand() *cobra.Command {
-	o := calibrateOptions{}
+func calibrateCommand(p *worker.Process) *cobra.Command {
+	o := calibrateOptions{process: p}
 	cmd := &cobra.Command{
 		Use:   "calibrate -m MODEL_DIR --labelled FILE",
 		Short: "Make a model's scores mean what they say",
@@ -146,13 +148,13 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 
 	judged := settings.DefaultModel()
 	judged.Path, judged.Name = o.model, described.Name
-	st := steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }}
-	models, err := openModels(ctx, []settings.Model{judged}, ort.DefaultRunners(), time.Minute, st)
+	st := stepsTo(errw)
+	models, err := o.process.OpenModels(ctx, []settings.Model{judged}, ort.DefaultRunners(), time.Minute, st)
 	if err != nil {
 		return err
 	}
-	defer closeModels(models)
-	if err := judgeLabelled(ctx, models, files, st); err != nil {
+	defer models.Close()
+	if err := judgeLabelled(ctx, o.process, models, files, st); err != nil {
 		return err
 	}
 
@@ -170,10 +172,10 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 }
 
 // fit fits a calibration to the first of the judged files, and measures it on the second where there is one.
-func (o calibrateOptions) fit(m *loadedModel, files []*calibrate.File, methods []model.CalibrationMethod) (
+func (o calibrateOptions) fit(m *worker.Model, files []*calibrate.File, methods []model.CalibrationMethod) (
 	*calibrate.Report, *calibrate.Result, error) {
-	subject := calibrate.Subject{Model: m.model, Tokenizer: m.tokenizer,
-		Aggregation: model.Aggregation(m.settings.Aggregation)}
+	subject := calibrate.Subject{Model: m.Model, Tokenizer: m.Tokenizer,
+		Aggregation: model.Aggregation(m.Settings.Aggregation)}
 	fitted := files[0]
 	rows, err := fitted.Rows(&subject)
 	if err != nil {
@@ -196,22 +198,22 @@ func (o calibrateOptions) fit(m *loadedModel, files []*calibrate.File, methods [
 			return nil, nil, &usageError{fmt.Errorf("calibrate: %s: %w", f.Name, err)}
 		}
 	}
-	if m.model.Task == model.TokenClassification {
+	if m.Model.Task == model.TokenClassification {
 		err = report.Sentences(files[len(files)-1])
 	}
 	return report, result, err
 }
 
 // judgeLabelled runs the model on every text. Logits are raw: a calibration that the model has is a judge's affair.
-func judgeLabelled(ctx context.Context, models []*loadedModel, files []*calibrate.File, st steps) error {
-	ctx, judges, err := openJudges(ctx, models, judgeOptions{runners: ort.DefaultRunners(),
+func judgeLabelled(ctx context.Context, p *worker.Process, models worker.Models, files []*calibrate.File, st worker.Steps) error {
+	ctx, judges, err := openJudges(ctx, p, models, judgeOptions{runners: ort.DefaultRunners(),
 		batchTokens: engine.DefaultBatchTokens, runTimeout: settings.Default().RunTimeout})
 	if err != nil {
 		return err
 	}
 	defer judges.close()
 	for _, f := range files {
-		end := st.begin("judging %d texts of %s", len(f.Texts), f.Name)
+		end := st.Begin("judging %d texts of %s", len(f.Texts), f.Name)
 		err := f.Judge(ctx, judges.of(0))
 		end()
 		if err != nil {
@@ -222,14 +224,14 @@ func judgeLabelled(ctx context.Context, models []*loadedModel, files []*calibrat
 }
 
 // write puts the calibration into the manifest, or says what it would be.
-func (o calibrateOptions) write(out io.Writer, m *loadedModel, c *model.Calibration) error {
+func (o calibrateOptions) write(out io.Writer, m *worker.Model, c *model.Calibration) error {
 	if c == nil {
 		fmt.Fprintln(out, "\nNothing is written: on texts that it was not fitted on, no map is better than the "+
 			"scores as they are. More texts may show otherwise.")
 		return nil
 	}
-	path := m.model.Path(model.ManifestFile)
-	if m.model.Manifest == nil {
+	path := m.Model.Path(model.ManifestFile)
+	if m.Model.Manifest == nil {
 		fmt.Fprintf(out, "\nNothing is written: there is no %s.\n", path)
 		return nil
 	}
@@ -253,6 +255,6 @@ func (o calibrateOptions) write(out io.Writer, m *loadedModel, c *model.Calibrat
 		return err
 	}
 	fmt.Fprintf(out, "\n%s is written: verdicts say %s now, before %s.\n", path, after.Tag(after.Name),
-		m.model.Tag(m.model.Name))
+		m.Model.Tag(m.Model.Name))
 	return nil
 }

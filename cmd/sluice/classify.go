@@ -20,6 +20,7 @@ import (
 	"sluice/cmd/sluice/config"
 	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
+	"sluice/cmd/sluice/worker"
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/engine"
@@ -34,6 +35,7 @@ import (
 
 // classifyOptions are the flags of classify.
 type classifyOptions struct {
+	process *worker.Process
 	models  []string
 	format  string
 	text    string
@@ -42,8 +44,8 @@ type classifyOptions struct {
 	shape   settings.Model // what holds for every model
 }
 
-func classifyCommand() *cobra.Command {
-	o := classifyOptions{shape: settings.DefaultModel()}
+func classifyCommand(p *worker.Process) *cobra.Command {
+	o := classifyOptions{process: p, shape: settings.DefaultModel()}
 	cmd := &cobra.Command{
 		Use:   "classify -m MODEL_DIR [-m MODEL_DIR]... [FILE]",
 		Short: "Judge lines of a file or of standard input",
@@ -149,12 +151,12 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	if err != nil {
 		return err
 	}
-	st := steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }}
-	models, err := openModels(ctx, s.Models, runnersOf(s.Runners), s.RunTimeout, st)
+	st := stepsTo(errw)
+	models, err := o.process.OpenModels(ctx, s.Models, worker.Runners(s.Runners), s.RunTimeout, st)
 	if err != nil {
 		return err
 	}
-	defer closeModels(models)
+	defer models.Close()
 	if err := nameModels(models); err != nil {
 		return err
 	}
@@ -166,10 +168,10 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 			st.Fail(err)
 		}
 	}
-	dog := newWatchdog(s.RunTimeout, sayAnd(fail))
-	eng, err := newEngine(ctx, models, engine.Options{
-		Devices: devices(runnersOf(s.Runners)), BatchTokens: engine.DefaultBatchTokens, Timeout: s.RunTimeout,
-		Watchdog: dog, Metrics: toolMetrics(), Fail: fail,
+	dog := o.process.Watchdog(s.RunTimeout, sayAnd(fail))
+	eng, err := models.Engine(ctx, engine.Options{
+		Devices: worker.Devices(worker.Runners(s.Runners)), BatchTokens: engine.DefaultBatchTokens, Timeout: s.RunTimeout,
+		Watchdog: dog, Metrics: worker.ToolMetrics(), Fail: fail,
 	})
 	if err != nil {
 		return err
@@ -184,41 +186,41 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 		plan   *pipeline.Processor
 	}{{"json", &p.json}, {"text", &p.text}} {
 		s.Input.Format = to.format
-		publisher, err := publisherOf(s, nil, metrics.RuleFailed)
+		publisher, err := worker.NewPublisher(s, nil, metrics.RuleFailed)
 		if err != nil {
 			return err
 		}
-		c, err := planOf(models, s, nil, publisher, po, textMetrics)
+		c, err := o.process.NewPlan(models, s, nil, publisher, po, textMetrics)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
 		*to.plan = c
 	}
-	return runLines(ctx, in, out, p, limitsOf(s.Limits), metrics, errw, &stage)
+	return runLines(ctx, in, out, p, worker.Limits(s.Limits), metrics, errw, &stage)
 }
 
 // nameModels gives models without a name their own, and refuses names that meet.
-func nameModels(models []*loadedModel) error {
+func nameModels(models worker.Models) error {
 	seen := map[string]string{}
 	for _, m := range models {
-		if m.settings.Name == "" {
-			m.settings.Name = m.model.Name
+		if m.Settings.Name == "" {
+			m.Settings.Name = m.Model.Name
 		}
-		name := m.settings.Name
+		name := m.Settings.Name
 		if other, ok := seen[name]; ok {
 			return usageErrorf("classify: the models in %s and %s are both called %q; write -m NAME=DIR for one of "+
-				"them", other, m.settings.Path, name)
+				"them", other, m.Settings.Path, name)
 		}
-		seen[name] = m.settings.Path
+		seen[name] = m.Settings.Path
 		for _, reserved := range codec.ReservedNames {
 			if name == reserved {
 				return usageErrorf("classify: %q is a member that the output field has itself; write -m NAME=DIR "+
-					"with another name for %s", name, m.settings.Path)
+					"with another name for %s", name, m.Settings.Path)
 			}
 		}
 		if err := codec.CheckField(name); err != nil {
-			return usageErrorf("classify: the name of the model in %s: %v", m.settings.Path, err)
+			return usageErrorf("classify: the name of the model in %s: %v", m.Settings.Path, err)
 		}
 	}
 	return nil

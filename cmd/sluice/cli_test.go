@@ -31,6 +31,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/worker"
 	"sluice/pipeline/kafka"
 	"sluice/pipeline/pipelinetest"
 )
@@ -54,11 +55,23 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asSluice) != "" {
-		os.Exit(execute(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(execute(testProcess(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	code := m.Run()
 	pipelinetest.StopKafka()
 	os.Exit(code)
+}
+
+// hooks are what the environment puts into processes of the command line, of each test that needs one.
+var hooks []func(*worker.Hooks)
+
+// testProcess is the process of the command line with the hooks.
+func testProcess() *worker.Process {
+	p := &worker.Process{Exit: func() { os.Exit(exitFailed) }}
+	for _, hook := range hooks {
+		hook(&p.Hooks)
+	}
+	return p
 }
 
 // sluice is a process of the command line, with no SLUICE_ variable but the place of ONNX Runtime.
@@ -230,7 +243,7 @@ func TestAFlagCanComeFromTheEnvironment(t *testing.T) {
 }
 
 func TestEveryFlagHasItsVariableDeclared(t *testing.T) {
-	root, _ := newRoot()
+	root, _ := newRoot(testProcess())
 	declared := map[string]bool{envOnnx: true}
 	var visit func(*cobra.Command)
 	visit = func(c *cobra.Command) {
@@ -488,8 +501,17 @@ func grantVerify(t *testing.T, b *pipelinetest.Broker, l *pipelinetest.Listener,
 	}
 }
 
-// worker is a running `sluice run`.
-type worker struct {
+// status is what tests read of /status.
+type status struct {
+	Ready       bool
+	Guarantee   string
+	OnnxRuntime string
+	Models      []worker.ModelPage
+	Stage       *worker.StagePage
+}
+
+// workerProcess is a running `sluice run`.
+type workerProcess struct {
 	cmd  *exec.Cmd
 	http string
 	mu   sync.Mutex
@@ -497,13 +519,13 @@ type worker struct {
 	done chan error
 }
 
-func startWorker(t *testing.T, args ...string) *worker {
+func startWorker(t *testing.T, args ...string) *workerProcess {
 	t.Helper()
 	return startWorkerWith(t, nil, args...)
 }
 
 // startWorkerWith starts a worker with more of an environment.
-func startWorkerWith(t *testing.T, env []string, args ...string) *worker {
+func startWorkerWith(t *testing.T, env []string, args ...string) *workerProcess {
 	t.Helper()
 	cmd := sluice(t, append([]string{"run"}, args...)...)
 	cmd.Env = append(cmd.Env, env...)
@@ -511,9 +533,9 @@ func startWorkerWith(t *testing.T, env []string, args ...string) *worker {
 }
 
 // startCommand starts a worker by its command line and waits for its address.
-func startCommand(t *testing.T, cmd *exec.Cmd) *worker {
+func startCommand(t *testing.T, cmd *exec.Cmd) *workerProcess {
 	t.Helper()
-	w := &worker{cmd: cmd, done: make(chan error, 1)}
+	w := &workerProcess{cmd: cmd, done: make(chan error, 1)}
 	stderr, err := w.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -546,13 +568,13 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *worker {
 	return w
 }
 
-func (w *worker) logs() string {
+func (w *workerProcess) logs() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.log.String()
 }
 
-func (w *worker) get(t *testing.T, path string) (int, string) {
+func (w *workerProcess) get(t *testing.T, path string) (int, string) {
 	t.Helper()
 	r, err := http.Get(w.http + path)
 	if err != nil {
@@ -567,7 +589,7 @@ func (w *worker) get(t *testing.T, path string) (int, string) {
 }
 
 // waitReady waits until /readyz says so.
-func (w *worker) waitReady(t *testing.T) {
+func (w *workerProcess) waitReady(t *testing.T) {
 	t.Helper()
 	why := ""
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); {
@@ -585,7 +607,7 @@ func (w *worker) waitReady(t *testing.T) {
 }
 
 // exit is the exit code, waited for.
-func (w *worker) exit(t *testing.T) int {
+func (w *workerProcess) exit(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-w.done:
@@ -638,7 +660,7 @@ func TestRunFromTopicToTopic(t *testing.T) {
 		}
 	}
 	_, body = w.get(t, "/status")
-	var page statusPage
+	var page status
 	if err := json.Unmarshal([]byte(body), &page); err != nil {
 		t.Fatal(err)
 	}
@@ -785,12 +807,12 @@ func TestStudentCacheAndUrgentRecords(t *testing.T) {
 			t.Errorf("/metrics does not have %s", want)
 		}
 	}
-	_, page := w.get(t, "/status")
-	var status statusPage
-	if err := json.Unmarshal([]byte(page), &status); err != nil {
+	_, body := w.get(t, "/status")
+	var page status
+	if err := json.Unmarshal([]byte(body), &page); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range status.Models {
+	for _, m := range page.Models {
 		if m.BatchTokens < 32 || len(m.BatchMeasured) < 5 {
 			t.Errorf("/status: model %s has a token budget of %d, measured %v", m.Name, m.BatchTokens, m.BatchMeasured)
 		}

@@ -3,18 +3,20 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
-	"sluice/cmd/sluice/settings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"sluice/cmd/sluice/demo"
+	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/worker"
 )
 
 // This file is the command of the demo, and the way from its plan to a worker. What is shown is package demo's.
 
-func demoCommand() *cobra.Command {
+func demoCommand(p *worker.Process) *cobra.Command {
 	var o demo.Options
 	var models string
 	cmd := &cobra.Command{
@@ -40,7 +42,7 @@ speaks the protocol of an OpenAI-compatible API and judges by counting words. Am
 			if o.Models, err = demo.Find(dir, settings.ModelName.MatchString); err != nil {
 				return err
 			}
-			return demo.Run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, demoWorker)
+			return demo.Run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, demoWorker(p))
 		},
 	}
 	fs := cmd.Flags()
@@ -68,6 +70,18 @@ func besideBinary(given string, path ...string) (string, error) {
 	return filepath.Join(append([]string{exe}, path...)...), err
 }
 
+// executableDir is the directory of the binary, links resolved.
+func executableDir() (string, error) {
+	exe, err := os.Executable()
+	if err == nil {
+		exe, err = filepath.EvalSymlinks(exe)
+	}
+	if err != nil {
+		return "", fmt.Errorf("where this program is: %w", err)
+	}
+	return filepath.Dir(exe), nil
+}
+
 // demoSettings is what a configuration file for the demo would say.
 func demoSettings(p demo.Plan) *settings.Settings {
 	s := settings.Default()
@@ -91,33 +105,40 @@ func demoSettings(p demo.Plan) *settings.Settings {
 }
 
 // demoWorker runs the worker of the demo: the same as that of sluice run.
-func demoWorker(ctx context.Context, j demo.Job) error {
-	s := demoSettings(j.Plan)
-	log, problems := newLogger(j.Log, settings.Log{Level: "warn", Format: "text"})
-	return runWorker(ctx, s, workerOptions{
-		grace: 10 * time.Second, log: log, problems: problems, steps: steps{j.Say},
-		started: func(w *runningWorker) {
-			seen := demo.Worker{Address: w.server.address(), Guarantee: s.Kafka.Guarantee}
-			for _, m := range w.models {
-				seen.Models = append(seen.Models, m.Model)
-				seen.Describe = append(seen.Describe, fmt.Sprintf("%s: %s, %s, %s, on %s", m.Name, m.Model, m.Task,
-					m.Precision, m.Provider))
-			}
-			seen.Queue = func() (lag int64, inFlight int) {
-				for _, p := range w.stage.Status().Partitions {
-					lag += max(0, p.Lag)
-					inFlight += p.InFlight
-				}
-				return lag, inFlight
-			}
-			seen.Problem = func() string {
-				p := problems.last()
-				if p == nil {
-					return ""
-				}
-				return p.Time.Format(time.TimeOnly) + " " + p.Message
-			}
-			j.Started(seen)
-		},
-	})
+func demoWorker(p *worker.Process) func(context.Context, demo.Job) error {
+	return func(ctx context.Context, j demo.Job) error {
+		s := demoSettings(j.Plan)
+		log, problems := worker.NewLogger(j.Log, settings.Log{Level: "warn", Format: "text"})
+		return worker.Kinds.Run(ctx, s, worker.Options{
+			Grace: 10 * time.Second, Version: ownVersion(), Log: log, Problems: problems, Process: p,
+			Steps:   worker.Steps{Tell: j.Say},
+			Started: func(w *worker.Worker) { j.Started(demoSeen(w, s, problems)) },
+		})
+	}
+}
+
+// demoSeen is what the demo shows of its worker.
+func demoSeen(w *worker.Worker, s *settings.Settings, problems *worker.Problems) demo.Worker {
+	classify := w.Stage(worker.Classify.Name)
+	seen := demo.Worker{Address: w.Address, Guarantee: s.Kafka.Guarantee}
+	for _, m := range classify.Models {
+		seen.Models = append(seen.Models, m.Model)
+		seen.Describe = append(seen.Describe, fmt.Sprintf("%s: %s, %s, %s, on %s", m.Name, m.Model, m.Task,
+			m.Precision, m.Provider))
+	}
+	seen.Queue = func() (lag int64, inFlight int) {
+		for _, p := range classify.Stage.Status().Partitions {
+			lag += max(0, p.Lag)
+			inFlight += p.InFlight
+		}
+		return lag, inFlight
+	}
+	seen.Problem = func() string {
+		p := problems.Last()
+		if p == nil {
+			return ""
+		}
+		return p.Time.Format(time.TimeOnly) + " " + p.Message
+	}
+	return seen
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/cmd/sluice/demo"
+	"sluice/cmd/sluice/worker"
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/failpoint"
@@ -90,7 +91,7 @@ escalation:
 }
 
 // start starts a worker that, built so, dies by itself at the n-th pass of a failpoint; "" never does.
-func (c *cascade) start(instance, stage, at string) *worker {
+func (c *cascade) start(instance, stage, at string) *workerProcess {
 	c.t.Helper()
 	cmd := sluice(c.t, "run", "-c", c.config, "--kafka.instance_id="+instance, "--stage="+stage)
 	if failpoint.On && at != "" {
@@ -244,19 +245,19 @@ func soakEscalation(t *testing.T, mode escalate.Mode, records int) {
 	}
 	produce(4 * every)
 
-	crew := []struct{ instance, stage string }{{"all", stageAll}, {"classify", stageClassify},
-		{"escalate", stageEscalate}}
+	crew := []struct{ instance, stage string }{{"all", worker.All}, {"classify", worker.Classify.Name},
+		{"escalate", worker.Escalate.Name}}
 	starts := 0
-	start := func(i int) *worker {
+	start := func(i int) *workerProcess {
 		at := ""
-		if crew[i].stage != stageClassify {
+		if crew[i].stage != worker.Classify.Name {
 			at = fmt.Sprintf("%s:%d:kill", []string{failpoint.EscalateBeforeCall,
 				failpoint.EscalateAfterCall}[starts%2], 5+c.random.IntN(40))
 			starts++
 		}
 		return c.start(crew[i].instance, crew[i].stage, at)
 	}
-	workers := []*worker{start(0), start(1), start(2)}
+	workers := []*workerProcess{start(0), start(1), start(2)}
 	first, final := map[string]*seen{}, map[string]*seen{} // by key: what is there at once, what is there in the end
 	escalated, doubled, blamed, kills, own := 0, 0, 0, 0, map[string]int{}
 	take := func(s *seen) {
@@ -400,8 +401,8 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 		fmt.Sprintf("  when: 'true'\n  mode: amend\n  cache: 0\n  budget: {calls_per_day: %d}\n", calls))
 	texts := streamTexts(t)
 	c.produce(texts, 0, records, partitions)
-	classify := c.start("classify", stageClassify, "")
-	workers := []*worker{c.start("e-0", stageEscalate, ""), c.start("e-1", stageEscalate, "")}
+	classify := c.start("classify", worker.Classify.Name, "")
+	workers := []*workerProcess{c.start("e-0", worker.Escalate.Name, ""), c.start("e-1", worker.Escalate.Name, "")}
 	final := map[string]string{}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -427,12 +428,12 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 		workers[i].cmd.Process.Kill()
 		<-workers[i].done
 		kills++
-		workers[i] = c.start(fmt.Sprintf("e-%d", i), stageEscalate, "")
+		workers[i] = c.start(fmt.Sprintf("e-%d", i), worker.Escalate.Name, "")
 	}
 	until(20)
 	kill(0)
 	until(45)
-	workers = append(workers, c.start("e-2", stageEscalate, "")) // partitions move to it
+	workers = append(workers, c.start("e-2", worker.Escalate.Name, "")) // partitions move to it
 	until(60)
 	kill(1)
 	until(90)
@@ -460,7 +461,7 @@ func TestTheBudgetHoldsAcrossKilledWorkersOnARealBroker(t *testing.T) {
 		if code := w.exit(t); code != exitDone {
 			t.Errorf("exit code %d\n%s", code, w.logs())
 		}
-		workers[i] = c.start(fmt.Sprintf("e-%d", i), stageEscalate, "")
+		workers[i] = c.start(fmt.Sprintf("e-%d", i), worker.Escalate.Name, "")
 	}
 	c.produce(texts, records, records+60, partitions)
 	until(records + 60)

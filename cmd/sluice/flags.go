@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"sluice/cmd/sluice/config"
-	"sluice/cmd/sluice/settings"
 )
 
 // Every flag can be given by an environment variable too. Those that stand for configuration keys are package config's;
@@ -139,7 +138,7 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 		}
 	}
 	if keys {
-		settings.Keys().WriteKeys(w)
+		workerKeys().WriteKeys(w)
 	}
 	if !cmd.HasParent() {
 		fmt.Fprint(w, "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 fenced by a "+

@@ -1,18 +1,15 @@
 package main
 
 import (
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"sluice/cmd/sluice/config"
 	"sluice/cmd/sluice/settings"
+	"sluice/cmd/sluice/worker"
 )
 
 func healthCommand() *cobra.Command {
@@ -39,31 +36,10 @@ func askReady(out io.Writer, address string) error {
 	if err != nil {
 		return usageErrorf("health: %q is not host:port", address)
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1" // a worker that listens everywhere listens here
-	}
-	local := settings.IsLoopback(host)
-	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{
-		// Nothing is sent that is worth anything, and the certificate is for the name that others know the machine by.
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: local}, DisableKeepAlives: true,
-	}}
-	at := net.JoinHostPort(host, port) + "/readyz"
-	r, err := client.Get("http://" + at)
-	if err == nil && r.StatusCode == http.StatusBadRequest { // as a server of TLS answers to who speaks plainly
-		r.Body.Close()
-		r, err = client.Get("https://" + at)
-	}
+	answer, err := worker.AskReady(host, port)
 	if err != nil {
-		return fmt.Errorf("no worker answers: %w", err)
+		return err
 	}
-	defer r.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(r.Body, 4096))
-	if err != nil {
-		return fmt.Errorf("health: %w", err)
-	}
-	if r.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(text)))
-	}
-	fmt.Fprintln(out, strings.TrimSpace(string(text)))
+	fmt.Fprintln(out, answer)
 	return nil
 }

@@ -57,7 +57,7 @@ func TestNothingLeaksPerText(t *testing.T) {
 	code := make(chan int, 1)
 	began := time.Now()
 	go func() {
-		c := execute([]string{"classify", "-m", dir}, in, out, &errs)
+		c := execute(testProcess(), []string{"classify", "-m", dir}, in, out, &errs)
 		out.Close()
 		code <- c
 	}()

@@ -50,7 +50,7 @@ func newOnListener(t *testing.T, name string, l *pipelinetest.Listener, b *pipel
 }
 
 // round sends a record and waits for its result.
-func (o *onListener) round(t *testing.T, w *worker, text string) {
+func (o *onListener) round(t *testing.T, w *workerProcess, text string) {
 	t.Helper()
 	if err := o.client.ProduceSync(t.Context(), &kgo.Record{Topic: o.name + "-in", Value: fmt.Appendf(nil,
 		`{"text":%q}`, text)}).FirstErr(); err != nil {
@@ -78,7 +78,7 @@ func (o *onListener) round(t *testing.T, w *worker, text string) {
 }
 
 // until polls the worker.
-func (w *worker) until(t *testing.T, what string, ok func() bool) {
+func (w *workerProcess) until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); {
 		select {
@@ -93,7 +93,7 @@ func (w *worker) until(t *testing.T, what string, ok func() bool) {
 }
 
 // renewals is how often a connection has logged in again (KIP-368); the broker ends sessions after 3 s.
-func (w *worker) renewals() int { return strings.Count(w.logs(), "logged in again") }
+func (w *workerProcess) renewals() int { return strings.Count(w.logs(), "logged in again") }
 
 // A running worker goes on when the token that it began with has long expired, with results all the while.
 func TestTokensAreRenewedUnderARunningWorkerOnARealBroker(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/cmd/sluice/config"
+	"sluice/cmd/sluice/worker"
 	"sluice/pipeline"
 )
 
@@ -26,13 +27,16 @@ const (
 	exitFenced = 3 // a twin with the same instance id has taken over
 )
 
-func main() { os.Exit(execute(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	p := &worker.Process{Exit: func() { os.Exit(exitFailed) }}
+	os.Exit(execute(p, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
-// execute runs one command line and returns its exit code.
-func execute(args []string, in io.Reader, out, errw io.Writer) int {
+// execute runs one command line in a process and returns its exit code.
+func execute(p *worker.Process, args []string, in io.Reader, out, errw io.Writer) int {
 	ctx, stop := untilSignal(errw)
 	defer stop()
-	root, started := newRoot()
+	root, started := newRoot(p)
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
@@ -123,8 +127,8 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// newRoot makes the tree of commands. started becomes true when the command line was understood and a command begins.
-func newRoot() (root *cobra.Command, started *bool) {
+// newRoot makes the tree of commands, which run models in a process. started becomes true when the command line was understood and a command begins.
+func newRoot(p *worker.Process) (root *cobra.Command, started *bool) {
 	started = new(bool)
 	root = &cobra.Command{
 		Use:   "sluice",
@@ -143,7 +147,7 @@ same group.`,
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { writeHelp(cmd.OutOrStdout(), cmd) })
 	root.SetUsageFunc(func(cmd *cobra.Command) error { writeHelp(cmd.ErrOrStderr(), cmd); return nil })
 	cobra.EnableCommandSorting = false
-	root.AddCommand(runCommand(), demoCommand(), classifyCommand(), validateCommand(), aclsCommand(), verifyCommand(),
-		modelsCommand(), calibrateCommand(), tuneCommand(), benchCommand(), healthCommand(), versionCommand())
+	root.AddCommand(runCommand(p), demoCommand(p), classifyCommand(p), validateCommand(p), aclsCommand(), verifyCommand(),
+		modelsCommand(p), calibrateCommand(p), tuneCommand(p), benchCommand(), healthCommand(), versionCommand())
 	return root, started
 }

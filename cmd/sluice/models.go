@@ -15,9 +15,10 @@ import (
 
 	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
+	"sluice/cmd/sluice/worker"
 )
 
-func modelsCommand() *cobra.Command {
+func modelsCommand(p *worker.Process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "models",
 		Short: "Look at model directories",
@@ -29,11 +30,11 @@ func modelsCommand() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(modelsVerifyCommand())
+	cmd.AddCommand(modelsVerifyCommand(p))
 	return cmd
 }
 
-func modelsVerifyCommand() *cobra.Command {
+func modelsVerifyCommand(p *worker.Process) *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify DIR...",
 		Short: "Verify the files of model directories and run their self-test",
@@ -47,16 +48,16 @@ of their golden texts with those of the machine that exported them. Exit code 1 
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, dirs []string) error {
-			return verifyModels(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), dirs)
+			return verifyModels(cmd.Context(), p, cmd.OutOrStdout(), cmd.ErrOrStderr(), dirs)
 		},
 	}
 }
 
-func verifyModels(ctx context.Context, out, errw io.Writer, dirs []string) error {
-	if err := initOnnxRuntime(); err != nil {
+func verifyModels(ctx context.Context, p *worker.Process, out, errw io.Writer, dirs []string) error {
+	if _, err := worker.Runtime(); err != nil {
 		return err
 	}
-	st := steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }}
+	st := stepsTo(errw)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "DIRECTORY\tMODEL\tTASK\tLAYOUT\tPRECISION\tLABELS\tSECONDS\tRESULT")
 	var failures, notes []string
@@ -69,27 +70,27 @@ func verifyModels(ctx context.Context, out, errw io.Writer, dirs []string) error
 		s := settings.DefaultModel()
 		s.Path, s.Name = dir, filepath.Base(filepath.Clean(dir))
 		began := time.Now()
-		models, err := openModels(ctx, []settings.Model{s}, 1, time.Minute, st)
+		models, err := p.OpenModels(ctx, []settings.Model{s}, 1, time.Minute, st)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		took := time.Since(began).Seconds()
 		if err != nil {
-			failures = append(failures, unfault(err).Error())
+			failures = append(failures, worker.Unfault(err).Error())
 			fmt.Fprintf(table, "%s\t-\t-\t-\t-\t-\t%.1f\tFAILED\n", dir, took)
 			continue
 		}
-		p := models[0].page()
+		page := models[0].Page()
 		result := "ok"
-		if models[0].model.Manifest == nil {
+		if models[0].Model.Manifest == nil {
 			result = "loads; no manifest, nothing to compare with"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", dir, models[0].model.Tag(models[0].model.Name), p.Task,
-			p.Layout, p.Precision, len(p.Labels), took, result)
-		for _, w := range p.Warnings {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", dir, models[0].Model.Tag(models[0].Model.Name), page.Task,
+			page.Layout, page.Precision, len(page.Labels), took, result)
+		for _, w := range page.Warnings {
 			notes = append(notes, dir+": "+w)
 		}
-		closeModels(models)
+		models.Close()
 	}
 	if err := table.Flush(); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"sluice/cmd/sluice/worker"
 	"sluice/pipeline"
 	"sluice/pipeline/pipelinetest"
 )
@@ -35,7 +36,9 @@ func (d deadly) Process(j *pipeline.Job) {
 
 func init() {
 	if os.Getenv(deadlyEnv) != "" {
-		wrapProcessor = func(p pipeline.Processor) pipeline.Processor { return deadly{p} }
+		hooks = append(hooks, func(h *worker.Hooks) {
+			h.Processor = func(p pipeline.Processor) pipeline.Processor { return deadly{p} }
+		})
 	}
 }
 
@@ -72,7 +75,7 @@ func TestARecordThatKillsTheProcessIsQuarantinedAcrossRestarts(t *testing.T) {
 	var got []*kgo.Record
 	done := follow(t, broker.Addrs()[0], records, &got, topics[1:]...)
 	deaths := 0
-	var last *worker
+	var last *workerProcess
 	for finished := false; !finished; {
 		last = startWorker(t, "-c", config, "--kafka.commit_interval=20ms")
 		select {

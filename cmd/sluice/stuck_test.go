@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"sluice/cmd/sluice/worker"
 	"sluice/tokenize"
 )
 
@@ -34,8 +35,10 @@ func (s stuck) Encode(texts [][]byte, o tokenize.Options) []tokenize.Encoded {
 
 func init() {
 	if os.Getenv(stuckEnv) != "" {
-		wrapTokenizer = func(t tokenize.Tokenizer) tokenize.Tokenizer { return stuck{t} }
-		wedgedGrace, wedgedExit = 300*time.Millisecond, 300*time.Millisecond
+		hooks = append(hooks, func(h *worker.Hooks) {
+			h.Tokenizer = func(t tokenize.Tokenizer) tokenize.Tokenizer { return stuck{t} }
+			h.WedgedGrace, h.WedgedExit = 300*time.Millisecond, 300*time.Millisecond
+		})
 	}
 }
 
@@ -58,7 +61,7 @@ func TestATextThatTheTokenizerHangsOnIsQuarantinedAcrossRestarts(t *testing.T) {
 	var got []*kgo.Record
 	done := follow(t, address, len(values), &got, "review_analysis", "review_dlq")
 	deaths := 0
-	var last *worker
+	var last *workerProcess
 	for finished := false; !finished; {
 		last = startWorker(t, "-c", config, "--run_timeout=3s", "--kafka.commit_interval=20ms")
 		select {

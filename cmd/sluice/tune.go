@@ -25,6 +25,7 @@ import (
 	loadgen "sluice/cmd/sluice/load"
 	"sluice/cmd/sluice/load/bare"
 	"sluice/cmd/sluice/terminal"
+	"sluice/cmd/sluice/worker"
 	"sluice/model"
 	"sluice/model/judging"
 	"sluice/model/labelled"
@@ -39,6 +40,7 @@ import (
 
 // tuneOptions are the flags of tune.
 type tuneOptions struct {
+	process                   *worker.Process
 	config, labelled, verdict string
 
 	target        string
@@ -72,11 +74,11 @@ func (e tuneEndpoint) of(c *settings.Loaded, m *model.Model, asked bool) (tuneEn
 	}
 	var task *label.Task
 	if asked {
-		plan, err := planEscalation(&c.Settings)
+		plan, err := worker.PlanEscalation(&c.Settings)
 		if err != nil {
 			return e, err
 		}
-		task = plan.task
+		task = plan.Task
 		if e.inputPrice == 0 && e.outputPrice == 0 {
 			e.inputPrice, e.outputPrice = c.Escalation.Budget.PriceInputPerMillion,
 				c.Escalation.Budget.PriceOutputPerMillion
@@ -117,8 +119,8 @@ func (v *shareValue) String() string {
 }
 func (v *shareValue) Type() string { return "share" }
 
-func tuneCommand() *cobra.Command {
-	o := tuneOptions{mostCalls: math.NaN()}
+func tuneCommand(p *worker.Process) *cobra.Command {
+	o := tuneOptions{process: p, mostCalls: math.NaN()}
 	cmd := &cobra.Command{
 		Use:   "tune -c FILE --labelled FILE",
 		Short: "Choose the thresholds of student and escalation by labelled texts",
@@ -256,7 +258,7 @@ func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings
 	if err != nil {
 		return err
 	}
-	st := steps{func(format string, args ...any) { fmt.Fprintf(errw, format+"\n", args...) }}
+	st := stepsTo(errw)
 	r, err := t.report(ctx, o, goal, st)
 	if err != nil {
 		return err
@@ -288,11 +290,12 @@ func runTune(ctx context.Context, in io.Reader, out, errw io.Writer, c *settings
 
 // tuning is one run of the command: the labelled texts, and the model of the configuration that they are for.
 type tuning struct {
-	config *settings.Loaded
-	file   string
-	texts  []labelled.Text
-	at     int // place of the model
-	model  *model.Model
+	process *worker.Process
+	config  *settings.Loaded
+	file    string
+	texts   []labelled.Text
+	at      int // place of the model
+	model   *model.Model
 }
 
 // open reads the texts and finds their model, which is not loaded yet.
@@ -320,7 +323,7 @@ func (o *tuneOptions) open(ctx context.Context, c *settings.Loaded) (*tuning, er
 		return nil, usageErrorf("tune: --max-llm-rate and --llm-accuracy have no meaning for %s: the endpoint is not "+
 			"asked about entities; remove them", c.Models[at].VerdictField())
 	}
-	return &tuning{config: c, file: o.labelled, texts: texts, at: at, model: m}, nil
+	return &tuning{process: o.process, config: c, file: o.labelled, texts: texts, at: at, model: m}, nil
 }
 
 // escalates says whether the escalation of the configuration is about the model.
@@ -330,7 +333,7 @@ func (t *tuning) escalates() bool {
 }
 
 // report runs the model and its student over the texts and chooses.
-func (t *tuning) report(ctx context.Context, o tuneOptions, goal tune.Goal, st steps) (*tune.Report, error) {
+func (t *tuning) report(ctx context.Context, o tuneOptions, goal tune.Goal, st worker.Steps) (*tune.Report, error) {
 	call, err := o.endpoint.of(t.config, t.model, t.escalates())
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w", err)
@@ -369,16 +372,16 @@ func (t *tuning) report(ctx context.Context, o tuneOptions, goal tune.Goal, st s
 
 // run has the model and its student judge every text, and measures how fast each is where length is not 0. It fills in
 // what the report and the cascade say about them.
-func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade, length time.Duration, st steps) (
+func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade, length time.Duration, st worker.Steps) (
 	[]tune.Sample, error) {
 	c := t.config
-	runners := runnersOf(c.Runners)
-	models, err := openModels(ctx, c.Models[t.at:t.at+1], runners, c.RunTimeout, st)
+	runners := worker.Runners(c.Runners)
+	models, err := t.process.OpenModels(ctx, c.Models[t.at:t.at+1], runners, c.RunTimeout, st)
 	if err != nil {
 		return nil, err
 	}
-	defer closeModels(models)
-	whole, judges, err := openJudges(ctx, models, judgeOptions{runners: runners, batchTokens: c.BatchTokens,
+	defer models.Close()
+	whole, judges, err := openJudges(ctx, t.process, models, judgeOptions{runners: runners, batchTokens: c.BatchTokens,
 		runTimeout: c.RunTimeout, warm: length > 0})
 	if err != nil {
 		return nil, err
@@ -387,21 +390,21 @@ func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade,
 	defer closed()
 	said := make([][]judging.Judged, 2) // the model, and its student where it has one
 	for i, m := range judges.all {
-		end := st.begin("%d texts through %s", len(t.texts), m.settings.Path)
+		end := st.Begin("%d texts through %s", len(t.texts), m.Settings.Path)
 		said[i], err = judging.Labelled(whole, judges.of(i), t.texts, int(c.Input.MaxTextBytes))
 		end()
 		if err != nil {
-			return nil, fmt.Errorf("tune: %s: %w", m.settings.Path, err)
+			return nil, fmt.Errorf("tune: %s: %w", m.Settings.Path, err)
 		}
 	}
 	budgets := make([]engine.Budget, len(judges.all))
 	for i, m := range judges.all {
-		budgets[i] = m.handle.Budget()
+		budgets[i] = m.Handle.Budget()
 	}
 	closed() // its threads would be in the way of what is measured
-	r.Model, cascade.HasStudent = judges.all[0].tag(), len(judges.all) > 1
+	r.Model, cascade.HasStudent = judges.all[0].Tag(), len(judges.all) > 1
 	if cascade.HasStudent {
-		r.Student = judges.all[1].tag()
+		r.Student = judges.all[1].Tag()
 	}
 	if length > 0 {
 		if cascade.Speed, err = speedOf(ctx, judges.all, said, budgets, runners, length, st); err != nil {
@@ -413,9 +416,9 @@ func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade,
 }
 
 // speedOf times tokenizers and models, each alone. all[0] is the full model.
-func speedOf(ctx context.Context, all []*loadedModel, said [][]judging.Judged, budgets []engine.Budget, runners int,
+func speedOf(ctx context.Context, all worker.Models, said [][]judging.Judged, budgets []engine.Budget, runners int,
 	length time.Duration,
-	st steps) (s tune.Speed, err error) {
+	st worker.Steps) (s tune.Speed, err error) {
 	var tokenizers []float64
 	for i, m := range all {
 		var rows []engine.Input
@@ -427,23 +430,23 @@ func speedOf(ctx context.Context, all []*loadedModel, said [][]judging.Judged, b
 				rows = append(rows, &windows[n])
 			}
 		}
-		end := st.begin("measuring %s for %v", m.settings.Path, length)
+		end := st.Begin("measuring %s for %v", m.Settings.Path, length)
 		r, err := bare.Run(ctx, rows, bare.Options{Runners: runners, BatchTokens: budgets[i].Tokens,
-			Length: length, Open: m.session.NewRunner, Warm: m.session.Warmup})
+			Length: length, Open: m.Session.NewRunner, Warm: m.Session.Warmup})
 		end()
 		if err != nil {
-			return s, fmt.Errorf("tune: measuring %s: %w", m.settings.Path, err)
+			return s, fmt.Errorf("tune: measuring %s: %w", m.Settings.Path, err)
 		}
 		if i == 0 {
 			s.Model = r.TokensPerS
 		} else {
 			s.Student = r.TokensPerS
 		}
-		options := m.tokenizeOptions()
-		if i > 0 && m.tokenizer.Digest() == all[0].tokenizer.Digest() && options == all[0].tokenizeOptions() {
+		options := m.TokenizeOptions()
+		if i > 0 && m.Tokenizer.Digest() == all[0].Tokenizer.Digest() && options == all[0].TokenizeOptions() {
 			continue // tokenized once for both
 		}
-		encode := func(texts [][]byte) { m.tokenizer.Encode(texts, options) }
+		encode := func(texts [][]byte) { m.Tokenizer.Encode(texts, options) }
 		tokenizers = append(tokenizers, bare.Tokenize(encode, texts, runners, length/4))
 	}
 	s.Tokenize = tune.Tokenizers(tokenizers...)

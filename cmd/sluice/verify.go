@@ -2,16 +2,16 @@ package main
 
 import (
 	"fmt"
-	"slices"
-	"sluice/cmd/sluice/settings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/cmd/sluice/audit"
+	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/terminal"
 	"sluice/cmd/sluice/witness"
+	"sluice/cmd/sluice/worker"
 )
 
 func verifyCommand() *cobra.Command {
@@ -57,22 +57,13 @@ are no fault.`,
 	describe(fs, "patience", envVerify+"PATIENCE", "2m")
 	fs.BoolVar(&asJSON, "json", false, "print one JSON object in place of the table")
 	describe(fs, "json", envVerify+"JSON", "true")
-	settings.Keys().AddFlags(fs)
+	workerKeys().AddFlags(fs)
 	return cmd
 }
 
 // auditPlan says which records of which topics to look at.
 func auditPlan(s *settings.Settings, since, until string, now time.Time) (audit.Plan, error) {
-	p := audit.Plan{Group: s.Kafka.Group, Inputs: s.Input.Topics, Output: s.Output.Topic,
-		DeadLetter: s.DeadLetter.Topic, AtLeastOnce: s.Kafka.Guarantee == "at-least-once"}
-	for _, r := range s.Routes {
-		if r.Topic != p.Output && !slices.Contains(p.Routed, r.Topic) {
-			p.Routed = append(p.Routed, r.Topic)
-		}
-	}
-	if s.Escalation.On() {
-		p.Requests, p.Escalation = s.Escalation.Topic, escalationGroup(s)
-	}
+	p := worker.Kinds.Audit(s)
 	var err error
 	if since != "all" {
 		if p.Since, err = audit.ParseTime(since, now); err != nil {
@@ -91,7 +82,7 @@ func auditPlan(s *settings.Settings, since, until string, now time.Time) (audit.
 }
 
 func verify(cmd *cobra.Command, s *settings.Settings, plan audit.Plan, asJSON bool) error {
-	k, err := kafkaConfig(s)
+	k, err := worker.KafkaConfig(s)
 	if err != nil {
 		return err
 	}

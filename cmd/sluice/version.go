@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sluice/cmd/sluice/worker"
 	"sluice/model/ort"
 	"sluice/tokenize/hf"
 )
@@ -84,7 +85,7 @@ func readVersion() versionPage {
 			moduleVersion("github.com/daulet/tokenizers"),
 		CPUs: ort.DefaultRunners(), CPU: cpuPage{Features: ort.CPUFeatures(), Int8: ort.Int8Speed()},
 	}
-	if err := initOnnxRuntime(); err != nil {
+	if _, err := worker.Runtime(); err != nil {
 		p.OnnxRuntime.Error = err.Error()
 		return p
 	}

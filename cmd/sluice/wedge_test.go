@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"sluice/cmd/sluice/worker"
 	"sluice/model"
 	"sluice/pipeline/engine"
 )
@@ -55,7 +56,9 @@ func (w wedging) Run(ctx context.Context, rows []engine.Input) ([][]float32, err
 
 func init() {
 	if file := os.Getenv(wedgeEnv); file != "" {
-		modelRuntime = wedgingRuntime{modelRuntime, file}
+		hooks = append(hooks, func(h *worker.Hooks) {
+			h.Runtime = func(r engine.Runtime) engine.Runtime { return wedgingRuntime{r, file} }
+		})
 	}
 }
 

@@ -169,7 +169,7 @@ func throughStage(t *testing.T, task *label.Task, redactor *escalate.Redactor, p
 	defer processor.Close()
 	sink := &results{n: len(source), full: make(chan struct{})}
 	stage := pipeline.NewStage(processor, sink, pipeline.StageOptions{CommitInterval: time.Millisecond,
-		Metrics: escalate.StageMetrics(registry), Logger: log,
+		Metrics: pipeline.NewStageMetrics(registry, escalate.StageMetrics), Logger: log,
 		Attachments: []pipeline.Attachment{budget.Attachment(func() int { return 1 })}})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	ended := make(chan error, 1)

@@ -32,11 +32,8 @@ type Metrics struct {
 
 var breakerStates = map[string]float64{"closed": 0, "half-open": 1, "open": 2}
 
-// StageMetrics registers the metrics that the escalate stage has as every stage has them.
-func StageMetrics(reg prometheus.Registerer) *pipeline.StageMetrics {
-	return pipeline.NewStageMetrics(reg, pipeline.StageMetricsOptions{Prefix: "escalation_",
-		Dispositions: pipeline.EscalateDispositions})
-}
+// StageMetrics are the prefix and the dispositions of the metrics that the escalate stage has as every stage has them.
+var StageMetrics = pipeline.StageMetricsOptions{Prefix: "escalation_", Dispositions: pipeline.EscalateDispositions}
 
 // NewMetrics registers all metrics with reg.
 func NewMetrics(reg prometheus.Registerer) *Metrics {

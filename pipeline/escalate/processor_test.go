@@ -255,7 +255,7 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 		Watchdog: o.dog,
 	})
 	stage := pipeline.NewStage(d.processor, b, pipeline.StageOptions{
-		Grace: o.grace, Metrics: StageMetrics(d.registry), Logger: log,
+		Grace: o.grace, Metrics: pipeline.NewStageMetrics(d.registry, StageMetrics), Logger: log,
 		Attachments: []pipeline.Attachment{d.budget.Attachment(func() int { return len(b.owned) })},
 	})
 	ctx, cancel := context.WithCancel(t.Context())

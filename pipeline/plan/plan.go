@@ -29,7 +29,7 @@ import (
 type Options struct {
 	Codec        codec.Codec
 	Publisher    *publish.Publisher
-	MaxTextBytes int     // longer texts are cut before they are judged, and flagged
+	MaxTextBytes int     // longer texts are cut before they are judged, and flagged; 0: none is
 	Urgent       *Urgent // which records go first; nil: none
 	Metrics      *Metrics
 	Watchdog     *pipeline.Watchdog
@@ -336,9 +336,14 @@ func blank(text []byte) bool {
 
 // end gives a record's outcome to whoever waits for it.
 func (p *Plan) end(it *Item, o pipeline.Outcome) {
-	if it.job != nil {
-		it.job.Done(o)
+	if it.job == nil {
+		it.finish(it, o)
 		return
 	}
-	it.finish(it, o)
+	// The outcome's facts hold the item until they are durable; what was needed to find them out need not stay so long.
+	if it.tries == nil { // else a step that was late may still be looking
+		clear(it.kept)
+		it.Value, it.Text = nil, nil
+	}
+	it.job.Done(o)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -157,31 +158,28 @@ func TestAPanicInAWaitingStepIsThatRecordsFate(t *testing.T) {
 // registry is a codec whose schemas are fetched from elsewhere.
 type registry struct {
 	codec.Codec
-	err error
+	there atomic.Bool
 }
 
 // Open implements codec.Codec.
 func (r *registry) Open(ctx context.Context, value []byte) (codec.Value, error) {
-	if r.err != nil {
-		return nil, r.err
+	if !r.there.Load() {
+		return nil, pipeline.Faultf(pipeline.Transient, "decode", "registry-away", "the registry is away")
 	}
 	return r.Codec.Open(ctx, value)
 }
 
 func TestARecordThatCannotBeReadYetWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &registry{err: pipeline.Faultf(pipeline.Transient, "decode", "registry-away", "the registry is away")}
-		b := words.New(t, words.Options{Change: func(b *words.Bench) {
-			r.Codec, b.Publisher.Codec = b.Publisher.Codec, r
-		}})
+		r := &registry{}
+		b := words.New(t, words.Options{Change: func(b *words.Bench) { r.Codec, b.Publisher.Codec = b.Publisher.Codec, r }})
 		if o := become(t, b); o != nil {
 			t.Fatalf("while the registry is away the record became %+v", o)
 		}
 		var got *pipeline.Outcome
 		b.Plan().Submit(&words.Records(review)[0], func(_ *plan.Item, o pipeline.Outcome) { got = &o })
 		time.Sleep(time.Minute)
-		synctest.Wait() // nothing of the plan runs while err changes
-		r.err = nil
+		r.there.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got == nil || got.Disposition != pipeline.Scored {

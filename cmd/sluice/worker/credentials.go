@@ -1,4 +1,4 @@
-package main
+package worker
 
 // This file turns the settings of TLS and of logins into what connections ask for. Files of certificates, passwords and
 // tokens are read at every use, so renewed ones take effect while the worker runs.

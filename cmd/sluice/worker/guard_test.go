@@ -1,4 +1,4 @@
-package main
+package worker
 
 import (
 	"bufio"
@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sluice/cmd/sluice/settings"
+	"sluice/pipeline"
 	"sluice/pipeline/pipelinetest"
 )
 
@@ -23,8 +24,8 @@ import (
 func serving(t *testing.T, o settings.Server) *server {
 	t.Helper()
 	o.Listen = "127.0.0.1:0"
-	_, problems := newLogger(io.Discard, settings.Default().Log)
-	s, err := startServer(o, prometheus.NewRegistry(), problems, statusPage{})
+	_, problems := NewLogger(io.Discard, settings.Default().Log)
+	s, err := startServer(o, prometheus.NewRegistry(), problems, Kinds, about{Settings: &settings.Settings{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,8 +254,8 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 			t.Errorf("a client certificate %s is let in", name)
 		}
 	}
-	var out strings.Builder
-	if err := askReady(&out, s.address()); err == nil || !strings.Contains(err.Error(), "not ready: starting") {
+	host, port, _ := net.SplitHostPort(s.address())
+	if _, err := AskReady(host, port); err == nil || !strings.Contains(err.Error(), "not ready: starting") {
 		t.Errorf("sluice health over TLS: %v", err)
 	}
 	issue("second.example")
@@ -267,14 +268,13 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 			t.Fatal("the renewed certificate is not served")
 		}
 	}
-	_, problems := newLogger(io.Discard, settings.Default().Log)
+	_, problems := NewLogger(io.Discard, settings.Default().Log)
 	putFile(t, o.TLS.KeyFile, "broken")
 	if code, _, _ := fetch(t, known, "GET", url+"/metrics", "", nil); code != 200 {
 		t.Errorf("while the files are half-written: %d", code)
 	}
 	if _, err := startServer(settings.Server{Listen: "127.0.0.1:0", TLS: o.TLS}, prometheus.NewRegistry(),
-		problems,
-		statusPage{}); err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(),
+		problems, Kinds, about{}); err == nil || pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(),
 		"server.tls.cert_file and key_file") {
 		t.Errorf("starting with broken files: %v", err)
 	}

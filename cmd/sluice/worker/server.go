@@ -1,4 +1,4 @@
-package main
+package worker
 
 import (
 	"context"
@@ -18,8 +18,6 @@ import (
 
 	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
-	"sluice/pipeline/engine"
-	"sluice/pipeline/tap"
 )
 
 // This file owns the HTTP endpoints. They answer from the moment the worker starts, so that a slow start can be
@@ -36,63 +34,26 @@ type server struct {
 	ln   net.Listener
 	done chan struct{}
 
+	kinds List
+	about about
+
 	mu     sync.Mutex
-	phase  string         // why the worker is not ready; "" when the stages decide
-	stages []*workerStage // none before the worker is ready to join
-	status statusPage     // without what changes
+	phase  string     // why the worker is not ready; "" when the stages decide
+	stages []*Running // none before the worker is ready to join
 }
 
-// statusPage is the answer of /status.
-type statusPage struct {
-	Version     string          `json:"version"`
-	Started     time.Time       `json:"started"`
-	Uptime      float64         `json:"uptime_seconds"`
-	Ready       bool            `json:"ready"`
-	NotReady    string          `json:"not_ready,omitempty"` // why
-	Group       string          `json:"group"`
-	InstanceID  string          `json:"instance_id"`
-	Guarantee   string          `json:"guarantee"`
-	Inputs      []string        `json:"inputs"`
-	Output      string          `json:"output"`
-	DeadLetter  string          `json:"dead_letter"`
-	Runners     int             `json:"runners"`
-	OnnxRuntime string          `json:"onnxruntime"`
-	Models      []modelPage     `json:"models"`
-	Stage       *stagePage      `json:"stage,omitempty"`
-	Escalation  *escalationPage `json:"escalation,omitempty"`
-	LastError   *lastError      `json:"last_error,omitempty"`
-}
-
-// stagePage is one stage in /status.
-type stagePage struct {
-	pipeline.Status
-	Rates tap.RatesPage `json:"rates"`
-}
-
-// modelPage is one loaded model in /status.
-type modelPage struct {
-	Name          string               `json:"name"`
-	Field         string               `json:"field"`
-	Model         string               `json:"model"` // as verdicts name it
-	Digest        string               `json:"digest"`
-	Task          string               `json:"task"`
-	Labels        []string             `json:"labels"`
-	MaxTokens     int                  `json:"max_tokens"`
-	Layout        string               `json:"layout"`
-	Precision     string               `json:"precision"`
-	Provider      string               `json:"provider"`
-	BatchTokens   int                  `json:"batch_tokens"`                    // token budget of one run
-	BatchMeasured []engine.BudgetPoint `json:"batch_tokens_measured,omitempty"` // what it was chosen from
-	Directory     string               `json:"directory"`
-	Warnings      []string             `json:"warnings,omitempty"`
+// about is what /status says of the worker as a whole.
+type about struct {
+	Version  string
+	Started  time.Time
+	Settings *settings.Settings
 }
 
 // startServer listens and serves. address "off" gives a server that answers nobody.
-func startServer(o settings.Server, reg *prometheus.Registry, problems *problemLog, page statusPage) (*server,
+func startServer(o settings.Server, reg *prometheus.Registry, problems *Problems, kinds List, page about) (*server,
 	error) {
-	address := o.Listen
-	s := &server{phase: "starting", status: page, done: make(chan struct{})}
-	if address == "off" {
+	s := &server{phase: "starting", kinds: kinds, about: page, done: make(chan struct{})}
+	if o.Listen == "off" {
 		close(s.done)
 		return s, nil
 	}
@@ -100,15 +61,28 @@ func startServer(o settings.Server, reg *prometheus.Registry, problems *problemL
 	if err != nil {
 		return nil, &pipeline.Fault{Kind: pipeline.Config, Stage: "server", Reason: "server", Err: err}
 	}
-	if s.ln, err = listenTLS(address, config); err != nil {
+	if s.ln, err = listenTLS(o.Listen, config); err != nil {
 		return nil, err
 	}
+	s.http, s.gate = newHTTPServer(s.endpoints(o, who, reg, problems))
+	ln := s.ln
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			slog.Error("the HTTP server ended", "error", err)
+		}
+	}()
+	return s, nil
+}
+
+// endpoints are all that is served.
+func (s *server) endpoints(o settings.Server, who guard, reg *prometheus.Registry, problems *Problems) http.Handler {
 	// Probes are open to everybody; the rest is behind the guard.
 	mux := http.NewServeMux()
 	protect := func(pattern string, h http.Handler) { mux.Handle(pattern, who.protect(h)) }
 	protect("GET /metrics", promhttp.InstrumentMetricHandler(reg, promhttp.HandlerFor(reg, promhttp.HandlerOpts{
 		Registry: reg, EnableOpenMetrics: true, MaxRequestsInFlight: 3, Timeout: 10 * time.Second,
-		ProcessStartTime: page.Started,
+		ProcessStartTime: s.about.Started,
 	})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -134,15 +108,7 @@ func startServer(o settings.Server, reg *prometheus.Registry, problems *problemL
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, "sluice\n\n/metrics\n/healthz\n/readyz\n/status\n")
 	})
-	s.http, s.gate = newHTTPServer(mux)
-	ln := s.ln
-	go func() {
-		defer close(s.done)
-		if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			slog.Error("the HTTP server ended", "error", err)
-		}
-	}()
-	return s, nil
+	return mux
 }
 
 // listenFault says why an address cannot be listened on, and what to do.
@@ -175,10 +141,9 @@ func (s *server) enter(phase string) {
 }
 
 // serve says that models are warm: from now on the stages decide about readiness.
-func (s *server) serve(stages []*workerStage, fill func(*statusPage)) {
+func (s *server) serve(stages []*Running) {
 	s.mu.Lock()
 	s.phase, s.stages = "", stages
-	fill(&s.status)
 	s.mu.Unlock()
 }
 
@@ -190,7 +155,7 @@ func (s *server) notReady() string {
 		return phase
 	}
 	for _, st := range stages {
-		if why := notReady(st.stage.Status()); why != "" {
+		if why := notReady(st.Stage.Status()); why != "" {
 			return why
 		}
 	}
@@ -207,32 +172,6 @@ func notReady(st pipeline.Status) string {
 		return "no heartbeat has got through to the brokers for a quarter of kafka.session_timeout: waiting for them"
 	}
 	return ""
-}
-
-func (s *server) page(problems *problemLog) statusPage {
-	s.mu.Lock()
-	page, phase, stages := s.status, s.phase, s.stages
-	s.mu.Unlock()
-	page.Uptime = time.Since(page.Started).Seconds()
-	page.NotReady = phase
-	for _, st := range stages {
-		status := stagePage{st.stage.Status(), st.rates.Page()}
-		if page.NotReady == "" {
-			page.NotReady = notReady(status.Status)
-		}
-		if st.escalation != nil {
-			page.Escalation = st.escalation()
-			page.Escalation.Stage = status
-		} else {
-			page.Stage = &status
-		}
-	}
-	page.Ready = page.NotReady == ""
-	page.LastError = problems.last()
-	if page.Models == nil {
-		page.Models = []modelPage{}
-	}
-	return page
 }
 
 // close ends the server; requests in progress have a second.

@@ -1,4 +1,4 @@
-package main
+package worker
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 	"sluice/cmd/sluice/settings"
 )
 
-// newLogger logs to w, and keeps the latest problem for /status.
-func newLogger(w io.Writer, s settings.Log) (*slog.Logger, *problemLog) {
+// NewLogger logs to w, and keeps the latest problem for /status.
+func NewLogger(w io.Writer, s settings.Log) (*slog.Logger, *Problems) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(s.Level)); err != nil {
 		panic(err) // the configuration has been checked
@@ -29,41 +29,42 @@ func newLogger(w io.Writer, s settings.Log) (*slog.Logger, *problemLog) {
 	} else {
 		h = slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})
 	}
-	p := &problemLog{state: &problemState{}, next: h}
+	p := &Problems{state: &problemState{}, next: h}
 	return slog.New(p), p
 }
 
-// problemLog is a slog.Handler that remembers the latest warning or error that names its cause ("error").
-type problemLog struct {
+// Problems is a slog.Handler that remembers the latest warning or error that names its cause ("error").
+type Problems struct {
 	state *problemState
 	next  slog.Handler
 }
 
 type problemState struct {
 	mu   sync.Mutex
-	last *lastError
+	last *Problem
 }
 
-// lastError is the latest problem, in /status.
-type lastError struct {
+// Problem is the latest problem, in /status.
+type Problem struct {
 	Time    time.Time `json:"time"`
 	Level   string    `json:"level"`
 	Message string    `json:"message"`
 }
 
-func (p *problemLog) last() *lastError {
+// Last is the latest problem; nil where there was none.
+func (p *Problems) Last() *Problem {
 	p.state.mu.Lock()
 	defer p.state.mu.Unlock()
 	return p.state.last
 }
 
 // Enabled implements slog.Handler: problems are remembered even where they are not logged.
-func (p *problemLog) Enabled(ctx context.Context, l slog.Level) bool {
+func (p *Problems) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn || p.next.Enabled(ctx, l)
 }
 
 // Handle implements slog.Handler.
-func (p *problemLog) Handle(ctx context.Context, r slog.Record) error {
+func (p *Problems) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelWarn {
 		r.Attrs(func(a slog.Attr) bool {
 			if a.Key == "error" {
@@ -78,29 +79,30 @@ func (p *problemLog) Handle(ctx context.Context, r slog.Record) error {
 	return p.next.Handle(ctx, r)
 }
 
-func (p *problemLog) remember(r slog.Record, cause slog.Value) {
+func (p *Problems) remember(r slog.Record, cause slog.Value) {
 	p.state.mu.Lock()
-	p.state.last = &lastError{Time: r.Time, Level: r.Level.String(), Message: fmt.Sprintf("%s: %v", r.Message, cause)}
+	p.state.last = &Problem{Time: r.Time, Level: r.Level.String(), Message: fmt.Sprintf("%s: %v", r.Message, cause)}
 	p.state.mu.Unlock()
 }
 
 // WithAttrs implements slog.Handler.
-func (p *problemLog) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &problemLog{state: p.state, next: p.next.WithAttrs(attrs)}
+func (p *Problems) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &Problems{state: p.state, next: p.next.WithAttrs(attrs)}
 }
 
 // WithGroup implements slog.Handler.
-func (p *problemLog) WithGroup(name string) slog.Handler {
-	return &problemLog{state: p.state, next: p.next.WithGroup(name)}
+func (p *Problems) WithGroup(name string) slog.Handler {
+	return &Problems{state: p.state, next: p.next.WithGroup(name)}
 }
 
-// steps reports work that takes long. begin returns the function that ends the step; a step of more than a second is
-// announced while it runs, and its duration is told at its end.
-type steps struct {
-	tell func(format string, args ...any)
+// Steps report work that takes long, by Tell, in words for a person.
+type Steps struct {
+	Tell func(format string, args ...any)
 }
 
-func (s steps) begin(format string, args ...any) (end func()) {
+// Begin begins a step, and returns the function that ends it. One of more than a second is announced while it runs, and
+// its duration is told at its end.
+func (s Steps) Begin(format string, args ...any) (end func()) {
 	name, began := fmt.Sprintf(format, args...), time.Now()
 	var mu sync.Mutex
 	announced, over := false, false
@@ -109,7 +111,7 @@ func (s steps) begin(format string, args ...any) (end func()) {
 		defer mu.Unlock()
 		if !over {
 			announced = true
-			s.tell("%s ...", name)
+			s.Tell("%s ...", name)
 		}
 	})
 	return func() {
@@ -118,7 +120,7 @@ func (s steps) begin(format string, args ...any) (end func()) {
 		defer mu.Unlock()
 		over = true
 		if announced {
-			s.tell("%s: done after %.1f s", name, time.Since(began).Seconds())
+			s.Tell("%s: done after %.1f s", name, time.Since(began).Seconds())
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package worker
 
 // This file guards the HTTP endpoints: who may ask (TLS, token, client certificate), and how much one client can hold
 // of time, memory and connections.
