@@ -372,7 +372,8 @@ func (t *tuning) report(ctx context.Context, o tuneOptions, goal tune.Goal, st w
 
 // run has the model and its student judge every text, and measures how fast each is where length is not 0. It fills in
 // what the report and the cascade say about them.
-func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade, length time.Duration, st worker.Steps) (
+func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade, length time.Duration,
+	st worker.Steps) (
 	[]tune.Sample, error) {
 	c := t.config
 	runners := worker.Runners(c.Runners)
