@@ -28,6 +28,16 @@ type Settings struct {
 	Escalation Escalation
 	Server     Server
 	Log        Log
+
+	// Rooms are the values of the sections of other rooms, by their names; see Section.
+	Rooms map[string]any
+}
+
+// Section is the values of another room's section: what its Value points to. nil where no room has handed in a section
+// of that name and type.
+func Section[T any](s *Settings, name string) *T {
+	v, _ := s.Rooms[name].(*T)
+	return v
 }
 
 // Default is what holds where nothing is said. What a room has a default for is the room's to say.
@@ -68,7 +78,12 @@ type Room func(*Settings) config.Section
 func (s *Settings) Schema(rooms ...Room) *config.Schema {
 	sections := s.sections()
 	for _, room := range rooms {
-		sections = append(sections, room(s))
+		section := room(s)
+		if s.Rooms == nil {
+			s.Rooms = map[string]any{}
+		}
+		s.Rooms[section.Name] = section.Value
+		sections = append(sections, section)
 	}
 	return config.New(sections...)
 }
