@@ -55,6 +55,5 @@ type Tokenizer interface {
 	ContinuingPrefix() string
 	// Digest is the SHA-256 (hex) of the tokenizer's definition: equal digests, equal encodings.
 	Digest() string
-	VocabSize() int
 	Close() error
 }

@@ -18,8 +18,8 @@ func aclsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "acls -c FILE",
 		Short: "Print the Kafka permissions that a configuration needs",
-		Long: `Prints the calls of kafka-acls.sh that allow a worker with this configuration what it needs, and nothing else. No broker is
-asked. "sluice validate" then says which of them the brokers do not grant.`,
+		Long: `Prints the calls of kafka-acls.sh that allow a worker with this configuration what it needs, and nothing
+else. No broker is asked. "sluice validate" then says which of them the brokers do not grant.`,
 		Example: "  sluice acls -c reviews.yaml --principal User:sluice --command-config admin.properties | sh\n  " +
 			"sluice acls -c reviews.yaml --json",
 		Args: cobra.NoArgs,

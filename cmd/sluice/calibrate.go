@@ -205,7 +205,8 @@ func (o calibrateOptions) fit(m *worker.Model, files []*calibrate.File, methods 
 }
 
 // judgeLabelled runs the model on every text. Logits are raw: a calibration that the model has is a judge's affair.
-func judgeLabelled(ctx context.Context, p *worker.Process, models worker.Models, files []*calibrate.File, st worker.Steps) error {
+func judgeLabelled(ctx context.Context, p *worker.Process, models worker.Models, files []*calibrate.File,
+	st worker.Steps) error {
 	ctx, judges, err := openJudges(ctx, p, models, judgeOptions{runners: ort.DefaultRunners(),
 		batchTokens: engine.DefaultBatchTokens, runTimeout: settings.Default().RunTimeout})
 	if err != nil {

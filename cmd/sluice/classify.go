@@ -49,10 +49,10 @@ func classifyCommand(p *worker.Process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "classify -m MODEL_DIR [-m MODEL_DIR]... [FILE]",
 		Short: "Judge lines of a file or of standard input",
-		Long: `Reads one text or one JSON object a line, from FILE or from standard input, and writes one JSON object a line in the same
-order: the object as it came plus the field with the verdicts, or {"text": ..., "inference": ...} for a plain text. Answers
-appear while the input is still open. A line that cannot be judged gives {"error": ..., "reason": ..., "line": N}, and exit
-code 1 at the end.`,
+		Long: `Reads one text or one JSON object a line, from FILE or from standard input, and writes one JSON object a
+line in the same order: the object as it came plus the field with the verdicts, or {"text": ..., "inference": ...} for a
+plain text. Answers appear while the input is still open. A line that cannot be judged gives {"error": ..., "reason":
+..., "line": N}, and exit code 1 at the end.`,
 		Example: `  echo "What a lovely day" | sluice classify -m models/sentiment
   sluice classify -m models/sentiment -m entities=models/ner reviews.jsonl > verdicts.jsonl
   tail -f app.log | sluice classify -m models/sentiment --format text`,
@@ -170,7 +170,8 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	}
 	dog := o.process.Watchdog(s.RunTimeout, sayAnd(fail))
 	eng, err := models.Engine(ctx, engine.Options{
-		Devices: worker.Devices(worker.Runners(s.Runners)), BatchTokens: engine.DefaultBatchTokens, Timeout: s.RunTimeout,
+		Devices: worker.Devices(worker.Runners(s.Runners)), BatchTokens: engine.DefaultBatchTokens,
+		Timeout:  s.RunTimeout,
 		Watchdog: dog, Metrics: worker.ToolMetrics(), Fail: fail,
 	})
 	if err != nil {

@@ -17,8 +17,8 @@ func healthCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running worker whether it is ready",
-		Long: `Asks /readyz of a worker on this machine. Exit code 0 when it is ready; otherwise 1 and a sentence that says why not. Made
-for health checks of containers that have no other HTTP client.`,
+		Long: `Asks /readyz of a worker on this machine. Exit code 0 when it is ready; otherwise 1 and a sentence that
+says why not. Made for health checks of containers that have no other HTTP client.`,
 		Example: "  sluice health\n  sluice health --address 127.0.0.1:9000",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

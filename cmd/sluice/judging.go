@@ -32,10 +32,13 @@ type judgeOptions struct {
 }
 
 // openJudges starts an engine for models. The context that it returns ends with the cause when the engine is broken.
-func openJudges(ctx context.Context, p *worker.Process, models worker.Models, o judgeOptions) (context.Context, *judges, error) {
+func openJudges(ctx context.Context, p *worker.Process, models worker.Models, o judgeOptions) (context.Context, *judges,
+	error) {
 	ctx, end := context.WithCancelCause(ctx)
-	eng, err := models.Engine(ctx, engine.Options{Devices: worker.Devices(o.runners), BatchTokens: o.batchTokens, Warm: o.warm,
-		Timeout: o.runTimeout, Watchdog: p.Watchdog(o.runTimeout, sayAnd(end)), Metrics: worker.ToolMetrics(), Fail: end})
+	eng, err := models.Engine(ctx, engine.Options{Devices: worker.Devices(o.runners), BatchTokens: o.batchTokens,
+		Warm:    o.warm,
+		Timeout: o.runTimeout, Watchdog: p.Watchdog(o.runTimeout, sayAnd(end)), Metrics: worker.ToolMetrics(),
+		Fail: end})
 	if err != nil {
 		end(nil)
 		return ctx, nil, err
@@ -64,7 +67,10 @@ func (m *engineJudge) Encode(texts [][]byte) []tokenize.Encoded {
 
 // Run implements judging.Model.
 func (m *engineJudge) Run(rows [][]int32, done func(logits [][]float32, err error)) {
-	ask := engine.Ask{Inputs: make([]engine.Input, len(rows)), Done: func(a engine.Answer) { done(a.Logits, worker.Unfault(a.Err)) }}
+	ask := engine.Ask{Inputs: make([]engine.Input, len(rows)), Done: func(a engine.Answer) {
+		done(a.Logits,
+			worker.Unfault(a.Err))
+	}}
 	for i := range rows {
 		ask.Inputs[i] = engine.Tokens(rows[i])
 	}

@@ -127,7 +127,8 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// newRoot makes the tree of commands, which run models in a process. started becomes true when the command line was understood and a command begins.
+// newRoot makes the tree of commands, which run models in a process. started becomes true when the command line was
+// understood and a command begins.
 func newRoot(p *worker.Process) (root *cobra.Command, started *bool) {
 	started = new(bool)
 	root = &cobra.Command{
@@ -147,7 +148,8 @@ same group.`,
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { writeHelp(cmd.OutOrStdout(), cmd) })
 	root.SetUsageFunc(func(cmd *cobra.Command) error { writeHelp(cmd.ErrOrStderr(), cmd); return nil })
 	cobra.EnableCommandSorting = false
-	root.AddCommand(runCommand(p), demoCommand(p), classifyCommand(p), validateCommand(p), aclsCommand(), verifyCommand(),
+	root.AddCommand(runCommand(p), demoCommand(p), classifyCommand(p), validateCommand(p), aclsCommand(),
+		verifyCommand(),
 		modelsCommand(p), calibrateCommand(p), tuneCommand(p), benchCommand(), healthCommand(), versionCommand())
 	return root, started
 }

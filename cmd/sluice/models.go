@@ -85,7 +85,8 @@ func verifyModels(ctx context.Context, p *worker.Process, out, errw io.Writer, d
 		if models[0].Model.Manifest == nil {
 			result = "loads; no manifest, nothing to compare with"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", dir, models[0].Model.Tag(models[0].Model.Name), page.Task,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", dir, models[0].Model.Tag(models[0].Model.Name),
+			page.Task,
 			page.Layout, page.Precision, len(page.Labels), took, result)
 		for _, w := range page.Warnings {
 			notes = append(notes, dir+": "+w)

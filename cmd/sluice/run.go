@@ -20,13 +20,13 @@ func runCommand(p *worker.Process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run -c FILE",
 		Short: "Run a worker: read topics, write verdicts",
-		Long: `Runs one worker. It loads, verifies and self-tests the models, then joins its consumer group, reads the input topics and
-writes results and dead letters, until SIGTERM or SIGINT: then it finishes and commits what is in flight, for at most the
-grace period, and ends with exit code 0. A second signal ends it at once. A restart within the session timeout causes no
-rebalance.
+		Long: `Runs one worker. It loads, verifies and self-tests the models, then joins its consumer group, reads the
+input topics and writes results and dead letters, until SIGTERM or SIGINT: then it finishes and commits what is in
+flight, for at most the grace period, and ends with exit code 0. A second signal ends it at once. A restart within the
+session timeout causes no rebalance.
 
-With escalation in the configuration the worker also reads the escalation topic, asks the endpoint and writes final verdicts.
---stage splits the two, so that each can be scaled by itself; the configuration stays the same.`,
+With escalation in the configuration the worker also reads the escalation topic, asks the endpoint and writes final
+verdicts. --stage splits the two, so that each can be scaled by itself; the configuration stays the same.`,
 		Example: "  sluice run -c reviews.yaml\n  SLUICE_KAFKA__GROUP=reviews-test sluice run -c reviews.yaml " +
 			"--input.start=latest",
 		Args: cobra.NoArgs,

@@ -68,13 +68,13 @@ const bytesOfToken = 4
 
 // of fills in what was not given: prices from the configuration, and the tokens of the prompt, estimated from the one
 // that a worker would send. asked: the escalation of the configuration is about this model.
-func (e tuneEndpoint) of(c *settings.Loaded, m *model.Model, asked bool) (tuneEndpoint, error) {
+func (e tuneEndpoint) of(ctx context.Context, c *settings.Loaded, m *model.Model, asked bool) (tuneEndpoint, error) {
 	if m.Task != model.TextClassification {
 		return e, nil
 	}
 	var task *label.Task
 	if asked {
-		plan, err := worker.PlanEscalation(&c.Settings)
+		plan, err := worker.PlanEscalation(ctx, &c.Settings)
 		if err != nil {
 			return e, err
 		}
@@ -334,7 +334,7 @@ func (t *tuning) escalates() bool {
 
 // report runs the model and its student over the texts and chooses.
 func (t *tuning) report(ctx context.Context, o tuneOptions, goal tune.Goal, st worker.Steps) (*tune.Report, error) {
-	call, err := o.endpoint.of(t.config, t.model, t.escalates())
+	call, err := o.endpoint.of(ctx, t.config, t.model, t.escalates())
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w", err)
 	}
@@ -372,7 +372,8 @@ func (t *tuning) report(ctx context.Context, o tuneOptions, goal tune.Goal, st w
 
 // run has the model and its student judge every text, and measures how fast each is where length is not 0. It fills in
 // what the report and the cascade say about them.
-func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade, length time.Duration, st worker.Steps) (
+func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade, length time.Duration,
+	st worker.Steps) (
 	[]tune.Sample, error) {
 	c := t.config
 	runners := worker.Runners(c.Runners)

@@ -17,10 +17,10 @@ func validateCommand(p *worker.Process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate -c FILE",
 		Short: "Check a configuration, its models, topics and permissions",
-		Long: `Checks a configuration and names every mistake at once, with its line, the key and what to write instead. Then it checks
-what the configuration names: every model is verified, loaded and self-tested, and the brokers are asked whether the topics
-are there and may be read and written by this user. Nothing is written, and no group is joined. Exit code 2 when something
-is wrong.`,
+		Long: `Checks a configuration and names every mistake at once, with its line, the key and what to write instead.
+Then it checks what the configuration names: every model is verified, loaded and self-tested, and the brokers are asked
+whether the topics are there and may be read and written by this user. Nothing is written, and no group is joined. Exit
+code 2 when something is wrong.`,
 		Example: "  sluice validate -c reviews.yaml\n  sluice validate -c reviews.yaml --offline --print",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -83,7 +83,8 @@ type Config struct {
 	FetchMaxWait  time.Duration // how long a broker holds a fetch while there is nothing to send
 
 	// DeliveryTimeout is how long a step of a commit is repeated (broker restarts, leader moves) before the transaction
-	// is aborted and begun anew. 0: TransactionTimeout less 5 s, at least half of it.
+	// is aborted and begun anew. 0: TransactionTimeout less 5 s, at least half of it. No key sets it: a worker has no
+	// reason to give up earlier than its transaction does. Tests of outages do, so as not to wait that long.
 	DeliveryTimeout time.Duration
 
 	Logger    *slog.Logger      // nil: slog.Default()
@@ -95,7 +96,8 @@ type Config struct {
 // block.
 type Observer struct {
 	// Transaction tells how a commit ended ("committed", "aborted", "fenced", "rebalance", "failed") and how long it
-	// took.
+	// took. Metrics have that from the stage; tests on brokers see here that a transaction was aborted and repeated,
+	// which nothing outside the client shows.
 	Transaction func(result string, took time.Duration)
 	// Rebalance tells that a new generation began, with how many partitions here.
 	Rebalance func(generation int32, partitions int)

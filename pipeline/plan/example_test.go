@@ -19,10 +19,10 @@ type customer struct{ plan.Place }
 
 // Describe implements plan.Step.
 func (*customer) Describe() plan.Info {
-	return plan.Info{Name: "customer", Stage: "enrich", Goal: true, Fact: "customer", Tag: "features",
+	return plan.Info{Name: "customer", Stage: "enrich", Goal: true, Fact: "customer", Tag: "store",
 		Deadline: time.Second,
 		Fallback: func(*plan.Item, error) pipeline.Fact {
-			return pipeline.Fact{Tag: "features", Reason: "store-away", Value: tier("unknown")}
+			return pipeline.Fact{Tag: "store", Reason: "store-away", Value: tier("unknown")}
 		}}
 }
 
@@ -34,7 +34,7 @@ func (*customer) Start(_ context.Context, it *plan.Item, end plan.End) {
 			end.Fail(pipeline.Faultf(pipeline.Poison, "enrich", "unknown-customer", "there is no customer %v", id))
 			return
 		}
-		end.Fact(pipeline.Fact{Tag: "features", By: pipeline.ByModel, Value: tier("gold")})
+		end.Fact(pipeline.Fact{Tag: "store", By: pipeline.ByModel, Value: tier("gold")})
 	}()
 }
 
@@ -62,9 +62,12 @@ func Example() {
 			done <- o
 		})
 		o := <-done
-		fmt.Println(o.Messages[0].Topic, string(o.Messages[0].Value))
+		fmt.Println(o.Messages[0].Topic)
+		fmt.Println(string(o.Messages[0].Value))
 	}
 	// Output:
-	// results {"user_id":7,"text":"Love it","inference":{"customer":{"tier":"gold","by":"model","model":"features","revision":1}}}
-	// dead {"user_id":8,"text":"Hate it"}
+	// results
+	// {"user_id":7,"text":"Love it","inference":{"customer":{"tier":"gold","by":"model","model":"store","revision":1}}}
+	// dead
+	// {"user_id":8,"text":"Hate it"}
 }

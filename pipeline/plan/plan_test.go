@@ -172,7 +172,9 @@ func (r *registry) Open(ctx context.Context, value []byte) (codec.Value, error) 
 func TestARecordThatCannotBeReadYetWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &registry{}
-		b := words.New(t, words.Options{Change: func(b *words.Bench) { r.Codec, b.Publisher.Codec = b.Publisher.Codec, r }})
+		b := words.New(t, words.Options{Change: func(b *words.Bench) {
+			r.Codec, b.Publisher.Codec = b.Publisher.Codec, r
+		}})
 		if o := become(t, b); o != nil {
 			t.Fatalf("while the registry is away the record became %+v", o)
 		}

@@ -29,13 +29,15 @@ func TestWhichRecordsAreUrgent(t *testing.T) {
 		r    pipeline.Record
 		want bool
 	}{
-		"by topic":             {pipeline.Record{Topic: "alerts", Value: []byte(`{}`)}, true},
-		"by header":            {pipeline.Record{Headers: []pipeline.Header{{Key: "priority", Value: []byte("high")}}, Value: []byte(`{}`)}, true},
-		"another header value": {pipeline.Record{Headers: []pipeline.Header{{Key: "priority", Value: []byte("low")}}, Value: []byte(`{}`)}, false},
-		"by a number":          {pipeline.Record{Value: []byte(`{"priority": 9, "text": ""}`)}, true},
-		"by a nested field":    {pipeline.Record{Value: []byte(`{"user": {"tier": "gold"}, "text": ""}`)}, true},
-		"by the text":          {pipeline.Record{Value: []byte(`{"text": "an outage!"}`)}, true},
-		"no JSON at all":       {pipeline.Record{Value: []byte(`plain`)}, false},
+		"by topic": {pipeline.Record{Topic: "alerts", Value: []byte(`{}`)}, true},
+		"by header": {pipeline.Record{Headers: []pipeline.Header{{Key: "priority", Value: []byte("high")}},
+			Value: []byte(`{}`)}, true},
+		"another header value": {pipeline.Record{Headers: []pipeline.Header{{Key: "priority", Value: []byte("low")}},
+			Value: []byte(`{}`)}, false},
+		"by a number":       {pipeline.Record{Value: []byte(`{"priority": 9, "text": ""}`)}, true},
+		"by a nested field": {pipeline.Record{Value: []byte(`{"user": {"tier": "gold"}, "text": ""}`)}, true},
+		"by the text":       {pipeline.Record{Value: []byte(`{"text": "an outage!"}`)}, true},
+		"no JSON at all":    {pipeline.Record{Value: []byte(`plain`)}, false},
 		"none of it": {pipeline.Record{Topic: "reviews", Key: []byte("k"),
 			Value: []byte(`{"priority": 1, "text": "fine"}`)}, false},
 	} {

@@ -186,7 +186,7 @@ func TestVocabularyEqualsHuggingFaces(t *testing.T) {
 			var golden goldenFile
 			readGzip(t, name+".golden.json.gz", &golden)
 			tok := open(t, name)
-			if got := tok.VocabSize(); got != golden.VocabSize {
+			if got := int(tok.tok.VocabSize()); got != golden.VocabSize {
 				t.Errorf("vocabulary of %d, want %d", got, golden.VocabSize)
 			}
 			if got := tok.ContinuingPrefix(); got != golden.ContinuingPrefix {

@@ -40,7 +40,6 @@ import (
 type Tokenizer struct {
 	digest           string
 	continuingPrefix string
-	vocabSize        int
 	addedTokens      int // special tokens a row gets
 
 	mu     sync.RWMutex // held for reading while the library works on the handle
@@ -107,7 +106,6 @@ func New(definition []byte) (*Tokenizer, error) {
 	return &Tokenizer{
 		digest:           hex.EncodeToString(digest[:]),
 		continuingPrefix: model.ContinuingPrefix,
-		vocabSize:        int(tok.VocabSize()),
 		addedTokens:      int(C.slz_added_tokens(handle)),
 		tok:              tok,
 		handle:           handle,
@@ -140,9 +138,6 @@ func (t *Tokenizer) Digest() string { return t.digest }
 
 // ContinuingPrefix is the model's continuing_subword_prefix: "##" for WordPiece, usually "" for others.
 func (t *Tokenizer) ContinuingPrefix() string { return t.continuingPrefix }
-
-// VocabSize counts the added tokens too.
-func (t *Tokenizer) VocabSize() int { return t.vocabSize }
 
 // Token is the vocabulary entry of an id, "" for an unknown id or a closed tokenizer.
 func (t *Tokenizer) Token(id int32) string {

@@ -74,7 +74,7 @@ func buildClassify(ctx context.Context, e Env) (_ *Running, err error) {
 	s := e.Settings
 	var escalation *Escalation
 	if s.Escalation.On() { // looked at first: models take long to load
-		if escalation, err = PlanEscalation(s); err != nil {
+		if escalation, err = PlanEscalation(ctx, s); err != nil {
 			return nil, err
 		}
 	}

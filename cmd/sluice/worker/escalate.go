@@ -50,9 +50,9 @@ func escalationGroup(s *settings.Settings) string {
 
 // checkEscalation looks at the section beside the models, and whether its key and certificates can be read. The
 // endpoint is not asked.
-func checkEscalation(_ context.Context, c *settings.Loaded, r Report) {
+func checkEscalation(ctx context.Context, c *settings.Loaded, r Report) {
 	e := &c.Escalation
-	plan, err := PlanEscalation(&c.Settings)
+	plan, err := PlanEscalation(ctx, &c.Settings)
 	if err != nil {
 		r.Wrong(Unfault(err))
 		return
@@ -128,9 +128,9 @@ type escalationPage struct {
 }
 
 // buildEscalate makes the stage that reads requests, asks the endpoint and publishes final verdicts.
-func buildEscalate(_ context.Context, v Env) (*Running, error) {
+func buildEscalate(ctx context.Context, v Env) (*Running, error) {
 	s, e := v.Settings, &v.Settings.Escalation
-	plan, err := PlanEscalation(s)
+	plan, err := PlanEscalation(ctx, s)
 	if err != nil {
 		return nil, err
 	}

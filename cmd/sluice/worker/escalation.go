@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
 	"sluice/model"
+	"sluice/model/source"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/llm/label"
 	"sluice/pipeline/publish"
@@ -27,7 +29,7 @@ type Escalation struct {
 
 // PlanEscalation checks the section against the models' directories, which are only opened, not loaded: a worker of the
 // escalate stage runs no model. The error is a configuration fault that joins all mistakes.
-func PlanEscalation(s *settings.Settings) (*Escalation, error) {
+func PlanEscalation(ctx context.Context, s *settings.Settings) (*Escalation, error) {
 	e := &s.Escalation
 	p := &Escalation{Verdict: e.Verdict, policy: escalate.Policy{Severity: e.Severity, Floor: e.SeverityFloor,
 		Confident: e.Confident}}
@@ -35,7 +37,7 @@ func PlanEscalation(s *settings.Settings) (*Escalation, error) {
 	var asked *model.Model
 	var groups []string
 	for i, ms := range s.Models {
-		m, err := model.Open(ms.Path)
+		m, err := source.Open(ctx, ms.Path)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("models[%d]: %w", i, err))
 			continue

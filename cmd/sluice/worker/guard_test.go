@@ -274,8 +274,9 @@ func TestTheServersCertificateIsRenewedAndClientsShowTheirs(t *testing.T) {
 		t.Errorf("while the files are half-written: %d", code)
 	}
 	if _, err := startServer(settings.Server{Listen: "127.0.0.1:0", TLS: o.TLS}, prometheus.NewRegistry(),
-		problems, Kinds, about{}); err == nil || pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(),
-		"server.tls.cert_file and key_file") {
+		problems, Kinds, about{}); err == nil || pipeline.KindOf(err) != pipeline.Config ||
+		!strings.Contains(err.Error(),
+			"server.tls.cert_file and key_file") {
 		t.Errorf("starting with broken files: %v", err)
 	}
 }

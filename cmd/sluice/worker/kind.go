@@ -1,10 +1,10 @@
 // Package worker puts a worker together from its settings and runs it: stages that read topics, with everything that
-// they need, and the HTTP endpoints that show them. It is the only room that knows the tokenizer, the model runtime, the
-// Kafka client and the pipeline at once.
+// they need, and the HTTP endpoints that show them. It is the only room that knows the tokenizer, the model runtime,
+// the Kafka client and the pipeline at once.
 //
-// What a worker can do is a list of kinds of stages (Kinds). A Kind brings all that is its own: its name, its section of
-// the configuration, its checks, what it touches in Kafka, its metrics, its part of /status, and how it is built. The
-// commands ask the list, so a further kind is a file with a Kind in it, and one word in the list.
+// What a worker can do is a list of kinds of stages (Kinds). A Kind brings all that is its own: its name, its section
+// of the configuration, its checks, what it touches in Kafka, its metrics, its part of /status, and how it is built.
+// The commands ask the list, so a further kind is a file with a Kind in it, and one word in the list.
 package worker
 
 import (

@@ -13,6 +13,7 @@ import (
 	"sluice/cmd/sluice/settings"
 	"sluice/model"
 	"sluice/model/ort"
+	"sluice/model/source"
 	"sluice/pipeline"
 	"sluice/pipeline/engine"
 	"sluice/tokenize"
@@ -91,7 +92,7 @@ func (o *opening) open(ctx context.Context, s settings.Model) (_ *Model, err err
 			m.Close()
 		}
 	}()
-	if m.Model, err = model.Open(s.Path); err != nil {
+	if m.Model, err = source.Open(ctx, s.Path); err != nil {
 		return nil, err
 	}
 	end := o.steps.Begin("verifying %s", s.Path)

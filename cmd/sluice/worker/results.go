@@ -8,8 +8,7 @@ import (
 	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
-	"sluice/pipeline/codec/jsonvalue"
-	"sluice/pipeline/codec/textvalue"
+	"sluice/pipeline/codec/formats"
 	"sluice/pipeline/publish"
 	"sluice/pipeline/rule"
 )
@@ -31,9 +30,13 @@ func resultTopics(s *settings.Settings) []string {
 // ruleFailed is told of routes that could not be evaluated. The error is a configuration fault.
 func NewPublisher(s *settings.Settings, maxBytes func(string) int, ruleFailed func(string)) (*publish.Publisher,
 	error) {
-	p := &publish.Publisher{Codec: newCodec(s), Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic,
-		MaxBytes: maxBytes, RuleFailed: ruleFailed}
 	var errs []error
+	form, err := newCodec(s)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("input.format: %w", err))
+	}
+	p := &publish.Publisher{Codec: form, Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, MaxBytes: maxBytes,
+		RuleFailed: ruleFailed}
 	for i, r := range s.Routes {
 		when, err := verdictRule(s, r.When)
 		if err != nil {
@@ -53,11 +56,8 @@ func verdictRule(s *settings.Settings, source string) (*rule.Verdicts, error) {
 }
 
 // newCodec is the codec of the input's format.
-func newCodec(s *settings.Settings) codec.Codec {
-	if s.Input.Format == "text" {
-		return textvalue.New(s.Output.Field)
-	}
-	return jsonvalue.New(jsonvalue.Options{Text: codec.ParsePath(s.Input.Text), Field: s.Output.Field,
+func newCodec(s *settings.Settings) (codec.Codec, error) {
+	return formats.New(s.Input.Format, formats.Options{Text: codec.ParsePath(s.Input.Text), Field: s.Output.Field,
 		MaxDepth: s.Input.MaxDepth})
 }
 

@@ -85,9 +85,6 @@ func (w *Tokenizer) Digest() string {
 	return w.Name
 }
 
-// VocabSize implements tokenize.Tokenizer.
-func (w *Tokenizer) VocabSize() int { return 100 }
-
 // Close implements tokenize.Tokenizer.
 func (w *Tokenizer) Close() error { return nil }
 
