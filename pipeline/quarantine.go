@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"bytes"
 	"encoding/json"
 	"slices"
 )
@@ -70,17 +69,6 @@ func (m mark) alone() string {
 		return `{"starts":{"open":true}}`
 	}
 	return string(jsonOf(map[string]mark{markKey: m}))
-}
-
-// mustJSON encodes what cannot fail: strings, numbers and JSON.
-func mustJSON(v any) []byte {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // what others have written stays as it is
-	if err := e.Encode(v); err != nil {
-		panic(err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
 }
 
 // suspicion is what a lane knows of the workers before it.

@@ -117,10 +117,6 @@ func (w *Watch) look() {
 
 // What is being done, as sentences name it.
 
-func ofVerdicts(texts int) func() string {
-	return func() string { return fmt.Sprintf("verdicts on %d texts have been made", texts) }
-}
-
 func ofCondemning(r *Record) func() string {
 	return func() string {
 		return fmt.Sprintf("an outcome without processing has been made for the record of %s at offset %d",

@@ -12,8 +12,11 @@ import (
 // Step is one piece of a record's way. It is Local or Waiting, embeds a Place, and belongs to one plan.
 type Step interface {
 	Describe() Info
-	place() *Place
+	placed
 }
+
+// placed is whoever embeds a Place.
+type placed interface{ place() *Place }
 
 // Local is a step that is done at once: work of the processor's, or a lookup in memory.
 type Local interface {
@@ -50,7 +53,7 @@ type Info struct {
 	// Goal: every record that the step is wanted for is to have it. Others run only where a goal needs them.
 	Goal bool
 	Fact string // name of the fact that it makes; "": none. Several steps may make the same fact: one of them does
-	Tag  string // of the fact where nothing could be said (an empty text)
+	Tag  string // of the fact where nothing could be said: an empty text never gets to a step, and its facts are null
 	// Doing says what is done to a record, for the watchdog's sentence "the text of ... has been DOING".
 	Doing string
 	// Deadline is how long the step may take, repeats included; 0: as long as it likes. Then Fallback makes the fact in
@@ -74,7 +77,8 @@ type End struct {
 	step *stepState
 }
 
-// Fact ends the step with what was found out. Its name is filled in, and its revision, which is 1.
+// Fact ends the step with what was found out. Its name is filled in, and its revision, which is 1. Tag says who found
+// it out, By how: ByModel also where that is no model but a table or a service.
 func (e End) Fact(f pipeline.Fact) { e.p.ended(e, result{fact: f, made: true}) }
 
 // Keep ends the step without a fact; v is kept for the steps behind it (Item.Kept).

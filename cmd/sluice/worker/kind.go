@@ -21,6 +21,7 @@ import (
 	"sluice/cmd/sluice/settings"
 	"sluice/pipeline"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/store"
 	"sluice/pipeline/tap"
 )
 
@@ -79,7 +80,8 @@ type Env struct {
 	// Fail ends the stage with a fault, once NewStage has made it; until then it does nothing.
 	Fail func(error)
 
-	stage *atomic.Pointer[pipeline.Stage]
+	stage  *atomic.Pointer[pipeline.Stage]
+	stores *[]store.Store
 }
 
 // Running is a stage that has been built.
@@ -94,11 +96,18 @@ type Running struct {
 
 	rates  *tap.Rates
 	client *kafka.Client
+	stores []store.Store
+	log    *slog.Logger
 }
 
 func (r *Running) close() {
 	if r.Close != nil {
 		r.Close()
+	}
+	for _, s := range r.stores {
+		if err := s.Close(); err != nil {
+			r.log.Warn("closing a store", "store", fmt.Sprintf("%T", s), "error", err)
+		}
 	}
 	r.client.Close()
 }

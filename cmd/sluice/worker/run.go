@@ -15,6 +15,7 @@ import (
 	"sluice/pipeline"
 	"sluice/pipeline/failpoint"
 	"sluice/pipeline/kafka"
+	"sluice/pipeline/store"
 	"sluice/pipeline/tap"
 )
 
@@ -121,6 +122,7 @@ func (k Kind) build(ctx context.Context, s *settings.Settings, base kafka.Config
 	}
 	rates := tap.NewRates(time.Now)
 	stage := new(atomic.Pointer[pipeline.Stage])
+	stores := new([]store.Store)
 	fail := func(err error) {
 		if st := stage.Load(); st != nil {
 			st.Fail(err)
@@ -128,7 +130,7 @@ func (k Kind) build(ctx context.Context, s *settings.Settings, base kafka.Config
 	}
 	r, err := k.Build(ctx, Env{
 		Settings: s, Process: o.Process, Client: client, Registry: reg, Log: log, Steps: o.Steps, Enter: srv.enter,
-		Fail: fail, stage: stage,
+		Fail: fail, stage: stage, stores: stores,
 		Stage: pipeline.StageOptions{
 			Limits: Limits(s.Limits), CommitInterval: s.Kafka.CommitInterval, Grace: o.Grace, Metrics: metrics,
 			Logger: log, Taps: []pipeline.Tap{rates},
@@ -139,14 +141,16 @@ func (k Kind) build(ctx context.Context, s *settings.Settings, base kafka.Config
 		client.Close()
 		return nil, err
 	}
-	r.Name, r.rates, r.client = k.Name, rates, client
+	r.Name, r.rates, r.client, r.stores, r.log = k.Name, rates, client, *stores, log
 	return r, nil
 }
 
 // NewStage makes the stage: it runs p over the records of Client, and publishes by way of it. Fail ends it from now on,
-// so it is made before the processor gets its first record. o is Env.Stage with what the kind adds.
-func (e *Env) NewStage(p pipeline.Processor, o pipeline.StageOptions) *pipeline.Stage {
-	st := pipeline.NewStage(e.Process.processor(p), e.Client, o)
+// so it is made before the processor gets its first record. o is Env.Stage with what the kind adds. stores have every
+// outcome before it is committed; the worker closes them after the stage.
+func (e *Env) NewStage(p pipeline.Processor, o pipeline.StageOptions, stores ...store.Store) *pipeline.Stage {
+	*e.stores = stores
+	st := pipeline.NewStage(e.Process.processor(p), store.Before(e.Client, stores...), o)
 	e.stage.Store(st)
 	return st
 }

@@ -22,14 +22,15 @@ type Format struct {
 	New  func(Options) codec.Codec
 	// Fields: values have fields, so the text is one of them (input.text).
 	Fields bool
+	Sample string // a value of this form whose text is "fine"; where it has fields, the text is the field "text"
 }
 
 // All are the formats, the default first.
 var All = []Format{
-	{Name: "json", Fields: true, New: func(o Options) codec.Codec {
+	{Name: "json", Fields: true, Sample: `{"text":"fine"}`, New: func(o Options) codec.Codec {
 		return jsonvalue.New(jsonvalue.Options{Text: o.Text, Field: o.Field, MaxDepth: o.MaxDepth})
 	}},
-	{Name: "text", New: func(o Options) codec.Codec { return textvalue.New(o.Field) }},
+	{Name: "text", Sample: "fine", New: func(o Options) codec.Codec { return textvalue.New(o.Field) }},
 }
 
 // Names are those of All, in their order.
