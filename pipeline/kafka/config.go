@@ -82,10 +82,10 @@ type Config struct {
 	FetchMaxBytes int           // most bytes of one fetch answer (one broker, all partitions)
 	FetchMaxWait  time.Duration // how long a broker holds a fetch while there is nothing to send
 
-	// DeliveryTimeout is how long a step of a commit is repeated (broker restarts, leader moves) before the transaction
+	// giveUp is how long a step of a commit is repeated (broker restarts, leader moves) before the transaction
 	// is aborted and begun anew. 0: TransactionTimeout less 5 s, at least half of it. No key sets it: a worker has no
 	// reason to give up earlier than its transaction does. Tests of outages do, so as not to wait that long.
-	DeliveryTimeout time.Duration
+	giveUp time.Duration
 
 	Logger    *slog.Logger      // nil: slog.Default()
 	Observer  Observer          // for metrics
@@ -95,10 +95,10 @@ type Config struct {
 // Observer is told what metrics need. Every field may be nil; functions are called from several goroutines and must not
 // block.
 type Observer struct {
-	// Transaction tells how a commit ended ("committed", "aborted", "fenced", "rebalance", "failed") and how long it
+	// transaction tells how a commit ended ("committed", "aborted", "fenced", "rebalance", "failed") and how long it
 	// took. Metrics have that from the stage; tests on brokers see here that a transaction was aborted and repeated,
 	// which nothing outside the client shows.
-	Transaction func(result string, took time.Duration)
+	transaction func(result string, took time.Duration)
 	// Rebalance tells that a new generation began, with how many partitions here.
 	Rebalance func(generation int32, partitions int)
 	// Retry tells that a request was repeated. Code is Kafka's error code, 0 for a network error or timeout.
@@ -141,8 +141,8 @@ func (c *Config) TransactionalID() string { return c.Group + "." + c.InstanceID 
 
 // deliveryTimeout is how long one step of a commit is repeated.
 func (c *Config) deliveryTimeout() time.Duration {
-	if c.DeliveryTimeout > 0 {
-		return c.DeliveryTimeout
+	if c.giveUp > 0 {
+		return c.giveUp
 	}
 	return max(c.TransactionTimeout-5*time.Second, c.TransactionTimeout/2)
 }

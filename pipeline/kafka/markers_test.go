@@ -120,7 +120,7 @@ func TestACommitWhoseMarkersAreLostIsEndedAgain(t *testing.T) {
 func TestBrokersThatGoAwayAgainAreWaitedFor(t *testing.T) {
 	k := fakeKafka(t, 1, "in", "out")
 	cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
-	cfg.DeliveryTimeout = 500 * time.Millisecond
+	cfg.giveUp = 500 * time.Millisecond
 	sink, _ := directSink(t, cfg)
 	if err := sink.Commit(t.Context(), oneMessage("out", []byte("a"), 1)); err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func TestBrokersThatGoAwayAgainAreWaitedFor(t *testing.T) {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if time.Since(since) > 4*cfg.DeliveryTimeout {
+		if time.Since(since) > 4*cfg.giveUp {
 			return nil, nil, false
 		}
 		k.KeepControl()

@@ -180,7 +180,7 @@ func TestTransactionTimesOut(t *testing.T) {
 			frozen.Do(func() { time.Sleep(4 * time.Second) }) // the freeze itself
 		}
 	}
-	cfg.Observer.Transaction = func(result string, _ time.Duration) {
+	cfg.Observer.transaction = func(result string, _ time.Duration) {
 		if result == "aborted" {
 			told.Do(func() { close(aborted) })
 		}

@@ -62,7 +62,7 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 		c.broken = err
 		c.mu.Unlock()
 	}
-	if c.cfg.Observer.Transaction != nil {
+	if c.cfg.Observer.transaction != nil {
 		result := map[pipeline.Kind]string{"": "committed", pipeline.Transient: "aborted",
 			pipeline.Rebalance: "rebalance", pipeline.Fenced: "fenced"}[pipeline.KindOf(err)]
 		var large *pipeline.TooLargeError
@@ -72,7 +72,7 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 		case result == "":
 			result = "failed"
 		}
-		c.cfg.Observer.Transaction(result, time.Since(began))
+		c.cfg.Observer.transaction(result, time.Since(began))
 	}
 	return err
 }

@@ -91,7 +91,7 @@ func soakWorker() int {
 		event("generation %d %d", generation,
 			partitions)
 	}
-	cfg.Observer.Transaction = func(result string, _ time.Duration) { event("transaction %s", result) }
+	cfg.Observer.transaction = func(result string, _ time.Duration) { event("transaction %s", result) }
 	cfg.Observer.Retry = func(step string, code int) { event("retry %s:%d", step, code) }
 	point, after := env("SOAK_DIE_AT"), 0
 	if at, n, ok := strings.Cut(point, ":"); ok {
