@@ -358,15 +358,18 @@ func hashFile(path string, most, want int64) (string, error) {
 
 var archive = regexp.MustCompile(`(?i)\.(zip|tar|tgz|gz|bz2|xz|zst|7z|rar|npz)$`)
 
-// uriScheme begins a URI, such as mlflow:NAME@ALIAS.
 var uriScheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]+:`)
+
+// Scheme is what stands before the colon of a URI, such as mlflow:NAME@ALIAS; "" for a path. It has two letters at
+// least, because one is a drive.
+func Scheme(ref string) string { return strings.TrimSuffix(uriScheme.FindString(ref), ":") }
 
 // checkFiles says which of the three files that every model needs are not there, and where they may be.
 func checkFiles(dir string) error {
 	if st, err := os.Stat(dir); err != nil {
-		if scheme := uriScheme.FindString(dir); scheme != "" {
+		if scheme := Scheme(dir); scheme != "" {
 			return fmt.Errorf("models are read from directories only, not from %s URIs: fetch the model, and give the "+
-				"path of its directory", strings.TrimSuffix(scheme, ":"))
+				"path of its directory", scheme)
 		}
 		return fmt.Errorf("%w: give the path of a model directory", err)
 	} else if !st.IsDir() && archive.MatchString(dir) {

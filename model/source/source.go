@@ -4,7 +4,6 @@ package source
 
 import (
 	"context"
-	"regexp"
 
 	"sluice/model"
 )
@@ -27,16 +26,11 @@ type Directories struct{}
 // Fetch implements Source.
 func (Directories) Fetch(_ context.Context, path string) (string, error) { return path, nil }
 
-// scheme is what stands before the colon of a URI: two letters at least, because one is a drive.
-var scheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]+:`)
-
 // Open fetches the model of a reference and opens its directory (model.Open).
 func Open(ctx context.Context, ref string) (*model.Model, error) {
-	from := All[""]
-	if s := scheme.FindString(ref); s != "" {
-		if other, known := All[s[:len(s)-1]]; known {
-			from = other
-		}
+	from, known := All[model.Scheme(ref)]
+	if !known {
+		from = All[""]
 	}
 	dir, err := from.Fetch(ctx, ref)
 	if err != nil {

@@ -54,7 +54,7 @@ type Info struct {
 	Goal bool
 	Fact string // name of the fact that it makes; "": none. Several steps may make the same fact: one of them does
 	Tag  string // of the fact where nothing could be said: an empty text never gets to a step, and its facts are null
-	// Doing says what is done to a record, for the watchdog's sentence "the text of ... has been DOING".
+	// Doing says what a local step does to a record, for the watchdog's sentence "the text of ... has been DOING".
 	Doing string
 	// Deadline is how long the step may take, repeats included; 0: as long as it likes. Then Fallback makes the fact in
 	// its place; nil: the record is a dead letter (reason "deadline").

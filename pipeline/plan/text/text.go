@@ -151,8 +151,7 @@ type judging struct {
 // Describe implements plan.Step.
 func (j *judging) Describe() plan.Info {
 	info := plan.Info{Name: "judge-" + j.fact, Stage: "judge", Needs: []string{j.tokens.name}, Goal: true, Fact: j.fact,
-		Tag:   j.Tag,
-		Doing: "judged"}
+		Tag: j.Tag}
 	if j.student != nil {
 		info.After = []string{j.student.Describe().Name}
 	}
