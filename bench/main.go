@@ -25,7 +25,6 @@ import (
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline/engine"
-	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
 
@@ -114,7 +113,7 @@ type material struct {
 }
 
 func (b *bench) material(m *model.Model) (c material, err error) {
-	tok, err := hf.Open(m.Path(model.TokenizerFile))
+	tok, err := hf.Of(m)
 	if err != nil {
 		return c, err
 	}
@@ -127,7 +126,7 @@ func (b *bench) material(m *model.Model) (c material, err error) {
 		texts = append(texts, []byte(text))
 	}
 	tokens := 0
-	for _, e := range tok.Encode(texts, tokenize.Options{MaxTokens: m.MaxTokens}) {
+	for _, e := range tok.Encode(texts, m.TokenizeOptions()) {
 		c.rows = append(c.rows, &e.Windows[0])
 		tokens += len(e.Windows[0].IDs)
 	}

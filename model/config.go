@@ -1,13 +1,12 @@
 package model
 
-// What Hugging Face's config.json, tokenizer.json and tokenizer_config.json tell about a model. They are read as
-// transformers reads them: unknown keys and nulls are no mistakes, missing ones have defaults.
+// What Hugging Face's config.json tells about a model. It is read as transformers reads it: unknown keys and nulls are
+// no mistakes, missing ones have defaults.
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +22,8 @@ type Config struct {
 	MaxPositions int
 	PadTokenID   int32
 	VocabSize    int // rows of the embedding table: ids are below; 0 if unknown
+
+	TokenizerClass string // tokenizer_class, which transformers asks where tokenizer_config.json names none; ""
 
 	padKnown bool // config.json names pad_token_id
 	warnings []string
@@ -85,6 +86,7 @@ func parseConfig(raw []byte) (Config, error) {
 	read("max_position_embeddings", &positions)
 	read("pad_token_id", &pad)
 	read("vocab_size", &vocab)
+	read("tokenizer_class", &c.TokenizerClass)
 	if len(errs) > 0 {
 		return Config{}, errors.Join(errs...)
 	}
@@ -192,71 +194,4 @@ func (c *Config) task() (Task, error) {
 		return "", fmt.Errorf("%s: architectures: %q is neither for sequence classification nor for token "+
 			"classification: only those two can be served", ConfigFile, a)
 	}
-}
-
-// tokenizerHints are the two facts that verdicts and limits need from the tokenizer's files.
-type tokenizerHints struct {
-	unknown   string // token for what is not in the vocabulary; "" if there is none
-	maxLength int    // model_max_length; 0 if unlimited
-}
-
-// readTokenizerHints reads tokenizer.json and, where there is one, tokenizer_config.json, which wins as in
-// transformers.
-func readTokenizerHints(read func(name string) ([]byte, error)) (tokenizerHints, error) {
-	var h tokenizerHints
-	raw, err := read(TokenizerFile)
-	if err != nil {
-		return h, err
-	}
-	var file struct {
-		Model struct {
-			UnkToken *string         `json:"unk_token"` // WordPiece, BPE
-			UnkID    *int            `json:"unk_id"`    // Unigram
-			Vocab    json.RawMessage `json:"vocab"`
-		} `json:"model"`
-	}
-	if err := json.Unmarshal(raw, &file); err != nil {
-		return h, fmt.Errorf("%s: not a Hugging Face tokenizer: %w: save it again with AutoTokenizer", TokenizerFile,
-			err)
-	}
-	if t := file.Model.UnkToken; t != nil {
-		h.unknown = *t
-	}
-	if id := file.Model.UnkID; id != nil {
-		var vocab [][2]any // [token, log probability]
-		if err := json.Unmarshal(file.Model.Vocab, &vocab); err != nil || *id < 0 || *id >= len(vocab) {
-			return h, fmt.Errorf("%s: model.unk_id: %d is not an entry of model.vocab (%d entries): save it again "+
-				"with AutoTokenizer", TokenizerFile, *id, len(vocab))
-		}
-		h.unknown, _ = vocab[*id][0].(string)
-	}
-
-	raw, err = read(tokenizerConfigFile)
-	if errors.Is(err, os.ErrNotExist) {
-		return h, nil
-	}
-	if err != nil {
-		return h, err
-	}
-	var config struct {
-		UnkToken  json.RawMessage `json:"unk_token"` // a string, or an object of an added token
-		MaxLength *float64        `json:"model_max_length"`
-	}
-	if err := json.Unmarshal(raw, &config); err != nil {
-		return h, fmt.Errorf("tokenizer_config.json: %w: remove it or save it again with AutoTokenizer", err)
-	}
-	var added struct {
-		Content string `json:"content"`
-	}
-	var token string
-	if json.Unmarshal(config.UnkToken, &token) == nil && token != "" {
-		h.unknown = token
-	} else if json.Unmarshal(config.UnkToken, &added) == nil && added.Content != "" {
-		h.unknown = added.Content
-	}
-	// transformers writes 1e30 where a tokenizer has no limit.
-	if l := config.MaxLength; l != nil && *l >= 1 && *l < 1e9 {
-		h.maxLength = int(*l)
-	}
-	return h, nil
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sluice/tokenize/pretrained"
 )
 
 // allocated is how many bytes do allocated.
@@ -37,9 +39,13 @@ func resize(t *testing.T, dir, name string, size int64) {
 
 // At its limit a file is read (and is nonsense here), one byte above it is refused before anything is read.
 func TestEveryFileHasASizeLimit(t *testing.T) {
-	for _, name := range []string{ConfigFile, ManifestFile, TokenizerFile, tokenizerConfigFile} {
+	for _, name := range []string{ConfigFile, ManifestFile, TokenizerFile, pretrained.ConfigFile} {
 		t.Run(name, func(t *testing.T) {
-			dir := writeModel(t, map[string]string{ManifestFile: sentimentMan, tokenizerConfigFile: "{}"}, unchanged)
+			files := map[string]string{ManifestFile: sentimentMan}
+			if name == pretrained.ConfigFile { // which is read where there is no manifest
+				files = map[string]string{pretrained.ConfigFile: "{}"}
+			}
+			dir := writeModel(t, files, unchanged)
 			most := sizeLimits[name]
 			resize(t, dir, name, most)
 			if _, err := Open(dir); err == nil || strings.Contains(err.Error(), "more than any such file") ||
@@ -119,12 +125,16 @@ func TestWeightsBesideTheModelHaveASizeLimit(t *testing.T) {
 
 func TestNestingIsBounded(t *testing.T) {
 	for name, text := range map[string]string{
-		ConfigFile:          `{"id2label": {"0": ` + strings.Repeat(`[`, 1_000_000),
-		ManifestFile:        `{"format_version": 1, "source": ` + strings.Repeat(`{"a":`, 1_000_000),
-		TokenizerFile:       `{"model": {"vocab": ` + strings.Repeat(`[`, 1_000_000),
-		tokenizerConfigFile: `{"unk_token": ` + strings.Repeat(`{"content":`, 1_000_000),
+		ConfigFile:            `{"id2label": {"0": ` + strings.Repeat(`[`, 1_000_000),
+		ManifestFile:          `{"format_version": 1, "source": ` + strings.Repeat(`{"a":`, 1_000_000),
+		TokenizerFile:         `{"model": {"vocab": ` + strings.Repeat(`[`, 1_000_000),
+		pretrained.ConfigFile: `{"unk_token": ` + strings.Repeat(`{"content":`, 1_000_000),
 	} {
-		_, err := Open(writeModel(t, map[string]string{ManifestFile: sentimentMan, name: text}, nil))
+		files := map[string]string{ManifestFile: sentimentMan, name: text}
+		if name == pretrained.ConfigFile {
+			delete(files, ManifestFile)
+		}
+		_, err := Open(writeModel(t, files, nil))
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "exceeded max depth") {
 			t.Errorf("%s: %.300v", name, err)
 		}
@@ -133,7 +143,7 @@ func TestNestingIsBounded(t *testing.T) {
 
 // A pipe in place of a file would never end to be opened, and a directory never to be read.
 func TestWhatIsNoFileIsRefused(t *testing.T) {
-	for _, name := range []string{ConfigFile, ManifestFile, TokenizerFile, tokenizerConfigFile, OnnxFile} {
+	for _, name := range []string{ConfigFile, ManifestFile, TokenizerFile, pretrained.ConfigFile, OnnxFile} {
 		for kind, put := range map[string]func(path string) error{
 			"a pipe":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
 			"a directory": func(path string) error { return os.Mkdir(path, 0o700) },

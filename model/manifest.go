@@ -17,22 +17,27 @@ const FormatVersion = 1
 
 // Manifest is manifest.json: what scripts/export_model.py made, from what, and how to tell that it still is that.
 type Manifest struct {
-	FormatVersion int             `json:"format_version"`
-	Name          string          `json:"name"`
-	Task          Task            `json:"task"`
-	Architecture  string          `json:"architecture"`
-	Layout        Layout          `json:"layout"`
-	Precision     Precision       `json:"precision"`
-	MaxTokens     int             `json:"max_tokens"`
-	PadTokenID    *int32          `json:"pad_token_id"`
-	Files         map[string]File `json:"files"`
-	Source        json.RawMessage `json:"source"`
-	License       string          `json:"license"`
-	Exporter      json.RawMessage `json:"exporter"`
-	Quantization  json.RawMessage `json:"quantization"`
-	Evaluation    json.RawMessage `json:"evaluation"`
-	Calibration   *Calibration    `json:"calibration"`
-	Golden        *Golden         `json:"golden"`
+	FormatVersion int       `json:"format_version"`
+	Name          string    `json:"name"`
+	Task          Task      `json:"task"`
+	Architecture  string    `json:"architecture"`
+	Layout        Layout    `json:"layout"`
+	Precision     Precision `json:"precision"`
+	MaxTokens     int       `json:"max_tokens"`
+	PadTokenID    *int32    `json:"pad_token_id"`
+	// What tokenizer.json cannot say of the tokenizer. TruncationSide is the side that is cut off a text too long;
+	// UnknownToken is the token for what is not in the vocabulary where it is not the vocabulary's own.
+	TruncationSide TruncationSide  `json:"truncation_side"`
+	SpecialTokens  SpecialTokens   `json:"special_tokens"`
+	UnknownToken   *string         `json:"unknown_token"`
+	Files          map[string]File `json:"files"`
+	Source         json.RawMessage `json:"source"`
+	License        string          `json:"license"`
+	Exporter       json.RawMessage `json:"exporter"`
+	Quantization   json.RawMessage `json:"quantization"`
+	Evaluation     json.RawMessage `json:"evaluation"`
+	Calibration    *Calibration    `json:"calibration"`
+	Golden         *Golden         `json:"golden"`
 }
 
 // Precision is the arithmetic of the graph's large matrix products.
@@ -44,6 +49,39 @@ const (
 	FP16 Precision = "fp16"
 	Int8 Precision = "int8"
 )
+
+// TruncationSide is the side that is cut off a text too long.
+type TruncationSide string
+
+// The sides; none is the right one.
+const (
+	SideLeft  TruncationSide = "left"
+	SideRight TruncationSide = "right"
+)
+
+// SpecialTokens says what special tokens in a text are.
+type SpecialTokens string
+
+// What they are: text (none said), or the model's tokens.
+const (
+	SpecialText  SpecialTokens = "text"
+	SpecialModel SpecialTokens = "model"
+)
+
+// digestLines are what digests say of the tokenizer beside its file; "" where all is as usual.
+func (m *Manifest) digestLines() string {
+	var lines string
+	if m.TruncationSide == SideLeft {
+		lines += "truncation_side left\n"
+	}
+	if m.SpecialTokens == SpecialModel {
+		lines += "special_tokens model\n"
+	}
+	if m.UnknownToken != nil {
+		lines += fmt.Sprintf("unknown_token %q\n", *m.UnknownToken)
+	}
+	return lines
+}
 
 // File is one file of the model directory as it was exported.
 type File struct {
@@ -129,6 +167,12 @@ func (m *Manifest) check() error {
 	}
 	if m.PadTokenID != nil && *m.PadTokenID < 0 {
 		bad("pad_token_id", "is %d", *m.PadTokenID)
+	}
+	if !slices.Contains([]TruncationSide{"", SideLeft, SideRight}, m.TruncationSide) {
+		bad("truncation_side", "is %q, not one of %s", m.TruncationSide, quoted(SideLeft, SideRight))
+	}
+	if !slices.Contains([]SpecialTokens{"", SpecialText, SpecialModel}, m.SpecialTokens) {
+		bad("special_tokens", "is %q, not one of %s", m.SpecialTokens, quoted(SpecialText, SpecialModel))
 	}
 	for _, name := range digestFiles {
 		if _, ok := m.Files[name]; !ok {

@@ -17,6 +17,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"sluice/tokenize"
+	"sluice/tokenize/pretrained"
 )
 
 // Names of the files of a model directory.
@@ -25,12 +28,16 @@ const (
 	TokenizerFile = "tokenizer.json"
 	ConfigFile    = "config.json"
 	ManifestFile  = "manifest.json"
-
-	tokenizerConfigFile = "tokenizer_config.json"
 )
 
 // digestFiles are the files that make a model what it is, in the order in which Digest names them.
 var digestFiles = []string{ConfigFile, OnnxFile, TokenizerFile}
+
+// besideFiles are those that make its tokenizer what it is where there is no manifest, as Hugging Face's folders have
+// them: a manifest's tokenizer.json is whole by itself.
+var besideFiles = slices.DeleteFunc(slices.Clone(pretrained.Files), func(name string) bool {
+	return name == TokenizerFile
+})
 
 // Task says what a model's logits are about.
 type Task string
@@ -57,7 +64,10 @@ type Model struct {
 	Task      Task
 	Labels    []string // by index of the logit
 	MaxTokens int      // longest row the model takes, special tokens included
+	CutLeft   bool     // of a longer text its end is read, not its beginning
 	Layout    Layout
+	// special tokens that were added for it ([E1]), so that texts may hold them; see pretrained.Tokenizer
+	OwnSpecial []string
 	// SHA-256 (hex) over config, ONNX, tokenizer and calibration; as the manifest has it until Verify; "" if unknown
 	Digest   string
 	Warnings []string // what works, but should be put right; one sentence each
@@ -95,7 +105,9 @@ func Open(dir string) (*Model, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	hints, err := readTokenizerHints(read)
+	m := &Model{Dir: dir, Name: baseName(dir), Manifest: manifest, Config: config, Layout: Padded,
+		Labels: config.Labels, parsed: parsed}
+	tok, err := m.tokenizer(read)
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -103,11 +115,11 @@ func Open(dir string) (*Model, error) {
 		return nil, fmt.Errorf("model %s: %w", dir, errors.Join(errs...))
 	}
 
-	m := &Model{Dir: dir, Name: baseName(dir), Manifest: manifest, Config: config, Layout: Padded,
-		Labels: config.Labels, unknown: hints.unknown, parsed: parsed}
+	m.CutLeft, m.unknown, m.OwnSpecial = tok.CutLeft, tok.Unknown, tok.Special
 	m.Warnings = append(m.Warnings, config.warnings...)
+	m.Warnings = append(m.Warnings, tok.Warnings...)
 	if manifest == nil {
-		err = m.describeByConfig(hints)
+		err = m.describeByConfig(tok.MaxTokens)
 	} else {
 		err = m.describeByManifest()
 	}
@@ -118,7 +130,7 @@ func Open(dir string) (*Model, error) {
 }
 
 // describeByConfig fills in a model that has no manifest.
-func (m *Model) describeByConfig(hints tokenizerHints) error {
+func (m *Model) describeByConfig(maxTokens int) error {
 	m.warn("%s is missing (an export of another tool?): the layout is taken as padded and nothing can be verified; "+
 		"scripts/export_model.py makes a directory with a manifest", ManifestFile)
 	task, err := m.Config.task()
@@ -132,8 +144,8 @@ func (m *Model) describeByConfig(hints tokenizerHints) error {
 		m.warn("%s: max_position_embeddings is missing: 512 tokens assumed, as BERT has", ConfigFile)
 	}
 	// transformers truncates at the tokenizer's model_max_length, which may be below what the position table allows.
-	if hints.maxLength > 0 {
-		m.MaxTokens = min(m.MaxTokens, hints.maxLength)
+	if maxTokens > 0 {
+		m.MaxTokens = min(m.MaxTokens, maxTokens)
 	}
 	return nil
 }
@@ -145,7 +157,7 @@ func (m *Model) describeByManifest() error {
 		m.Name = man.Name
 	}
 	m.Task, m.Layout, m.MaxTokens = man.Task, man.Layout, man.MaxTokens
-	m.Digest = digest(func(name string) string { return man.Files[name].SHA256 }, man.Calibration)
+	m.Digest = m.digest(func(name string) string { return man.Files[name].SHA256 })
 
 	var errs []error
 	conflict := func(field, format string, args ...any) {
@@ -199,7 +211,9 @@ func (m *Model) Path(name string) string { return filepath.Join(m.Dir, name) }
 // be what it was then. Without a manifest there is nothing else to compare with, but Digest is known afterwards. Reads
 // the whole ONNX: seconds for a large model.
 func (m *Model) Verify() error {
-	names := slices.Clone(digestFiles)
+	names := slices.DeleteFunc(slices.Concat(digestFiles, besideFiles), func(name string) bool {
+		return m.parsed[name] == "" && name != OnnxFile // it has no such file
+	})
 	if m.Manifest != nil {
 		names = m.Manifest.fileNames()
 	}
@@ -228,12 +242,41 @@ func (m *Model) Verify() error {
 	if len(errs) > 0 {
 		return fmt.Errorf("model %s failed verification: %w", m.Dir, errors.Join(errs...))
 	}
-	m.Digest = digest(func(name string) string { return sums[name] }, m.calibration())
+	m.Digest = m.digest(func(name string) string { return sums[name] })
 	m.sums = sums
 	return nil
 }
 
-// Load reads one of the three files that every model has. Where a manifest, or Verify, has told its hash, the bytes
+// Tokenizer is the definition of the model's tokenizer, as transformers builds it of the directory's files. Their bytes
+// are verified like those of Load.
+func (m *Model) Tokenizer() (*pretrained.Tokenizer, error) { return m.tokenizer(m.Load) }
+
+func (m *Model) tokenizer(read pretrained.Reader) (*pretrained.Tokenizer, error) {
+	if m.Manifest == nil {
+		return pretrained.Read(read, m.Config.ModelType, m.Config.TokenizerClass)
+	}
+	definition, err := read(TokenizerFile)
+	if err != nil {
+		return nil, err
+	}
+	tok, err := pretrained.Whole(definition)
+	if err != nil {
+		return nil, err
+	}
+	tok.CutLeft = m.Manifest.TruncationSide == SideLeft
+	tok.Find = m.Manifest.SpecialTokens == SpecialModel
+	if u := m.Manifest.UnknownToken; u != nil {
+		tok.Unknown = *u
+	}
+	return tok, nil
+}
+
+// TokenizeOptions are how a text becomes the model's row, where nothing else is asked for: cut to its longest row.
+func (m *Model) TokenizeOptions() tokenize.Options {
+	return tokenize.Options{MaxTokens: m.MaxTokens, CutLeft: m.CutLeft}
+}
+
+// Load reads one of the files that every model has. Where a manifest, or Verify, has told its hash, the bytes
 // that are returned have been compared with it: nobody can change the file in between.
 func (m *Model) Load(name string) ([]byte, error) {
 	b, err := readFile(m.Path(name), sizeLimit(name))
@@ -253,7 +296,9 @@ func (m *Model) Load(name string) ([]byte, error) {
 
 // sizeLimits bound what is read into memory, in bytes. The largest tokenizers have 35 MB, the largest ONNX file 2 GiB.
 var sizeLimits = map[string]int64{ConfigFile: 4 << 20, ManifestFile: 64 << 20, TokenizerFile: 256 << 20,
-	tokenizerConfigFile: 16 << 20, OnnxFile: 2 << 30}
+	pretrained.ConfigFile: 16 << 20, pretrained.SpecialMapFile: 16 << 20, pretrained.AddedTokensFile: 64 << 20,
+	pretrained.WordPieceFile: 64 << 20, pretrained.BPEVocabFile: 64 << 20, pretrained.BPEMergesFile: 64 << 20,
+	OnnxFile: 2 << 30}
 
 // MaxBytes bounds every other file of a model: weights beside the ONNX file.
 const MaxBytes int64 = 64 << 30
@@ -322,16 +367,25 @@ func (m *Model) calibration() *Calibration {
 	return m.Manifest.Calibration
 }
 
-// digest is the SHA-256 over one line a file, as sha256sum would print them, and one of the calibration where there is
-// one: the same digest means the same verdicts.
-func digest(sum func(name string) string, c *Calibration) string {
+// digest is the SHA-256 over one line a file, as sha256sum would print them, and one for whatever else the manifest
+// says about verdicts: the same digest means the same verdicts.
+func (m *Model) digest(sum func(name string) string) string {
 	h := sha256.New()
 	for _, name := range digestFiles {
 		fmt.Fprintf(h, "%s  %s\n", sum(name), name)
 	}
-	if c != nil {
+	if m.Manifest == nil {
+		for _, name := range besideFiles {
+			if s := sum(name); s != "" {
+				fmt.Fprintf(h, "%s  %s\n", s, name)
+			}
+		}
+		return hex.EncodeToString(h.Sum(nil))
+	}
+	if c := m.calibration(); c != nil {
 		io.WriteString(h, c.digestLine())
 	}
+	io.WriteString(h, m.Manifest.digestLines())
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -379,14 +433,20 @@ func checkFiles(dir string) error {
 		return fmt.Errorf("is a file: give the directory that holds %s, %s and %s", OnnxFile, TokenizerFile, ConfigFile)
 	}
 	advice := map[string]string{
-		OnnxFile: "make it with scripts/export_model.py",
-		TokenizerFile: "a fast Hugging Face tokenizer is needed; " +
-			"AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one",
+		OnnxFile:   "make it with scripts/export_model.py",
 		ConfigFile: "copy it from the Hugging Face model",
 	}
+	for _, name := range pretrained.Files {
+		advice[name] = "a fast Hugging Face tokenizer is needed; " +
+			"AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
+	}
 	var errs []error
-	for _, name := range []string{OnnxFile, TokenizerFile, ConfigFile} {
+	for _, name := range slices.Concat([]string{OnnxFile, ConfigFile}, pretrained.Files) {
 		f, _, err := openFile(filepath.Join(dir, name), sizeLimit(name))
+		if errors.Is(err, fs.ErrNotExist) && slices.Contains(pretrained.Files, name) && (name != TokenizerFile ||
+			hasVocabulary(dir)) {
+			continue // which of them it needs, package pretrained says
+		}
 		var path *fs.PathError
 		if err != nil && !errors.As(err, &path) {
 			errs = append(errs, err)
@@ -411,6 +471,17 @@ func checkFiles(dir string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// hasVocabulary says whether a directory has a vocabulary in place of a tokenizer.json.
+func hasVocabulary(dir string) bool {
+	for _, name := range slices.Concat([]string{pretrained.WordPieceFile, pretrained.BPEVocabFile},
+		pretrained.SentencePieceFiles) {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func baseName(dir string) string {

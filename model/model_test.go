@@ -111,12 +111,12 @@ func TestOpenWithoutManifest(t *testing.T) {
 		{"bert", nil, 512, TextClassification, 0, []string{"NEG", "POS"}, "[UNK]", 1},
 		{"roberta has two positions less", map[string]string{
 			ConfigFile:              `{"model_type": "roberta", "architectures": ["RobertaForTokenClassification"], "id2label": {"0": "O", "1": "PER"}, "max_position_embeddings": 514, "pad_token_id": 1}`,
-			TokenizerFile:           `{"model": {"type": "BPE", "unk_token": null}}`,
-			"tokenizer_config.json": `{"unk_token": {"content": "<unk>"}, "model_max_length": 1000000000000000019884624838656}`,
+			TokenizerFile:           `{"model": {"type": "BPE", "unk_token": null, "vocab": {"<s>": 0, "</s>": 1}}}`,
+			"tokenizer_config.json": `{"unk_token": {"__type": "AddedToken", "content": "<unk>"}, "model_max_length": 1000000000000000019884624838656}`,
 		}, 512, TokenClassification, 1, []string{"O", "PER"}, "<unk>", 1},
 		{"xlm-roberta without pad_token_id, unigram", map[string]string{
 			ConfigFile:    `{"model_type": "xlm-roberta", "architectures": ["XLMRobertaForSequenceClassification"], "max_position_embeddings": 514, "pad_token_id": null}`,
-			TokenizerFile: `{"model": {"type": "Unigram", "unk_id": 1, "vocab": [["<s>", 0.0], ["<unk>", -1.5]]}}`,
+			TokenizerFile: `{"model": {"type": "Unigram", "unk_id": 1, "vocab": [["<s>", 0.0], ["<pad>", 0.0], ["</s>", 0.0], ["<unk>", -1.5]]}}`,
 		}, 512, TextClassification, 1, []string{"LABEL_0", "LABEL_1"}, "<unk>", 1},
 		{"nulls and no labels", map[string]string{
 			ConfigFile: `{"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"], "id2label": null, "num_labels": 3, "problem_type": null}`,
@@ -164,7 +164,7 @@ func TestOpenNamesEveryMistake(t *testing.T) {
 			"sha256:00\nsize 1234\n"}, nil), []string{"Git LFS pointer", "git lfs pull"}},
 		{"config is no JSON", config("{"), []string{"config.json", "not a JSON object"}},
 		{"tokenizer is no JSON", writeModel(t, map[string]string{TokenizerFile: "x"}, nil), []string{"tokenizer.json",
-			"not a Hugging Face tokenizer"}},
+			"not a JSON object", "save the tokenizer again"}},
 		{"several at once", writeModel(t, map[string]string{
 			ConfigFile:   `{"id2label": {"0": "a", "2": "b"}, "problem_type": "guess", "pad_token_id": -1}`,
 			ManifestFile: `{"format_version": 7}`}, nil),

@@ -10,6 +10,7 @@ type Span struct{ Start, End int }
 // Encoding is one row of model input: the token ids of one text, or of one window of a long text.
 type Encoding struct {
 	IDs     []int32 // with the model's special tokens
+	TypeIDs []byte  // token type of each id: 1 in the second text of a pair; nil where it is no pair
 	Offsets []Span  // one a token, bytes of the original text; special tokens have {0, 0}. nil unless asked for
 	Special []bool  // true for tokens the tokenizer added ([CLS], [SEP]); nil unless asked for
 }
@@ -38,14 +39,18 @@ type Options struct {
 	MaxTokens int  // longest row, special tokens included; 0: no limit
 	Windows   bool // false: truncate; true: cut into windows that overlap by Stride tokens
 	Stride    int  // tokens that successive windows share, special tokens not counted
-	Offsets   bool // fill Offsets and Special
+	CutLeft   bool // what is cut off is the beginning of a text (truncation_side: left); windows end with its end
+	Offsets   bool // fill Offsets and Special; not of pairs
 }
 
 // Tokenizer turns texts into ids exactly as the Hugging Face tokenizer of the same tokenizer.json. Special tokens
-// written in a text are text; NUL is a character; invalid UTF-8 reads as one U+FFFD per maximal invalid part, and
-// offsets refer to the bytes given. Safe for concurrent use.
+// written in a text are text, unless it was opened to find them; NUL is a character; invalid UTF-8 reads as one U+FFFD
+// per maximal invalid part, and offsets refer to the bytes given. Safe for concurrent use.
 type Tokenizer interface {
 	Encode(texts [][]byte, o Options) []Encoded
+	// EncodePairs turns pairs of texts into one row each. A pair too long loses tokens of its longer text first, as
+	// with transformers' truncation=True. Pairs have no windows and no offsets.
+	EncodePairs(pairs [][2][]byte, o Options) []Encoded
 	// Token is the vocabulary entry of an id ("##ing"), as convert_ids_to_tokens; "" for an unknown id.
 	Token(id int32) string
 	// Join turns tokens back into text, as convert_tokens_to_string.

@@ -49,7 +49,7 @@ var Rooms = []Room{
 	{"pipeline/tap", []string{"pipeline", "pipeline/tap"}},
 	{"pipeline", []string{"pipeline/failpoint"}},
 	{"pipeline/failpoint", nil},
-	{"model", []string{"tokenize"}},
+	{"model", []string{"tokenize", "tokenize/pretrained"}},
 	{"model/source", []string{"model", "model/source"}},
 	{"model/labelled", []string{"model", "tokenize"}},
 	{"model/judging", []string{"model", "model/labelled", "tokenize"}},
@@ -58,7 +58,8 @@ var Rooms = []Room{
 	{"model/tune", []string{"model", "model/judging", "model/labelled", "model/rewrite", "tokenize"}},
 	{"model/ort", []string{"pipeline", "pipeline/engine", "model", "tokenize"}},
 	{"tokenize", nil},
-	{"tokenize/hf", []string{"tokenize"}},
+	{"tokenize/hf", []string{"tokenize", "tokenize/pretrained"}},
+	{"tokenize/pretrained", nil},
 	{"bench", []string{"bench/...", "cmd/sluice/...", "pipeline/...", "model/...", "tokenize/..."}},
 }
 

@@ -13,7 +13,6 @@ import (
 	"sluice/model"
 	"sluice/model/ort"
 	"sluice/pipeline/engine"
-	"sluice/tokenize"
 	"sluice/tokenize/hf"
 )
 
@@ -27,7 +26,7 @@ func bareRate(ctx context.Context, s *system, texts []string, textsFile string, 
 	if err != nil {
 		return 0, 0, err
 	}
-	tok, err := hf.Open(m.Path(model.TokenizerFile))
+	tok, err := hf.Of(m)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -37,7 +36,7 @@ func bareRate(ctx context.Context, s *system, texts []string, textsFile string, 
 		raw[i] = []byte(t)
 	}
 	var rows []engine.Input
-	for _, e := range tok.Encode(raw, tokenize.Options{MaxTokens: m.MaxTokens}) {
+	for _, e := range tok.Encode(raw, m.TokenizeOptions()) {
 		rows = append(rows, &e.Windows[0])
 	}
 	runners := runtime.GOMAXPROCS(0)

@@ -277,7 +277,7 @@ func openTokenCounter(dir string) (*tokenCounter, error) {
 	if c.described, err = ceiling.Describe(m); err != nil {
 		return nil, fmt.Errorf("model %s: %w", dir, err)
 	}
-	if c.tokenizer, err = hf.Open(m.Path(model.TokenizerFile)); err != nil {
+	if c.tokenizer, err = hf.Of(m); err != nil {
 		return nil, fmt.Errorf("model %s: %w", dir, err)
 	}
 	return c, nil

@@ -38,7 +38,7 @@ func serve(t *testing.T, dir string) served {
 	if m.Manifest != nil {
 		m.Manifest.Calibration = nil // what transformers says, the goldens' scores, is not calibrated
 	}
-	tok, err := hf.Open(m.Path(model.TokenizerFile))
+	tok, err := hf.Of(m)
 	if err != nil {
 		t.Fatal(err)
 	}

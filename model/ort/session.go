@@ -326,7 +326,7 @@ func (s *Session) SelfTest(ctx context.Context, tok tokenize.Tokenizer) (note st
 
 func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r engine.Runner, g *model.GoldenText,
 	tolerance float64) error {
-	enc := tok.Encode([][]byte{[]byte(g.Text)}, tokenize.Options{MaxTokens: s.model.MaxTokens})[0]
+	enc := tok.Encode([][]byte{[]byte(g.Text)}, s.model.TokenizeOptions())[0]
 	if enc.Err != nil {
 		return fmt.Errorf("%w: tokenizer.json is not the one that the model was exported with", enc.Err)
 	}

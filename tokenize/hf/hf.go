@@ -34,13 +34,15 @@ import (
 	"github.com/daulet/tokenizers"
 
 	"sluice/tokenize"
+	"sluice/tokenize/pretrained"
 )
 
 // Tokenizer is a loaded tokenizer.json. Its methods may be called by many goroutines at once, Close too.
 type Tokenizer struct {
 	digest           string
 	continuingPrefix string
-	addedTokens      int // special tokens a row gets
+	addedTokens      int // special tokens that a row of one text gets
+	addedToPairs     int // special tokens that a row of a pair gets
 
 	mu     sync.RWMutex // held for reading while the library works on the handle
 	tok    *tokenizers.Tokenizer
@@ -52,8 +54,17 @@ var _ tokenize.Tokenizer = (*Tokenizer)(nil)
 // Version is the version of Hugging Face's tokenizers crate that is linked in, such as "0.23.2".
 func Version() string { return C.GoString(C.tokenizers_version()) }
 
+// Option changes how texts are read.
+type Option func(*options)
+
+type options struct{ special bool }
+
+// FindSpecial finds special tokens in texts, as transformers does: a text with "[SEP]" in it has that token. Without it
+// they are text, so that nobody who writes a text can write the tokens that a model takes for its frame.
+func FindSpecial(o *options) { o.special = true }
+
 // Open reads a tokenizer.json.
-func Open(path string) (*Tokenizer, error) {
+func Open(path string, opts ...Option) (*Tokenizer, error) {
 	definition, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("tokenizer: %s does not exist; a model directory needs the tokenizer.json of its "+
@@ -62,16 +73,36 @@ func Open(path string) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %w", err)
 	}
-	t, err := New(definition)
+	t, err := New(definition, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %s: %w", path, err)
 	}
 	return t, nil
 }
 
+// Of makes the tokenizer of a model. Special tokens in texts are found where the model is said to want it.
+func Of(m interface {
+	Tokenizer() (*pretrained.Tokenizer, error)
+}) (*Tokenizer, error) {
+	t, err := m.Tokenizer()
+	if err != nil {
+		return nil, err
+	}
+	var opts []Option
+	if t.Find && !t.Split {
+		opts = append(opts, FindSpecial)
+	}
+	return New(t.Definition, opts...)
+}
+
 // New makes a tokenizer of the bytes of a tokenizer.json. What it says of truncation and padding is ignored (see
-// tokenize.Options), and does not count in the digest.
-func New(definition []byte) (*Tokenizer, error) {
+// tokenize.Options), and does not count in the digest. See package tokenize/pretrained for a folder whose
+// tokenizer.json is not all.
+func New(definition []byte, opts ...Option) (*Tokenizer, error) {
+	var o options
+	for _, set := range opts {
+		set(&o)
+	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(definition, &fields); err != nil {
 		return nil, fmt.Errorf("not a tokenizer.json: %w", err)
@@ -93,7 +124,11 @@ func New(definition []byte) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("not a tokenizer.json: %w", err)
 	}
-	tok, err := tokenizers.FromBytes(definition, tokenizers.WithEncodeSpecialTokens())
+	var native []tokenizers.TokenizerOption
+	if !o.special {
+		native = append(native, tokenizers.WithEncodeSpecialTokens())
+	}
+	tok, err := tokenizers.FromBytes(definition, native...)
 	if err != nil {
 		return nil, fmt.Errorf("the tokenizers library refuses it: %w", err)
 	}
@@ -102,11 +137,15 @@ func New(definition []byte) (*Tokenizer, error) {
 		tok.Close()
 		return nil, err
 	}
+	if o.special {
+		definition = append(definition, " special tokens are found"...)
+	}
 	digest := sha256.Sum256(definition)
 	return &Tokenizer{
 		digest:           hex.EncodeToString(digest[:]),
 		continuingPrefix: model.ContinuingPrefix,
-		addedTokens:      int(C.slz_added_tokens(handle)),
+		addedTokens:      int(C.slz_added_tokens(handle, false)),
+		addedToPairs:     int(C.slz_added_tokens(handle, true)),
 		tok:              tok,
 		handle:           handle,
 	}, nil
@@ -133,7 +172,8 @@ func (t *Tokenizer) Close() error {
 	return t.tok.Close()
 }
 
-// Digest is the SHA-256 of the definition without truncation and padding, as lower-case hex.
+// Digest is the SHA-256 of the definition without truncation and padding, and of whether special tokens are found, as
+// lower-case hex.
 func (t *Tokenizer) Digest() string { return t.digest }
 
 // ContinuingPrefix is the model's continuing_subword_prefix: "##" for WordPiece, usually "" for others.

@@ -6,6 +6,7 @@
 
 struct slz_batch {
 	const int32_t *ids;
+	const uint8_t *type_ids;
 	const uint32_t *offsets;
 	const uint8_t *special;
 	const uint32_t *row_end;
@@ -22,6 +23,8 @@ struct slz_options {
 	uint32_t stride;
 	bool windows;
 	bool offsets;
+	bool left;
+	bool pairs;
 };
 
 struct slz_string {
@@ -30,7 +33,7 @@ struct slz_string {
 };
 
 const char *tokenizers_version(void);
-uint32_t slz_added_tokens(void *tok);
+uint32_t slz_added_tokens(void *tok, bool pair);
 void slz_encode_batch(void *tok, const uint8_t *text, const uint32_t *end, uint32_t n,
 		      const struct slz_options *options, struct slz_batch *out);
 void slz_free_batch(struct slz_batch *b);

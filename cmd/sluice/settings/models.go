@@ -25,6 +25,7 @@ type Model struct {
 	Student          string  `key:"student"`
 	StudentThreshold float64 `key:"student_threshold"`
 	Scores           string  `key:"scores"`
+	SpecialTokens    string  `key:"special_tokens"`
 }
 
 var modelKeys = []config.Key{
@@ -51,6 +52,10 @@ var modelKeys = []config.Key{
 			"full model decides"},
 	{Name: "scores", Example: "all",
 		OneOf: []string{"top", "all"}, Doc: "top: the best label; all: every label with its score"},
+	{Name: "special_tokens", Example: "model",
+		OneOf: []string{"text", "model"},
+		Doc: "what [SEP] or a marker that was added for the model is in a text: text; or the model's token, as for " +
+			"transformers. Empty: as the manifest says, else text"},
 }
 
 // VerdictField is the member of the output field that takes this model's verdict.

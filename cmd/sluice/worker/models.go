@@ -32,7 +32,7 @@ type Model struct {
 	Handle    *engine.Handle // in the engine; nil before Models.Engine
 	Student   *Model         // asked first; nil: none
 
-	note string // of the self-test, where there was nothing to test
+	notes []string // sentences for a person
 }
 
 // Models are the models of a configuration; students stand behind the model that they belong to.
@@ -113,7 +113,8 @@ func (o *opening) open(ctx context.Context, s settings.Model) (_ *Model, err err
 	}
 	end = o.steps.Begin("self-test of %s", s.Path)
 	ctx, cancel := context.WithTimeout(ctx, o.runTimeout*time.Duration(m.goldenTexts()))
-	m.note, err = m.Session.SelfTest(ctx, m.Tokenizer)
+	note, err := m.Session.SelfTest(ctx, m.Tokenizer)
+	m.note(note)
 	cancel()
 	end()
 	return m, err
@@ -122,11 +123,23 @@ func (o *opening) open(ctx context.Context, s settings.Model) (_ *Model, err err
 // openTokenizer makes the tokenizer and the judge, which need no runtime.
 func (m *Model) openTokenizer() error {
 	s := m.Settings
-	definition, err := m.Model.Load(model.TokenizerFile)
+	definition, err := m.Model.Tokenizer()
 	if err != nil {
 		return fmt.Errorf("model %s: %w", s.Path, err)
 	}
-	if m.Tokenizer, err = hf.New(definition); err != nil {
+	var opts []hf.Option
+	switch find, said := m.findSpecial(); {
+	case find && definition.Split:
+		m.note("its tokenizer_config.json says split_special_tokens: special tokens in a text are text for " +
+			"transformers, too, whatever special_tokens says")
+	case find:
+		opts = append(opts, hf.FindSpecial)
+	case !said && len(m.Model.OwnSpecial) > 0:
+		m.note(fmt.Sprintf("its tokenizer has special tokens of its own (%s) that a text cannot hold: set "+
+			"special_tokens: model where the model was trained with them in its texts, or special_tokens: text",
+			some(m.Model.OwnSpecial)))
+	}
+	if m.Tokenizer, err = hf.New(definition.Definition, opts...); err != nil {
 		return fmt.Errorf("model %s: %w", s.Path, err)
 	}
 	m.Judge, err = model.NewJudge(m.Model, m.Tokenizer, model.JudgeOptions{
@@ -181,10 +194,38 @@ func (m *Model) Close() {
 	}
 }
 
+// findSpecial says whether special tokens in a text are the model's tokens, and whether somebody decided it.
+func (m *Model) findSpecial() (find, said bool) {
+	if s := m.Settings.SpecialTokens; s != "" {
+		return s == string(model.SpecialModel), true
+	}
+	f := m.Model.Manifest
+	if f == nil {
+		return false, false
+	}
+	return f.SpecialTokens == model.SpecialModel, f.SpecialTokens != ""
+}
+
+// note keeps a sentence for a person; "" is none.
+func (m *Model) note(sentence string) {
+	if sentence != "" {
+		m.notes = append(m.notes, sentence)
+	}
+}
+
+// some is the beginning of a list.
+func some(list []string) string {
+	if len(list) > 5 {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:5], ", "), len(list)-5)
+	}
+	return strings.Join(list, ", ")
+}
+
 // TokenizeOptions are how texts become rows of the model.
 func (m *Model) TokenizeOptions() tokenize.Options {
-	return tokenize.Options{MaxTokens: m.Model.MaxTokens, Windows: m.Settings.LongText == "window",
-		Stride: m.Settings.Stride}
+	o := m.Model.TokenizeOptions()
+	o.Windows, o.Stride = m.Settings.LongText == "window", m.Settings.Stride
+	return o
 }
 
 // Tag names the model in verdicts.
@@ -203,7 +244,7 @@ func (m *Model) probe() engine.Input {
 	if f := m.Model.Manifest; f != nil && f.Golden != nil && len(f.Golden.Texts) > 0 {
 		return engine.Tokens(f.Golden.Texts[0].InputIDs)
 	}
-	return &m.Tokenizer.Encode([][]byte{[]byte("a")}, tokenize.Options{MaxTokens: m.Model.MaxTokens})[0].Windows[0]
+	return &m.Tokenizer.Encode([][]byte{[]byte("a")}, m.Model.TokenizeOptions())[0].Windows[0]
 }
 
 // ModelPage is one loaded model in /status.
@@ -244,9 +285,7 @@ func (m *Model) Page() ModelPage {
 
 func (m *Model) warnings() []string {
 	w := slices.Concat(m.Model.Warnings, m.Judge.Warnings(), m.Session.Warnings())
-	if m.note != "" {
-		w = append(w, m.note)
-	}
+	w = append(w, m.notes...)
 	for i := range w {
 		w[i] = strings.TrimPrefix(w[i], "model "+m.Model.Name+": ")
 	}

@@ -68,6 +68,32 @@ func (w *Tokenizer) Encode(texts [][]byte, o tokenize.Options) []tokenize.Encode
 	return out
 }
 
+// EncodePairs implements tokenize.Tokenizer: the words of both texts.
+func (w *Tokenizer) EncodePairs(pairs [][2][]byte, o tokenize.Options) []tokenize.Encoded {
+	out := make([]tokenize.Encoded, len(pairs))
+	for i, pair := range pairs {
+		both := w.Encode(pair[:], tokenize.Options{})
+		for kind, half := range both {
+			if half.Err != nil {
+				out[i].Err = half.Err
+				break
+			}
+			if kind == 0 {
+				out[i].Windows = []tokenize.Encoding{{}}
+			}
+			row := &out[i].Windows[0]
+			for _, id := range half.Windows[0].IDs {
+				if o.MaxTokens > 0 && len(row.IDs) == o.MaxTokens {
+					out[i].Truncated = true
+					break
+				}
+				row.IDs, row.TypeIDs = append(row.IDs, id), append(row.TypeIDs, byte(kind))
+			}
+		}
+	}
+	return out
+}
+
 // Token implements tokenize.Tokenizer.
 func (w *Tokenizer) Token(id int32) string { return fmt.Sprint(id) }
 

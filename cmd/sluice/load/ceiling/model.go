@@ -41,7 +41,7 @@ func Count(m *model.Model, tok tokenize.Tokenizer, texts *load.Texts) (*load.Tok
 	}
 	rows := make([]engine.Input, n)
 	lengths := make([]int, n)
-	for i, e := range tok.Encode(sample, tokenize.Options{MaxTokens: m.MaxTokens}) {
+	for i, e := range tok.Encode(sample, m.TokenizeOptions()) {
 		if e.Err != nil {
 			return nil, nil, fmt.Errorf("text %d of the sample: %w", i+1, e.Err)
 		}

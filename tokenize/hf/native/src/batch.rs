@@ -12,6 +12,7 @@ use crate::text::Text;
 #[repr(C)]
 pub struct slz_batch {
     ids: *const i32,           // of all rows, end to end
+    type_ids: *const u8,       // of all rows; none unless texts are pairs
     offsets: *const u32,       // start and end per id, bytes of its text; none unless asked for
     special: *const u8,        // per id: 1 for a token that the tokenizer added; none unless asked for
     row_end: *const u32,       // per row: end of its ids
@@ -26,6 +27,7 @@ pub struct slz_batch {
 #[derive(Default)]
 pub struct Owner {
     ids: Vec<i32>,
+    type_ids: Vec<u8>,
     offsets: Vec<u32>,
     special: Vec<u8>,
     row_end: Vec<u32>,
@@ -37,27 +39,39 @@ pub struct Owner {
 
 /// How texts are cut and what is returned.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct slz_options {
     max_len: u32, // longest row, special tokens included; 0: no limit
     stride: u32,  // tokens that successive windows share
     windows: bool,
-    offsets: bool, // fill offsets and special
+    offsets: bool, // fill offsets and special; not of pairs
+    left: bool,    // the end of a text is kept, not its beginning
+    pairs: bool,   // texts are pairs: the first and the second, the third and the fourth; never windows
 }
 
 impl Owner {
-    fn add(&mut self, engine: &Engine, raw: &[u8], o: &slz_options) {
+    fn add(&mut self, engine: &Engine, raw: &[u8], second: Option<&[u8]>, o: &slz_options) {
         let text = Text::new(raw);
         let cut = Cut {
             max_len: o.max_len as usize,
             stride: o.stride as usize,
             windows: o.windows,
+            left: o.left,
         };
-        let truncated = match engine.rows(&text, o.offsets, cut) {
+        let made = match second {
+            Some(second) => engine.pair(&text, &Text::new(second), cut),
+            None => engine.rows(&text, o.offsets, cut),
+        };
+        let truncated = match made {
             Ok(out) => {
+                let starts = if o.offsets { text.char_starts() } else { Vec::new() };
+                let raw = |at: usize| text.raw_offset(starts.get(at).copied().unwrap_or(at)) as u32;
                 for row in &out.rows {
                     self.ids.extend(row.get_ids().iter().map(|&id| id as i32));
-                    if o.offsets {
-                        let pair = |&(a, b): &(usize, usize)| [text.raw_offset(a) as u32, text.raw_offset(b) as u32];
+                    if o.pairs {
+                        self.type_ids.extend(row.get_type_ids().iter().map(|&t| t as u8));
+                    } else if o.offsets {
+                        let pair = |&(a, b): &(usize, usize)| [raw(a), raw(b)];
                         self.offsets.extend(row.get_offsets().iter().flat_map(pair));
                         self.special
                             .extend(row.get_special_tokens_mask().iter().map(|&m| m as u8));
@@ -81,18 +95,18 @@ impl Owner {
     }
 }
 
-/// The number of special tokens that a row gets.
+/// The number of special tokens that a row gets, of one text or of a pair.
 ///
 /// # Safety
 /// `tok` is null, or live and from a `tokenizers_from_*` function.
 #[no_mangle]
-pub unsafe extern "C" fn slz_added_tokens(tok: *mut c_void) -> u32 {
+pub unsafe extern "C" fn slz_added_tokens(tok: *mut c_void, pair: bool) -> u32 {
     tok.cast::<Engine>()
         .as_ref()
-        .map_or(0, |engine| engine.added_tokens() as u32)
+        .map_or(0, |engine| engine.added_tokens(pair) as u32)
 }
 
-/// Tokenizes `n` texts, which stand end to end in `text`. The result is freed by `slz_free_batch`.
+/// Tokenizes `n` texts, or n/2 pairs of them, which stand end to end in `text`. `slz_free_batch` frees the result.
 ///
 /// # Safety
 /// `tok` is live and from a `tokenizers_from_*` function; `end` has `n` ascending entries, the ends of the texts.
@@ -108,18 +122,27 @@ pub unsafe extern "C" fn slz_encode_batch(
     let engine = &*tok.cast::<Engine>();
     let mut own = Box::<Owner>::default();
     let mut start = 0;
-    for &stop in slice::from_raw_parts(end, n as usize) {
-        let stop = stop as usize;
-        let raw = if stop > start {
-            slice::from_raw_parts(text.add(start), stop - start)
+    let texts = slice::from_raw_parts(end, n as usize).iter().map(|&stop| {
+        let from = mem::replace(&mut start, stop as usize);
+        if start > from {
+            slice::from_raw_parts(text.add(from), start - from)
         } else {
             &[]
-        };
-        own.add(engine, raw, options);
-        start = stop;
+        }
+    });
+    if options.pairs {
+        let texts: Vec<_> = texts.collect();
+        for pair in texts.chunks_exact(2) {
+            own.add(engine, pair[0], Some(pair[1]), options);
+        }
+    } else {
+        for raw in texts {
+            own.add(engine, raw, None, options);
+        }
     }
     *out = slz_batch {
         ids: start_of(&own.ids),
+        type_ids: start_of(&own.type_ids),
         offsets: start_of(&own.offsets),
         special: start_of(&own.special),
         row_end: start_of(&own.row_end),
@@ -149,6 +172,7 @@ mod tests {
 
     struct Got {
         ids: Vec<Vec<i32>>, // per row
+        type_ids: Vec<u8>,
         offsets: Vec<u32>,
         special: Vec<u8>,
         text_rows: Vec<u32>,
@@ -176,6 +200,7 @@ mod tests {
                     .iter()
                     .map(|&end| own.ids[mem::replace(&mut at, end as usize)..end as usize].to_vec())
                     .collect(),
+                type_ids: own.type_ids.clone(),
                 offsets: own.offsets.clone(),
                 special: own.special.clone(),
                 text_rows: own.text_rows.clone(),
@@ -198,6 +223,8 @@ mod tests {
         stride: 0,
         windows: false,
         offsets: false,
+        left: false,
+        pairs: false,
     };
 
     #[test]
@@ -240,6 +267,37 @@ mod tests {
         assert_eq!(got.ids, [vec![1, 3, 4, 6, 2], vec![1, 6, 3, 4, 2], vec![1, 6, 2]]);
         assert_eq!(got.text_rows, [2, 3]);
         assert_eq!(got.truncated, [0, 0]);
+    }
+
+    #[test]
+    fn the_left_side_is_cut_off_where_asked_for() {
+        let left = slz_options {
+            max_len: 4,
+            left: true,
+            ..WHOLE
+        };
+        assert_eq!(encode(&[b"a b c a", b"c"], left).ids, [vec![1, 6, 3, 2], vec![1, 6, 2]]);
+        let windows = slz_options {
+            max_len: 5,
+            stride: 1,
+            windows: true,
+            left: true,
+            ..WHOLE
+        };
+        let got = encode(&[b"a b c a b c"], windows);
+        assert_eq!(got.ids, [vec![1, 3, 4, 2], vec![1, 4, 6, 3, 2], vec![1, 3, 4, 6, 2]]);
+    }
+
+    #[test]
+    fn pairs_are_one_row() {
+        let pairs = slz_options { pairs: true, ..WHOLE };
+        let got = encode(&[b"a b", b"c", b"", b"ab"], pairs);
+        assert_eq!(got.ids, [vec![1, 3, 4, 2, 6, 2], vec![1, 2, 3, 5, 2]]);
+        assert_eq!(got.type_ids, [0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1]);
+        let cut = slz_options { max_len: 6, ..pairs };
+        let got = encode(&[b"a b c a", b"c", b"a", b"b"], cut);
+        assert_eq!(got.ids, [[1, 3, 4, 2, 6, 2].to_vec(), [1, 3, 2, 4, 2].to_vec()]);
+        assert_eq!(got.truncated, [1, 0]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Once;
 
 use tokenizers::{
     pad_encodings, truncate_encodings, Decoder, Encoding, PaddingParams, PostProcessor, PostProcessorWrapper,
-    Tokenizer, TruncationParams,
+    Tokenizer, TruncationDirection, TruncationParams,
 };
 
 use crate::shield::shield;
@@ -32,6 +32,7 @@ pub struct Cut {
     pub max_len: usize, // longest row, special tokens included; 0: no limit
     pub stride: usize,  // tokens that successive windows share
     pub windows: bool,  // false: the first row only
+    pub left: bool,     // the end of the text is kept, and windows are counted from it
 }
 
 /// The rows of one text, without those that were cut off.
@@ -69,9 +70,9 @@ impl Engine {
         })
     }
 
-    /// The number of special tokens that a row gets.
-    pub fn added_tokens(&self) -> usize {
-        self.finish.as_ref().map_or(0, |f| f.added_tokens(false))
+    /// The number of special tokens that a row of one text gets, or of a pair.
+    pub fn added_tokens(&self, pair: bool) -> usize {
+        self.finish.as_ref().map_or(0, |f| f.added_tokens(pair))
     }
 
     pub fn vocab_size(&self) -> usize {
@@ -94,26 +95,29 @@ impl Engine {
         })
     }
 
-    /// The rows of a text, with special tokens, cut as `cut` says and not as tokenizer.json says.
+    /// The rows of a text, with special tokens, cut as `cut` says and not as tokenizer.json says. Offsets count
+    /// characters, as in Python, where a tokenizer cuts blanks off them by number: of bytes it would cut another piece.
     pub fn rows(&self, text: &Text, offsets: bool, cut: Cut) -> Result<Rows, String> {
         guarded(|| {
-            let whole = self.tokens(text, offsets)?;
-            let room = match cut.max_len {
-                0 => usize::MAX,
-                n => n
-                    .checked_sub(self.added_tokens())
-                    .filter(|&room| room > 0)
-                    .ok_or("no room for a token of the text")?,
+            let whole = if offsets && !text.str.is_ascii() {
+                self.read
+                    .encode_char_offsets(text.str.as_ref(), false)
+                    .map_err(|e| e.to_string())?
+            } else {
+                self.tokens(text, offsets)?
             };
+            let room = self.room(cut, false)?;
             if whole.len() <= room {
                 return Ok(Rows {
                     rows: vec![self.finished(whole)?],
                     truncated: false,
                 });
             }
+            let len = whole.len();
             if !cut.windows {
+                let kept = if cut.left { len - room..len } else { 0..room };
                 return Ok(Rows {
-                    rows: vec![self.finished(part(&whole, 0..room))?],
+                    rows: vec![self.finished(part(&whole, kept))?],
                     truncated: true,
                 });
             }
@@ -121,16 +125,65 @@ impl Engine {
                 .checked_sub(cut.stride)
                 .filter(|&step| step > 0)
                 .ok_or("stride as long as a window")?;
-            let mut rows = Vec::with_capacity(whole.len().div_ceil(step));
-            for start in (0..).step_by(step) {
-                let end = whole.len().min(start + room);
-                rows.push(self.finished(part(&whole, start..end))?);
-                if end == whole.len() {
+            let mut windows = Vec::with_capacity(len.div_ceil(step));
+            for at in (0..).step_by(step) {
+                let far = len.min(at + room);
+                windows.push(if cut.left { len - far..len - at } else { at..far });
+                if far == len {
                     break;
                 }
             }
+            if cut.left {
+                windows.reverse(); // rows are in the order of the text
+            }
+            let rows = windows
+                .into_iter()
+                .map(|range| self.finished(part(&whole, range)))
+                .collect::<Result<_, _>>()?;
             Ok(Rows { rows, truncated: false })
         })
+    }
+
+    /// The row of a pair of texts, cut as transformers' `truncation=True` (longest first) cuts it.
+    pub fn pair(&self, one: &Text, two: &Text, cut: Cut) -> Result<Rows, String> {
+        guarded(|| {
+            let (mut one, mut two) = (self.tokens(one, false)?, self.tokens(two, false)?);
+            two.set_type_ids(vec![1; two.len()]);
+            let room = self.room(cut, true)?;
+            let truncated = one.len() + two.len() > room;
+            if truncated {
+                let params = TruncationParams {
+                    direction: if cut.left {
+                        TruncationDirection::Left
+                    } else {
+                        TruncationDirection::Right
+                    },
+                    max_length: room,
+                    ..Default::default()
+                };
+                let (a, b) = truncate_encodings(one, Some(two), &params).map_err(|e| e.to_string())?;
+                (one, two) = (a, b.ok_or("the second text is gone")?);
+            }
+            let row = match &self.finish {
+                Some(finish) => finish.process(one, Some(two), true).map_err(|e| e.to_string())?,
+                None => Encoding::merge([one, two], false),
+            };
+            Ok(Rows {
+                rows: vec![row],
+                truncated,
+            })
+        })
+    }
+
+    /// The tokens of text that a row has room for.
+    fn room(&self, cut: Cut, pair: bool) -> Result<usize, String> {
+        match cut.max_len {
+            0 => Ok(usize::MAX),
+            n => n
+                .checked_sub(self.added_tokens(pair))
+                .filter(|&room| room > 0)
+                .ok_or_else(|| "no room for a token of the text".into()),
+        }
     }
 
     /// One row, with truncation and padding as tokenizer.json asks for them.
@@ -138,7 +191,7 @@ impl Engine {
         guarded(|| {
             let mut row = self.tokens(text, offsets)?;
             if let Some(params) = &self.truncation {
-                let added = if special { self.added_tokens() } else { 0 };
+                let added = if special { self.added_tokens(false) } else { 0 };
                 let params = TruncationParams {
                     max_length: params.max_length.saturating_sub(added),
                     ..params.clone()

@@ -55,6 +55,15 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// Where each character of `self.str` begins, and where the last one ends; empty where every character is a byte.
+    pub fn char_starts(&self) -> Vec<usize> {
+        if self.str.is_ascii() {
+            return Vec::new();
+        }
+        let starts = self.str.char_indices().map(|(at, _)| at);
+        starts.chain([self.str.len()]).collect()
+    }
+
     /// The offset in the caller's bytes of an offset in `self.str`.
     pub fn raw_offset(&self, at: usize) -> usize {
         match self.repairs.partition_point(|r| r.str_end <= at) {

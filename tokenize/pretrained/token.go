@@ -1,0 +1,136 @@
+package pretrained
+
+import (
+	"encoding/json"
+	"errors"
+)
+
+// This file owns single tokens and vocabularies.
+
+// token is an added token, as tokenizer.json and tokenizer_config.json write it (tokenizers' AddedToken).
+type token struct {
+	ID         int    `json:"id"`
+	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	LStrip     bool   `json:"lstrip"`
+	RStrip     bool   `json:"rstrip"`
+	Normalized bool   `json:"normalized"`
+	Special    bool   `json:"special"`
+
+	text bool // was told as a text only
+}
+
+func text(content string) *token { return &token{Content: content, text: true} }
+
+// UnmarshalJSON gives what is not told the defaults of AddedToken: normalized unless special.
+func (t *token) UnmarshalJSON(raw []byte) error {
+	type plain token
+	var v struct {
+		plain
+		Normalized *bool `json:"normalized"`
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return err
+	}
+	*t = token(v.plain)
+	t.Normalized = !t.Special
+	if v.Normalized != nil {
+		t.Normalized = *v.Normalized
+	}
+	return nil
+}
+
+// readToken reads a special token: a text, an object of type AddedToken, or null (nil). plain says that it is an object
+// without a type, which transformers takes only where it knows the token already.
+func readToken(raw json.RawMessage) (t *token, plain bool, err error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, false, nil
+	}
+	var s string
+	if json.Unmarshal(raw, &s) == nil {
+		return text(s), false, nil
+	}
+	var kind struct {
+		Type string `json:"__type"`
+	}
+	t = new(token)
+	if raw[0] != '{' {
+		return nil, false, errors.New("not a token")
+	}
+	if err := errors.Join(json.Unmarshal(raw, &kind), json.Unmarshal(raw, t)); err != nil {
+		return nil, false, err
+	}
+	return t, kind.Type != "AddedToken", nil
+}
+
+// readTokens reads a list of special tokens, or an object of names and tokens (named).
+func readTokens(raw json.RawMessage) (list []*token, named bool, err error) {
+	if empty(raw) {
+		return nil, false, nil
+	}
+	var items []json.RawMessage
+	if raw[0] == '{' {
+		var byName map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &byName); err != nil {
+			return nil, false, err
+		}
+		for _, key := range keys(byName) {
+			items = append(items, byName[key])
+		}
+		named = true
+	} else if err := json.Unmarshal(raw, &items); err != nil {
+		return nil, false, err
+	}
+	for _, item := range items {
+		t, plain, err := readToken(item)
+		if err != nil || t == nil || plain {
+			return nil, false, errors.New("not a list of tokens")
+		}
+		list = append(list, t)
+	}
+	return list, named, nil
+}
+
+// vocabulary maps tokens to ids.
+type vocabulary struct {
+	ids    map[string]int
+	size   int
+	pieces bool // a list with scores (Unigram)
+}
+
+func readVocabulary(raw json.RawMessage) (vocabulary, error) {
+	v := vocabulary{}
+	if len(raw) > 0 && raw[0] == '[' {
+		var list []piece
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return v, errors.New("not a list of tokens and scores")
+		}
+		v.ids, v.size, v.pieces = make(map[string]int, len(list)), len(list), true
+		for i := len(list) - 1; i >= 0; i-- { // the first of two counts
+			v.ids[string(list[i])] = i
+		}
+		return v, nil
+	}
+	if err := json.Unmarshal(raw, &v.ids); err != nil || v.ids == nil {
+		return v, errors.New("not an object of tokens and ids")
+	}
+	v.size = len(v.ids)
+	return v, nil
+}
+
+// piece is the token of a pair of token and score.
+type piece string
+
+// UnmarshalJSON reads the pair.
+func (p *piece) UnmarshalJSON(raw []byte) error {
+	pair := [2]any{}
+	if err := json.Unmarshal(raw, &pair); err != nil {
+		return err
+	}
+	s, ok := pair[0].(string)
+	if !ok {
+		return errors.New("not a token")
+	}
+	*p = piece(s)
+	return nil
+}
