@@ -14,6 +14,7 @@ classes.json tells which class AutoTokenizer takes for a name and for a model ty
 """
 import argparse
 import copy
+import functools
 import gzip
 import importlib
 import inspect
@@ -286,6 +287,11 @@ def cases():
     out += vocabularies()
     assert len(dict(out)) == len(out), "two cases of one name"
     return dict(out)
+
+
+@functools.cache
+def cases_once():
+    return cases()
 
 
 def vocabularies():

@@ -27,7 +27,7 @@ say "making $venv with $("$python" --version)"
 rm -rf "$venv"
 "$python" -m venv "$venv" || { say "the venv module is missing or broken; Debian: apt-get install python3-venv";
 	rm -rf "$venv"; exit 1; }
-say "installing $(grep -c '^[a-z]' "$requirements") pinned packages (about 90 MB to download)"
+say "installing $(grep -c '^[a-z]' "$requirements") pinned packages (about 130 MB to download)"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --quiet --require-hashes --only-binary :all: \
 	-r "$requirements" >&2
 echo "$stamp" >"$venv/.sluice-requirements"

@@ -58,6 +58,9 @@ def parser():
                                                       "source and export")
     p.add_argument("--max-tokens", type=int, metavar="N", help="longest row, special tokens included (default: what "
                                                                "the model has positions for)")
+    p.add_argument("--special-tokens", choices=("text", "model"), help="what [SEP], or a marker that was added for the "
+                   "model, is where it stands in a text: text, or the model's token as for transformers (default text, "
+                   "with a warning where the model has markers of its own)")
     p.add_argument("--name", help="name in the manifest (default: the last part of DIR)")
     p.add_argument("--license", help="licence of the model (default: the one in the source's README)")
     p.add_argument("--revision", help="commit, tag or branch of a hub id")
@@ -108,14 +111,14 @@ def run(a):
     folder.claim(a.directory, a.force)
     _check_usage(a)
     say(f"reading {a.source}")
-    s = sources.read(a.source, a.revision, a.max_tokens)
+    s = sources.read(a.source, a.revision, a.max_tokens, a.special_tokens)
+    s.pretrained.check(golden.TEXTS)
     for w in s.warnings:
         say(f"warning: {w}")
     layout = a.layout or ("packed" if s.direct and a.ops == "contrib" else "padded")
     if not s.direct and (layout == "packed" or a.precision != "fp32"):
         raise ExportError(f"{s.architecture} goes through optimum, which makes the padded layout in fp32 only; leave "
                           f"out --layout packed and --precision {a.precision}")
-    s.tokenizer.enable_truncation(s.max_tokens)
     kind = "multi-label" if s.multi_label else "single label" if s.task != TOKEN else "tags"
     say(f"{s.architecture}, {s.task} ({kind}: {', '.join(s.labels)}), rows of at most {s.max_tokens} tokens")
     labelled = evaluate.read_labelled(a.labelled, s) if a.labelled else None
@@ -149,7 +152,7 @@ def run(a):
     folder.write(a.directory, s, model, {
         "name": a.name or Path(a.directory).absolute().name, "task": s.task, "architecture": s.architecture,
         "layout": layout, "precision": a.precision,
-        "max_tokens": s.max_tokens, "pad_token_id": s.pad_token_id,
+        "max_tokens": s.max_tokens, "pad_token_id": s.pad_token_id, **s.pretrained.manifest,
         "source": {"id": Path(a.source).name if Path(a.source).is_dir() else a.source, "revision": a.revision or "",
                    "files": s.files},
         "license": a.license or s.license, "exporter": folder.exporter(model), "quantization": quantization,
@@ -178,7 +181,7 @@ def _check_usage(a):
 def check_source(s, layout, fp32, say):
     """Holds the fp32 graph against the source model on the golden texts, in one batch and alone; refuses a difference.
     """
-    ids = [s.tokenizer.encode(t).ids for t in golden.TEXTS]
+    ids = [s.pretrained.ids(t) for t in golden.TEXTS]
     wanted, name = reference.logits(s, ids)
     session = feeds.session(fp32)
     scale = max(1.0, max(float(np.abs(w).max()) for w in wanted))
@@ -358,7 +361,7 @@ def check_fp16(a, s, layout, fp32, model, measured):
     """fp16 must give the source's labels and nearly its logits on the golden texts; and agree on labelled ones where
     given.
     """
-    ids = [s.tokenizer.encode(t).ids for t in golden.TEXTS]
+    ids = [s.pretrained.ids(t) for t in golden.TEXTS]
     ours, theirs = (feeds.run(feeds.session(m), ids, layout, s.task, s.pad_token_id) for m in (model, fp32))
     scale = max(1.0, max(float(np.abs(t).max()) for t in theirs))
     gap = max(float(np.abs(x - y).max()) for x, y in zip(ours, theirs))
@@ -377,7 +380,7 @@ def golden_rows(s, layout, model, precision, say):
     int8 answers hang on rounding: noise of 1e-6 moves single logits by up to several percent of their scale. So the
     texts that noise moves least are taken, and three times what it moved them is allowed.
     """
-    ids = [s.tokenizer.encode(t).ids for t in golden.TEXTS]
+    ids = [s.pretrained.ids(t) for t in golden.TEXTS]
 
     def answers(m):
         return [np.atleast_2d(z) for z in feeds.run(feeds.session(m), ids, layout, s.task, s.pad_token_id, batch=1)]

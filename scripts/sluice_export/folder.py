@@ -39,14 +39,14 @@ def write(directory, source, model_bytes, manifest):
     made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         (made / "model.onnx").write_bytes(model_bytes)
-        (made / "tokenizer.json").write_text(source.tokenizer_json, encoding="utf-8")
+        (made / "tokenizer.json").write_text(source.pretrained.definition, encoding="utf-8")
         shutil.copyfile(source.folder / "config.json", made / "config.json")
         files = {n: {"sha256": sha256(made / n), "bytes": (made / n).stat().st_size}
                  for n in ("model.onnx", "tokenizer.json", "config.json")}
         order = ["format_version", "name", "task", "architecture", "layout", "precision", "max_tokens", "pad_token_id",
-                 "files"]
+                 "truncation_side", "special_tokens", "unknown_token", "files"]
         whole = {"format_version": FORMAT_VERSION, **manifest, "files": files}
-        whole = {k: whole[k] for k in order} | {k: v for k, v in whole.items() if k not in order}
+        whole = {k: whole[k] for k in order if k in whole} | {k: v for k, v in whole.items() if k not in order}
         (made / "manifest.json").write_text(_layout(whole), encoding="utf-8")
         for f in made.iterdir():
             f.chmod(0o644)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-from tokenizers import Tokenizer
 
+from . import pretrained
 from .errors import ExportError
 
 TEXT, TOKEN = "text-classification", "token-classification"
@@ -49,14 +49,18 @@ class Source:
     architecture: str
     labels: list            # label names, index = row of the logits
     multi_label: bool
-    tokenizer: Tokenizer    # no padding, no truncation, special tokens in a text are text
-    tokenizer_json: str     # as it will be written: padding and truncation off
+    pretrained: pretrained.Pretrained   # the tokenizer, as transformers builds it and as it will be written
     max_tokens: int         # special tokens included
     pad_token_id: int
     files: dict             # name -> sha256 of what was read
     license: str
     tensors: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
+
+    @property
+    def tokenizer(self):
+        """The tokenizer as the worker will have it: no padding."""
+        return self.pretrained.tokenizer
 
     @property
     def direct(self):
@@ -116,15 +120,17 @@ def locate(source, revision):
                           f"pip install huggingface_hub, or download the folder yourself") from None
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors",
-                "README.md"]))
+                "README.md", *pretrained.FILES]))
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ExportError(f"{source}: no such local folder, and the hub did not deliver it ({reason}); check the name, "
                           f"--revision and the network") from e
 
 
-def read(source, revision=None, max_tokens=None):
-    """Reads and checks a checkpoint; the tensors only for architectures that are built directly."""
+def read(source, revision=None, max_tokens=None, special_tokens=None):
+    """Reads and checks a checkpoint; the tensors only for architectures that are built directly. special_tokens is what
+    they are in a text: "model" or "text"; None: text, and nobody has decided it.
+    """
     folder = locate(source, revision)
     config = _json(folder / "config.json", "save the model with model.save_pretrained(FOLDER)")
     architectures = config.get("architectures") or []
@@ -139,17 +145,17 @@ def read(source, revision=None, max_tokens=None):
                           f"...ForTokenClassification first")
     known = family(config, architecture)
 
-    tokenizer, tokenizer_json = _tokenizer(folder)
-    files = {n: sha256(folder / n) for n in ("config.json", "tokenizer.json")}
+    tokenizer = pretrained.read(folder, special_tokens)
+    files = {n: sha256(folder / n) for n in ("config.json", *pretrained.FILES) if (folder / n).is_file()}
     tensors = {}
     if known:
         for name in _weight_files(folder):
             files[name] = sha256(folder / name)
             tensors.update(_tensors(folder / name))
     s = Source(folder=folder, config=config, task=task, architecture=architecture, labels=_labels(folder, config),
-               multi_label=config.get("problem_type") == "multi_label_classification", tokenizer=tokenizer,
-               tokenizer_json=tokenizer_json,
-               max_tokens=0, pad_token_id=config.get("pad_token_id") or 0, files=files, license=_license(folder),
+               multi_label=config.get("problem_type") == "multi_label_classification",
+               pretrained=tokenizer, max_tokens=0, pad_token_id=config.get("pad_token_id") or 0, files=files,
+               license=_license(folder),
                tensors=tensors)
     if s.multi_label and task == TOKEN:
         raise ExportError(f"{folder / 'config.json'}: problem_type multi_label_classification goes with sequence "
@@ -160,6 +166,8 @@ def read(source, revision=None, max_tokens=None):
     if known:
         _check(s, known)
     s.max_tokens = _max_tokens(s, max_tokens)
+    s.warnings += tokenizer.warnings
+    tokenizer.cut(s.max_tokens)
     return s
 
 
@@ -278,25 +286,6 @@ def _tensors(path):
     return out
 
 
-def _tokenizer(folder):
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ExportError(f"{path} is missing; make it where transformers is installed: "
-                          f"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
-    text = path.read_text(encoding="utf-8")
-    try:
-        spec = json.loads(text)
-        # Some checkpoints ship with padding or truncation switched on, which would silently change every row.
-        if spec.get("padding") is not None or spec.get("truncation") is not None:
-            spec["padding"] = spec["truncation"] = None
-            text = json.dumps(spec, ensure_ascii=False)
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as e:
-        raise ExportError(f"{path} is not a tokenizer that the tokenizers library reads: {e}") from None
-    tokenizer.encode_special_tokens = True
-    return tokenizer, text
-
-
 def _labels(folder, config):
     table = config.get("id2label")
     if not table:
@@ -350,16 +339,20 @@ def _check(s, known):
                           f"{next(iter(wide.values()))}; config.json and weights belong to different models")
 
     vocabulary = s.tokenizer.get_vocab(with_added_tokens=True)
-    top, size = max(vocabulary.values()) + 1, e.word.shape[0]
+    size = e.word.shape[0]
+    # A class adds the tokens that it has by default, such as [MASK], where the vocabulary lacks them. No text makes
+    # them.
+    vocabulary = {t: i for t, i in vocabulary.items() if i < size or t not in s.pretrained.named}
+    top = max(vocabulary.values()) + 1
     if top > size:
-        raise ExportError(f"{s.folder / 'tokenizer.json'} makes token ids up to {top - 1}, but the word embedding has "
-                          f"{size} rows; tokenizer and weights belong to different models")
+        raise ExportError(f"{s.folder}: the tokenizer (tokenizer.json) makes token ids up to {top - 1}, but the word "
+                          f"embedding has {size} rows; tokenizer and weights belong to different models")
     if top < size:
         s.warnings.append(f"the tokenizer uses {top} of the {size} rows of the word embedding; harmless where the "
                           f"embedding was padded, wrong where the tokenizer is another model's")
     pads = [t for t in ("[PAD]", "<pad>") if t in vocabulary]
     if pads and s.config.get("pad_token_id") is not None and vocabulary[pads[0]] != s.pad_token_id:
-        raise ExportError(f"{path}: pad_token_id is {s.pad_token_id} but tokenizer.json gives {pads[0]} the id "
+        raise ExportError(f"{path}: pad_token_id is {s.pad_token_id} but the tokenizer gives {pads[0]} the id "
                           f"{vocabulary[pads[0]]}; tokenizer and weights belong to different models")
 
 
@@ -367,11 +360,8 @@ def _max_tokens(s, asked):
     limit = s.config.get("max_position_embeddings") or 512
     if s.tensors:
         limit = encoder(s).position.shape[0]
-    told = 0
-    path = s.folder / "tokenizer_config.json"
-    if path.is_file():
-        told = _json(path, "").get("model_max_length") or 0
-    own = min(limit, int(told)) if 0 < told < 1e6 else limit     # "no limit" is written as 1e30
+    told = s.pretrained.max_tokens
+    own = min(limit, told) if told else limit
     if asked is None:
         return own
     if asked > limit:
