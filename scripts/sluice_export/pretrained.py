@@ -20,10 +20,12 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 USUAL = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>"}
 
 # What a tokenizer may stumble on: case, accents, blanks, scripts, control characters, long words.
-HARD = ["", " ", "  lead and  trail  ", "Zo\u00eb THE Words", "na\u00efve nai\u0308ve \u0130stanbul \u00df \u1e9e \ufb01",
+HARD = ["", " ", "  lead and  trail  ", "Zo\u00eb THE Words",
+        "na\u00efve nai\u0308ve \u0130stanbul \u00df \u1e9e \ufb01",
         "\u4e2d\u6587 and \u6771\u4eac", "tabs\tand\nlines\r\n\u00a0\u2003\u3000end", "\u2581 under \u2581score",
         "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f600", "don't they've $1,234.56 e-mail @you #tag",
-        "a" * 120, "zero\u200bwidth soft\u00adhyphen \ufeffmark", "\u0939\u093f\u0928\u094d\u0926\u0940 \u0627\u0644\u0639"]
+        "a" * 120, "zero\u200bwidth soft\u00adhyphen \ufeffmark",
+        "\u0939\u093f\u0928\u094d\u0926\u0940 \u0627\u0644\u0639"]
 
 
 @dataclass
