@@ -23,6 +23,7 @@ type Config struct {
 	PadTokenID   int32
 	VocabSize    int // rows of the embedding table: ids are below; 0 if unknown
 
+	TokenTypes     int    // type_vocab_size: kinds of tokens that it tells apart, 2 for pairs; below 2: none
 	TokenizerClass string // tokenizer_class, which transformers asks where tokenizer_config.json names none; ""
 
 	padKnown bool // config.json names pad_token_id
@@ -42,6 +43,10 @@ var offsetPositions = []string{
 	"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet", "longformer", "ibert",
 	"data2vec-text", "xmod", "luke", "mluke", "markuplm",
 }
+
+// twoTokenTypes are the model types whose type_vocab_size is 2 by default, and whose tokenizers make both.
+var twoTokenTypes = []string{"bert", "electra", "albert", "convbert", "megatron-bert", "mobilebert", "rembert",
+	"roformer", "squeezebert", "big_bird", "ernie", "nezha", "funnel", "layoutlm"}
 
 // readConfig reads config.json by read, which Open gives.
 func readConfig(read func(name string) ([]byte, error)) (Config, error) {
@@ -87,6 +92,8 @@ func parseConfig(raw []byte) (Config, error) {
 	read("pad_token_id", &pad)
 	read("vocab_size", &vocab)
 	read("tokenizer_class", &c.TokenizerClass)
+	var types *int
+	read("type_vocab_size", &types)
 	if len(errs) > 0 {
 		return Config{}, errors.Join(errs...)
 	}
@@ -112,6 +119,12 @@ func parseConfig(raw []byte) (Config, error) {
 			quoted(Regression, SingleLabel, MultiLabel)))
 	}
 
+	switch {
+	case types != nil:
+		c.TokenTypes = *types
+	case slices.Contains(twoTokenTypes, c.ModelType):
+		c.TokenTypes = 2
+	}
 	offset := slices.Contains(offsetPositions, c.ModelType)
 	c.padKnown = pad != nil
 	switch {

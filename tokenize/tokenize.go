@@ -2,7 +2,10 @@
 // the Hugging Face implementation is tokenize/hf.
 package tokenize
 
-import "unsafe"
+import (
+	"slices"
+	"unsafe"
+)
 
 // Span is a half-open range [Start, End) of bytes of the text that was given to the tokenizer.
 type Span struct{ Start, End int }
@@ -19,13 +22,21 @@ type Encoding struct {
 // takes as it is.
 func (e *Encoding) Cost() int { return len(e.IDs) }
 
-// Key is the memory of the ids: what tells the row from others of the same model. It must not be written to.
+// Key is what tells the row from others of the same model: the memory of the ids, and of a pair a copy with the token
+// types behind them. It must not be written to.
 func (e *Encoding) Key() []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(e.IDs))), 4*len(e.IDs))
+	ids := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(e.IDs))), 4*len(e.IDs))
+	if e.TypeIDs == nil {
+		return ids
+	}
+	return slices.Concat(ids, e.TypeIDs)
 }
 
 // TokenIDs are the ids.
 func (e *Encoding) TokenIDs() []int32 { return e.IDs }
+
+// TokenTypes are the token types of the ids; nil where all are 0.
+func (e *Encoding) TokenTypes() []byte { return e.TypeIDs }
 
 // Encoded is one tokenized text.
 type Encoded struct {

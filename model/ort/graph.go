@@ -41,8 +41,9 @@ type inputLayout struct {
 // batch is what one run computes.
 type batch struct {
 	rows    [][]int32
-	tokens  int // T: of all rows
-	longest int // S: of the longest row
+	types   [][]byte // token types of each row; nil where all are 0
+	tokens  int      // T: of all rows
+	longest int      // S: of the longest row
 	pad     int32
 }
 
@@ -73,8 +74,18 @@ var paddedInputs = []inputLayout{
 			}
 		}
 	}},
-	{"token_type_ids", perSlot, func(dst []int64, b *batch) { clear(dst) }},
+	{tokenTypes, perSlot, func(dst []int64, b *batch) {
+		clear(dst)
+		for r, types := range b.types {
+			for i, t := range types {
+				dst[r*b.longest+i] = int64(t)
+			}
+		}
+	}},
 }
+
+// tokenTypes is the input that tells the second text of a pair from the first.
+const tokenTypes = "token_type_ids"
 
 var packedInputs = []inputLayout{
 	{"input_ids", perToken, func(dst []int64, b *batch) {
@@ -93,6 +104,16 @@ var packedInputs = []inputLayout{
 				dst[n] = int64(i)
 				n++
 			}
+		}
+	}},
+	{tokenTypes, perToken, func(dst []int64, b *batch) {
+		clear(dst)
+		n := 0
+		for r, row := range b.rows {
+			for i, t := range b.types[r] {
+				dst[n+i] = int64(t)
+			}
+			n += len(row)
 		}
 	}},
 	// The row of input_ids that stands in each slot of the padded form; unused slots point to the text's first row.
@@ -252,6 +273,11 @@ func (g *graph) split(out []float32, b *batch) [][]float32 {
 		next += step
 	}
 	return logits
+}
+
+// takesTypes says whether the graph has an input for token types.
+func (g *graph) takesTypes() bool {
+	return slices.ContainsFunc(g.inputs, func(i input) bool { return i.name == tokenTypes })
 }
 
 func (g *graph) inputNames() []string {

@@ -24,6 +24,7 @@ type runner struct {
 	options *onnx.RunOptions
 	release func()    // undoes Bind; nil while not pinned
 	rows    [][]int32 // of the last batch: its memory is used again
+	types   [][]byte  // the same
 	inputs  []inputBuffer
 	output  pinned[float32]
 	half    pinned[byte] // fp16 output
@@ -136,7 +137,7 @@ func (r *runner) Run(ctx context.Context, rows []engine.Input) ([][]float32, err
 // the end, and answers a row longer than the position table in words that name no row.
 func (r *runner) batch(rows []engine.Input) (*batch, error) {
 	m := r.session.model
-	r.rows = r.rows[:0]
+	r.rows, r.types = r.rows[:0], r.types[:0]
 	b := &batch{pad: m.Config.PadTokenID}
 	for i, in := range rows {
 		bad := func(format string, args ...any) error {
@@ -162,15 +163,34 @@ func (r *runner) batch(rows []engine.Input) (*batch, error) {
 					id, m.Config.VocabSize-1)
 			}
 		}
+		var types []byte
+		if pair, ok := in.(typedRow); ok {
+			types = pair.TokenTypes()
+		}
+		r.types = append(r.types, types)
+		for k, t := range types {
+			switch {
+			case t == 0 || m.Config.TokenTypes < 2:
+			case !r.session.graph.takesTypes():
+				return nil, pipeline.Faultf(pipeline.Config, "infer", "no-token-types", "model %s tells the second "+
+					"text of a pair by its token types, and its ONNX has no input %s: export it again with "+
+					"--pairs, or remove input.text_pair", m.Name, tokenTypes)
+			case int(t) >= m.Config.TokenTypes:
+				return nil, bad("token %d is of type %d, the model has types 0 to %d", k, t, m.Config.TokenTypes-1)
+			}
+		}
 		b.tokens += len(row)
 		b.longest = max(b.longest, len(row))
 	}
-	b.rows = r.rows
+	b.rows, b.types = r.rows, r.types
 	return b, nil
 }
 
 // tokenRow is what a text model's row must have.
 type tokenRow interface{ TokenIDs() []int32 }
+
+// typedRow is a row that may be a pair of texts.
+type typedRow interface{ TokenTypes() []byte }
 
 func (f *inputBuffer) fill(in *input, b *batch) (onnx.Value, error) {
 	shape := in.layout.shape(b)

@@ -35,6 +35,7 @@ type Judged struct {
 	Record         *pipeline.Record
 	Value          codec.Value // of the record
 	Text           []byte      // as it was judged
+	Pair           []byte      // the second text, where records have two
 	codec.Verdicts             // what has been found out
 	// Requests are messages to another stage, in the transaction of the result.
 	Requests []pipeline.Message

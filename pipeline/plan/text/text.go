@@ -31,6 +31,7 @@ type Step struct {
 	Tokenizer tokenize.Tokenizer
 	Judge     *model.Judge
 	Options   tokenize.Options // MaxTokens, Windows, Stride; Offsets follows the judge
+	Pair      bool             // the model reads both texts of a record
 }
 
 // Student is a small model before the full one: a verdict of it with a confidence of at least Threshold is final.
@@ -56,13 +57,13 @@ func Steps(models []Model, m *Metrics) []plan.Step {
 	var tokenizations []*tokenization
 	tokens := func(s *Step) *tokenization {
 		for _, t := range tokenizations {
-			if t.tokenizer.Digest() == s.Tokenizer.Digest() && sameTokens(t.options, s.Options) {
+			if t.tokenizer.Digest() == s.Tokenizer.Digest() && sameTokens(t.options, s.Options) && t.pair == s.Pair {
 				t.options.Offsets = t.options.Offsets || s.Judge.NeedsOffsets()
 				return t
 			}
 		}
 		t := &tokenization{name: fmt.Sprintf("tokenize-%d", len(tokenizations)+1), tokenizer: s.Tokenizer,
-			options: s.Options}
+			options: s.Options, pair: s.Pair}
 		t.options.Offsets = t.options.Offsets || s.Judge.NeedsOffsets()
 		tokenizations = append(tokenizations, t)
 		return t
@@ -104,6 +105,7 @@ type tokenization struct {
 	name      string
 	tokenizer tokenize.Tokenizer
 	options   tokenize.Options
+	pair      bool
 }
 
 // Describe implements plan.Step.
@@ -118,7 +120,16 @@ func (t *tokenization) Do(items []*plan.Item) {
 		texts[i] = it.Text
 	}
 	failpoint.Texts(texts)
-	encoded := t.tokenizer.Encode(texts, t.options)
+	var encoded []tokenize.Encoded
+	if t.pair {
+		pairs := make([][2][]byte, len(items))
+		for i, it := range items {
+			pairs[i] = [2][]byte{it.Text, it.Pair}
+		}
+		encoded = t.tokenizer.EncodePairs(pairs, t.options)
+	} else {
+		encoded = t.tokenizer.Encode(texts, t.options)
+	}
 	failpoint.Hit(failpoint.AfterTokenize)
 	for i, it := range items {
 		e := &encoded[i]
