@@ -76,7 +76,8 @@ plain text. Answers appear while the input is still open. A line that cannot be 
 	describe(fs, "model", envModels, "models/sentiment")
 	fs.StringVar(&o.format, "format", "auto", "what a line is: json, text, or `auto`: JSON where it begins with {")
 	describe(fs, "format", envClassify+"FORMAT", "text")
-	fs.StringVar(&o.text, "text", "text", "`PATH` of the text field in JSON lines, dots between levels")
+	fs.StringVar(&o.text, "text", "text", "`PATH` of the text field in JSON lines: keys, and "+
+		"positions in lists from 0, with dots between them (\\. is a dot in a key)")
 	describe(fs, "text", envClassify+"TEXT", "review.body")
 	fs.StringVar(&o.field, "field", "inference", "`FIELD` that is added to the object")
 	describe(fs, "field", envClassify+"FIELD", "verdict")
@@ -123,9 +124,11 @@ func (o classifyOptions) settings() (*settings.Settings, error) {
 	if err := codec.CheckField(o.field); err != nil {
 		errs = append(errs, fmt.Errorf("--field: %w", err))
 	}
-	if o.field == o.text {
-		errs = append(errs, fmt.Errorf("--field: %q is the text field too (--text); give the verdicts another field",
-			o.field))
+	if path, err := codec.ParsePath(o.text); err != nil {
+		errs = append(errs, fmt.Errorf("--text: %w", err))
+	} else if path[0] == o.field {
+		errs = append(errs, fmt.Errorf("--field: %q is also where the text is (--text); give the verdicts another "+
+			"field", o.field))
 	}
 	if len(o.models) == 0 {
 		errs = append(errs, errors.New("no model; give a model directory with -m"))

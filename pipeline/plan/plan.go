@@ -19,7 +19,6 @@ import (
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/publish"
-	"sluice/tokenize"
 )
 
 // This file owns the plan: which steps there are, in which order they may run, and the goroutines that take records in.
@@ -287,8 +286,7 @@ func (p *Plan) open(it *Item) bool {
 		p.unopened(it, err)
 		return false
 	}
-	clean := tokenize.Clean(it.Value.Text(), p.o.MaxTextBytes)
-	it.Text, it.Flags = clean.Bytes, codec.Flags{Repaired: clean.Repaired, Cut: clean.Cut}
+	it.Text, it.Flags = codec.Clean(it.Value, p.o.MaxTextBytes)
 	it.Facts = append(it.fact1[:0], p.facts...)
 	if blank(it.Text) {
 		p.end(it, p.o.Publisher.Empty(&it.Judged))

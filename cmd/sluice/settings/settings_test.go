@@ -238,9 +238,21 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			"{topics: [customer_reviews], format: text, text: body}", 1), []string{
 			`c.yaml:4: input.text: has no meaning with input.format: text, where the whole value is the text; remove it, or set format: json`,
 		}},
+		{"a text within the verdicts' field", strings.Replace(minimal, "{topics: [customer_reviews]}",
+			"{topics: [customer_reviews], text: inference.body}", 1), []string{
+			`c.yaml:4: input.text: "inference" is also where the text is (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field`,
+		}},
+		{"a path with an empty key", strings.Replace(minimal, "{topics: [customer_reviews]}",
+			"{topics: [customer_reviews], text: review..body}", 1), []string{
+			`c.yaml:4: input.text: nothing stands before the dot or the end at character 8 of "review..body"; keys have one dot between them, and a dot within a key is written "\."`,
+		}},
+		{"a backslash that escapes nothing", strings.Replace(minimal, "{topics: [customer_reviews]}",
+			`{topics: [customer_reviews], text: 'reviews.\#.body'}`, 1), []string{
+			`c.yaml:4: input.text: the backslash at character 9 of "reviews.\\#.body" escapes nothing: "\." is a dot in a key, "\\" a backslash, and every other character stands for itself`,
+		}},
 		{"verdicts over the text", strings.Replace(minimal, "{topic: review_analysis}", "{topic: review_analysis, "+
 			"field: text}", 1), []string{
-			`c.yaml:7: output.field: "text" is also the text field (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field`,
+			`c.yaml:7: output.field: "text" is also where the text is (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field`,
 		}},
 		{"bad addresses", strings.Replace(minimal, `["localhost:9092"]`, `["localhost", "a:b"]`, 1) +
 			"server: {listen: somewhere}\n", []string{
