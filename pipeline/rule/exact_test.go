@@ -6,9 +6,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/expr-lang/expr"
 	"pgregory.net/rapid"
 
 	"sluice/pipeline"
+	"sluice/pipeline/codec"
+	"sluice/pipeline/codec/jsonvalue"
 )
 
 // A number is what the record says to its last digit, in every operator and wherever in a rule it comes to stand.
@@ -131,6 +134,33 @@ func TestComparisonsInRulesAreThoseOfTheDigits(t *testing.T) {
 					rt.Fatalf("%s with a %s and b %s: %v (%v), want %v", source, a, b, got, err, want)
 				}
 			}
+		}
+	})
+}
+
+// Whatever a rule says and a record holds, compiling and evaluating end with an answer or an error, and no rule that the
+// language takes is refused for more than its paths.
+func FuzzRule(f *testing.F) {
+	for _, source := range []string{`field("n") == 9007199254740993`, `-field("n") > 0.1000000000000000055`,
+		`number("n") in [1, 1_0.0, -1e400]`, `sum(field("l"), # * 2) % 3 == 1`, `"é😀" != 0.30000000000000004 == field("n")`,
+		`let x = field("l"); x[0] + x[1] >= 1.5`, `any(field("l"), {# == -1.0})`, `field("a" + "..") == nil`,
+		`number("n") ?? 1 == 2`, `field("o").k ** 2 < max(field("n"), 3)`} {
+		f.Add(source, `{"text":"a","n":18446744073709551616,"l":[1,2.5,1e999],"o":{"k":-0.0}}`)
+	}
+	c := jsonvalue.New(jsonvalue.Options{Text: codec.Path{"text"}, Field: "inference", MaxDepth: 99})
+	f.Fuzz(func(t *testing.T, source, value string) {
+		r, err := Parse(source)
+		if err != nil {
+			if _, plain := expr.Compile(source, expr.Env(map[string]any(declared())), expr.AsBool()); plain == nil &&
+				!strings.Contains(err.Error(), "the path of ") {
+				t.Fatalf("%s is refused: %v", source, err)
+			}
+			return
+		}
+		rec := &pipeline.Record{Value: []byte(value)}
+		v, _ := c.Open(t.Context(), rec.Value)
+		if yes, err := r.Holds(&Subject{Record: rec, Value: v}); yes && err != nil {
+			t.Fatalf("%s holds for %s, and cannot be evaluated: %v", source, value, err)
 		}
 	})
 }

@@ -76,7 +76,8 @@ func TestAFieldIsACopy(t *testing.T) {
 
 func FuzzOpenAndInsert(f *testing.F) {
 	for _, s := range []string{`{"text":"a"}`, `{}`, `{"a":{"text":"\ud800"}}`, "{\"text\":\"\xff\"}", `[[[]]]`,
-		`{"text":"a"}}`, `{"text":"a"} `, "{\"text\":\"\u2028\"}"} {
+		`{"text":"a"}}`, `{"text":"a"} `, "\xef\xbb\xbf{\"text\":\"a\"}", `{"text":"\ud83d\u0041\ude00"}`,
+		"{\"text\":\"\u2028\"}"} {
 		f.Add([]byte(s))
 	}
 	c := New(Options{Text: codec.Path{"text"}, Field: "inference", MaxDepth: 512})
@@ -88,6 +89,7 @@ func FuzzOpenAndInsert(f *testing.F) {
 			}
 			return
 		}
+		value = bytes.TrimPrefix(value, byteOrderMark)
 		var source map[string]json.RawMessage
 		if err := json.Unmarshal(value, &source); err != nil {
 			t.Fatalf("%q was accepted, encoding/json says %v", value, err)
