@@ -30,6 +30,7 @@ func TestMetricsAreWellFormedAndMove(t *testing.T) {
 	m.transaction(Faultf(Transient, "commit", "aborted", "x"), time.Second)
 	m.durable(&entries[0].record, &Outcome{Disposition: DeadLetter, Fault: Faultf(Poison, "decode", "invalid-json",
 		"x")}, time.Now(), time.Now())
+	m.durable(&entries[0].record, &Outcome{Disposition: Skipped, SkippedBy: "deletes"}, time.Now(), time.Now())
 
 	problems, err := testutil.GatherAndLint(reg)
 	if err != nil {
@@ -70,6 +71,12 @@ sluice_kafka_retries_total{code="27",request="join"} 1
 	}
 	if n := testutil.ToFloat64(m.deadLetters.WithLabelValues("decode", "invalid-json")); n != 1 {
 		t.Errorf("dead letters: %v", n)
+	}
+	if n := testutil.ToFloat64(m.skipped.WithLabelValues("deletes")); n != 1 {
+		t.Errorf("skipped: %v", n)
+	}
+	if n := testutil.ToFloat64(m.records.WithLabelValues("skipped")); n != 1 {
+		t.Errorf("records skipped: %v", n)
 	}
 	if st := s.Status(); len(st.Partitions) != 1 || st.Partitions[0].LagSeconds < 59 {
 		t.Errorf("status: %+v", st)

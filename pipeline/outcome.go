@@ -44,6 +44,7 @@ const (
 	Scored     Disposition = "result"
 	Empty      Disposition = "empty"
 	Tombstone  Disposition = "tombstone"
+	Skipped    Disposition = "skipped" // a rule leaves it out: nothing is published
 	DeadLetter Disposition = "dead_letter"
 	Deferred   Disposition = "deferred" // only an escalation request was published; the verdict comes with its answer
 
@@ -61,7 +62,7 @@ type DispositionInfo struct {
 
 // ClassifyDispositions are those of the classify stage, in the order in which help texts name them.
 var ClassifyDispositions = []DispositionInfo{{Scored, ""}, {Empty, "blank text"}, {Tombstone, "null value"},
-	{Deferred, "an escalation request only"}, {DeadLetter, ""}}
+	{Skipped, "left out by a rule of skip"}, {Deferred, "an escalation request only"}, {DeadLetter, ""}}
 
 // EscalateDispositions are those of the escalate stage, in the order in which help texts name them.
 var EscalateDispositions = []DispositionInfo{{Amended, "the endpoint's answer is the verdict"},
@@ -73,6 +74,7 @@ type Outcome struct {
 	Messages    []Message
 	Disposition Disposition
 	Fault       *Fault // why, when Disposition is DeadLetter
+	SkippedBy   string // name of the rule, when Disposition is Skipped
 }
 
 func (o *Outcome) size() int {

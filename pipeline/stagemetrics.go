@@ -21,6 +21,7 @@ var seconds = prometheus.ExponentialBuckets(0.0005, 2, 18)
 type StageMetrics struct {
 	records      *prometheus.CounterVec
 	deadLetters  *prometheus.CounterVec
+	skipped      *prometheus.CounterVec // nil: nothing can be
 	stage        *prometheus.HistogramVec
 	endToEnd     prometheus.Histogram
 	transactions *prometheus.CounterVec
@@ -121,6 +122,11 @@ func NewStageMetrics(reg prometheus.Registerer, o StageMetricsOptions) *StageMet
 	}
 	m.dispositions = map[Disposition]prometheus.Counter{}
 	for _, d := range o.Dispositions {
+		if d.Name == Skipped {
+			m.skipped = counter("skipped_records_total", "Records that a rule of skip has left out, for which "+
+				"nothing was published, by the rule's name. When it grows faster than expected, look at the rule: a "+
+				"field that is missing is nil.", "rule")
+		}
 		m.dispositions[d.Name] = m.records.WithLabelValues(string(d.Name))
 	}
 	for _, r := range []string{"committed", "retried", "rebalanced", "split", "failed"} {
@@ -157,6 +163,9 @@ func (m *StageMetrics) durable(r *Record, o *Outcome, arrived, now time.Time) {
 	c.Inc()
 	if o.Disposition == DeadLetter && o.Fault != nil {
 		m.deadLetters.WithLabelValues(o.Fault.Stage, o.Fault.Reason).Inc()
+	}
+	if o.Disposition == Skipped && m.skipped != nil {
+		m.skipped.WithLabelValues(o.SkippedBy).Inc()
 	}
 	m.all.Observe(now.Sub(arrived).Seconds())
 	if !r.Timestamp.IsZero() {

@@ -54,9 +54,8 @@ func TestHelpNamesTheDispositionsOfBothStages(t *testing.T) {
 		list []DispositionInfo
 		help string
 	}{
-		"": {ClassifyDispositions, "result, empty (blank text), tombstone (null value), deferred (an escalation " +
-			"request " +
-			"only), dead_letter. "},
+		"": {ClassifyDispositions, "result, empty (blank text), tombstone (null value), skipped (left out by a rule " +
+			"of skip), deferred (an escalation request only), dead_letter. "},
 		"escalation_": {EscalateDispositions, "amended (the endpoint's answer is the verdict), fallback (the local " +
 			"verdict is final), compared (shadow), dead_letter. "},
 	} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"github.com/tidwall/gjson"
 
 	"sluice/cmd/sluice/demo"
 	loadgen "sluice/cmd/sluice/load"
@@ -245,7 +245,11 @@ func (o *benchOptions) openTexts() (texts *loadgen.Texts, material string, err e
 			return nil, "", err
 		}
 		for _, v := range values {
-			lines = append(lines, gjson.GetBytes(v, "text").String())
+			var line struct{ Text string }
+			if err := json.Unmarshal(v, &line); err != nil {
+				return nil, "", err
+			}
+			lines = append(lines, line.Text)
 		}
 		material = "words of the bundled stream"
 	} else {
@@ -510,7 +514,7 @@ those of a worker's configuration.`,
 	describe(fs, "dead-letter", envBench+"DEAD_LETTER", "review_dlq")
 	fs.StringVar(&o.format, "format", "json", "of the values: `json|text`")
 	describe(fs, "format", envBench+"FORMAT", "text")
-	fs.StringVar(&o.textField, "text-field", "", "`PATH` of the text in JSON values, dots between levels; default: "+
+	fs.StringVar(&o.textField, "text-field", "", "`PATH` of the text in JSON values, as input.text has it; default: "+
 		"that of the configuration, else text")
 	describe(fs, "text-field", envBench+"TEXT_FIELD", "review.body")
 	fs.BoolVar(&o.find, "find", false, "find the maximum and offer shares of it; that is what happens without --rate")

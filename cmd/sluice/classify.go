@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"sluice/pipeline/plan"
 	"sluice/pipeline/plan/text"
 	"sluice/pipeline/publish"
+	"sluice/pipeline/rule"
 )
 
 // This file is the worker without Kafka: the same stage, with lines of a file as its source and lines of standard
@@ -40,6 +42,7 @@ type classifyOptions struct {
 	format  string
 	text    string
 	field   string
+	skip    []string // rules
 	runners int
 	shape   settings.Model // what holds for every model
 }
@@ -52,7 +55,7 @@ func classifyCommand(p *worker.Process) *cobra.Command {
 		Long: `Reads one text or one JSON object a line, from FILE or from standard input, and writes one JSON object a
 line in the same order: the object as it came plus the field with the verdicts, or {"text": ..., "inference": ...} for a
 plain text. Answers appear while the input is still open. A line that cannot be judged gives {"error": ..., "reason":
-..., "line": N}, and exit code 1 at the end.`,
+..., "line": N}, and exit code 1 at the end. A line that --skip leaves out gives nothing.`,
 		Example: `  echo "What a lovely day" | sluice classify -m models/sentiment
   sluice classify -m models/sentiment -m entities=models/ner reviews.jsonl > verdicts.jsonl
   tail -f app.log | sluice classify -m models/sentiment --format text`,
@@ -76,10 +79,14 @@ plain text. Answers appear while the input is still open. A line that cannot be 
 	describe(fs, "model", envModels, "models/sentiment")
 	fs.StringVar(&o.format, "format", "auto", "what a line is: json, text, or `auto`: JSON where it begins with {")
 	describe(fs, "format", envClassify+"FORMAT", "text")
-	fs.StringVar(&o.text, "text", "text", "`PATH` of the text field in JSON lines, dots between levels")
+	fs.StringVar(&o.text, "text", "text", "`PATH` of the text field in JSON lines: keys, and "+
+		"positions in lists from 0, with dots between them (\\. is a dot in a key)")
 	describe(fs, "text", envClassify+"TEXT", "review.body")
 	fs.StringVar(&o.field, "field", "inference", "`FIELD` that is added to the object")
 	describe(fs, "field", envClassify+"FIELD", "verdict")
+	fs.StringArrayVar(&o.skip, "skip", nil, "`RULE` that leaves lines out, as skip[].when of a configuration; may be "+
+		"repeated. Nothing is written for them")
+	describe(fs, "skip", envClassify+"SKIP", `'field("payload.op") == "d"'`)
 	fs.IntVar(&o.runners, "runners", 0, "`N` threads that run models; 0: as many as CPUs may be used")
 	describe(fs, "runners", envClassify+"RUNNERS", "2")
 	fs.StringVar(&o.shape.Device, "device", o.shape.Device, "where models run: `cpu|cuda|openvino`")
@@ -123,9 +130,17 @@ func (o classifyOptions) settings() (*settings.Settings, error) {
 	if err := codec.CheckField(o.field); err != nil {
 		errs = append(errs, fmt.Errorf("--field: %w", err))
 	}
-	if o.field == o.text {
-		errs = append(errs, fmt.Errorf("--field: %q is the text field too (--text); give the verdicts another field",
-			o.field))
+	if path, err := codec.ParsePath(o.text); err != nil {
+		errs = append(errs, fmt.Errorf("--text: %w", err))
+	} else if path[0] == o.field {
+		errs = append(errs, fmt.Errorf("--field: %q is also where the text is (--text); give the verdicts another "+
+			"field", o.field))
+	}
+	for i, when := range o.skip {
+		if _, err := rule.ParseBeforeText(when); err != nil {
+			errs = append(errs, fmt.Errorf("--skip: %w", err))
+		}
+		s.Skip = append(s.Skip, settings.Skip{Name: strconv.Itoa(i + 1), When: when})
 	}
 	if len(o.models) == 0 {
 		errs = append(errs, errors.New("no model; give a model directory with -m"))
@@ -243,7 +258,7 @@ func (p *lineProcessor) Process(j *pipeline.Job) {
 	}
 	asJSON := p.format == "json"
 	if p.format == "auto" {
-		line := bytes.TrimLeft(j.Record.Value, " \t")
+		line := bytes.TrimLeft(bytes.TrimPrefix(j.Record.Value, []byte("\xEF\xBB\xBF")), " \t")
 		asJSON = len(line) > 0 && line[0] == '{'
 	}
 	if asJSON {
@@ -280,6 +295,9 @@ func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Proce
 	}
 	if src.err != nil {
 		return fmt.Errorf("reading line %d: %w", src.next+1, src.err)
+	}
+	if sink.skipped > 0 {
+		fmt.Fprintf(errw, "sluice: %d of %d lines were left out by --skip\n", sink.skipped, sink.total)
 	}
 	if sink.bad > 0 {
 		fmt.Fprintf(errw, "sluice: %d of %d lines could not be judged; see \"error\" in the output\n", sink.bad,
@@ -398,15 +416,23 @@ func readLines(ctx context.Context, in io.Reader, to chan<- pipeline.Record) err
 
 // lineSink writes results and errors as lines.
 type lineSink struct {
-	out        *bufio.Writer
-	written    chan int64
-	total, bad int
+	out     *bufio.Writer
+	written chan int64
+
+	total, bad, skipped int
 }
 
 // Commit implements pipeline.Sink.
 func (s *lineSink) Commit(_ context.Context, c *pipeline.Commit) error {
+	if c.Outcomes != nil {
+		for _, o := range c.Outcomes {
+			s.total++
+			if o.Disposition == pipeline.Skipped {
+				s.skipped++
+			}
+		}
+	}
 	for i := range c.Messages {
-		s.total++
 		m := &c.Messages[i]
 		line := m.Value
 		if m.Topic == linesBad {

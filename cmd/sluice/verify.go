@@ -63,8 +63,10 @@ are no fault.`,
 
 // auditPlan says which records of which topics to look at.
 func auditPlan(s *settings.Settings, since, until string, now time.Time) (audit.Plan, error) {
-	p := worker.Kinds.Audit(s)
-	var err error
+	p, err := worker.Kinds.Audit(s)
+	if err != nil {
+		return p, err
+	}
 	if since != "all" {
 		if p.Since, err = audit.ParseTime(since, now); err != nil {
 			return p, usageErrorf("verify: --since: %v", err)

@@ -10,9 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"sluice/pipeline"
+	"sluice/tokenize"
 )
 
 // Codec knows one form of values. Safe for concurrent use.
@@ -30,46 +30,70 @@ type Codec interface {
 type Value interface {
 	// Text is the text to be judged, as bytes that need not be UTF-8.
 	Text() []byte
-	// Field is what stands at a path: nil, string, bool, int64, uint64, float64, []any or map[string]any; false where
-	// there is nothing. Whole numbers keep 64 bits. Of repeated keys the last one counts.
+	// Field is what stands at a path: nil, string, bool, a number (see ParseNumber), []any or map[string]any; false
+	// where there is nothing. Numbers keep every digit. Of repeated keys the last one counts.
 	Field(path Path) (any, bool)
 }
 
-// Path names a place in a value: keys of objects, and positions in lists from 0, from the outside in.
-type Path []string
-
-// ParsePath splits "payload.body" into keys; "\." is a dot in a key, "\\" a backslash.
-func ParsePath(s string) Path {
-	var keys Path
-	var key strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && i+1 < len(s):
-			i++
-			key.WriteByte(s[i])
-		case s[i] == '.':
-			keys = append(keys, key.String())
-			key.Reset()
-		default:
-			key.WriteByte(s[i])
-		}
-	}
-	return append(keys, key.String())
-}
-
-// String is what ParsePath reads.
-func (p Path) String() string {
-	keys := make([]string, len(p))
-	for i, k := range p {
-		keys[i] = strings.NewReplacer(`\`, `\\`, ".", `\.`).Replace(k)
-	}
-	return strings.Join(keys, ".")
+// Halved is a Value whose form can write half of a character: one code unit of a UTF-16 surrogate pair, as \ud83d in
+// JSON.
+type Halved interface {
+	Value
+	// Half is where in Text the first U+FFFD stands that is there in place of an unpaired half; -1: there is none.
+	Half() int
 }
 
 // Flags say what was done to a text before it was judged.
 type Flags struct {
 	Repaired bool // bytes that are no UTF-8 read as U+FFFD
+	Halved   bool // unpaired halves of UTF-16 surrogate pairs read as U+FFFD
 	Cut      bool // longer than the byte limit
+}
+
+// Clean is the text of a value as it is judged: at most maxBytes of it (0: all), as tokenize.Clean cuts it, and what
+// was done to it.
+func Clean(v Value, maxBytes int) ([]byte, Flags) {
+	clean := tokenize.Clean(v.Text(), maxBytes)
+	flags := Flags{Repaired: clean.Repaired, Cut: clean.Cut}
+	if h, ok := v.(Halved); ok {
+		at := h.Half()
+		flags.Halved = at >= 0 && at < len(clean.Bytes)
+	}
+	return clean.Bytes, flags
+}
+
+// Names of flags in the output field.
+const (
+	FlagInvalidUTF8 = "invalid-utf8"
+	FlagHalf        = "unpaired-surrogate"
+	FlagCut         = "text-cut"
+)
+
+// Names are the flags that are set, as the output field has them.
+func (f Flags) Names() []string {
+	var names []string
+	if f.Repaired {
+		names = append(names, FlagInvalidUTF8)
+	}
+	if f.Halved {
+		names = append(names, FlagHalf)
+	}
+	if f.Cut {
+		names = append(names, FlagCut)
+	}
+	return names
+}
+
+// Add sets the flag of a name. Names that nobody here knows are left out.
+func (f *Flags) Add(name string) {
+	switch name {
+	case FlagInvalidUTF8:
+		f.Repaired = true
+	case FlagHalf:
+		f.Halved = true
+	case FlagCut:
+		f.Cut = true
+	}
 }
 
 // Verdicts is what is added to a value: facts, in the order of the models, and what concerns all of them.

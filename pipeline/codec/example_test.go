@@ -53,7 +53,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	name, _ := v.Field(codec.ParsePath("name"))
+	name, _ := v.Field(codec.Path{"name"})
 	fmt.Println(name)
 	out, err := c.Seal(v, &codec.Verdicts{Facts: []pipeline.Fact{{Name: "sentiment", Value: "POSITIVE"}}})
 	fmt.Println(string(out), err)

@@ -31,13 +31,15 @@ func AppendVerdicts(b []byte, v *Verdicts) []byte {
 		b = append(b, `,"reason":`...)
 		b = model.AppendString(b, v.Reason)
 	}
-	switch f := v.Flags; {
-	case f.Repaired && f.Cut:
-		b = append(b, `,"flags":["invalid-utf8","text-cut"]`...)
-	case f.Repaired:
-		b = append(b, `,"flags":["invalid-utf8"]`...)
-	case f.Cut:
-		b = append(b, `,"flags":["text-cut"]`...)
+	if v.Flags != (Flags{}) {
+		b = append(b, `,"flags":[`...)
+		for i, name := range v.Flags.Names() {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = model.AppendString(b, name)
+		}
+		b = append(b, ']')
 	}
 	return b
 }

@@ -19,7 +19,6 @@ import (
 	"sluice/pipeline/llm"
 	"sluice/pipeline/llm/label"
 	"sluice/pipeline/publish"
-	"sluice/tokenize"
 )
 
 // This file owns the escalate stage's processor: request -> may it be asked -> question -> answer -> final verdict. Its
@@ -178,7 +177,7 @@ func (p *Processor) outcome(r *pipeline.Record) (o pipeline.Outcome, done bool) 
 	if err != nil {
 		return p.o.Publisher.DeadLetter(r, pipeline.AsFault("decode", err), 0), true
 	}
-	text := tokenize.Clean(value.Text(), p.o.MaxTextBytes).Bytes
+	text, _ := codec.Clean(value, p.o.MaxTextBytes) // the request has the flags
 	p.begin(w, r, stage, string(text))
 	w.End() // final waits, and watches what it does
 	f, done := p.final(r, q, string(text))
@@ -246,7 +245,8 @@ func (p *Processor) Quarantine(r *pipeline.Record, deaths int) (o pipeline.Outco
 	}
 	f := p.fallback(FallbackQuarantine)
 	p.o.Metrics.decided(q, f)
-	return Finals{p.o.Publisher}.Outcome(q, value, tokenize.Clean(value.Text(), p.o.MaxTextBytes).Bytes, f.Final)
+	text, _ := codec.Clean(value, p.o.MaxTextBytes)
+	return Finals{p.o.Publisher}.Outcome(q, value, text, f.Final)
 }
 
 // decided is a final verdict and what metrics want to know about how it came to be.

@@ -3,10 +3,9 @@ package escalate
 import (
 	"bytes"
 	"encoding/json"
+	"iter"
 	"slices"
 	"strings"
-
-	"github.com/tidwall/gjson"
 
 	"sluice/model"
 	"sluice/pipeline"
@@ -125,43 +124,80 @@ func ParseRequest(r *pipeline.Record) (*Request, error) {
 		return bad("its mode is %q", h.Mode)
 	}
 	q.Mode, q.Verdict, q.rules, q.asked = h.Mode, h.Verdict, h.Rules, -1
-	gjson.ParseBytes(h.Verdicts).ForEach(func(k, v gjson.Result) bool {
-		q.read(k.Str, v)
-		return true
-	})
+	for name, v := range members(h.Verdicts) {
+		q.read(name, v)
+	}
 	if q.asked < 0 {
 		return bad("it has no verdict %q with a label", h.Verdict)
 	}
-	q.StudentLabel = gjson.GetBytes(h.Rules[rule.Name(h.Verdict)], "student_label").Str
+	var seen rule.Verdict
+	if json.Unmarshal(h.Rules[rule.Name(h.Verdict)], &seen) == nil { // else it has said nothing
+		q.StudentLabel = seen.StudentLabel
+	}
 	return q, nil
 }
 
+// members are those of a JSON object in their order, the values byte for byte; none where raw is no object.
+func members(raw []byte) iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		d := json.NewDecoder(bytes.NewReader(raw))
+		if t, err := d.Token(); err != nil || t != json.Delim('{') {
+			return
+		}
+		for d.More() {
+			key, err := d.Token()
+			name, ok := key.(string)
+			var v json.RawMessage
+			if err != nil || !ok || d.Decode(&v) != nil || !yield(name, v) {
+				return
+			}
+		}
+	}
+}
+
+// written is what is read of a member of the output field.
+type written struct {
+	Model    string
+	By       string
+	Route    string // what by was called before
+	Label    *string
+	Score    float64
+	Entities []struct {
+		Group string `json:"entity_group"`
+		Label string `json:"entity"`
+		Start int
+		End   int
+	}
+}
+
 // read takes one member of the output field.
-func (q *Request) read(name string, v gjson.Result) {
+func (q *Request) read(name string, raw json.RawMessage) {
 	if name == "flags" {
-		for _, f := range v.Array() {
-			q.flags.Repaired = q.flags.Repaired || f.Str == "invalid-utf8"
-			q.flags.Cut = q.flags.Cut || f.Str == "text-cut"
+		var flags []string
+		if json.Unmarshal(raw, &flags) == nil {
+			for _, f := range flags {
+				q.flags.Add(f)
+			}
 		}
 		return
 	}
-	v.Get("entities").ForEach(func(_, e gjson.Result) bool {
-		group := e.Get("entity_group").Str
-		if group == "" {
-			_, group = model.SplitLabel(e.Get("entity").Str)
+	var v written
+	_ = json.Unmarshal(raw, &v) // a member of another type, which is some other fact's, is left out, and the rest read
+	for _, e := range v.Entities {
+		if e.Group == "" {
+			_, e.Group = model.SplitLabel(e.Label)
 		}
-		q.Spans = append(q.Spans, Span{Group: group, Start: int(e.Get("start").Int()), End: int(e.Get("end").Int())})
-		return true
-	})
-	f := pipeline.Fact{Name: name, Revision: 1, Tag: v.Get("model").Str, By: pipeline.By(v.Get("by").Str)}
+		q.Spans = append(q.Spans, Span{Group: e.Group, Start: e.Start, End: e.End})
+	}
+	f := pipeline.Fact{Name: name, Revision: 1, Tag: v.Model, By: pipeline.By(v.By)}
 	if f.By == "" {
-		f.By = pipeline.By(v.Get("route").Str) // what by was called before
+		f.By = pipeline.By(v.Route)
 	}
-	if v.IsObject() {
-		f.Value = localVerdict(v)
+	if raw[0] == '{' {
+		f.Value = localVerdict(raw)
 	}
-	if name == q.Verdict && v.IsObject() && v.Get("label").Type == gjson.String {
-		q.asked, q.Label, q.Score = len(q.facts), v.Get("label").Str, v.Get("score").Float()
+	if name == q.Verdict && v.Label != nil {
+		q.asked, q.Label, q.Score = len(q.facts), *v.Label, v.Score
 	}
 	q.facts = append(q.facts, f)
 }
@@ -170,19 +206,18 @@ func (q *Request) read(name string, v gjson.Result) {
 type local []byte
 
 // localVerdict keeps the members that are a verdict's own; the others are those of its fact.
-func localVerdict(v gjson.Result) local {
+func localVerdict(raw []byte) local {
 	var b local
-	v.ForEach(func(k, v gjson.Result) bool {
-		switch k.Str {
+	for name, v := range members(raw) {
+		switch name {
 		case "by", "route", "reason", "model", "revision", "provisional":
-			return true
+			continue
 		}
 		if len(b) > 0 {
 			b = append(b, ',')
 		}
-		b = append(append(append(b, k.Raw...), ':'), v.Raw...)
-		return true
-	})
+		b = append(append(model.AppendString(b, name), ':'), v...)
+	}
 	return b
 }
 

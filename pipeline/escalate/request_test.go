@@ -110,11 +110,11 @@ func byTopicName(t *testing.T, o pipeline.Outcome, topics ...string) []*pipeline
 
 func TestAnAmendmentNamesWhatItAmends(t *testing.T) {
 	w := newEscalating(t, Amend)
-	o := w.result([]byte("Ada was  here"), codec.Flags{Repaired: true})
+	o := w.result([]byte("Ada was  here"), codec.Flags{Repaired: true, Halved: true, Cut: true})
 	ms := byTopicName(t, o, "out", "alerts", "asks")
 	first, alert, ask := ms[0], ms[1], ms[2]
 	want := `{"text":"Ada was  here", "n": 1.50,"inference":{"sentiment":{"label":"NEGATIVE","score":0.55,"by":"model","model":"sentiment@1","revision":1,"provisional":true},` +
-		`"my-entities":{"entities":[{"entity_group":"PER","score":0.9,"word":"Ada <b>","start":0,"end":3}],"by":"model","model":"ner@2","revision":1},"flags":["invalid-utf8"]}}`
+		`"my-entities":{"entities":[{"entity_group":"PER","score":0.9,"word":"Ada <b>","start":0,"end":3}],"by":"model","model":"ner@2","revision":1},"flags":["invalid-utf8","unpaired-surrogate","text-cut"]}}`
 	if string(first.Value) != want {
 		t.Errorf("provisional result\n%s, want\n%s", first.Value, want)
 	}
@@ -142,7 +142,7 @@ func TestAnAmendmentNamesWhatItAmends(t *testing.T) {
 		Model: "llama", Prompt: "p-1", Flags: []string{"f"}})
 	final := byTopicName(t, o, "out")[0]
 	want = `{"text":"Ada was  here", "n": 1.50,"inference":{"sentiment":{"label":"POSITIVE","score":0.875,"by":"llm","model":"llama","prompt":"p-1","flags":["f"],"local":{"label":"NEGATIVE","score":0.55,"model":"sentiment@1"},"revision":2,"amends":"in/3/41#0"},` +
-		`"my-entities":{"entities":[{"entity_group":"PER","score":0.9,"word":"Ada <b>","start":0,"end":3}],"by":"model","model":"ner@2","revision":1},"flags":["invalid-utf8"]}}`
+		`"my-entities":{"entities":[{"entity_group":"PER","score":0.9,"word":"Ada <b>","start":0,"end":3}],"by":"model","model":"ner@2","revision":1},"flags":["invalid-utf8","unpaired-surrogate","text-cut"]}}`
 	if string(final.Value) != want {
 		t.Errorf("amendment\n%s, want\n%s", final.Value, want)
 	}
@@ -322,6 +322,19 @@ func TestRulesSeeTheSameBehindTheEndpoint(t *testing.T) {
 	v := q.env(s, Final{By: pipeline.ByLLM, Label: "POSITIVE", Score: 0.7})["sentiment"].(rule.Verdict)
 	if v.Label != "POSITIVE" || v.Score != 0.7 || v.By != "llm" {
 		t.Errorf("after an answer rules see %+v", v)
+	}
+}
+
+// What must be redacted is found beside members that nobody here expects.
+func TestEntitiesAreFoundBesideMembersOfOtherTypes(t *testing.T) {
+	w := newEscalating(t, Amend)
+	r := asRecord(byTopicName(t, w.result(nil, codec.Flags{}), "out", "alerts", "asks")[2])
+	h := &r.Headers[len(r.Headers)-1]
+	h.Value = []byte(strings.Replace(string(h.Value), `"my-entities":{"entities":[`,
+		`"my-entities":{"score":"high","label":7,"entities":[`, 1))
+	q, err := ParseRequest(r)
+	if err != nil || len(q.Spans) != 1 || q.Spans[0] != (Span{"PER", 0, 3}) {
+		t.Errorf("%v, %v", q, err)
 	}
 }
 

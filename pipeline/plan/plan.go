@@ -19,7 +19,6 @@ import (
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/publish"
-	"sluice/tokenize"
 )
 
 // This file owns the plan: which steps there are, in which order they may run, and the goroutines that take records in.
@@ -30,6 +29,7 @@ type Options struct {
 	Codec        codec.Codec
 	Publisher    *publish.Publisher
 	MaxTextBytes int     // longer texts are cut before they are judged, and flagged; 0: none is
+	Skip         Skips   // which records are left out
 	Urgent       *Urgent // which records go first; nil: none
 	Metrics      *Metrics
 	Watchdog     *pipeline.Watchdog
@@ -278,17 +278,29 @@ func (p *Plan) openSafely(it *Item) (on bool) {
 // later.
 func (p *Plan) open(it *Item) bool {
 	r := it.Record
-	if r.Value == nil {
+	var f *pipeline.Fault
+	if r.Value != nil {
+		var err error
+		if it.Value, err = p.o.Codec.Open(p.ctx, r.Value); err != nil {
+			if f = pipeline.AsFault("decode", err); f.Kind != pipeline.Poison {
+				p.unopened(it, f)
+				return false
+			}
+		}
+	}
+	if by := p.o.Skip.Of(r, it.Value, p.o.Publisher.RuleFailed); by != "" {
+		p.end(it, pipeline.Outcome{Disposition: pipeline.Skipped, SkippedBy: by})
+		return false
+	}
+	switch {
+	case r.Value == nil:
 		p.end(it, p.o.Publisher.Tombstone(r))
 		return false
-	}
-	var err error
-	if it.Value, err = p.o.Codec.Open(p.ctx, r.Value); err != nil {
-		p.unopened(it, err)
+	case f != nil:
+		p.end(it, p.o.Publisher.DeadLetter(r, f, 0))
 		return false
 	}
-	clean := tokenize.Clean(it.Value.Text(), p.o.MaxTextBytes)
-	it.Text, it.Flags = clean.Bytes, codec.Flags{Repaired: clean.Repaired, Cut: clean.Cut}
+	it.Text, it.Flags = codec.Clean(it.Value, p.o.MaxTextBytes)
 	it.Facts = append(it.fact1[:0], p.facts...)
 	if blank(it.Text) {
 		p.end(it, p.o.Publisher.Empty(&it.Judged))
@@ -303,23 +315,19 @@ func (p *Plan) open(it *Item) bool {
 	return true
 }
 
-// unopened is what becomes of a record whose value cannot be read, or not yet.
-func (p *Plan) unopened(it *Item, err error) {
-	f := pipeline.AsFault("decode", err)
-	switch f.Kind {
-	case pipeline.Poison:
-		p.end(it, p.o.Publisher.DeadLetter(it.Record, f, 0))
-	case pipeline.Transient:
-		p.o.Metrics.retried("decode")
-		it.opens++
-		time.AfterFunc(pause(it.opens), func() {
-			if !it.dropped() {
-				p.take(it)
-			}
-		})
-	default:
+// unopened is what becomes of a record whose value cannot be read yet, or by a fault that is not its own.
+func (p *Plan) unopened(it *Item, f *pipeline.Fault) {
+	if f.Kind != pipeline.Transient {
 		p.o.Fail(f)
+		return
 	}
+	p.o.Metrics.retried("decode")
+	it.opens++
+	time.AfterFunc(pause(it.opens), func() {
+		if !it.dropped() {
+			p.take(it)
+		}
+	})
 }
 
 // blank says that a text has nothing but white space.

@@ -3,14 +3,8 @@
 package rule
 
 import (
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
-
-	"github.com/expr-lang/expr"
-	"github.com/expr-lang/expr/file"
-	"github.com/expr-lang/expr/vm"
 
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
@@ -19,39 +13,38 @@ import (
 // This file owns rules over records, and what every rule sees of a record.
 
 // Rule is an expression over a record. Safe for concurrent use.
-type Rule struct {
-	program *vm.Program
-}
+type Rule struct{ compiled }
 
 // Parse compiles a rule. The error says where in it the mistake is and what it may use.
 func Parse(source string) (*Rule, error) {
-	p, err := expr.Compile(source, expr.Env(map[string]any(recordEnv(&Subject{Record: &pipeline.Record{}}))),
-		expr.AsBool())
+	c, err := compile(source, declared())
 	if err != nil {
 		return nil, ruleError(err, "a rule may use "+recordWords)
 	}
-	return &Rule{p}, nil
+	return &Rule{c}, nil
 }
+
+// ParseBeforeText compiles a rule for records whose text has not been looked for, so that it cannot name it.
+func ParseBeforeText(source string) (*Rule, error) {
+	env := declared()
+	delete(env, "text")
+	c, err := compile(source, env)
+	if err != nil {
+		return nil, ruleError(err, "the rule is evaluated before the text is looked for, and may use "+
+			strings.Replace(recordWords, " text,", "", 1))
+	}
+	return &Rule{c}, nil
+}
+
+// ReadsFields says whether the rule looks at fields of the record's value, so that it says nothing of a record that has
+// none.
+func (r *Rule) ReadsFields() bool { return r.fields }
 
 const recordWords = "topic, partition, key, headers[\"name\"], text, bytes, field(\"path\") and number(\"path\"), " +
 	"and must be true or false"
 
 // recordNames are the names of the record in a rule.
 var recordNames = []string{"topic", "partition", "key", "headers", "text", "bytes", "field", "number"}
-
-// ruleError says where the mistake is and what would be right.
-func ruleError(err error, known string) error {
-	var at *file.Error
-	if errors.As(err, &at) {
-		what := strings.ReplaceAll(strings.TrimSpace(at.Message), "type rule.Verdict has no field ",
-			"a verdict has no ")
-		if strings.HasPrefix(what, "a verdict has no route") {
-			what += " (it is called by)"
-		}
-		return fmt.Errorf("column %d: %s; %s", at.Column+1, what, known)
-	}
-	return fmt.Errorf("%v; %s", err, known)
-}
 
 // Subject is what a rule is evaluated for.
 type Subject struct {
@@ -63,6 +56,14 @@ type Subject struct {
 // Env is everything that a rule sees.
 type Env map[string]any
 
+// declared is the types of what rules see of a record, as mistakes are found by them.
+func declared() Env {
+	return Env{"topic": "", "partition": 0, "key": "", "headers": map[string]string{}, "text": "", "bytes": 0,
+		"field":  func(path string) any { return nil },
+		"number": func(path string) float64 { return 0 }}
+}
+
+// recordEnv is what a rule that runs sees of a record.
 func recordEnv(s *Subject) Env {
 	rec := s.Record
 	headers := make(map[string]string, len(rec.Headers)) // the last of repeated ones
@@ -73,46 +74,44 @@ func recordEnv(s *Subject) Env {
 		"topic": rec.Topic, "partition": int(rec.Partition), "key": string(rec.Key), "headers": headers,
 		"text":   string(s.Text),
 		"bytes":  len(rec.Value), // of the value
-		"field":  s.field,        // by path with dots; nil where there is none
+		"field":  s.field,        // by path; nil where there is none
 		"number": s.number,       // the same as a number, 0 where it is none
 	}
 }
 
-func (s *Subject) field(path string) any {
+// field takes a codec.Path or, where the rule makes it up as it runs, a string.
+func (s *Subject) field(p ...any) any {
+	path, ok := p[0].(codec.Path)
+	if !ok {
+		var err error
+		if path, err = codec.ParsePath(p[0].(string)); err != nil {
+			panic(fmt.Errorf("the path of a field: %w", err)) // an error of the rule
+		}
+	}
 	if s.Value == nil {
 		return nil
 	}
-	v, _ := s.Value.Field(codec.ParsePath(path))
+	v, _ := s.Value.Field(path)
 	return v
 }
 
-func (s *Subject) number(path string) float64 {
-	switch v := s.field(path).(type) {
-	case int64:
-		return float64(v)
-	case uint64:
-		return float64(v)
-	case float64:
-		return v
+func (s *Subject) number(p ...any) any {
+	switch v := s.field(p...).(type) {
 	case bool:
 		if v {
-			return 1
+			return int64(1)
 		}
 	case string:
-		if n, err := strconv.ParseFloat(v, 64); err == nil {
+		if n, ok := codec.ParseNumber(v); ok {
 			return n
 		}
+	default:
+		if isNumber(v) {
+			return v
+		}
 	}
-	return 0
+	return int64(0)
 }
 
 // Holds evaluates the rule.
-func (r *Rule) Holds(s *Subject) (bool, error) { return run(r.program, recordEnv(s)) }
-
-func run(p *vm.Program, env Env) (bool, error) {
-	v, err := expr.Run(p, map[string]any(env))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil // AsBool
-}
+func (r *Rule) Holds(s *Subject) (bool, error) { return r.run(recordEnv(s)) }

@@ -5,9 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/builtin"
-	"github.com/expr-lang/expr/vm"
 
 	"sluice/model"
 	"sluice/pipeline"
@@ -17,9 +15,7 @@ import (
 // endpoint (escalation.when).
 
 // Verdicts is an expression over a record and the facts about it. Safe for concurrent use.
-type Verdicts struct {
-	program *vm.Program
-}
+type Verdicts struct{ compiled }
 
 // Verdict is what a rule sees of a verdict of a text model.
 type Verdict struct {
@@ -107,7 +103,7 @@ func Declare(facts ...string) []Declared {
 
 // ParseVerdicts compiles a rule over facts. The error says where in the rule the mistake is and what it may use.
 func ParseVerdicts(source string, facts []Declared) (*Verdicts, error) {
-	env := recordEnv(&Subject{Record: &pipeline.Record{}})
+	env := declared()
 	var names []string
 	for _, f := range facts {
 		name := Name(f.Fact)
@@ -125,13 +121,13 @@ func ParseVerdicts(source string, facts []Declared) (*Verdicts, error) {
 		}
 		names = append(names, name)
 	}
-	p, err := expr.Compile(source, expr.Env(map[string]any(env)), expr.AsBool())
+	c, err := compile(source, env)
 	if err != nil {
 		return nil, ruleError(err, fmt.Sprintf("a rule may use %s, each with .label, .score, .margin, .entropy, "+
 			".confidence, .scores[\"label\"], .groups, .entities, .truncated, .windows, .by, .student_label, "+
 			".student_score and .disagrees; and %s", strings.Join(names, ", "), recordWords))
 	}
-	return &Verdicts{p}, nil
+	return &Verdicts{c}, nil
 }
 
 // NewEnv is what rules see of a record and its facts.
@@ -144,4 +140,4 @@ func NewEnv(s *Subject, facts []pipeline.Fact) Env {
 }
 
 // Holds evaluates the rule. env may be used for several rules.
-func (r *Verdicts) Holds(env Env) (bool, error) { return run(r.program, env) }
+func (r *Verdicts) Holds(env Env) (bool, error) { return r.run(env) }

@@ -49,6 +49,8 @@ type Partition struct {
 	Gaps        int64 `json:"gaps"`
 	Results     int64 `json:"results"`      // records with a first result
 	DeadLetters int64 `json:"dead_letters"` // records with a dead letter
+	// records without an answer that a rule leaves out, as the configuration has it now
+	Skipped int64 `json:"skipped,omitempty"`
 	// records in whose place a request was published: their result comes later
 	Deferred   int64 `json:"deferred,omitempty"`
 	Requests   int64 `json:"requests,omitempty"`   // records with a request to an endpoint
@@ -75,6 +77,7 @@ type lane struct {
 	Partition
 	source    string // topic/partition
 	exists    bitmap
+	skipped   bitmap            // a rule leaves it out
 	answered  bitmap            // by result or dead letter
 	asked     bitmap            // every request
 	deferred  bitmap            // requests in whose place there is no result yet
@@ -91,6 +94,7 @@ type tally struct {
 	mu      sync.Mutex
 	lanes   map[pipeline.TopicPartition]*lane
 	request string // topic of requests; "": none
+	skipped func(*pipeline.Record) bool
 	foreign map[string]int64
 }
 
@@ -103,7 +107,8 @@ func (t *tally) open(tp pipeline.TopicPartition, from, to int64) *lane {
 	l := &lane{
 		Partition: Partition{Topic: tp.Topic, Partition: tp.Partition, From: from, To: to},
 		source:    tp.Topic + "/" + strconv.Itoa(int(tp.Partition)),
-		exists:    bitmap{}, answered: bitmap{}, asked: bitmap{}, deferred: bitmap{}, due: bitmap{}, final: bitmap{},
+		exists:    bitmap{}, skipped: bitmap{},
+		answered: bitmap{}, asked: bitmap{}, deferred: bitmap{}, due: bitmap{}, final: bitmap{},
 		copies: map[string]bitmap{}, last: map[string]int64{}, seenFrom: map[string]int64{},
 	}
 	t.lanes[tp] = l
@@ -111,12 +116,26 @@ func (t *tally) open(tp pipeline.TopicPartition, from, to int64) *lane {
 }
 
 func (t *tally) input(r *kgo.Record) {
+	skipped := t.skipped != nil && t.skipped(asRecord(r))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if l := t.lanes[pipeline.TopicPartition{Topic: r.Topic, Partition: r.Partition}]; l != nil && r.Offset >= l.From &&
 		r.Offset < l.To {
 		l.exists.add(r.Offset)
+		if skipped {
+			l.skipped.add(r.Offset)
+		}
 	}
+}
+
+// asRecord is a record of the input as rules see it.
+func asRecord(r *kgo.Record) *pipeline.Record {
+	headers := make([]pipeline.Header, len(r.Headers))
+	for i, h := range r.Headers {
+		headers[i] = pipeline.Header{Key: h.Key, Value: h.Value}
+	}
+	return &pipeline.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp,
+		Key: r.Key, Value: r.Value, Headers: headers}
 }
 
 // output takes one message of a topic that the worker writes to: requests before results, results before dead letters.
@@ -233,6 +252,8 @@ func (l *lane) close() Partition {
 	each(l.exists, func(o int64) {
 		switch {
 		case l.answered.has(o), l.deferred.has(o):
+		case l.skipped.has(o):
+			l.Skipped++
 		case l.deleted(o):
 			l.Unverifiable++
 		default:
@@ -354,6 +375,7 @@ func (t *tally) report(r *Report) {
 		sum.Gaps += p.Gaps
 		sum.Results += p.Results
 		sum.DeadLetters += p.DeadLetters
+		sum.Skipped += p.Skipped
 		sum.Deferred += p.Deferred
 		sum.Requests += p.Requests
 		sum.Amended += p.Amended

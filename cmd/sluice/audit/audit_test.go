@@ -160,6 +160,27 @@ func TestTallyCountsRandomHistories(t *testing.T) {
 	})
 }
 
+// What a rule leaves out needs no answer, and may have one of before the rule.
+func TestRecordsThatARuleLeavesOutAreNotLost(t *testing.T) {
+	c := newTally()
+	c.skipped = func(r *pipeline.Record) bool {
+		return string(r.Value) == "delete" || len(r.Headers) == 1 && string(r.Headers[0].Value) == "test"
+	}
+	l := c.open(pipeline.TopicPartition{Topic: "in", Partition: 0}, 0, 5)
+	for o, value := range []string{"review", "delete", "delete", "review", "review"} {
+		r := &kgo.Record{Topic: "in", Offset: int64(o), Value: []byte(value)}
+		if o == 3 {
+			r.Headers = []kgo.RecordHeader{{Key: "kind", Value: []byte("test")}}
+		}
+		c.input(r)
+	}
+	c.output(Results, message("out", 0, "0#0"), false)
+	c.output(Results, message("out", 1, "2#0"), false)
+	if p := l.close(); p.Records != 5 || p.Results != 2 || p.Skipped != 2 || p.Lost != 1 {
+		t.Errorf("%+v", p)
+	}
+}
+
 func TestABitmapIsASet(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		b, set := bitmap{}, map[int64]bool{}

@@ -31,9 +31,11 @@ type Plan struct {
 	Requests    string   // topic of escalation requests; "": none
 	Escalation  string   // consumer group of the escalation stage; required with Requests
 	AtLeastOnce bool
-	Since       time.Time // of the input records' timestamps; zero: the beginning of the log
-	Until       time.Time // zero: now
-	Patience    time.Duration
+	// Skipped says which records of the input are left out by a rule, so that they need no answer; nil: none are.
+	Skipped  func(*pipeline.Record) bool
+	Since    time.Time // of the input records' timestamps; zero: the beginning of the log
+	Until    time.Time // zero: now
+	Patience time.Duration
 	// MostRecords bounds the memory, of which two million records take about a megabyte; 0: 2^31.
 	MostRecords int64
 	// Progress is told how much was read, now and then; nil: nobody is.
@@ -76,7 +78,7 @@ func Run(ctx context.Context, client *kgo.Client, plan Plan) (*Report, error) {
 	}
 	a := &auditor{plan: plan, client: client, admin: kadm.NewClient(client), tally: newTally(),
 		report: &Report{Group: plan.Group, Repeats: plan.AtLeastOnce}}
-	a.tally.request = plan.Requests
+	a.tally.request, a.tally.skipped = plan.Requests, plan.Skipped
 	if !plan.Since.IsZero() {
 		a.report.Since = plan.Since.UTC().Format(time.RFC3339)
 	}

@@ -27,6 +27,7 @@ var columns = []column{
 	{"records", func(p *Partition) int64 { return p.Records }, true},
 	{"results", func(p *Partition) int64 { return p.Results }, true},
 	{"dead letters", func(p *Partition) int64 { return p.DeadLetters }, true},
+	{"skipped", func(p *Partition) int64 { return p.Skipped }, false},
 	{"deferred", func(p *Partition) int64 { return p.Deferred }, false},
 	{"requests", func(p *Partition) int64 { return p.Requests }, false},
 	{"amended", func(p *Partition) int64 { return p.Amended }, false},
@@ -113,6 +114,9 @@ func (r *Report) verdict() string {
 			t.Records)
 	case t.Doubled > 0:
 		return fmt.Sprintf("clean: every record has an answer; %d repeats, which at-least-once allows", t.Doubled)
+	case t.Skipped > 0:
+		return fmt.Sprintf("clean: each of %d records has exactly one answer, in order; %d more were left out by "+
+			"rules of skip", t.Records-t.Skipped, t.Skipped)
 	default:
 		return fmt.Sprintf("clean: each of %d records has exactly one answer, in order", t.Records)
 	}

@@ -17,6 +17,8 @@ func TestAReportSaysWhatItComesTo(t *testing.T) {
 	}{
 		"clean": {Partition{Records: 7}, false, false, "clean: each of 7 records has exactly one answer, in " +
 			"order\n"},
+		"skipped": {Partition{Records: 7, Skipped: 3}, false, false, "clean: each of 4 records has exactly one " +
+			"answer, in order; 3 more were left out by rules of skip\n"},
 		"lost":         {Partition{Records: 7, Lost: 1}, false, false, "NOT CLEAN: 1 lost, 0 without a final verdict"},
 		"doubled":      {Partition{Records: 7, Doubled: 2}, false, false, "NOT CLEAN: 0 lost"},
 		"repeats":      {Partition{Records: 7, Doubled: 2}, true, false, "2 repeats, which at-least-once allows\n"},

@@ -141,7 +141,10 @@ func (s *Session) fill(ctx context.Context, plan DrainPlan) (*tally, error) {
 	s.tallies = append(s.tallies, t)
 	s.mu.Unlock()
 	var failed error
-	before, behind := s.target.around()
+	before, behind, err := s.target.around()
+	if err != nil {
+		return nil, err
+	}
 	promise := func(_ *kgo.Record, err error) {
 		if err != nil {
 			s.fail(fmt.Errorf("writing to %s: %w", plan.Target.Input, err))

@@ -31,6 +31,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/pipeline/codec"
 )
 
 // Target is the pair of topics between which a system works.
@@ -40,7 +42,7 @@ type Target struct {
 	Output     string
 	DeadLetter string       // "": none
 	Format     Format       // of the values
-	TextField  string       // of JSON values, dots between levels; "text"
+	TextField  string       // of JSON values, a path as codec.ParsePath reads it; "": text
 	Client     []kgo.Opt    // TLS, SASL: whatever the brokers ask for
 	Found      *TopicCounts // set by Check
 }
@@ -69,20 +71,30 @@ func (t *Target) options(more ...kgo.Opt) []kgo.Opt {
 	return slices.Concat([]kgo.Opt{kgo.SeedBrokers(t.Brokers...), kgo.ClientID("sluice-bench")}, t.Client, more)
 }
 
-// around is what stands before and behind the text in a JSON value, behind the mark.
-func (t *Target) around() (before, behind string) {
-	path := t.TextField
-	if path == "" {
-		path = "text"
+// textPath is where the text stands in JSON values.
+func (t *Target) textPath() (codec.Path, error) {
+	if t.TextField == "" {
+		return codec.Path{"text"}, nil
 	}
-	for name, rest, more := strings.Cut(path, "."); ; name, rest, more = strings.Cut(rest, ".") {
-		before += `"` + escape(name) + `":`
-		if !more {
-			return before + `"`, `"` + behind + "}"
+	path, err := codec.ParsePath(t.TextField)
+	if err != nil {
+		return nil, fmt.Errorf("the path of the text field: %w", err)
+	}
+	return path, nil
+}
+
+// around is what stands before and behind the text in a JSON value, behind the mark. Each step of the path is a key of
+// an object, where one of digits is found as well as in a list.
+func (t *Target) around() (before, behind string, err error) {
+	path, err := t.textPath()
+	for i, name := range path {
+		if i > 0 {
+			before += "{"
+			behind += "}"
 		}
-		before += "{"
-		behind += "}"
+		before += `"` + escape(name) + `":`
 	}
+	return before + `"`, `"` + behind + "}", err
 }
 
 func (t *Target) outputs() []string {
@@ -100,6 +112,9 @@ func (t *Target) Check(ctx context.Context) error {
 	if t.Input == t.Output || t.Input == t.DeadLetter || t.Output == t.DeadLetter {
 		return fmt.Errorf("input %q, output %q and dead letter topic %q must be different topics", t.Input, t.Output,
 			t.DeadLetter)
+	}
+	if _, err := t.textPath(); err != nil {
+		return err
 	}
 	client, err := kgo.NewClient(t.options()...)
 	if err != nil {

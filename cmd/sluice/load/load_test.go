@@ -221,7 +221,7 @@ func TestValuesAreJSONButForPoison(t *testing.T) {
 	}
 	m := newMarker()
 	spoilt := 0
-	before, behind := (&Target{}).around()
+	before, behind, _ := (&Target{}).around()
 	sample := texts.Sample(2000)
 	for i := range 2000 {
 		mark := Mark{Step: 3, Seq: i, Intended: time.UnixMicro(1_790_000_000_123_456)}
@@ -250,14 +250,39 @@ func TestTheTextMayBeDeepInTheValue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, behind := (&Target{TextField: `review.bo"dy.text`}).around()
+	before, behind, err := (&Target{TextField: `review.bo"dy\.0.0.text`}).around()
+	if err != nil {
+		t.Fatal(err)
+	}
 	value, _ := texts.Value(JSON, []byte("M"), before, behind)
 	var v struct {
 		Bench  string
-		Review map[string]struct{ Text string }
+		Review map[string]map[string]struct{ Text string }
 	}
-	if err := json.Unmarshal(value, &v); err != nil || v.Bench != "M" || v.Review[`bo"dy`].Text != texts.Sample(1)[0] {
+	if err := json.Unmarshal(value, &v); err != nil || v.Bench != "M" || v.Review[`bo"dy.0`]["0"].Text != texts.Sample(1)[0] {
 		t.Errorf("%v: %s", err, value)
+	}
+	if err := (&Target{Brokers: []string{"x:1"}, Input: "a", Output: "b", TextField: "a..b"}).Check(t.Context()); err ==
+		nil || !strings.Contains(err.Error(), "the path of the text field: nothing stands before the dot") {
+		t.Errorf("a path with an empty key: %v", err)
+	}
+}
+
+// Texts of a file are found as a worker finds them, whatever their path has in it.
+func TestTextsOfAFileAreReadAsTheWorkerReadsThem(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "texts.jsonl")
+	if err := os.WriteFile(file, []byte(`{"a":[{"#":"x","#":"\ud83d\u0041da"}],"inference":1}`+"\nplain\n"), 0o600); err !=
+		nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadTexts(file, "a.0.#"); err != nil || !slices.Equal(got, []string{"\ufffdAda", "plain"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+	for path, want := range map[string]string{"a.#": `texts.jsonl:1: field "a" is a list, and "#" is no position`,
+		"a..#": "the path of the text field: nothing stands before the dot", "": `has no field "text"`} {
+		if got, err := ReadTexts(file, path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %q, %v, want %q", path, got, err, want)
+		}
 	}
 }
 

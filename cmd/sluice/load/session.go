@@ -403,7 +403,10 @@ func (s *Session) send(ctx context.Context, t *tally) error {
 			mu.Unlock()
 		}
 	}
-	before, behind := s.target.around()
+	before, behind, err := s.target.around()
+	if err != nil {
+		return err
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	wait := func(until time.Time) bool {
@@ -415,7 +418,7 @@ func (s *Session) send(ctx context.Context, t *tally) error {
 			return false
 		}
 	}
-	err := pace(t.begin, t.due, time.Now, wait, func(i int, intended time.Time) error {
+	err = pace(t.begin, t.due, time.Now, wait, func(i int, intended time.Time) error {
 		mark := s.mark.append(make([]byte, 0, markSize), Mark{t.step, i, intended})
 		value, poison := s.o.Texts.Value(s.target.Format, mark, before, behind)
 		r := &kgo.Record{Key: mark, Value: value, Partition: int32(s.next % partitions), Timestamp: intended,

@@ -2,6 +2,7 @@ package load
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +12,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tidwall/gjson"
+	"sluice/pipeline/codec"
+	"sluice/pipeline/codec/jsonvalue"
 )
 
 // Profile is what the texts of a run are like.
@@ -268,7 +270,8 @@ func (t *Texts) Sample(n int) []string {
 	return texts
 }
 
-// ReadTexts reads a file of texts: a line that begins with { is an object with the text in a field.
+// ReadTexts reads a file of texts: a line that begins with { is an object with the text in a field, whose path is that
+// of input.text; "": text.
 func ReadTexts(file, field string) ([]string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -277,6 +280,11 @@ func ReadTexts(file, field string) ([]string, error) {
 	if field == "" {
 		field = "text"
 	}
+	path, err := codec.ParsePath(field)
+	if err != nil {
+		return nil, fmt.Errorf("the path of the text field: %w", err)
+	}
+	values := jsonvalue.New(jsonvalue.Options{Text: path, MaxDepth: 512})
 	var texts []string
 	for i, line := range bytes.Split(b, []byte("\n")) {
 		line = bytes.TrimSpace(line)
@@ -284,11 +292,11 @@ func ReadTexts(file, field string) ([]string, error) {
 		case len(line) == 0:
 			continue
 		case line[0] == '{':
-			v := gjson.GetBytes(line, field)
-			if !gjson.ValidBytes(line) || v.Type != gjson.String {
-				return nil, fmt.Errorf("%s:%d is no JSON object with a string in %q", file, i+1, field)
+			v, err := values.Open(context.Background(), line)
+			if err != nil {
+				return nil, fmt.Errorf("%s:%d: %w", file, i+1, errors.Unwrap(err)) // without its stage
 			}
-			texts = append(texts, v.String())
+			texts = append(texts, string(v.Text()))
 		default:
 			texts = append(texts, string(line))
 		}

@@ -1,8 +1,6 @@
 package settings
 
 import (
-	"slices"
-
 	"sluice/cmd/sluice/config"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/codec/formats"
@@ -26,7 +24,8 @@ var inputKeys = []config.Key{
 		OneOf: formats.Names(),
 		Doc:   "json: each value is an object with a text field; text: the whole value is the text"},
 	{Name: "text", Example: "review.body",
-		Doc: `path of the text field in a JSON value, with dots between levels (\. is a dot in a name)`},
+		Doc: `path of the text field in a JSON value: keys, and positions in lists from 0, with dots between them, ` +
+			`such as comments.0.text (\. is a dot in a key, \\ a backslash; nothing else has a meaning of its own)`},
 	{Name: "start", Example: "latest",
 		OneOf: []string{"earliest", "latest", "error"}, Doc: "where to begin when the group has no offset yet"},
 	{Name: "max_text_bytes", Example: "256KiB",
@@ -68,13 +67,13 @@ func checkInput(c *config.Check, s *Settings) {
 				"whole value is the text; remove it, or set format: json", in.Format)
 		}
 	default:
-		if slices.Contains(codec.ParsePath(in.Text), "") {
-			c.Mistake("input.text", "%q is not a path; write for example text, or review.body", in.Text)
-		}
-		if in.Text == s.Output.Field {
-			c.Between([]string{"output.field", "input.text"}, "%q is also the text field (input.text), and a record "+
-				"that has the output field already is refused; give the verdicts another field, or read another text "+
-				"field", s.Output.Field)
+		path, err := codec.ParsePath(in.Text)
+		if err != nil {
+			c.Mistake("input.text", "%v", err)
+		} else if path[0] == s.Output.Field {
+			c.Between([]string{"output.field", "input.text"}, "%q is also where the text is (input.text), and a "+
+				"record that has the output field already is refused; give the verdicts another field, or read "+
+				"another text field", s.Output.Field)
 		}
 	}
 	if err := codec.CheckField(s.Output.Field); err != nil {

@@ -17,6 +17,7 @@ import (
 type Settings struct {
 	Kafka      Kafka
 	Input      Input
+	Skip       []Skip
 	Models     []Model
 	Output     Output
 	Routes     []Route
@@ -96,6 +97,8 @@ func (s *Settings) sections() []config.Section {
 	return []config.Section{
 		{Name: "kafka", Value: &s.Kafka, Keys: kafkaKeys, Check: check(checkKafka)},
 		{Name: "input", Value: &s.Input, Keys: inputKeys, Check: check(checkInput), Idle: s.idleInput},
+		{Name: "skip", Value: &s.Skip, Entry: Skip{}, Keys: skipKeys, Check: check(checkSkip),
+			Example: `[{name: deletes, when: 'field("payload.op") == "d"'}]`},
 		{Name: "models", Value: &s.Models, Entry: DefaultModel(), Keys: modelKeys, Check: check(checkModels),
 			Idle: s.idleModel, Need: true, Example: "[{name: sentiment, path: models/sentiment}]"},
 		{Name: "output", Value: &s.Output, Keys: outputKeys, Check: check(checkTopics)},

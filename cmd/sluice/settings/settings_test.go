@@ -238,9 +238,33 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			"{topics: [customer_reviews], format: text, text: body}", 1), []string{
 			`c.yaml:4: input.text: has no meaning with input.format: text, where the whole value is the text; remove it, or set format: json`,
 		}},
+		{"a text within the verdicts' field", strings.Replace(minimal, "{topics: [customer_reviews]}",
+			"{topics: [customer_reviews], text: inference.body}", 1), []string{
+			`c.yaml:4: input.text: "inference" is also where the text is (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field`,
+		}},
+		{"rules of skip", minimal + "skip:\n  - {name: a b, when: 'text == \"\"'}\n" +
+			"  - {name: d, when: 'field(\"op\") == \"d\"'}\n  - {name: d, when: 'field(\"a..b\") == nil'}\n", []string{
+			`c.yaml:10: skip[0].name: "a b" cannot be the name of a rule: letters, digits, dot, dash and underscore`,
+			`c.yaml:10: skip[0].when: column 1: unknown name text; the rule is evaluated before the text is looked for, and may use topic, partition, key, headers["name"], bytes, field("path") and number("path"), and must be true or false`,
+			`c.yaml:12: skip[2].name: "d" is also the name of skip[1]; names must differ`,
+			`c.yaml:12: skip[2].when: column 7: the path of field: nothing stands before the dot or the end at character 3 of "a..b"; keys have one dot between them, and a dot within a key is written "\."; the rule is evaluated before the text is looked for, and may use topic, partition, key, headers["name"], bytes, field("path") and number("path"), and must be true or false`,
+		}},
+		{"a rule over fields of plain text", strings.Replace(minimal, "{topics: [customer_reviews]}",
+			"{topics: [customer_reviews], format: text}", 1) +
+			"skip: [{name: d, when: 'field(\"op\") == \"d\"'}, {name: e, when: 'key == \"\"'}]\n", []string{
+			`c.yaml:9: skip[0].when: values of input.format: text have no fields, so field and number find nothing; write a rule over topic, key, headers or bytes, or set format: json`,
+		}},
+		{"a path with an empty key", strings.Replace(minimal, "{topics: [customer_reviews]}",
+			"{topics: [customer_reviews], text: review..body}", 1), []string{
+			`c.yaml:4: input.text: nothing stands before the dot or the end at character 8 of "review..body"; keys have one dot between them, and a dot within a key is written "\."`,
+		}},
+		{"a backslash that escapes nothing", strings.Replace(minimal, "{topics: [customer_reviews]}",
+			`{topics: [customer_reviews], text: 'reviews.\#.body'}`, 1), []string{
+			`c.yaml:4: input.text: the backslash at character 9 of "reviews.\\#.body" escapes nothing: "\." is a dot in a key, "\\" a backslash, and every other character stands for itself`,
+		}},
 		{"verdicts over the text", strings.Replace(minimal, "{topic: review_analysis}", "{topic: review_analysis, "+
 			"field: text}", 1), []string{
-			`c.yaml:7: output.field: "text" is also the text field (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field`,
+			`c.yaml:7: output.field: "text" is also where the text is (input.text), and a record that has the output field already is refused; give the verdicts another field, or read another text field`,
 		}},
 		{"bad addresses", strings.Replace(minimal, `["localhost:9092"]`, `["localhost", "a:b"]`, 1) +
 			"server: {listen: somewhere}\n", []string{

@@ -16,7 +16,8 @@ import (
 )
 
 // full is a configuration without mistakes in which every section has an effect.
-const full = minimal + `routes: [{name: urgent, when: 'true', topic: urgent_alerts}]
+const full = minimal + `skip: [{name: deletes, when: 'bytes == 0'}]
+routes: [{name: urgent, when: 'true', topic: urgent_alerts}]
 escalation:
   when: 'true'
   topic: escalations

@@ -9,6 +9,8 @@ import (
 	"sluice/cmd/sluice/settings"
 	"sluice/model/ort"
 	"sluice/pipeline"
+	"sluice/pipeline/codec"
+	"sluice/pipeline/codec/formats"
 	"sluice/pipeline/engine"
 	"sluice/pipeline/kafka"
 	"sluice/pipeline/plan"
@@ -59,14 +61,32 @@ func checkModels(ctx context.Context, c *settings.Loaded, r Report) {
 	}
 }
 
-// auditResults: every record of the input has one result or one dead letter.
-func auditResults(s *settings.Settings, p *audit.Plan) {
+// auditResults: every record of the input that no rule leaves out has one result or one dead letter.
+func auditResults(s *settings.Settings, p *audit.Plan) error {
+	skips, err := skipsOf(s)
+	if err != nil {
+		return err
+	}
+	if len(skips) > 0 {
+		form, err := newCodec(s)
+		if err != nil {
+			return err
+		}
+		p.Skipped = func(r *pipeline.Record) bool {
+			var v codec.Value
+			if r.Value != nil {
+				v, _ = form.Open(context.Background(), r.Value) // nil where it cannot be read
+			}
+			return skips.Of(r, v, nil) != ""
+		}
+	}
 	p.Inputs, p.Output, p.DeadLetter = s.Input.Topics, s.Output.Topic, s.DeadLetter.Topic
 	for _, t := range resultTopics(s) {
 		if t != p.Output && t != p.DeadLetter {
 			p.Routed = append(p.Routed, t)
 		}
 	}
+	return nil
 }
 
 // buildClassify loads the models and makes the stage that runs them.
@@ -160,12 +180,15 @@ func (c *classifying) pages() []ModelPage {
 }
 
 // NewPlan starts the processor that runs models, which are in an engine, on every record, and publishes by way of p.
-// escalation is nil without one. o says who else is told: its Codec, Publisher, MaxTextBytes and Urgent are filled in.
-// The error is a configuration fault.
+// escalation is nil without one. o says who else is told: its Codec, Publisher, MaxTextBytes, Urgent and Skip are
+// filled in. The error is a configuration fault.
 func (p *Process) NewPlan(models Models, s *settings.Settings, escalation *Escalation, to *publish.Publisher,
 	o plan.Options, m *text.Metrics) (*plan.Plan, error) {
 	var err error
 	if o.Urgent, err = urgentOf(s.Urgent); err != nil {
+		return nil, err
+	}
+	if o.Skip, err = skipsOf(s); err != nil {
 		return nil, err
 	}
 	step := func(m *Model) text.Step {
@@ -189,6 +212,24 @@ func (p *Process) NewPlan(models Models, s *settings.Settings, escalation *Escal
 	}
 	o.Codec, o.Publisher, o.MaxTextBytes = to.Codec, to, int(s.Input.MaxTextBytes)
 	return plan.New(steps, o)
+}
+
+// skipsOf are the rules that leave records out. Those that look at fields are left out themselves where values have
+// none: they say nothing of such records.
+func skipsOf(s *settings.Settings) (plan.Skips, error) {
+	form := formats.Named(s.Input.Format)
+	var skips plan.Skips
+	for i, k := range s.Skip {
+		when, err := rule.ParseBeforeText(k.When)
+		if err != nil {
+			return nil, startFault("skip", fmt.Errorf("skip[%d].when: %w", i, err))
+		}
+		if form != nil && !form.Fields && when.ReadsFields() {
+			continue
+		}
+		skips = append(skips, plan.Skip{Name: k.Name, When: when})
+	}
+	return skips, nil
 }
 
 // urgentOf is nil where nothing is urgent.

@@ -34,8 +34,9 @@ var Escalate = Kind{
 	},
 	Metrics: escalate.StageMetrics,
 	Check:   checkEscalation,
-	Audit: func(s *settings.Settings, p *audit.Plan) {
+	Audit: func(s *settings.Settings, p *audit.Plan) error {
 		p.Requests, p.Escalation = s.Escalation.Topic, escalationGroup(s)
+		return nil
 	},
 	Build: buildEscalate,
 }

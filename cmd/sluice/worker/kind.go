@@ -58,7 +58,8 @@ type Kind struct {
 	// r. nil: there is nothing to look at.
 	Check func(ctx context.Context, c *settings.Loaded, r Report)
 	// Audit says, for `sluice verify`, which records to count. nil: the stage makes no promise that it can count.
-	Audit func(s *settings.Settings, p *audit.Plan)
+	// The error is a configuration fault.
+	Audit func(s *settings.Settings, p *audit.Plan) error
 	// Build makes the stage. It may take long (models); when ctx ends, it gives up. The error is a *pipeline.Fault.
 	Build func(ctx context.Context, e Env) (*Running, error)
 }
@@ -187,13 +188,15 @@ func (l List) Access(s *settings.Settings) []kafka.Access {
 	return clients
 }
 
-// Audit is the records that the kinds of a configuration promise something about.
-func (l List) Audit(s *settings.Settings) audit.Plan {
+// Audit is the records that the kinds of a configuration promise something about. The error is a configuration fault.
+func (l List) Audit(s *settings.Settings) (audit.Plan, error) {
 	p := audit.Plan{Group: s.Kafka.Group, AtLeastOnce: s.Kafka.Guarantee == string(kafka.AtLeastOnce)}
 	for _, k := range l.On(s) {
 		if k.Audit != nil {
-			k.Audit(s, &p)
+			if err := k.Audit(s, &p); err != nil {
+				return p, err
+			}
 		}
 	}
-	return p
+	return p, nil
 }

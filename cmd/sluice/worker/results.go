@@ -33,7 +33,7 @@ func NewPublisher(s *settings.Settings, maxBytes func(string) int, ruleFailed fu
 	var errs []error
 	form, err := newCodec(s)
 	if err != nil {
-		errs = append(errs, fmt.Errorf("input.format: %w", err))
+		errs = append(errs, err)
 	}
 	p := &publish.Publisher{Codec: form, Output: s.Output.Topic, DeadLetters: s.DeadLetter.Topic, MaxBytes: maxBytes,
 		RuleFailed: ruleFailed}
@@ -57,8 +57,16 @@ func verdictRule(s *settings.Settings, source string) (*rule.Verdicts, error) {
 
 // newCodec is the codec of the input's format.
 func newCodec(s *settings.Settings) (codec.Codec, error) {
-	return formats.New(s.Input.Format, formats.Options{Text: codec.ParsePath(s.Input.Text), Field: s.Output.Field,
+	text, err := codec.ParsePath(s.Input.Text)
+	if err != nil {
+		return nil, fmt.Errorf("input.text: %w", err)
+	}
+	c, err := formats.New(s.Input.Format, formats.Options{Text: text, Field: s.Output.Field,
 		MaxDepth: s.Input.MaxDepth})
+	if err != nil {
+		return nil, fmt.Errorf("input.format: %w", err)
+	}
+	return c, nil
 }
 
 // Limits are the bounds of a stage as the settings have them.

@@ -154,7 +154,8 @@ func TestAThirdKindIsNamedWhereTheOthersAre(t *testing.T) {
 			t.Errorf("sluice acls does not print %s: %q", want, asked)
 		}
 	}
-	if p := kinds.Audit(&with.Settings); p.Group != "reviews" || len(p.Inputs) != 1 || p.Requests != "" {
+	if p, err := kinds.Audit(&with.Settings); err != nil || p.Group != "reviews" || len(p.Inputs) != 1 ||
+		p.Requests != "" {
 		t.Errorf("what sluice verify counts: %+v", p)
 	}
 }

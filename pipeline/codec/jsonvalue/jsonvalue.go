@@ -5,9 +5,7 @@ package jsonvalue
 import (
 	"bytes"
 	"context"
-	"strconv"
 	"sync"
-	"unsafe"
 
 	"github.com/tidwall/gjson"
 
@@ -16,11 +14,13 @@ import (
 	"sluice/pipeline/codec"
 )
 
-// Options configure a Codec; all are required.
+// Options configure a Codec; what has no default is required.
 type Options struct {
-	Text     codec.Path // of the text
-	Field    string     // the member that takes the verdicts, which must not be there yet; see codec.CheckField
-	MaxDepth int        // of nested arrays and objects
+	Text codec.Path // of the text
+	// Field is the member that takes the verdicts, which must not be there yet (codec.CheckField); "": nothing is
+	// sealed.
+	Field    string
+	MaxDepth int // of nested arrays and objects
 }
 
 // Codec reads and writes JSON objects (RFC 8259).
@@ -31,131 +31,140 @@ var _ codec.Codec = (*Codec)(nil)
 // New makes a codec.
 func New(o Options) *Codec { return &Codec{o} }
 
-// value is an opened object. Where text is nil it has not been looked for.
-type value struct{ raw, text []byte }
+// value is an opened object.
+type value struct {
+	raw  []byte // the object and white space around it, without a byte order mark
+	text []byte // nil where it has not been found
+	half int    // see codec.Halved
+}
 
+var _ codec.Halved = (*value)(nil)
+
+// Text implements codec.Value.
 func (v *value) Text() []byte { return v.text }
 
-// Field implements codec.Value.
+// Half implements codec.Halved.
+func (v *value) Half() int { return v.half }
+
+// Field implements codec.Value. It finds what the text is found by: keys, the last of repeated ones, and positions in
+// lists.
 func (v *value) Field(path codec.Path) (any, bool) {
-	at := parse(v.raw)
-	for _, key := range path {
+	at := root(v.raw)
+	for _, step := range path {
 		var found bool
-		if at, found = child(at, key); !found {
+		if at, found = child(at, step); !found {
 			return nil, false
 		}
 	}
 	return decoded(at), true
 }
 
-// parse reads a valid value without copying it; nobody writes to a record's value.
-func parse(raw []byte) gjson.Result {
-	return gjson.Parse(unsafe.String(unsafe.SliceData(raw), len(raw)))
-}
-
-// child is the member of an object, the last of repeated ones, or the element of a list at a position.
-func child(at gjson.Result, key string) (next gjson.Result, found bool) {
-	switch {
-	case at.IsObject():
-		at.ForEach(func(k, v gjson.Result) bool {
-			if k.Str == key {
-				next, found = v, true
-			}
-			return true
-		})
-	case at.IsArray():
-		n, err := strconv.Atoi(key)
-		if err != nil || n < 0 {
-			return next, false
-		}
-		at.ForEach(func(_, v gjson.Result) bool {
-			if n--; n < 0 {
-				next, found = v, true
-			}
-			return !found
-		})
-	}
-	return next, found
-}
-
-// decoded is a value as codec.Value gives it. Strings are copied.
-func decoded(v gjson.Result) any {
-	switch {
-	case v.Type == gjson.String:
-		return string(append([]byte(nil), v.Str...))
-	case v.Type == gjson.Number:
-		if n, err := strconv.ParseInt(v.Raw, 10, 64); err == nil {
-			return n
-		}
-		if n, err := strconv.ParseUint(v.Raw, 10, 64); err == nil {
-			return n
-		}
-		return v.Num
-	case v.IsObject():
-		m := map[string]any{}
-		v.ForEach(func(k, v gjson.Result) bool {
-			m[string(append([]byte(nil), k.Str...))] = decoded(v)
-			return true
-		})
-		return m
-	case v.IsArray():
-		list := []any{}
-		v.ForEach(func(_, v gjson.Result) bool {
-			list = append(list, decoded(v))
-			return true
-		})
-		return list
-	case v.Type == gjson.True, v.Type == gjson.False:
-		return v.Bool()
-	}
-	return nil
-}
-
 // Open implements codec.Codec. The text is unescaped; bytes in it that are not UTF-8 are left as they are. Where a key
-// is repeated the last one counts, as in Python, Go and Jackson.
+// is repeated the last one counts, as in Python, Go and Jackson. A byte order mark before the object is ignored, as RFC
+// 8259 (section 8.1) allows, and left out of what Seal makes, as it demands.
 func (c *Codec) Open(_ context.Context, raw []byte) (codec.Value, error) {
+	raw = bytes.TrimPrefix(raw, byteOrderMark)
 	if depth := nesting(raw); depth > c.o.MaxDepth {
 		return nil, poison("too-deep", "the JSON is nested %d levels deep, at most %d are read", depth, c.o.MaxDepth)
 	}
 	if !gjson.ValidBytes(raw) {
-		return nil, poison("invalid-json", "the value is not valid JSON")
+		return nil, invalid(raw)
 	}
-	at := parse(raw)
-	if !at.IsObject() {
-		return nil, poison("not-an-object", "the value is JSON but not an object")
+	at := root(raw)
+	if at[0] != '{' {
+		return nil, poison("not-an-object", "the value is %s, not an object%s", kind(at), twice(at))
 	}
-	for i, key := range c.o.Text {
-		var next gjson.Result
-		found, taken := false, false
-		if i > 0 && !at.IsObject() {
-			next, found = child(at, key)
-		} else {
-			at.ForEach(func(k, v gjson.Result) bool {
-				if k.Str == key {
-					next, found = v, true
-				}
-				if i == 0 && k.Str == c.o.Field {
-					taken = true
-				}
-				return true
-			})
+	v := &value{raw: raw, half: -1}
+	if err := c.find(v, at); err != nil {
+		return v, err
+	}
+	return v, nil
+}
+
+// find looks for the text of an object, and for the output field beside it.
+func (c *Codec) find(v *value, object []byte) error {
+	var at []byte
+	for members := inside(object); ; {
+		key, node, ok := members.next(true)
+		if !ok {
+			break
 		}
-		switch so := c.o.Text[:i+1]; {
-		case taken:
-			return nil, poison("output-field-present", "the object already has a field %q: the record may have been "+
+		if c.o.Field != "" && isKey(key, c.o.Field) {
+			return poison("output-field-present", "the object already has a field %q: the record may have been "+
 				"through this worker before, or output.field needs another name", c.o.Field)
-		case !found:
-			return nil, poison("missing-text", "the object has no field %q (input.text is %q)", so, c.o.Text)
-		case i < len(c.o.Text)-1 && !next.IsObject() && !next.IsArray():
-			return nil, poison("missing-text", "field %q is not an object (input.text is %q)", so, c.o.Text)
+		}
+		if isKey(key, c.o.Text[0]) {
+			at = node
+		}
+	}
+	if at == nil {
+		return poison("missing-text", "the object has no field %q (input.text is %q)", c.o.Text[:1], c.o.Text)
+	}
+	for i, step := range c.o.Text[1:] {
+		next, found := child(at, step)
+		if !found {
+			return c.missing(at, i+1)
 		}
 		at = next
 	}
-	if at.Type != gjson.String {
-		return nil, poison("text-not-a-string", "field %q is not a string", c.o.Text)
+	if at[0] != '"' {
+		return poison("text-not-a-string", "field %q is %s, not a string%s", c.o.Text, kind(at), ofNull(at))
 	}
-	// a part of raw where nothing is escaped
-	return &value{raw, unsafe.Slice(unsafe.StringData(at.Str), len(at.Str))}, nil
+	v.text, v.half = text(at)
+	return nil
+}
+
+// missing says why a value has nothing at the step of the text's path that follows the first n.
+func (c *Codec) missing(at []byte, n int) error {
+	path := c.o.Text
+	switch at[0] {
+	case '{':
+		return poison("missing-text", "the object has no field %q (input.text is %q)", path[:n+1], path)
+	case '[':
+		if _, ok := codec.Position(path[n]); ok {
+			return poison("missing-text", "the list %q has no element %s (input.text is %q)", path[:n], path[n], path)
+		}
+		return poison("missing-text", "field %q is a list, and %q is no position in one (input.text is %q): positions "+
+			"are whole numbers from 0, such as %s.0", path[:n], path[n], path, path[:n])
+	}
+	return poison("missing-text", "field %q is %s, not an object (input.text is %q)%s", path[:n], kind(at), path,
+		ofNull(at))
+}
+
+// kind is what a value is, with its article.
+func kind(node []byte) string {
+	switch node[0] {
+	case '{':
+		return "an object"
+	case '[':
+		return "a list"
+	case '"':
+		return "a string"
+	case 't', 'f':
+		return "true or false"
+	case 'n':
+		return "null"
+	}
+	return "a number"
+}
+
+// ofNull is what to do about a null in the text's place, as the deletes of change data have it.
+func ofNull(node []byte) string {
+	if node[0] == 'n' {
+		return "; where such records are meant to have no text, a rule of skip leaves them out"
+	}
+	return ""
+}
+
+// twice names a string that holds an object.
+func twice(node []byte) string {
+	if node[0] != '"' {
+		return ""
+	}
+	if s, _ := text(node); gjson.ValidBytes(s) && root(s)[0] == '{' {
+		return "; it holds a JSON object as text: its producer encodes values twice"
+	}
+	return ""
 }
 
 func poison(reason, format string, args ...any) error {

@@ -39,6 +39,8 @@ func TestAnswersThatAreTaken(t *testing.T) {
 		{"an alias", `{"label":"BAD","confidence":0.5}`, scored("NEGATIVE", 0.5, "")},
 		{"an alias outside ASCII", `{"label":"TRÈS BIEN","confidence":0.5}`, scored("POSITIVE", 0.5, "")},
 		{"escapes", `{"l\u0061bel":"\u0050OSITIVE","confidence":0.5}`, scored("POSITIVE", 0.5, "")},
+		{"half of a character", `{"label":"POSITIVE","confidence":1,"explanation":"\ud83d\u0041da \ud83d\ud83d\ude00."}`,
+			scored("POSITIVE", 1, "\ufffdAda \ufffd😀.")},
 		{"minus zero", `{"label":"POSITIVE","confidence":-0}`, scored("POSITIVE", 0, "")},
 		{"white space around", "\n\t {\"label\":\"POSITIVE\",\"confidence\":0.5}\r\n ", scored("POSITIVE", 0.5, "")},
 		{"a fence", "```\n{\"label\":\"POSITIVE\",\"confidence\":0.5}\n```", scored("POSITIVE", 0.5, "")},

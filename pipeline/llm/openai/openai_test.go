@@ -40,6 +40,17 @@ func TestRequestsOnTheWire(t *testing.T) {
 	}
 }
 
+// Half of a character in an answer is U+FFFD and takes nothing with it, which could be the quote that ends a label.
+func TestHalvesOfCharactersInAnAnswer(t *testing.T) {
+	for written, want := range map[string]string{`\ud83d\u0022label\u0022`: "\ufffd\"label\"", `\ude00\ud83d`: "\ufffd\ufffd",
+		`\ud83d\n{`: "\ufffd\n{", `\ud83d\ude00`: "😀", `\ud83d\ud83d\ude00`: "\ufffd😀"} {
+		a, err := Protocol{}.Decode([]byte(completionWith(`"stop"`, `{"role":"assistant","content":"`+written+`"}`)))
+		if err != nil || a.Content != want {
+			t.Errorf("%s: %+v, %v, want %q", written, a, err, want)
+		}
+	}
+}
+
 // completionWith is a chat completion whose one choice ends so, with this message.
 func completionWith(finish, message string) string {
 	return `{"choices":[{"finish_reason":` + finish + `,"message":` + message +

@@ -156,6 +156,7 @@ type Bench struct {
 type Options struct {
 	Models     int // 1
 	CacheBytes int
+	Skip       plan.Skips
 	// Change is called before the plan is made.
 	Change func(*Bench)
 	// Steps adds steps to those of the models.
@@ -205,7 +206,7 @@ func New(t testing.TB, o Options) *Bench {
 	}
 	var err error
 	b.plan, err = plan.New(steps, plan.Options{Codec: b.Publisher.Codec, Publisher: b.Publisher, MaxTextBytes: 60,
-		Metrics: plan.NewMetrics(b.Registry, b.Stage), Watchdog: dog, Fail: fail})
+		Skip: o.Skip, Metrics: plan.NewMetrics(b.Registry, b.Stage), Watchdog: dog, Fail: fail})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,6 +65,12 @@ func TestWhatBecomesOfEveryKindOfRecord(t *testing.T) {
 				`,"truncated":true,"by"`, 1) + `}}`, pipeline.Scored},
 		"invalid UTF-8": {"{\"text\":\"si\xffsix\"}", "{\"text\":\"si\xffsix\",\"inference\":{\"m0\":" +
 			verdict + ",\"flags\":[\"invalid-utf8\"]}}", pipeline.Scored},
+		"half of a character": {`{"text":"\ud83d\u0073ix"}`, `{"text":"\ud83d\u0073ix","inference":{"m0":` +
+			verdict + `,"flags":["unpaired-surrogate"]}}`, pipeline.Scored}, // U+FFFD and six are six bytes
+		"a byte order mark": {"\xef\xbb\xbf{\"text\":\"sixsix\"}",
+			`{"text":"sixsix","inference":{"m0":` + verdict + `}}`, pipeline.Scored},
+		"Confluent's five bytes": {"\x00\x00\x00\x00\x07{\"text\":\"a\"}", "schema-registry-format",
+			pipeline.DeadLetter},
 		"an empty text": {`{"text":""}`, `{"text":"","inference":{"m0":null,"reason":"empty"}}`, pipeline.Empty},
 		"a blank text": {`{"text":" \t\n\u2003"}`,
 			`{"text":" \t\n\u2003","inference":{"m0":null,"reason":"empty"}}`, pipeline.Empty},
