@@ -97,9 +97,11 @@ type Golden struct {
 
 // GoldenText is one golden text. Logits has one row for text-classification and one a token for token-classification.
 type GoldenText struct {
-	Text     string      `json:"text"`
-	InputIDs []int32     `json:"input_ids"`
-	Logits   [][]float32 `json:"logits"`
+	Text         string      `json:"text"`
+	TextPair     *string     `json:"text_pair"` // the second text of a model that reads two
+	InputIDs     []int32     `json:"input_ids"`
+	TokenTypeIDs []int       `json:"token_type_ids"` // of a pair
+	Logits       [][]float32 `json:"logits"`
 }
 
 var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -206,8 +208,13 @@ func (m *Manifest) check() error {
 
 func (m *Manifest) fileNames() []string { return slices.Sorted(maps.Keys(m.Files)) }
 
+// Pairs says whether the model was exported for pairs of texts. A nil manifest says nothing.
+func (m *Manifest) Pairs() bool {
+	return slices.ContainsFunc(m.goldenTexts(), func(g GoldenText) bool { return g.TextPair != nil })
+}
+
 func (m *Manifest) goldenTexts() []GoldenText {
-	if m.Golden == nil {
+	if m == nil || m.Golden == nil {
 		return nil
 	}
 	return m.Golden.Texts

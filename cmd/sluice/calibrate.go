@@ -154,6 +154,10 @@ func calibrateModel(ctx context.Context, out, errw io.Writer, o calibrateOptions
 		return err
 	}
 	defer models.Close()
+	if models[0].Model.Manifest.Pairs() {
+		return usageErrorf("calibrate: %s was exported for pairs of texts, and labelled files hold single ones: it "+
+			"cannot be calibrated", o.model)
+	}
 	if err := judgeLabelled(ctx, o.process, models, files, st); err != nil {
 		return err
 	}

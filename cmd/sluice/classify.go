@@ -37,14 +37,15 @@ import (
 
 // classifyOptions are the flags of classify.
 type classifyOptions struct {
-	process *worker.Process
-	models  []string
-	format  string
-	text    string
-	field   string
-	skip    []string // rules
-	runners int
-	shape   settings.Model // what holds for every model
+	process  *worker.Process
+	models   []string
+	format   string
+	textPair string
+	text     string
+	field    string
+	skip     []string // rules
+	runners  int
+	shape    settings.Model // what holds for every model
 }
 
 func classifyCommand(p *worker.Process) *cobra.Command {
@@ -82,6 +83,8 @@ plain text. Answers appear while the input is still open. A line that cannot be 
 	fs.StringVar(&o.text, "text", "text", "`PATH` of the text field in JSON lines: keys, and "+
 		"positions in lists from 0, with dots between them (\\. is a dot in a key)")
 	describe(fs, "text", envClassify+"TEXT", "review.body")
+	fs.StringVar(&o.textPair, "text-pair", "", "`PATH` of a second text in JSON lines, for models that read two")
+	describe(fs, "text-pair", envClassify+"TEXT_PAIR", "hypothesis")
 	fs.StringVar(&o.field, "field", "inference", "`FIELD` that is added to the object")
 	describe(fs, "field", envClassify+"FIELD", "verdict")
 	fs.StringArrayVar(&o.skip, "skip", nil, "`RULE` that leaves lines out, as skip[].when of a configuration; may be "+
@@ -94,6 +97,9 @@ plain text. Answers appear while the input is still open. A line that cannot be 
 	fs.StringVar(&o.shape.Aggregation, "aggregation", o.shape.Aggregation, "how tokens become entities: "+
 		"`none|simple|first|average|max`")
 	describe(fs, "aggregation", envClassify+"AGGREGATION", "first")
+	fs.StringVar(&o.shape.SpecialTokens, "special-tokens", "", "what [SEP] or a marker of the model's own is in a "+
+		"text: `text|model`; by default as the manifest says, else text")
+	describe(fs, "special-tokens", envClassify+"SPECIAL_TOKENS", "model")
 	fs.StringVar(&o.shape.LongText, "long-text", o.shape.LongText, "texts longer than the model: `truncate|window`")
 	describe(fs, "long-text", envClassify+"LONG_TEXT", "window")
 	fs.IntVar(&o.shape.Stride, "stride", o.shape.Stride, "`TOKENS` that neighbouring windows share")
@@ -106,7 +112,7 @@ plain text. Answers appear while the input is still open. A line that cannot be 
 // settings makes the same settings of the flags that `run` has from its file. Every mistake is named.
 func (o classifyOptions) settings() (*settings.Settings, error) {
 	s := settings.Default()
-	s.Input.Text, s.Output.Field, s.Runners = o.text, o.field, o.runners
+	s.Input.Text, s.Input.TextPair, s.Output.Field, s.Runners = o.text, o.textPair, o.field, o.runners
 	var errs []error
 	keys := settings.Keys()
 	check := func(flag, path, value string) {
@@ -119,6 +125,9 @@ func (o classifyOptions) settings() (*settings.Settings, error) {
 	check("aggregation", "models[].aggregation", o.shape.Aggregation)
 	check("long-text", "models[].long_text", o.shape.LongText)
 	check("scores", "models[].scores", o.shape.Scores)
+	if o.shape.SpecialTokens != "" {
+		check("special-tokens", "models[].special_tokens", o.shape.SpecialTokens)
+	}
 	if formats := []string{"auto", "json", "text"}; o.format != "auto" && o.format != "json" && o.format != "text" {
 		errs = append(errs, fmt.Errorf("--format: %q is not one of %s%s", o.format, strings.Join(formats, ", "),
 			suggest.DidYouMean(o.format, formats)))
@@ -130,11 +139,20 @@ func (o classifyOptions) settings() (*settings.Settings, error) {
 	if err := codec.CheckField(o.field); err != nil {
 		errs = append(errs, fmt.Errorf("--field: %w", err))
 	}
-	if path, err := codec.ParsePath(o.text); err != nil {
-		errs = append(errs, fmt.Errorf("--text: %w", err))
-	} else if path[0] == o.field {
-		errs = append(errs, fmt.Errorf("--field: %q is also where the text is (--text); give the verdicts another "+
-			"field", o.field))
+	path := func(flag, value string) {
+		if path, err := codec.ParsePath(value); err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
+		} else if path[0] == o.field {
+			errs = append(errs, fmt.Errorf("--field: %q is also where the text is (--%s); give the verdicts another "+
+				"field", o.field, flag))
+		}
+	}
+	path("text", o.text)
+	if o.textPair != "" {
+		path("text-pair", o.textPair)
+	}
+	if o.textPair != "" && o.format == "text" {
+		errs = append(errs, errors.New("--text-pair: a line of --format text is one text; give JSON lines"))
 	}
 	for i, when := range o.skip {
 		if _, err := rule.ParseBeforeText(when); err != nil {
@@ -167,7 +185,7 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 		return err
 	}
 	st := stepsTo(errw)
-	models, err := o.process.OpenModels(ctx, s.Models, worker.Runners(s.Runners), s.RunTimeout, st)
+	models, err := o.process.OpenModels(ctx, s.ModelsToOpen(), worker.Runners(s.Runners), s.RunTimeout, st)
 	if err != nil {
 		return err
 	}
@@ -196,6 +214,9 @@ func classify(ctx context.Context, in io.Reader, out, errw io.Writer, o classify
 	s.Output.Topic, s.DeadLetter.Topic = linesOut, linesBad
 	po := plan.Options{Metrics: plan.NewMetrics(reg, metrics), Watchdog: dog, Fail: fail}
 	textMetrics := text.NewMetrics(reg)
+	if o.textPair != "" {
+		o.format = "json" // a line of text has no second one
+	}
 	p := &lineProcessor{format: o.format, bad: publish.Publisher{DeadLetters: linesBad}}
 	for _, to := range []struct {
 		format string

@@ -326,14 +326,24 @@ func (s *Session) SelfTest(ctx context.Context, tok tokenize.Tokenizer) (note st
 
 func (s *Session) testGolden(ctx context.Context, tok tokenize.Tokenizer, r engine.Runner, g *model.GoldenText,
 	tolerance float64) error {
-	enc := tok.Encode([][]byte{[]byte(g.Text)}, s.model.TokenizeOptions())[0]
+	var enc tokenize.Encoded
+	if g.TextPair != nil {
+		enc = tok.EncodePairs([][2][]byte{{[]byte(g.Text), []byte(*g.TextPair)}}, s.model.TokenizeOptions())[0]
+	} else {
+		enc = tok.Encode([][]byte{[]byte(g.Text)}, s.model.TokenizeOptions())[0]
+	}
 	if enc.Err != nil {
 		return fmt.Errorf("%w: tokenizer.json is not the one that the model was exported with", enc.Err)
 	}
 	if len(enc.Windows) != 1 || !slices.Equal(enc.Windows[0].IDs, g.InputIDs) {
 		return errors.New("it has other token ids than when the model was exported: tokenizer.json is not the same")
 	}
-	logits, err := r.Run(ctx, []engine.Input{engine.Tokens(g.InputIDs)})
+	if g.TextPair != nil && !slices.EqualFunc(enc.Windows[0].TypeIDs, g.TokenTypeIDs, func(a byte, b int) bool {
+		return int(a) == b
+	}) {
+		return errors.New("it has other token types than when the model was exported: tokenizer.json is not the same")
+	}
+	logits, err := r.Run(ctx, []engine.Input{&enc.Windows[0]})
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,13 @@ type Halved interface {
 	Half() int
 }
 
+// Paired is a Value with a second text, which models of pairs read beside the first.
+type Paired interface {
+	Value
+	// Pair is the second text as Text is the first, and what Half says of it; nil where its codec was not asked for one.
+	Pair() (text []byte, half int)
+}
+
 // Flags say what was done to a text before it was judged.
 type Flags struct {
 	Repaired bool // bytes that are no UTF-8 read as U+FFFD
@@ -53,13 +60,34 @@ type Flags struct {
 // Clean is the text of a value as it is judged: at most maxBytes of it (0: all), as tokenize.Clean cuts it, and what
 // was done to it.
 func Clean(v Value, maxBytes int) ([]byte, Flags) {
-	clean := tokenize.Clean(v.Text(), maxBytes)
-	flags := Flags{Repaired: clean.Repaired, Cut: clean.Cut}
+	half := -1
 	if h, ok := v.(Halved); ok {
-		at := h.Half()
-		flags.Halved = at >= 0 && at < len(clean.Bytes)
+		half = h.Half()
 	}
-	return clean.Bytes, flags
+	return clean(v.Text(), half, maxBytes)
+}
+
+// CleanPair is Clean for the second text; nil: there is none.
+func CleanPair(v Value, maxBytes int) ([]byte, Flags) {
+	p, ok := v.(Paired)
+	if !ok {
+		return nil, Flags{}
+	}
+	text, half := p.Pair()
+	if text == nil {
+		return nil, Flags{}
+	}
+	return clean(text, half, maxBytes)
+}
+
+func clean(text []byte, half, maxBytes int) ([]byte, Flags) {
+	clean := tokenize.Clean(text, maxBytes)
+	return clean.Bytes, Flags{Repaired: clean.Repaired, Halved: half >= 0 && half < len(clean.Bytes), Cut: clean.Cut}
+}
+
+// Or is what was done to either of two texts.
+func (f Flags) Or(g Flags) Flags {
+	return Flags{Repaired: f.Repaired || g.Repaired, Halved: f.Halved || g.Halved, Cut: f.Cut || g.Cut}
 }
 
 // Names of flags in the output field.

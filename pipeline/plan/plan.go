@@ -301,8 +301,10 @@ func (p *Plan) open(it *Item) bool {
 		return false
 	}
 	it.Text, it.Flags = codec.Clean(it.Value, p.o.MaxTextBytes)
+	pair, flags := codec.CleanPair(it.Value, p.o.MaxTextBytes)
+	it.Pair, it.Flags = pair, it.Flags.Or(flags)
 	it.Facts = append(it.fact1[:0], p.facts...)
-	if blank(it.Text) {
+	if blank(it.Text) || pair != nil && blank(pair) {
 		p.end(it, p.o.Publisher.Empty(&it.Judged))
 		return false
 	}
@@ -351,7 +353,7 @@ func (p *Plan) end(it *Item, o pipeline.Outcome) {
 	// The outcome's facts hold the item until they are durable; what was needed to find them out need not stay so long.
 	if it.tries == nil { // else a step that was late may still be looking
 		clear(it.kept)
-		it.Value, it.Text = nil, nil
+		it.Value, it.Text, it.Pair = nil, nil, nil
 	}
 	it.job.Done(o)
 }

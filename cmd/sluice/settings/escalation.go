@@ -182,6 +182,10 @@ func checkEscalation(c *config.Check, s *Settings) {
 		return
 	}
 	checkRule(c, s, "escalation.when", e.When)
+	if s.Input.TextPair != "" {
+		c.Between([]string{"escalation.when", "input.text_pair"}, "a request holds one text, and records have two "+
+			"(input.text_pair): remove the section, or read one text")
+	}
 	checkEndpoint(c, &e.Endpoint)
 	if names := s.VerdictNames(); e.Verdict != "" && len(names) > 0 && !slices.Contains(names, e.Verdict) {
 		c.Between([]string{"escalation.verdict", "models"}, "there is no verdict %q%s; known here: %s", e.Verdict,

@@ -26,6 +26,7 @@ type Model struct {
 	StudentThreshold float64 `key:"student_threshold"`
 	Scores           string  `key:"scores"`
 	SpecialTokens    string  `key:"special_tokens"`
+	Reads            string  `key:"reads"`
 }
 
 var modelKeys = []config.Key{
@@ -56,6 +57,36 @@ var modelKeys = []config.Key{
 		OneOf: []string{"text", "model"},
 		Doc: "what [SEP] or a marker that was added for the model is in a text: text; or the model's token, as for " +
 			"transformers. Empty: as the manifest says, else text"},
+	{Name: "reads", Example: "text",
+		OneOf: []string{ReadsPair, ReadsText},
+		Doc: "where input.text_pair names a second text: pair: the model reads both (text-classification only); text: " +
+			"the first alone. Empty: pair if it can"},
+}
+
+// What models read, where records have two texts.
+const (
+	ReadsPair = "pair"
+	ReadsText = "text"
+	readsBoth = "pair if it can"
+)
+
+// ReadsPairs says whether a model reads both texts of a record; must: it is an error if it cannot.
+func (m Model) ReadsPairs() (pair, must bool) {
+	return m.Reads == ReadsPair || m.Reads == readsBoth, m.Reads == ReadsPair
+}
+
+// ModelsToOpen are the models of a configuration, each with what it reads.
+func (s *Settings) ModelsToOpen() []Model {
+	list := slices.Clone(s.Models)
+	for i := range list {
+		switch {
+		case s.Input.TextPair == "":
+			list[i].Reads = ReadsText
+		case list[i].Reads == "":
+			list[i].Reads = readsBoth
+		}
+	}
+	return list
 }
 
 // VerdictField is the member of the output field that takes this model's verdict.
@@ -97,6 +128,10 @@ func checkModels(c *config.Check, s *Settings) {
 				c.Between([]string{at("field"), at("name")}, "%q is also the verdict field of models[%d]; give one "+
 					"of them another field, or another name", m.VerdictField(), j)
 			}
+		}
+		if s.Input.TextPair == "" && c.Given(at("reads")) {
+			c.Between([]string{at("reads"), "input.text_pair"}, "has no effect without input.text_pair, the path of "+
+				"the second text; give it, or remove reads")
 		}
 		if m.LongText == "truncate" {
 			for _, name := range []string{"stride", "window_merge"} {

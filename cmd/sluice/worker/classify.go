@@ -42,7 +42,7 @@ var Classify = Kind{
 
 // checkModels verifies, loads and self-tests every model, one after the other: one that is broken hides no other.
 func checkModels(ctx context.Context, c *settings.Loaded, r Report) {
-	for i, s := range c.Models {
+	for i, s := range c.ModelsToOpen() {
 		models, err := r.Process.OpenModels(ctx, []settings.Model{s}, 1, c.RunTimeout, r.Steps)
 		if err != nil {
 			r.Wrong(fmt.Errorf("%s: models[%d] (%s): %w", c.Origin(fmt.Sprintf("models[%d].path", i)), i, s.Name,
@@ -106,7 +106,7 @@ func buildClassify(ctx context.Context, e Env) (_ *Running, err error) {
 	}()
 	runners := Runners(s.Runners)
 	e.Enter("starting: verifying and loading models")
-	if c.models, err = e.Process.OpenModels(ctx, s.Models, runners, s.RunTimeout, e.Steps); err != nil {
+	if c.models, err = e.Process.OpenModels(ctx, s.ModelsToOpen(), runners, s.RunTimeout, e.Steps); err != nil {
 		return nil, err
 	}
 	c.sayModels()
@@ -193,7 +193,7 @@ func (p *Process) NewPlan(models Models, s *settings.Settings, escalation *Escal
 	}
 	step := func(m *Model) text.Step {
 		return text.Step{Handle: m.Handle, Tag: m.Tag(), Tokenizer: p.tokenizer(m.Tokenizer), Judge: m.Judge,
-			Options: m.TokenizeOptions()}
+			Options: m.TokenizeOptions(), Pair: m.pair}
 	}
 	list := make([]text.Model, len(models))
 	for i, m := range models {

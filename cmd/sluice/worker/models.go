@@ -32,6 +32,7 @@ type Model struct {
 	Handle    *engine.Handle // in the engine; nil before Models.Engine
 	Student   *Model         // asked first; nil: none
 
+	pair  bool     // it reads both texts of a record
 	notes []string // sentences for a person
 }
 
@@ -149,6 +150,18 @@ func (m *Model) openTokenizer() error {
 	if err != nil {
 		return err
 	}
+	pair, must := s.ReadsPairs()
+	switch m.pair = pair && m.Model.Task == model.TextClassification; {
+	case pair && must && !m.pair:
+		return fmt.Errorf("model %s: reads: pair: it is for %s, and only text-classification reads two texts: write "+
+			"reads: text", s.Path, m.Model.Task)
+	case m.pair && s.LongText == "window":
+		return fmt.Errorf("model %s: long_text: window: pairs of texts are cut, not read in windows: write long_text: "+
+			"truncate, or reads: text", s.Path)
+	}
+	if !m.pair && m.Model.Manifest.Pairs() {
+		m.note("it was exported for pairs of texts, and reads one here: name the second one in input.text_pair")
+	}
 	if s.LongText == "window" {
 		if probe := m.Tokenizer.Encode([][]byte{[]byte("a")}, m.TokenizeOptions())[0]; probe.Err != nil {
 			return fmt.Errorf("model %s: stride %d with %d tokens: %w", s.Path, s.Stride, m.Model.MaxTokens, probe.Err)
@@ -241,6 +254,10 @@ func (m *Model) goldenTexts() int {
 
 // probe is a row that is known to work: the first golden text, or one letter where the model has none.
 func (m *Model) probe() engine.Input {
+	if m.pair {
+		a := []byte("a")
+		return &m.Tokenizer.EncodePairs([][2][]byte{{a, a}}, m.Model.TokenizeOptions())[0].Windows[0]
+	}
 	if f := m.Model.Manifest; f != nil && f.Golden != nil && len(f.Golden.Texts) > 0 {
 		return engine.Tokens(f.Golden.Texts[0].InputIDs)
 	}

@@ -61,8 +61,13 @@ func newCodec(s *settings.Settings) (codec.Codec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("input.text: %w", err)
 	}
-	c, err := formats.New(s.Input.Format, formats.Options{Text: text, Field: s.Output.Field,
-		MaxDepth: s.Input.MaxDepth})
+	o := formats.Options{Text: text, Field: s.Output.Field, MaxDepth: s.Input.MaxDepth}
+	if s.Input.TextPair != "" {
+		if o.Pair, err = codec.ParsePath(s.Input.TextPair); err != nil {
+			return nil, fmt.Errorf("input.text_pair: %w", err)
+		}
+	}
+	c, err := formats.New(s.Input.Format, o)
 	if err != nil {
 		return nil, fmt.Errorf("input.format: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 // Options are what codecs are made of; each takes what it needs.
 type Options struct {
 	Text     codec.Path // of the text, where a value has fields
+	Pair     codec.Path // of the second text; nil: records have one
 	Field    string     // member of results that takes the verdicts; see codec.CheckField
 	MaxDepth int        // of nested lists and objects
 }
@@ -28,7 +29,8 @@ type Format struct {
 // All are the formats, the default first.
 var All = []Format{
 	{Name: "json", Fields: true, Sample: `{"text":"fine"}`, New: func(o Options) codec.Codec {
-		return jsonvalue.New(jsonvalue.Options{Text: o.Text, Field: o.Field, MaxDepth: o.MaxDepth})
+		return jsonvalue.New(jsonvalue.Options{Text: o.Text, Pair: o.Pair, Field: o.Field,
+			MaxDepth: o.MaxDepth})
 	}},
 	{Name: "text", Sample: "fine", New: func(o Options) codec.Codec { return textvalue.New(o.Field) }},
 }

@@ -17,6 +17,7 @@ import (
 // Options configure a Codec; what has no default is required.
 type Options struct {
 	Text codec.Path // of the text
+	Pair codec.Path // of a second text; nil: there is none
 	// Field is the member that takes the verdicts, which must not be there yet (codec.CheckField); "": nothing is
 	// sealed.
 	Field    string
@@ -36,15 +37,24 @@ type value struct {
 	raw  []byte // the object and white space around it, without a byte order mark
 	text []byte // nil where it has not been found
 	half int    // see codec.Halved
+
+	pair     []byte // the second text; nil where there is none
+	pairHalf int
 }
 
-var _ codec.Halved = (*value)(nil)
+var (
+	_ codec.Halved = (*value)(nil)
+	_ codec.Paired = (*value)(nil)
+)
 
 // Text implements codec.Value.
 func (v *value) Text() []byte { return v.text }
 
 // Half implements codec.Halved.
 func (v *value) Half() int { return v.half }
+
+// Pair implements codec.Paired.
+func (v *value) Pair() ([]byte, int) { return v.pair, v.pairHalf }
 
 // Field implements codec.Value. It finds what the text is found by: keys, the last of repeated ones, and positions in
 // lists.
@@ -74,11 +84,8 @@ func (c *Codec) Open(_ context.Context, raw []byte) (codec.Value, error) {
 	if at[0] != '{' {
 		return nil, poison("not-an-object", "the value is %s, not an object%s", kind(at), twice(at))
 	}
-	v := &value{raw: raw, half: -1}
-	if err := c.find(v, at); err != nil {
-		return v, err
-	}
-	return v, nil
+	v := &value{raw: raw, half: -1, pairHalf: -1}
+	return v, c.find(v, at)
 }
 
 // find looks for the text of an object, and for the output field beside it.
@@ -97,37 +104,48 @@ func (c *Codec) find(v *value, object []byte) error {
 			at = node
 		}
 	}
-	if at == nil {
-		return poison("missing-text", "the object has no field %q (input.text is %q)", c.o.Text[:1], c.o.Text)
+	var err error
+	if v.text, v.half, err = textAt(at, c.o.Text, "input.text"); err != nil || c.o.Pair == nil {
+		return err
 	}
-	for i, step := range c.o.Text[1:] {
+	at, _ = child(object, c.o.Pair[0])
+	v.pair, v.pairHalf, err = textAt(at, c.o.Pair, "input.text_pair")
+	return err
+}
+
+// textAt is the text at a path, unescaped, and its first half (see codec.Halved). at is what the path's first step is
+// in the object, nil if that has none; key is the setting that the path is from.
+func textAt(at []byte, path codec.Path, key string) ([]byte, int, error) {
+	if at == nil {
+		return nil, -1, poison("missing-text", "the object has no field %q (%s is %q)", path[:1], key, path)
+	}
+	for i, step := range path[1:] {
 		next, found := child(at, step)
 		if !found {
-			return c.missing(at, i+1)
+			return nil, -1, missing(at, path, i+1, key)
 		}
 		at = next
 	}
 	if at[0] != '"' {
-		return poison("text-not-a-string", "field %q is %s, not a string%s", c.o.Text, kind(at), ofNull(at))
+		return nil, -1, poison("text-not-a-string", "field %q is %s, not a string%s", path, kind(at), ofNull(at))
 	}
-	v.text, v.half = text(at)
-	return nil
+	s, half := text(at)
+	return s, half, nil
 }
 
-// missing says why a value has nothing at the step of the text's path that follows the first n.
-func (c *Codec) missing(at []byte, n int) error {
-	path := c.o.Text
+// missing says why a value has nothing at the step of a text's path that follows the first n.
+func missing(at []byte, path codec.Path, n int, key string) error {
 	switch at[0] {
 	case '{':
-		return poison("missing-text", "the object has no field %q (input.text is %q)", path[:n+1], path)
+		return poison("missing-text", "the object has no field %q (%s is %q)", path[:n+1], key, path)
 	case '[':
 		if _, ok := codec.Position(path[n]); ok {
-			return poison("missing-text", "the list %q has no element %s (input.text is %q)", path[:n], path[n], path)
+			return poison("missing-text", "the list %q has no element %s (%s is %q)", path[:n], path[n], key, path)
 		}
-		return poison("missing-text", "field %q is a list, and %q is no position in one (input.text is %q): positions "+
-			"are whole numbers from 0, such as %s.0", path[:n], path[n], path, path[:n])
+		return poison("missing-text", "field %q is a list, and %q is no position in one (%s is %q): positions "+
+			"are whole numbers from 0, such as %s.0", path[:n], path[n], key, path, path[:n])
 	}
-	return poison("missing-text", "field %q is %s, not an object (input.text is %q)%s", path[:n], kind(at), path,
+	return poison("missing-text", "field %q is %s, not an object (%s is %q)%s", path[:n], kind(at), key, path,
 		ofNull(at))
 }
 
