@@ -47,7 +47,7 @@ func TestModelsOfPairsReadBothTexts(t *testing.T) {
 	long := strings.Repeat("e ", 40)
 	outcomes := b.Outcomes(
 		`{"text":"sixsix","other":"a b"}`,
-		`{"text":"sixsix","other":"` + long + `"}`,
+		`{"text":"sixsix","other":"`+long+`"}`,
 		`{"text":"sixsix","other":" "}`,
 		`{"text":"sixsix"}`)
 	for _, want := range []string{"sixsix", "sixsix + a b", "sixsix + " + long[:60]} {
