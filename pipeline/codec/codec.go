@@ -35,18 +35,18 @@ type Value interface {
 	Field(path Path) (any, bool)
 }
 
-// Halved is a Value whose form can write half of a character: one code unit of a UTF-16 surrogate pair, as \ud83d in
+// Surrogates is a Value whose form can write half of a character: one code unit of a UTF-16 surrogate pair, as \ud83d in
 // JSON.
-type Halved interface {
+type Surrogates interface {
 	Value
-	// Half is where in Text the first U+FFFD stands that is there in place of an unpaired half; -1: there is none.
-	Half() int
+	// Unpaired is where in Text the first U+FFFD stands that is there in place of an unpaired half; -1: there is none.
+	Unpaired() int
 }
 
 // Flags say what was done to a text before it was judged.
 type Flags struct {
 	Repaired bool // bytes that are no UTF-8 read as U+FFFD
-	Halved   bool // unpaired halves of UTF-16 surrogate pairs read as U+FFFD
+	Unpaired bool // unpaired halves of UTF-16 surrogate pairs read as U+FFFD
 	Cut      bool // longer than the byte limit
 }
 
@@ -55,18 +55,18 @@ type Flags struct {
 func Clean(v Value, maxBytes int) ([]byte, Flags) {
 	clean := tokenize.Clean(v.Text(), maxBytes)
 	flags := Flags{Repaired: clean.Repaired, Cut: clean.Cut}
-	if h, ok := v.(Halved); ok {
-		at := h.Half()
-		flags.Halved = at >= 0 && at < len(clean.Bytes)
+	if h, ok := v.(Surrogates); ok {
+		at := h.Unpaired()
+		flags.Unpaired = at >= 0 && at < len(clean.Bytes)
 	}
 	return clean.Bytes, flags
 }
 
-// Names of flags in the output field.
+// Names of flags in the output field, see Flags.
 const (
-	FlagInvalidUTF8 = "invalid-utf8"
-	FlagHalf        = "unpaired-surrogate"
-	FlagCut         = "text-cut"
+	FlagInvalidUTF8 = "invalid-utf8"       // Repaired
+	FlagUnpaired    = "unpaired-surrogate" // Unpaired
+	FlagCut         = "text-cut"           // Cut
 )
 
 // Names are the flags that are set, as the output field has them.
@@ -75,8 +75,8 @@ func (f Flags) Names() []string {
 	if f.Repaired {
 		names = append(names, FlagInvalidUTF8)
 	}
-	if f.Halved {
-		names = append(names, FlagHalf)
+	if f.Unpaired {
+		names = append(names, FlagUnpaired)
 	}
 	if f.Cut {
 		names = append(names, FlagCut)
@@ -89,8 +89,8 @@ func (f *Flags) Add(name string) {
 	switch name {
 	case FlagInvalidUTF8:
 		f.Repaired = true
-	case FlagHalf:
-		f.Halved = true
+	case FlagUnpaired:
+		f.Unpaired = true
 	case FlagCut:
 		f.Cut = true
 	}

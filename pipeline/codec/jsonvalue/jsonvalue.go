@@ -33,18 +33,18 @@ func New(o Options) *Codec { return &Codec{o} }
 
 // value is an opened object.
 type value struct {
-	raw  []byte // the object and white space around it, without a byte order mark
-	text []byte // nil where it has not been found
-	half int    // see codec.Halved
+	raw      []byte // the object and white space around it, without a byte order mark
+	text     []byte // nil where it has not been found
+	unpaired int    // see codec.Surrogates
 }
 
-var _ codec.Halved = (*value)(nil)
+var _ codec.Surrogates = (*value)(nil)
 
 // Text implements codec.Value.
 func (v *value) Text() []byte { return v.text }
 
-// Half implements codec.Halved.
-func (v *value) Half() int { return v.half }
+// Unpaired implements codec.Surrogates.
+func (v *value) Unpaired() int { return v.unpaired }
 
 // Field implements codec.Value. It finds what the text is found by: keys, the last of repeated ones, and positions in
 // lists.
@@ -74,7 +74,7 @@ func (c *Codec) Open(_ context.Context, raw []byte) (codec.Value, error) {
 	if at[0] != '{' {
 		return nil, poison("not-an-object", "the value is %s, not an object%s", kind(at), twice(at))
 	}
-	v := &value{raw: raw, half: -1}
+	v := &value{raw: raw, unpaired: -1}
 	if err := c.find(v, at); err != nil {
 		return v, err
 	}
@@ -110,7 +110,7 @@ func (c *Codec) find(v *value, object []byte) error {
 	if at[0] != '"' {
 		return poison("text-not-a-string", "field %q is %s, not a string%s", c.o.Text, kind(at), ofNull(at))
 	}
-	v.text, v.half = text(at)
+	v.text, v.unpaired = text(at)
 	return nil
 }
 
