@@ -336,9 +336,10 @@ func TestClassifyAnswersEveryLineInOrder(t *testing.T) {
 	want := []string{
 		`{"text":"What a lovely day",` + verdict("POSITIVE"),
 		`{"n": 1.50, "text": "I hate this", "z": null,` + verdict("NEGATIVE"),
-		`{"error":"the value is not valid JSON","reason":"invalid-json","line":3}`,
+		`{"error":"the value is not valid JSON: invalid character 'b' looking for beginning of object key string, ` +
+			`at byte 2 of 4","reason":"invalid-json","line":3}`,
 		`{"text":"","inference":{"sentiment-tiny":null,"other":null,"reason":"empty"}}`,
-		`{"error":"field \"text\" is not a string","reason":"text-not-a-string","line":5}`,
+		`{"error":"field \"text\" is a number, not a string","reason":"text-not-a-string","line":5}`,
 	}
 	if d := cmp.Diff(want, lines[:min(5, len(lines))]); d != "" {
 		t.Error(d)

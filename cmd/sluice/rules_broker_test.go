@@ -188,6 +188,30 @@ func TestClassifyLeavesLinesOut(t *testing.T) {
 	}
 }
 
+// A text may stand in a list, and change data have it in a member that is null in a delete.
+func TestClassifyFindsTextsInListsAndChangeData(t *testing.T) {
+	dir := needModel(t, "sentiment-tiny")
+	const change = `{"payload":{"op":"u","before":null,"after":{"comments":[{"text":"x"},{"text":"fine"}]}}}`
+	cmd := sluice(t, "classify", "-m", "m="+dir, "--text", "payload.after.comments.1.text", "--skip",
+		`field("payload.op") == "d"`)
+	cmd.Stdin = strings.NewReader(change + "\n" + `{"payload":{"op":"d","before":{"comments":[]},"after":null}}` + "\n" +
+		`{"payload":{"op":"c","after":{"comments":[{"text":"x"}]}}}` + "\n")
+	r := finish(t, cmd)
+	lines := strings.Split(strings.TrimSuffix(r.out, "\n"), "\n")
+	if len(lines) != 2 || !strings.HasPrefix(lines[0], strings.TrimSuffix(change, "}")+`,"inference":{"m":{"label":`) ||
+		!strings.Contains(lines[1], `the list \"payload.after.comments\" has no element 1`) ||
+		!strings.HasSuffix(lines[1], `"reason":"missing-text","line":3}`) {
+		t.Errorf("%s\n%s", r.out, r.err)
+	}
+	r = finish(t, sluice(t, "classify", "-m", "m="+dir, "--text", "a..b", "--skip", `text == ""`, "--skip",
+		`field("x") ==`))
+	if r.code != exitUsage || !strings.Contains(r.err, "--text: nothing stands before the dot") ||
+		!strings.Contains(r.err, "--skip: column 1: unknown name text") ||
+		!strings.Contains(r.err, "--skip: column 13: unexpected token EOF") {
+		t.Errorf("exit code %d\n%s", r.code, r.err)
+	}
+}
+
 // An unpaired half of a character takes nothing with it: what is found, and where, is as with U+FFFD in its place.
 func TestHalvesOfCharactersKeepOffsets(t *testing.T) {
 	dir := needModel(t, "ner")

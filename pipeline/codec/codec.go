@@ -35,36 +35,36 @@ type Value interface {
 	Field(path Path) (any, bool)
 }
 
-// Halved is a Value whose form can write half of a character: one code unit of a UTF-16 surrogate pair, as \ud83d in
+// Surrogates is a Value whose form can write half of a character: one code unit of a UTF-16 surrogate pair, as \ud83d in
 // JSON.
-type Halved interface {
+type Surrogates interface {
 	Value
-	// Half is where in Text the first U+FFFD stands that is there in place of an unpaired half; -1: there is none.
-	Half() int
+	// Unpaired is where in Text the first U+FFFD stands that is there in place of an unpaired half; -1: there is none.
+	Unpaired() int
 }
 
 // Paired is a Value with a second text, which models of pairs read beside the first.
 type Paired interface {
 	Value
-	// Pair is the second text as Text is the first, and what Half says of it; nil where its codec was not asked for one.
-	Pair() (text []byte, half int)
+	// Pair is the second text as Text is the first, and what Unpaired says of it; nil where its codec was not asked for one.
+	Pair() (text []byte, unpaired int)
 }
 
 // Flags say what was done to a text before it was judged.
 type Flags struct {
 	Repaired bool // bytes that are no UTF-8 read as U+FFFD
-	Halved   bool // unpaired halves of UTF-16 surrogate pairs read as U+FFFD
+	Unpaired bool // unpaired halves of UTF-16 surrogate pairs read as U+FFFD
 	Cut      bool // longer than the byte limit
 }
 
 // Clean is the text of a value as it is judged: at most maxBytes of it (0: all), as tokenize.Clean cuts it, and what
 // was done to it.
 func Clean(v Value, maxBytes int) ([]byte, Flags) {
-	half := -1
-	if h, ok := v.(Halved); ok {
-		half = h.Half()
+	unpaired := -1
+	if h, ok := v.(Surrogates); ok {
+		unpaired = h.Unpaired()
 	}
-	return clean(v.Text(), half, maxBytes)
+	return clean(v.Text(), unpaired, maxBytes)
 }
 
 // CleanPair is Clean for the second text; nil: there is none.
@@ -73,28 +73,28 @@ func CleanPair(v Value, maxBytes int) ([]byte, Flags) {
 	if !ok {
 		return nil, Flags{}
 	}
-	text, half := p.Pair()
+	text, unpaired := p.Pair()
 	if text == nil {
 		return nil, Flags{}
 	}
-	return clean(text, half, maxBytes)
+	return clean(text, unpaired, maxBytes)
 }
 
-func clean(text []byte, half, maxBytes int) ([]byte, Flags) {
+func clean(text []byte, unpaired, maxBytes int) ([]byte, Flags) {
 	clean := tokenize.Clean(text, maxBytes)
-	return clean.Bytes, Flags{Repaired: clean.Repaired, Halved: half >= 0 && half < len(clean.Bytes), Cut: clean.Cut}
+	return clean.Bytes, Flags{Repaired: clean.Repaired, Unpaired: unpaired >= 0 && unpaired < len(clean.Bytes), Cut: clean.Cut}
 }
 
 // Or is what was done to either of two texts.
 func (f Flags) Or(g Flags) Flags {
-	return Flags{Repaired: f.Repaired || g.Repaired, Halved: f.Halved || g.Halved, Cut: f.Cut || g.Cut}
+	return Flags{Repaired: f.Repaired || g.Repaired, Unpaired: f.Unpaired || g.Unpaired, Cut: f.Cut || g.Cut}
 }
 
-// Names of flags in the output field.
+// Names of flags in the output field, see Flags.
 const (
-	FlagInvalidUTF8 = "invalid-utf8"
-	FlagHalf        = "unpaired-surrogate"
-	FlagCut         = "text-cut"
+	FlagInvalidUTF8 = "invalid-utf8"       // Repaired
+	FlagUnpaired    = "unpaired-surrogate" // Unpaired
+	FlagCut         = "text-cut"           // Cut
 )
 
 // Names are the flags that are set, as the output field has them.
@@ -103,8 +103,8 @@ func (f Flags) Names() []string {
 	if f.Repaired {
 		names = append(names, FlagInvalidUTF8)
 	}
-	if f.Halved {
-		names = append(names, FlagHalf)
+	if f.Unpaired {
+		names = append(names, FlagUnpaired)
 	}
 	if f.Cut {
 		names = append(names, FlagCut)
@@ -117,8 +117,8 @@ func (f *Flags) Add(name string) {
 	switch name {
 	case FlagInvalidUTF8:
 		f.Repaired = true
-	case FlagHalf:
-		f.Halved = true
+	case FlagUnpaired:
+		f.Unpaired = true
 	case FlagCut:
 		f.Cut = true
 	}

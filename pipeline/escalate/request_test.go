@@ -110,7 +110,7 @@ func byTopicName(t *testing.T, o pipeline.Outcome, topics ...string) []*pipeline
 
 func TestAnAmendmentNamesWhatItAmends(t *testing.T) {
 	w := newEscalating(t, Amend)
-	o := w.result([]byte("Ada was  here"), codec.Flags{Repaired: true, Halved: true, Cut: true})
+	o := w.result([]byte("Ada was  here"), codec.Flags{Repaired: true, Unpaired: true, Cut: true})
 	ms := byTopicName(t, o, "out", "alerts", "asks")
 	first, alert, ask := ms[0], ms[1], ms[2]
 	want := `{"text":"Ada was  here", "n": 1.50,"inference":{"sentiment":{"label":"NEGATIVE","score":0.55,"by":"model","model":"sentiment@1","revision":1,"provisional":true},` +

@@ -278,7 +278,7 @@ func TestTextsOfAFileAreReadAsTheWorkerReadsThem(t *testing.T) {
 	if got, err := ReadTexts(file, "a.0.#"); err != nil || !slices.Equal(got, []string{"\ufffdAda", "plain"}) {
 		t.Errorf("%q, %v", got, err)
 	}
-	for path, want := range map[string]string{"a.#": `texts.jsonl:1: field "a" is a list, and "#" is no position`,
+	for path, want := range map[string]string{"a.#": `texts.jsonl:1 is no JSON object with a string in "a.#": field "a" is a list, and "#"`,
 		"a..#": "the path of the text field: nothing stands before the dot", "": `has no field "text"`} {
 		if got, err := ReadTexts(file, path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %q, %v, want %q", path, got, err, want)

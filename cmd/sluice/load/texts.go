@@ -294,7 +294,8 @@ func ReadTexts(file, field string) ([]string, error) {
 		case line[0] == '{':
 			v, err := values.Open(context.Background(), line)
 			if err != nil {
-				return nil, fmt.Errorf("%s:%d: %w", file, i+1, errors.Unwrap(err)) // without its stage
+				return nil, fmt.Errorf("%s:%d is no JSON object with a string in %q: %w", file, i+1, field,
+					errors.Unwrap(err)) // without its stage
 			}
 			texts = append(texts, string(v.Text()))
 		default:

@@ -14,8 +14,8 @@ import (
 // byteOrderMark is U+FEFF in UTF-8.
 var byteOrderMark = []byte("\xEF\xBB\xBF")
 
-// ReasonSchemaRegistry is the reason of dead letters that begin as Confluent's serializers write records.
-const ReasonSchemaRegistry = "schema-registry-format"
+// reasonSchemaRegistry is the reason of dead letters that begin as Confluent's serializers write records.
+const reasonSchemaRegistry = "schema-registry-format"
 
 // look is something that a value which is no JSON may be instead.
 type look struct {
@@ -30,7 +30,7 @@ var looks = []look{
 		says("the value is empty, which is no JSON (a record without a value is a null, a tombstone)")},
 	{utf16Text, "invalid-json", says("the value looks like JSON in UTF-16 or UTF-32; write it in UTF-8, the only " +
 		"encoding of JSON between systems (RFC 8259, section 8.1)")},
-	{func(b []byte) bool { return len(b) > 5 && b[0] == 0 }, ReasonSchemaRegistry, schemaRegistry},
+	{func(b []byte) bool { return len(b) > 5 && b[0] == 0 }, reasonSchemaRegistry, schemaRegistry},
 	{func(b []byte) bool { return len(b) > 18 && b[0] == 3 && (b[1] == 0 || b[1] == 5) }, "invalid-json",
 		says("the value looks like the AWS Glue Schema Registry's format (18 bytes before the data); let the " +
 			"producer write plain JSON, without that serializer")},

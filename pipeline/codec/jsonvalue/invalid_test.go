@@ -47,11 +47,11 @@ func TestAValueThatIsNoJSONIsNamed(t *testing.T) {
 	g.Close()
 	z.Close()
 	for name, c := range map[string]struct{ value, reason, want string }{
-		"Confluent's JSON": {"\x00\x00\x01\x86\xa1" + object, ReasonSchemaRegistry,
+		"Confluent's JSON": {"\x00\x00\x01\x86\xa1" + object, reasonSchemaRegistry,
 			"Schema Registry: a zero byte, the schema id 100001, and behind these five bytes JSON"},
-		"Confluent's Avro": {"\x00\x00\x00\x00\x01\x08fine", ReasonSchemaRegistry,
+		"Confluent's Avro": {"\x00\x00\x00\x00\x01\x08fine", reasonSchemaRegistry,
 			"schema id 1, and behind these five bytes Avro"},
-		"id with a letter's code": {"\x00\x00\x00\x7b\x00\x08fine", ReasonSchemaRegistry, "schema id 31488"},
+		"id with a letter's code": {"\x00\x00\x00\x7b\x00\x08fine", reasonSchemaRegistry, "schema id 31488"},
 		"AWS Glue": {"\x03\x00" + strings.Repeat("u", 16) + object, "invalid-json",
 			"AWS Glue Schema Registry"},
 		"Avro's single object": {"\xc3\x01" + strings.Repeat("f", 8) + "\x08fine", "invalid-json",

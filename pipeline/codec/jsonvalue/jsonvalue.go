@@ -34,27 +34,27 @@ func New(o Options) *Codec { return &Codec{o} }
 
 // value is an opened object.
 type value struct {
-	raw  []byte // the object and white space around it, without a byte order mark
-	text []byte // nil where it has not been found
-	half int    // see codec.Halved
+	raw      []byte // the object and white space around it, without a byte order mark
+	text     []byte // nil where it has not been found
+	unpaired int    // see codec.Surrogates
 
-	pair     []byte // the second text; nil where there is none
-	pairHalf int
+	pair         []byte // the second text; nil where there is none
+	pairUnpaired int
 }
 
 var (
-	_ codec.Halved = (*value)(nil)
-	_ codec.Paired = (*value)(nil)
+	_ codec.Surrogates = (*value)(nil)
+	_ codec.Paired     = (*value)(nil)
 )
 
 // Text implements codec.Value.
 func (v *value) Text() []byte { return v.text }
 
-// Half implements codec.Halved.
-func (v *value) Half() int { return v.half }
+// Unpaired implements codec.Surrogates.
+func (v *value) Unpaired() int { return v.unpaired }
 
 // Pair implements codec.Paired.
-func (v *value) Pair() ([]byte, int) { return v.pair, v.pairHalf }
+func (v *value) Pair() ([]byte, int) { return v.pair, v.pairUnpaired }
 
 // Field implements codec.Value. It finds what the text is found by: keys, the last of repeated ones, and positions in
 // lists.
@@ -84,7 +84,7 @@ func (c *Codec) Open(_ context.Context, raw []byte) (codec.Value, error) {
 	if at[0] != '{' {
 		return nil, poison("not-an-object", "the value is %s, not an object%s", kind(at), twice(at))
 	}
-	v := &value{raw: raw, half: -1, pairHalf: -1}
+	v := &value{raw: raw, unpaired: -1, pairUnpaired: -1}
 	return v, c.find(v, at)
 }
 
@@ -105,15 +105,15 @@ func (c *Codec) find(v *value, object []byte) error {
 		}
 	}
 	var err error
-	if v.text, v.half, err = textAt(at, c.o.Text, "input.text"); err != nil || c.o.Pair == nil {
+	if v.text, v.unpaired, err = textAt(at, c.o.Text, "input.text"); err != nil || c.o.Pair == nil {
 		return err
 	}
 	at, _ = child(object, c.o.Pair[0])
-	v.pair, v.pairHalf, err = textAt(at, c.o.Pair, "input.text_pair")
+	v.pair, v.pairUnpaired, err = textAt(at, c.o.Pair, "input.text_pair")
 	return err
 }
 
-// textAt is the text at a path, unescaped, and its first half (see codec.Halved). at is what the path's first step is
+// textAt is the text at a path, unescaped, and its first unpaired half (see codec.Surrogates). at is what the path's first step is
 // in the object, nil if that has none; key is the setting that the path is from.
 func textAt(at []byte, path codec.Path, key string) ([]byte, int, error) {
 	if at == nil {
@@ -129,8 +129,8 @@ func textAt(at []byte, path codec.Path, key string) ([]byte, int, error) {
 	if at[0] != '"' {
 		return nil, -1, poison("text-not-a-string", "field %q is %s, not a string%s", path, kind(at), ofNull(at))
 	}
-	s, half := text(at)
-	return s, half, nil
+	s, unpaired := text(at)
+	return s, unpaired, nil
 }
 
 // missing says why a value has nothing at the step of a text's path that follows the first n.

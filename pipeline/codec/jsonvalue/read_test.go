@@ -27,8 +27,8 @@ func TestStringsAreThosePythonReads(t *testing.T) {
 	for _, c := range cases {
 		source, want, half := c[0].(string), c[1].(string), int(c[2].(float64))
 		v := open(t, `{"text":`+source+`,"o":{`+source+`:[`+source+`]},"after":1}`)
-		if got := string(v.Text()); got != want || v.(codec.Halved).Half() != half {
-			t.Errorf("%s: %q with a half at %d, want %q, %d", source, got, v.(codec.Halved).Half(), want, half)
+		if got := string(v.Text()); got != want || v.(codec.Surrogates).Unpaired() != half {
+			t.Errorf("%s: %q with a half at %d, want %q, %d", source, got, v.(codec.Surrogates).Unpaired(), want, half)
 		}
 		if got, found := v.Field(codec.Path{"o", want, "0"}); got != want || !found {
 			t.Errorf("%s: by its key it is %q, %v", source, got, found)
@@ -42,7 +42,7 @@ func TestStringsAreThosePythonReads(t *testing.T) {
 // Flags tell of a half only where it is in what is judged.
 func TestAHalfIsFlagged(t *testing.T) {
 	v := open(t, `{"text":"a\ud83d\u0041bc"}`)
-	for limit, want := range map[int]codec.Flags{0: {Halved: true}, 4: {Halved: true, Cut: true}, 1: {Cut: true}} {
+	for limit, want := range map[int]codec.Flags{0: {Unpaired: true}, 4: {Unpaired: true, Cut: true}, 1: {Cut: true}} {
 		text, flags := codec.Clean(v, limit)
 		if flags != want || limit == 0 && string(text) != "a\ufffdAbc" {
 			t.Errorf("at most %d bytes: %q with flags %v", limit, text, flags.Names())
