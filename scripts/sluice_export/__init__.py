@@ -1,5 +1,6 @@
 """Export of Hugging Face text models to the model directories that the Sluice worker loads.
 
+config.py     config.json with transformers' defaults
 source.py     what a checkpoint folder says: configuration, tensors, tokenizer; every check that needs no arithmetic
 graph.py      the ONNX graph: padded or packed, fp32, fp16 or static int8
 feeds.py      token ids to the inputs of either layout, and sessions that run them
