@@ -32,7 +32,7 @@ func readGolden(t testing.TB, name string, into any) {
 }
 
 type goldenModel struct {
-	ID2Label    map[string]any `json:"id2label"`
+	ID2Label    map[string]string `json:"id2label"`
 	ProblemType *string        `json:"problem_type"`
 }
 

@@ -131,8 +131,8 @@ def labels(path, config):
         raise ExportError(f"{path}: id2label must number its labels from 0 on without gaps, each once; it has "
                           f"{shown(sorted(ids))}")
     if count is not None and count != len(ids):
-        raise ExportError(f"{path}: num_labels is {count} but id2label names {len(ids)} labels; take num_labels out, or "
-                          f"make id2label name every output")
+        raise ExportError(f"{path}: num_labels is {count} but id2label names {len(ids)} labels; take num_labels out, "
+                          f"or make id2label name every output")
     return [ids[i] for i in range(len(ids))]
 
 

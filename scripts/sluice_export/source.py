@@ -42,7 +42,7 @@ class Source:
     task: str
     architecture: str
     labels: list            # label names, index = row of the logits
-    multi_label: bool
+    multi_label: bool       # each label is right or wrong by itself; also where there is one, as in transformers
     tokenizer: Tokenizer    # no padding, no truncation, special tokens in a text are text
     tokenizer_json: str     # as it will be written: padding and truncation off
     max_tokens: int         # special tokens included
@@ -146,8 +146,9 @@ def read(source, revision=None, max_tokens=None):
         for name in _weight_files(folder):
             files[name] = sha256(folder / name)
             tensors.update(_tensors(folder / name))
-    s = Source(folder=folder, config=config, task=task, architecture=architecture, labels=configs.labels(folder / "config.json", config),
-               multi_label=config.get("problem_type") == "multi_label_classification", tokenizer=tokenizer,
+    labels = configs.labels(folder / "config.json", config)
+    s = Source(folder=folder, config=config, task=task, architecture=architecture, labels=labels,
+               multi_label=_independent(config.get("problem_type"), task, labels), tokenizer=tokenizer,
                tokenizer_json=tokenizer_json,
                max_tokens=0, pad_token_id=config.get("pad_token_id", 0), files=files, license=_license(folder),
                given=given, tensors=tensors)
@@ -162,6 +163,11 @@ def read(source, revision=None, max_tokens=None):
         _check(s, known)
     s.max_tokens = _max_tokens(s, max_tokens)
     return s
+
+
+def _independent(problem, task, labels):
+    """Whether every label is right or wrong by itself: so is the only one of a model, unless it is a value."""
+    return problem == "multi_label_classification" or task == TEXT and len(labels) == 1 and problem != "regression"
 
 
 def encoder(s):
