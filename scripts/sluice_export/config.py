@@ -24,12 +24,11 @@ FAMILIES = {
 }
 ROBERTA = ("camembert", "data2vec-text", "roberta", "xlm-roberta")    # positions count from pad_token_id + 1
 
-_COMMON = {"is_decoder": False, "add_cross_attention": False}
-_BERT = _COMMON | {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu",
-                   "layer_norm_eps": 1e-12, "pad_token_id": 0}
+_BERT = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu",
+         "layer_norm_eps": 1e-12, "pad_token_id": 0, "is_decoder": False, "add_cross_attention": False}
 DEFAULTS = {
     "bert": _BERT,
-    "distilbert": _COMMON | {"dim": 768, "n_layers": 6, "n_heads": 12, "activation": "gelu", "pad_token_id": 0},
+    "distilbert": {"dim": 768, "n_layers": 6, "n_heads": 12, "activation": "gelu", "pad_token_id": 0},
     "electra": _BERT | {"hidden_size": 256, "num_attention_heads": 4},
     "ernie": _BERT | {"use_task_id": False},
 } | {kind: _BERT | {"pad_token_id": 1} for kind in ROBERTA}
@@ -100,7 +99,7 @@ def read(path):
                           f"it holds {shown(names) if names else 'none'}")
 
     config = dict(given)
-    kind = given.get("model_type") or _kind_of(names[0])
+    kind = given.get("model_type") or kind_of(names[0])
     if kind:
         config["model_type"] = kind
     if kind == "distilbert":
@@ -111,6 +110,16 @@ def read(path):
     if config.get("position_embedding_type", "absolute") == "absolute":
         config["position_embedding_type"] = "absolute"
     return config, frozenset(given)
+
+
+def check_length(path):
+    """Holds model_max_length of tokenizer_config.json, where there is one, to be a number."""
+    if not path.is_file():
+        return
+    value = load(path, "").get("model_max_length")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise ExportError(f"{path}: model_max_length is {shown(value)}; it must be a number of tokens, without quotes, or "
+                          f"be absent")
 
 
 def labels(path, config):
@@ -149,8 +158,8 @@ def _whole(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _kind_of(architecture):
-    """The model type of a class's name, where the file does not say it."""
+def kind_of(architecture):
+    """The model type of a class that is built directly, by its name; or None."""
     for kind, (_, name) in FAMILIES.items():
         if re.fullmatch(name + "For[A-Z][A-Za-z]*", architecture):
             return kind

@@ -138,6 +138,10 @@ def read(source, revision=None, max_tokens=None):
                           f"it gives no verdicts; fine-tune it as ...ForSequenceClassification or "
                           f"...ForTokenClassification first")
     known = family(config, architecture)
+    theirs = configs.kind_of(architecture)
+    if not known and theirs:
+        raise ExportError(f"{folder / 'config.json'}: model_type is {configs.shown(config['model_type'])}, but "
+                          f"{architecture} is of model_type \"{theirs}\"; correct the one that is wrong")
 
     tokenizer, tokenizer_json = _tokenizer(folder)
     files = {n: sha256(folder / n) for n in ("config.json", "tokenizer.json")}
@@ -161,6 +165,7 @@ def read(source, revision=None, max_tokens=None):
                           f"take the key out for one that is a probability")
     if known:
         _check(s, known)
+    configs.check_length(folder / "tokenizer_config.json")
     s.max_tokens = _max_tokens(s, max_tokens)
     return s
 
@@ -313,7 +318,7 @@ def _check(s, known):
     if c["position_embedding_type"] != "absolute":
         raise ExportError(f"{path}: position_embedding_type {c['position_embedding_type']!r} is not built directly; "
                           f"only absolute positions are")
-    if c["is_decoder"] or c["add_cross_attention"]:
+    if c.get("is_decoder") or c.get("add_cross_attention"):
         raise ExportError(f"{path}: is_decoder or add_cross_attention is set; only encoders are exported")
     if c.get("pruned_heads"):
         raise ExportError(f"{path}: pruned_heads is set; layers of unlike head counts are not built directly")
