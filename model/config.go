@@ -217,8 +217,8 @@ func (f *fields) number(name string, least int32) *int {
 	}
 	var n int32
 	if json.Unmarshal(raw, &n) != nil || n < least {
-		f.wrong(name, fmt.Sprintf("it must be a whole number from %d to %d, without quotes, as the model was trained with",
-			least, math.MaxInt32))
+		f.wrong(name, fmt.Sprintf("it must be a whole number from %d to %d, without quotes, as the model was "+
+			"trained with", least, math.MaxInt32))
 		return nil
 	}
 	whole := int(n)

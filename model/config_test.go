@@ -65,7 +65,8 @@ func TestConfigIsReadAsTransformersReadsIt(t *testing.T) {
 			want.MaxPositions -= *want.PadTokenID + 1
 		}
 		if want.PadTokenID == nil || c.Key == "pad_token_id" && c.How == "null" {
-			want.PadTokenID, got.MaxPositions = nil, want.MaxPositions // its default; transformers' RoBERTa has no answer
+			// the default is taken; transformers' RoBERTa has no answer
+			want.PadTokenID, got.MaxPositions = nil, want.MaxPositions
 		} else if int(got.PadTokenID) != *want.PadTokenID {
 			t.Errorf("%s: pad_token_id %d, want %d", name, got.PadTokenID, *want.PadTokenID)
 		}
@@ -81,8 +82,8 @@ func TestConfigIsReadAsTransformersReadsIt(t *testing.T) {
 
 func TestConfigDefaultsByModelType(t *testing.T) {
 	for config, want := range map[string]Config{
-		`{"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}`: {PadTokenID: 1, MaxPositions: 510},
-		`{"architectures": ["CamembertForTokenClassification"]}`:                           {PadTokenID: 1, MaxPositions: 510},
+		`{"model_type": "roberta", "architectures": ["RobertaForTokenClassification"]}`: {PadTokenID: 1, MaxPositions: 510},
+		`{"architectures": ["CamembertForTokenClassification"]}`:                        {PadTokenID: 1, MaxPositions: 510},
 		`{"model_type": "bert"}`:                              {PadTokenID: 0, MaxPositions: 512},
 		`{"model_type": "modernbert", "pad_token_id": null}`:  {PadTokenID: 50283, MaxPositions: 8192},
 		`{"model_type": "mpnet"}`:                             {PadTokenID: 1, MaxPositions: 510},
@@ -102,8 +103,8 @@ func TestConfigThatIsNoObjectIsNamedInOurWords(t *testing.T) {
 	for config, want := range map[string]string{
 		`[1]`: "is [1], not a JSON object", `"x"`: `is "x", not a JSON object`, `null`: "is null, not a JSON object",
 		"": "not a JSON object: unexpected end of JSON input", "{": "not a JSON object",
-		`{"vocab_size": NaN}`:                          `vocab_size: is "NaN": it must be a whole number from 1`,
-		`{"text": "a NaN", "pad_token_id": -Infinity}`: `pad_token_id: is "-Infinity": it must be a whole number from 0`,
+		`{"vocab_size": NaN}`:                       `vocab_size: is "NaN": it must be a whole number from 1`,
+		`{"a": "a NaN", "pad_token_id": -Infinity}`: `pad_token_id: is "-Infinity": it must be a whole number from 0`,
 	} {
 		_, err := parseConfig([]byte(config))
 		if err == nil || !strings.Contains(err.Error(), want) || goWords.MatchString(err.Error()) {

@@ -42,7 +42,7 @@ def packed(kind, data):
     out = io.BytesIO()
     if kind == "zip":
         with zipfile.ZipFile(out, "w") as z:
-            z.writestr("texts.txt", data)
+            z.writestr(zipfile.ZipInfo("texts.txt"), data)
     elif kind == "tar":
         with tarfile.open(fileobj=out, mode="w") as t:
             info = tarfile.TarInfo("texts.txt")
@@ -106,7 +106,7 @@ def text_cases():
     yield "begins like Parquet", b"PAR1 no\n", ["PAR1 no"]
     yield "begins like Zstandard's frames", b"P*M no\n", ["P*M no"]
     yield "begins with a parenthesis", b"(", ["("]
-    for name, pack in (("gzip", gzip.compress), ("Zstandard", zstandard)):
+    for name, pack in (("gzip", lambda d: gzip.compress(d, mtime=0)), ("Zstandard", zstandard)):
         yield name, pack(plain), LINES
         yield name + ", UTF-16 in it", pack(text().encode("utf-16")), LINES
         yield name + ", a byte order mark in it", pack(text().encode("utf-8-sig")), LINES
@@ -189,8 +189,9 @@ def labelled_cases():
             "2: its text is empty"
         yield name + ", empty lines", "a." + name, f"label{separator}text\n\nPOSITIVE{separator}fine\n\n", one, NAMES, \
             [[3, "fine", "POSITIVE"]]
-        yield name + ", numbers", "a." + name, table([["label", "text"], [0, "a"], [1, "b"], ["1.0", "c"], [" 1 ", "d"]],
-            delimiter=separator), one, NAMES, [[2, "a", "NEGATIVE"], [3, "b", "POSITIVE"], [4, "c", "POSITIVE"],
+        yield name + ", numbers", "a." + name, table([["label", "text"], [0, "a"], [1, "b"], ["1.0", "c"],
+            [" 1 ", "d"]], delimiter=separator), one, NAMES, [[2, "a", "NEGATIVE"], [3, "b", "POSITIVE"],
+                                                              [4, "c", "POSITIVE"],
                                               [5, "d", "POSITIVE"]]
         yield name + ", an answer of the endpoint", "a." + name, table([["label", "text", "llm"], [0, "a", 1],
             [1, "b", ""]], delimiter=separator), one, NAMES, [[2, "a", "NEGATIVE"], [3, "b", "POSITIVE"]]
@@ -199,7 +200,8 @@ def labelled_cases():
             [[2, "a", ["toxic", "insult"]], [3, "b", []], [4, "c", ["insult"]], [5, "d", ["threat", "toxic"]]]
         yield name + ", a label with a comma", "a." + name, table([["labels", "text"], ["toxic, very", "a"]],
             delimiter=separator), many, ["toxic, very", "no"], [[2, "a", ["toxic, very"]]]
-        yield name + " for entities", "a." + name, table(rows, delimiter=separator), spans, TAGS, "a table has one label"
+        yield name + " for entities", "a." + name, table(rows, delimiter=separator), spans, TAGS, \
+            "a table has one label"
     hard = ['He said "hi"', "a, b", "two\nlines", "", "\"", "tab\there", "'", "näh, \"so\"\nund so", " blanks "]
     rows, line, want = [["text", "label"]], 2, []
     for t in hard:
@@ -227,7 +229,8 @@ def labelled_cases():
                          ("positive", "POSITIVE"), ("2", "2"), (2, "2"), (2.0, "2")):
         yield f"a label written {value!r}", *json_label(value), [[1, "t", right]]
     for value, right in ((1, "1"), ("1", "1"), (1.0, "1"), (0, "one"), (3, "3"), (2, "1.0")):
-        yield f"{value!r} where names are numbers", *json_label(value, ["one", "1", "1.0", "3", "no"]), [[1, "t", right]]
+        yield f"{value!r} where names are numbers", *json_label(value, ["one", "1", "1.0", "3", "no"]), \
+            [[1, "t", right]]
     yield "true where names are truth values", *json_label(True, ["False", "True"]), [[1, "t", "True"]]
     yield "a name in two cases", *json_label("Good", ["good", "GOOD"]), "1: \"Good\" is none of the model's labels"
     for value, why in ((3, "1: \"3\" is none"), (-1, "1: has the label -1"), (-1.0, "1: has the label -1"),
@@ -240,7 +243,8 @@ def labelled_cases():
                          (["1", 2.0], ["insult", "threat"])):
         yield f"labels written {value!r}", *json_label(value, toxic, many), [[1, "t", right]]
     for value, why in (([0, 0, 1], "the label toxic twice"), ([0.0, 1.0, 1.0], "the label insult twice"),
-                       ([7], "\"7\" is none"), ("toxic", "\"labels\" is \"toxic\""), (None, "\"labels\" is null"), ([None], "labels[0]"),
+                       ([7], "\"7\" is none"), ("toxic", "\"labels\" is \"toxic\""), (None, "\"labels\" is null"),
+                       ([None], "labels[0]"),
                        ([["toxic"]], "labels[0]")):
         yield f"labels written {value!r}", *json_label(value, toxic, many), why
     yield "half a pair", "a.jsonl", '{"text": "a\\ud83d", "label": 0}\n', one, NAMES, [[1, "a\ufffd", "NEGATIVE"]]
@@ -259,7 +263,8 @@ def labelled_cases():
 
     found = [{"entity_group": "LOC", "start": 11, "end": 17}, {"entity_group": "per", "start": 0, "end": 3}]
     yield "entities", "a.jsonl", objects([{"text": "Ada met in London", "entities": found},
-        {"text": "no", "entities": []}]), spans, TAGS, [[1, "Ada met in London", [["PER", 0, 3], ["LOC", 11, 17]]], [2, "no", []]]
+        {"text": "no", "entities": []}]), spans, TAGS, \
+        [[1, "Ada met in London", [["PER", 0, 3], ["LOC", 11, 17]]], [2, "no", []]]
     yield "entities beyond the text", "a.jsonl", objects([{"text": "Zoë", "entities": [
         {"entity_group": "PER", "start": 0, "end": 4}]}]), spans, TAGS, "1: entities[0] is from 0 to 4"
     yield "entities without a group", "a.jsonl", objects([{"text": "Zoë", "entities": [{"start": 0, "end": 3}]}]), \

@@ -57,7 +57,7 @@ plain text. Answers appear while the input is still open. A line that cannot be 
 ..., "line": N}, and exit code 1 at the end.
 
 The input is UTF-8, with or without a byte order mark; UTF-16 is converted, and what is compressed with gzip or
-Zstandard is decompressed, whatever its name is. Bytes that are no UTF-8 are judged as U+FFFD, as a worker judges them.`,
+Zstandard is decompressed, whatever its name is. Bytes that are no UTF-8 are judged as U+FFFD, as a worker does.`,
 		Example: `  echo "What a lovely day" | sluice classify -m models/sentiment
   sluice classify -m models/sentiment -m entities=models/ner reviews.jsonl > verdicts.jsonl
   tail -f app.log | sluice classify -m models/sentiment --format text`,
@@ -254,7 +254,8 @@ func (p *lineProcessor) Process(j *pipeline.Job) {
 		return
 	}
 	if why := textfile.Problem(j.Record.Value); why != "" {
-		j.Done(p.bad.DeadLetter(j.Record, pipeline.Faultf(pipeline.Poison, "decode", "not-text", "the line %s", why), 0))
+		fault := pipeline.Faultf(pipeline.Poison, "decode", "not-text", "the line %s", why)
+		j.Done(p.bad.DeadLetter(j.Record, fault, 0))
 		return
 	}
 	asJSON := p.format == "json"
@@ -295,9 +296,9 @@ func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Proce
 		return err
 	}
 	if src.foreign > 0 {
-		fmt.Fprintf(errw, "sluice: %d of %d lines are not UTF-8 (the first is line %d); they were judged with U+FFFD for "+
-			"each byte that is none. If the text is Latin-1 or Windows-1252, convert it first: iconv -f WINDOWS-1252 "+
-			"-t UTF-8\n", src.foreign, src.next, src.firstForeign)
+		fmt.Fprintf(errw, "sluice: %d of %d lines are not UTF-8 (the first is line %d); they were judged with "+
+			"U+FFFD for what is none. If the text is Latin-1 or Windows-1252, convert it first: iconv -f "+
+			"WINDOWS-1252 -t UTF-8\n", src.foreign, src.next, src.firstForeign)
 	}
 	var wrong *textfile.Error
 	switch {

@@ -174,7 +174,8 @@ func TestFilesOfOtherProgramsAreReadAsTheSameLines(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{"PAR1\x15\x04": "classify: the input is a Parquet file; write its rows",
-		twice.String(): "classify: the input is compressed twice", "\xff\xfea": "the input is UTF-16 and ends in the middle"} {
+		twice.String(): "classify: the input is compressed twice",
+		"\xff\xfea":    "the input is UTF-16 and ends in the middle"} {
 		var out bytes.Buffer
 		_, err := runEcho(t.Context(), strings.NewReader(in), &out, pipeline.DefaultLimits)
 		if exitCode(err) != exitUsage || !strings.Contains(err.Error(), want) || out.Len() > 0 {
@@ -188,7 +189,8 @@ func TestFilesOfOtherProgramsAreReadAsTheSameLines(t *testing.T) {
 	z.Close()
 	var out bytes.Buffer
 	_, err := runEcho(t.Context(), strings.NewReader(packed.String()[:packed.Len()-20]), &out, pipeline.DefaultLimits)
-	if exitCode(err) != exitFailed || !strings.Contains(err.Error(), ": the input is compressed (gzip) and ends too early") {
+	if exitCode(err) != exitFailed || !strings.Contains(err.Error(),
+		": the input is compressed (gzip) and ends too early") {
 		t.Errorf("%v", err)
 	}
 	if !strings.HasPrefix(out.String(), "a line\na line\n") {

@@ -43,7 +43,8 @@ func TestFilesThatTheExporterReadsToo(t *testing.T) {
 					words, inLine = c.Refused, false
 				}
 				place = "line " + place + ": "
-				if err == nil || !strings.Contains(err.Error(), words) || inLine && !strings.HasPrefix(err.Error(), place) {
+				if err == nil || !strings.Contains(err.Error(), words) ||
+					inLine && !strings.HasPrefix(err.Error(), place) {
 					t.Errorf("%v, want %s", err, c.Refused)
 				}
 				for _, word := range []string{"unmarshal", "Go struct", "cannot", "strconv", "csv:", "parse error"} {
@@ -100,7 +101,8 @@ func TestLabelsAreResolvedWhenTheModelIsKnown(t *testing.T) {
 	before := texts[0]
 	got, err := Resolve(texts, []string{"NEGATIVE", "POSITIVE"}, nil)
 	want := []Text{{Line: 2, Text: "fine", Label: "POSITIVE", LLM: "NEGATIVE", Answered: true},
-		{Line: 3, Text: "good", Label: "POSITIVE"}, {Line: 4, Text: "bad", Label: "NEGATIVE", LLM: "a poem", Answered: true}}
+		{Line: 3, Text: "good", Label: "POSITIVE"}, {Line: 4, Text: "bad", Label: "NEGATIVE", LLM: "a poem",
+			Answered: true}}
 	if d := cmp.Diff(want, got); err != nil || d != "" {
 		t.Errorf("%v\n%s", err, d)
 	}

@@ -119,8 +119,8 @@ func csvRows(lines []string) func(yield func(line int, cells []string, err error
 					"follows; write quotes within a field twice, and close it with one"))
 				return
 			case err != nil:
-				yield(wrong.StartLine, nil, errors.New("a field that does not begin with a quote has one in it; put the "+
-					"whole field in quotes, and write those within it twice"))
+				yield(wrong.StartLine, nil, errors.New("a field that does not begin with a quote has one in it; put "+
+					"the whole field in quotes, and write those within it twice"))
 				return
 			}
 			line, _ := r.FieldPos(0)
@@ -163,8 +163,8 @@ func (w Wanted) table(rows func(yield func(line int, cells []string, err error) 
 		switch {
 		case err != nil:
 		case len(cells) != len(header):
-			err = fmt.Errorf("has %d columns where the header has %d; they are separated by %s", len(cells), len(header),
-				separated)
+			err = fmt.Errorf("has %d columns where the header has %d; they are separated by %s", len(cells),
+				len(header), separated)
 		default:
 			t.Text = cells[text]
 			if w.Form == IndependentLabels {
@@ -206,12 +206,12 @@ func first(header []string, wanted ...string) int {
 
 var tag = regexp.MustCompile(`^(O|[BI]-.+)$`)
 
-// sentences reads IOB2: a word and its tag a line, an empty line between sentences. Where there are tabs, they separate;
-// else blanks do. A text is its words with a blank between them.
+// sentences reads IOB2: a word and its tag a line, an empty line between sentences. Where there are tabs, they
+// separate; else blanks do. A text is its words with a blank between them.
 func (w Wanted) sentences(lines []string, row func(line int, t Text, err error) bool) error {
 	if w.Form == OneLabel || w.Form == IndependentLabels {
-		return fmt.Errorf("IOB2 has a tag for every word, and the model gives labels of whole texts; write lines like %s",
-			w.example())
+		return fmt.Errorf("IOB2 has a tag for every word, and the model gives labels of whole texts; write lines "+
+			"like %s", w.example())
 	}
 	var t Text
 	var words []string

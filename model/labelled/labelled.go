@@ -112,10 +112,11 @@ func Read(r io.Reader, want Wanted) ([]Text, error) {
 		case err != nil:
 			return fail(line, err)
 		case strings.TrimSpace(t.Text) == "":
-			return fail(line, errors.New("its text is empty; remove the line: a worker asks no model about such a record"))
+			return fail(line, errors.New("its text is empty; remove the line: a worker asks no model about such a "+
+				"record"))
 		case len(texts) > 0 && (t.Entities == nil) != (texts[0].Entities == nil):
-			return fail(line, fmt.Errorf(`line %d has "label" where this has "entities", or the other way round; a file `+
-				`is for one model`, texts[0].Line))
+			return fail(line, fmt.Errorf(`line %d has "label" where this has "entities", or the other way round; a `+
+				`file is for one model`, texts[0].Line))
 		}
 		if want.Known != nil {
 			if err := t.resolve(want.Known, want.Suggest); err != nil {
@@ -181,8 +182,8 @@ func (w Wanted) parse(line string) (t Text, err error) {
 	m := members{example: w.example()}
 	if err := json.Unmarshal([]byte(line), &m.of); err != nil || m.of == nil {
 		if line[0] == '[' {
-			return t, fmt.Errorf("is a list; write each object on a line of its own, as jq -c '.[]' FILE does, such as %s",
-				m.example)
+			return t, fmt.Errorf("is a list; write each object on a line of its own, as jq -c '.[]' FILE does, such "+
+				"as %s", m.example)
 		}
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {

@@ -24,12 +24,14 @@ func TestRead(t *testing.T) {
 		t.Errorf("%v\n%s", err, d)
 	}
 	for name, tc := range map[string]struct{ file, says string }{
-		"nothing":          {"\n\n", "there is no text in it"},
-		"a list":           {"[1]\n", "line 1: is a list; write each object on a line of its own, as jq -c '.[]' FILE does"},
-		"no object":        {"1\n", "line 1: is not a JSON object"},
-		"cut off":          {"{\"text\":\"a\",\"label\":\"B\"}\n{\"text\":", "line 2: is not a JSON object"},
-		"null":             {"null", "line 1: is not a JSON object"},
-		"no label":         {`{"text":"a"}`, `line 1: has no "label" (it has: text); write {"text": "…", "label": "…"}`},
+		"nothing": {"\n\n", "there is no text in it"},
+		"a list": {"[1]\n", "line 1: is a list; write each object on a line of its own, as jq -c '.[]' " +
+			"FILE does"},
+		"no object": {"1\n", "line 1: is not a JSON object"},
+		"cut off":   {"{\"text\":\"a\",\"label\":\"B\"}\n{\"text\":", "line 2: is not a JSON object"},
+		"null":      {"null", "line 1: is not a JSON object"},
+		"no label": {`{"text":"a"}`,
+			`line 1: has no "label" (it has: text); write {"text": "…", "label": "…"}`},
 		"no text":          {`{"label":"a"}`, `line 1: has no "text"`},
 		"text is a number": {`{"text":1,"label":"a"}`, `line 1: "text" is 1, not a string; write it in quotes`},
 		"label is null":    {`{"text":"a","label":null}`, `"label" is null; write a label's name, or its number`},

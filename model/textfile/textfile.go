@@ -124,7 +124,7 @@ func (f *form) match(head []byte) (is, may bool) {
 		}
 		have := head[i]
 		switch {
-		case want == ascii && inText(have) && (i > 0 || have != '\n'): // whoever sends an empty line may wait for its answer
+		case want == ascii && inText(have) && (i > 0 || have != '\n'): // an empty first line has no second byte yet
 		case want == digit && have >= '1' && have <= '9':
 		case want == int16(have):
 		default:

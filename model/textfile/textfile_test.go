@@ -57,7 +57,8 @@ func cases(t *testing.T) []fileCase {
 
 func TestFilesOfPeople(t *testing.T) {
 	readers := map[string]func(io.Reader) io.Reader{
-		"whole": func(r io.Reader) io.Reader { return r }, "by bytes": iotest.OneByteReader, "with its end": iotest.DataErrReader,
+		"whole": func(r io.Reader) io.Reader { return r }, "by bytes": iotest.OneByteReader,
+		"with its end": iotest.DataErrReader,
 	}
 	for _, c := range cases(t) {
 		for how, reader := range readers {
@@ -70,7 +71,8 @@ func TestFilesOfPeople(t *testing.T) {
 					}
 					var file *Error
 					if err == nil || !strings.Contains(err.Error(), words) ||
-						inLine != strings.HasPrefix(err.Error(), "line "+place+": ") || errors.As(err, &file) == inLine {
+						inLine != strings.HasPrefix(err.Error(), "line "+place+": ") || errors.As(err,
+						&file) == inLine {
 						t.Errorf("%q, %v; want %q", got, err, c.Refused)
 					}
 					return
@@ -99,7 +101,8 @@ func stream(t *testing.T, parts ...string) io.Reader {
 
 func TestALineOfAStreamIsThereAtOnce(t *testing.T) {
 	utf16 := "\xff\xfea\x00\n\x00b\x00"
-	for first, want := range map[string]string{"a\n": "a", "(\n": "(", "P\n": "P", "\n": "", "BZh\n": "BZh", "PAR1\n": "PAR1",
+	for first, want := range map[string]string{"a\n": "a", "(\n": "(", "P\n": "P", "\n": "", "BZh\n": "BZh",
+		"PAR1\n":          "PAR1",
 		"\xef\xbb\xbfa\n": "a", "a\r\n": "a", "1\n": "1", utf16: "a"} {
 		done := make(chan string, 1)
 		go func() {
@@ -133,7 +136,8 @@ func TestALongLineIsCutAndTheNextIsWhole(t *testing.T) {
 }
 
 func TestAReaderThatFailsSaysInWhichLine(t *testing.T) {
-	_, err := ReadLines(io.MultiReader(strings.NewReader("a\nb\nc"), iotest.ErrReader(errors.New("the disk is gone"))), 100)
+	_, err := ReadLines(io.MultiReader(strings.NewReader("a\nb\nc"), iotest.ErrReader(errors.New("the disk is gone"))),
+		100)
 	if err == nil || err.Error() != "line 3: the disk is gone" {
 		t.Error(err)
 	}
@@ -156,7 +160,8 @@ func FuzzReadLines(f *testing.F) {
 		lines, err := ReadLines(bytes.NewReader(raw), 1<<16)
 		again, errAgain := ReadLines(iotest.OneByteReader(bytes.NewReader(raw)), 1<<16)
 		if fmt.Sprint(err) != fmt.Sprint(errAgain) || err == nil && !cmp.Equal(lines, again) {
-			t.Errorf("%s: whole %q %v, by bytes %q %v", base64.StdEncoding.EncodeToString(raw), lines, err, again, errAgain)
+			t.Errorf("%s: whole %q %v, by bytes %q %v", base64.StdEncoding.EncodeToString(raw), lines, err, again,
+				errAgain)
 		}
 	})
 }

@@ -118,8 +118,8 @@ def check_length(path):
         return
     value = load(path, "").get("model_max_length")
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise ExportError(f"{path}: model_max_length is {shown(value)}; it must be a number of tokens, without quotes, or "
-                          f"be absent")
+        raise ExportError(f"{path}: model_max_length is {shown(value)}; it must be a number of tokens, without "
+                          f"quotes, or be absent")
 
 
 def labels(path, config):

@@ -21,10 +21,10 @@ SEQUENCE = {"bert": "bert-sequence", "camembert": "camembert-sequence", "data2ve
             "distilbert": "distilbert-sequence", "electra": "electra-sequence", "ernie": "ernie-sequence",
             "roberta": "roberta-sequence", "xlm-roberta": "xlm-roberta-sequence"}
 ODD = {"null": None, "a string": "7", "negative": -1, "a fraction": 2.5, "a list": [1], "an object": {"a": 1},
-       "huge": 10 ** 30, "large": 10 ** 9, "true": True, "NaN": math.nan, "infinite": math.inf, "a float": 3.0, "zero": 0,
-       "empty": "", "nested": {"0": {"1": [2]}}}
-DISTIL = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",
-          "type_vocab_size", "embedding_size"}
+       "huge": 10 ** 30, "large": 10 ** 9, "true": True, "NaN": math.nan, "infinite": math.inf, "a float": 3.0,
+       "zero": 0, "empty": "", "nested": {"0": {"1": [2]}}}
+DISTIL = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+          "layer_norm_eps", "type_vocab_size", "embedding_size"}
 
 
 def keys_of(kind):
@@ -139,7 +139,8 @@ def test_the_field_cases(checkpoint, tmp_path, export):
         (folder / "config.json").write_text(json.dumps(raw | {key: None}))
         assert export(folder, tmp_path / "out", "--force")[0] == 0, key
     (folder / "tokenizer_config.json").write_text('{"model_max_length": "512"}')
-    refused(export(folder, tmp_path / "no"), 2, "tokenizer_config.json", "model_max_length is \"512\"", "without quotes")
+    refused(export(folder, tmp_path / "no"), 2, "tokenizer_config.json", "model_max_length is \"512\"",
+            "without quotes")
 
 
 @pytest.mark.parametrize("value", ["512", [512], {}, True])
@@ -183,9 +184,9 @@ def test_names_that_transformers_knows_too(case, change, checkpoint, tmp_path, e
 
 
 @pytest.mark.parametrize("table, part", [
-    ({"0": None, "1": "b", "2": "c"}, 'id2label["0"] is null'), ({"0": ["a"], "1": "b", "2": "c"}, 'is ["a"]'), ({}, "gaps"),
-    ({"0": "a", "00": "b", "1": "c"}, "each once"), ({"a": "0"}, "must map numbers to names"), (["a"], "must map numbers"),
-    ({"0": math.inf, "1": "b", "2": "c"}, "is Infinity")])
+    ({"0": None, "1": "b", "2": "c"}, 'id2label["0"] is null'), ({"0": ["a"], "1": "b", "2": "c"}, 'is ["a"]'),
+    ({}, "gaps"), ({"0": "a", "00": "b", "1": "c"}, "each once"), ({"a": "0"}, "must map numbers to names"),
+    (["a"], "must map numbers"), ({"0": math.inf, "1": "b", "2": "c"}, "is Infinity")])
 def test_label_tables_that_are_none(table, part, checkpoint, tmp_path, export):
     folder = checkpoint("bert-sequence")
     edit(folder, id2label=table)

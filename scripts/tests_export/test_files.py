@@ -1,4 +1,4 @@
-"""Files that people give: encodings, compression and formats are read as the worker reads them, or refused in a line."""
+"""Files that people give are read as the worker reads them, or refused in a line."""
 import base64
 import gzip
 import json
@@ -49,7 +49,8 @@ def test_labelled_files_are_read_as_the_worker_reads_them(case, tmp_path):
         rows = labelled.read(path, form)
         if form == "entities":
             groups = ["PER", "LOC"]
-            return [[r.line, r.text, [[groups[labelled.name_of(g, groups)], a, b] for g, a, b in r.truth]] for r in rows]
+            return [[r.line, r.text, [[groups[labelled.name_of(g, groups)], a, b] for g, a, b in r.truth]]
+                    for r in rows]
         out = []
         for r in rows:
             if isinstance(r.truth, labelled.Cell):
@@ -66,8 +67,8 @@ def test_labelled_files_are_read_as_the_worker_reads_them(case, tmp_path):
 
 
 @pytest.mark.parametrize("data, part", [
-    (b"\xff\xfea", "middle of a character"), (b"PK\x03\x04rest", "zip archive"), ("größer\n".encode("latin-1"), "iconv"),
-    (b"PAR1\x15\x04", "read_parquet"), (b"a\0b\n", "NUL byte")])
+    (b"\xff\xfea", "middle of a character"), (b"PK\x03\x04rest", "zip archive"),
+    ("größer\n".encode("latin-1"), "iconv"), (b"PAR1\x15\x04", "read_parquet"), (b"a\0b\n", "NUL byte")])
 @pytest.mark.parametrize("flags", [("--labelled",), ("--precision", "int8", "--calibration")])
 def test_a_file_that_is_no_text_is_refused_in_a_line(data, part, flags, checkpoint, tmp_path, export):
     (tmp_path / "file.tsv").write_bytes(data)
@@ -175,7 +176,8 @@ def test_a_regression_in_other_precisions(precision, checkpoint, texts, tmp_path
 
 @pytest.mark.parametrize("name, content, part", [
     ("a.tsv", "label\ttext\nhigh\tx\n", "a.tsv:2: the label is \"high\"; write a number"),
-    ("a.tsv", "label\ttext\nnan\tx\n", "a.tsv:2: the label is"), ("a.tsv", "label\ttext\n\tx\n", "a.tsv:2: the label is"),
+    ("a.tsv", "label\ttext\nnan\tx\n", "a.tsv:2: the label is"),
+    ("a.tsv", "label\ttext\n\tx\n", "a.tsv:2: the label is"),
     ("a.jsonl", '{"text": "x", "label": "high"}\n', "a.jsonl:1: the label is \"high\""),
     ("a.jsonl", '{"text": "x", "label": true}\n', "a.jsonl:1: the label is true"),
     ("a.jsonl", '{"text": "x", "label": NaN}\n', "a.jsonl:1: the label is NaN"),
