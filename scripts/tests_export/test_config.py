@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers
 
@@ -222,3 +223,25 @@ def test_tags_have_no_problem_type(problem, checkpoint, tmp_path, export):
     folder = checkpoint("bert-token")
     edit(folder, problem_type=problem)
     refused(export(folder, tmp_path / "out"), 2, problem, "goes with sequence classification")
+
+
+def test_a_projection_that_transformers_has_no_use_for(checkpoint):
+    """ElectraModel projects embeddings only where their width is another than that of the layers."""
+    folder = checkpoint("electra-token")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["embedding_size"] == config["hidden_size"]
+    before = reference.numpy_logits(source.read(folder), [2, 5, 6, 3])
+    tensors = tiny_models.weights("electra-token", config)
+    width = config["hidden_size"]
+    tensors |= {"electra.embeddings_project.weight": np.eye(width, dtype=np.float32) * 2,
+                "electra.embeddings_project.bias": np.ones(width, np.float32)}
+    tiny_models.save_weights(folder, tensors)
+    s = source.read(folder)
+    assert source.encoder(s).project is None
+    assert (reference.numpy_logits(s, [2, 5, 6, 3]) == before).all()
+
+
+def test_an_architecture_of_another_model_type(checkpoint, tmp_path, export):
+    folder = checkpoint("bert-sequence")
+    edit(folder, model_type="roberta")
+    refused(export(folder, tmp_path / "out"), 2, 'model_type is "roberta"', 'is of model_type "bert"')
