@@ -4,12 +4,17 @@ package model
 // no mistakes, missing ones have defaults.
 
 import (
+	"bytes"
+	_ "embed" // the defaults
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Config is what config.json says about inputs and outputs.
@@ -44,10 +49,6 @@ var offsetPositions = []string{
 	"data2vec-text", "xmod", "luke", "mluke", "markuplm",
 }
 
-// twoTokenTypes are the model types whose type_vocab_size is 2 by default, and whose tokenizers make both.
-var twoTokenTypes = []string{"bert", "electra", "albert", "convbert", "megatron-bert", "mobilebert", "rembert",
-	"roformer", "squeezebert", "big_bird", "ernie", "nezha", "funnel", "layoutlm"}
-
 // readConfig reads config.json by read, which Open gives.
 func readConfig(read func(name string) ([]byte, error)) (Config, error) {
 	raw, err := read(ConfigFile)
@@ -62,41 +63,24 @@ func readConfig(read func(name string) ([]byte, error)) (Config, error) {
 }
 
 func parseConfig(raw []byte) (Config, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &fields); err != nil {
-		return Config{}, fmt.Errorf("not a JSON object: %w: copy it again from the Hugging Face model", err)
+	fields, err := configFields(raw)
+	if err != nil {
+		return Config{}, err
 	}
-	var (
-		c         Config
-		errs      []error
-		id2label  map[string]any
-		numLabels *int
-		positions *int
-		pad       *int32
-		vocab     *int
-	)
-	// A null leaves the zero value: transformers 5 writes many.
-	read := func(name string, into any) {
-		if v, ok := fields[name]; ok {
-			if err := json.Unmarshal(v, into); err != nil {
-				errs = append(errs, fmt.Errorf("%s: cannot read %.60s: %w", name, v, err))
-			}
-		}
+	c := Config{
+		ModelType: fields.name("model_type"), Architectures: fields.names("architectures"),
+		ProblemType: fields.name("problem_type"),
 	}
-	read("model_type", &c.ModelType)
-	read("architectures", &c.Architectures)
-	read("problem_type", &c.ProblemType)
-	read("id2label", &id2label)
-	read("num_labels", &numLabels)
-	read("max_position_embeddings", &positions)
-	read("pad_token_id", &pad)
-	read("vocab_size", &vocab)
-	read("tokenizer_class", &c.TokenizerClass)
-	var types *int
-	read("type_vocab_size", &types)
-	if len(errs) > 0 {
-		return Config{}, errors.Join(errs...)
+	id2label, numLabels := fields.labels("id2label"), fields.number("num_labels", 1)
+	c.TokenizerClass = fields.name("tokenizer_class")
+	types := fields.number("type_vocab_size", 0)
+	positions, pad, vocab := fields.number("max_position_embeddings", 1), fields.number("pad_token_id", 0),
+		fields.number("vocab_size", 1)
+	errs := fields.errs
+	if c.ModelType == "" && len(c.Architectures) > 0 {
+		c.ModelType = modelTypes[architecture.ReplaceAllString(c.Architectures[0], "")]
 	}
+	defaults := configDefaults()[c.ModelType]
 
 	labels, err := labelsOf(id2label, numLabels)
 	if err != nil {
@@ -122,26 +106,25 @@ func parseConfig(raw []byte) (Config, error) {
 	switch {
 	case types != nil:
 		c.TokenTypes = *types
-	case slices.Contains(twoTokenTypes, c.ModelType):
-		c.TokenTypes = 2
+	case defaults.TypeVocabSize != nil:
+		c.TokenTypes = *defaults.TypeVocabSize
 	}
-	offset := slices.Contains(offsetPositions, c.ModelType)
 	c.padKnown = pad != nil
-	switch {
-	case pad != nil && *pad >= 0:
-		c.PadTokenID = *pad
-	case pad != nil:
-		errs = append(errs, fmt.Errorf("pad_token_id: %d is not a token: give the id of the tokenizer's padding token",
-			*pad))
-	case offset:
-		c.PadTokenID = 1 // the default of every model type of that family
+	if pad == nil {
+		pad = defaults.PadTokenID
+	}
+	if pad != nil {
+		c.PadTokenID = int32(*pad)
 	}
 	if vocab != nil {
 		c.VocabSize = *vocab
 	}
+	if positions == nil {
+		positions = defaults.MaxPositions
+	}
 	if positions != nil {
 		c.MaxPositions = *positions
-		if offset {
+		if slices.Contains(offsetPositions, c.ModelType) {
 			c.MaxPositions -= int(c.PadTokenID) + 1
 		}
 		if c.MaxPositions < 1 {
@@ -154,15 +137,170 @@ func parseConfig(raw []byte) (Config, error) {
 	return c, nil
 }
 
+// configDefault is what transformers takes where config.json of a model type does not say it.
+type configDefault struct {
+	PadTokenID    *int `json:"pad_token_id"`
+	MaxPositions  *int `json:"max_position_embeddings"`
+	TypeVocabSize *int `json:"type_vocab_size"`
+}
+
+//go:embed config_defaults.json
+var configDefaultsFile []byte // of scripts/make_config_defaults.py, which asks transformers' configuration classes
+
+// configDefaults are the defaults by model type.
+var configDefaults = sync.OnceValue(func() map[string]configDefault {
+	var all map[string]configDefault
+	if err := json.Unmarshal(configDefaultsFile, &all); err != nil {
+		panic(err) // it is compiled in
+	}
+	return all
+})
+
+// architecture is what stands behind the family in a class's name.
+var architecture = regexp.MustCompile(`For[A-Z][A-Za-z]*$`)
+
+// modelTypes are those of families whose positions begin elsewhere, for a config.json that names the class only.
+var modelTypes = map[string]string{"Roberta": "roberta", "XLMRoberta": "xlm-roberta", "Camembert": "camembert",
+	"Data2VecText": "data2vec-text", "Bert": "bert", "DistilBert": "distilbert", "Electra": "electra", "Ernie": "ernie"}
+
+// fields are the members of a config.json. A missing one and a null are the same: transformers 5 writes many nulls.
+type fields struct {
+	of   map[string]json.RawMessage
+	errs []error // what is not of its key's kind
+}
+
+// configFields reads an object as Python's json does, which writes NaN and Infinity, too.
+func configFields(raw []byte) (*fields, error) {
+	raw = withoutNaN(bytes.TrimPrefix(raw, []byte("\ufeff")))
+	f := &fields{}
+	err := json.Unmarshal(raw, &f.of)
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &syntax):
+		return nil, fmt.Errorf("not a JSON object: %w: copy it again from the Hugging Face model", err)
+	case err != nil || f.of == nil:
+		return nil, fmt.Errorf("is %.60s, not a JSON object: copy it again from the Hugging Face model", raw)
+	}
+	return f, nil
+}
+
+var notANumber = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?Infinity|NaN`)
+
+// withoutNaN puts what JSON has no number for in quotes, so that only who wants a number there sees that it is none.
+func withoutNaN(raw []byte) []byte {
+	return notANumber.ReplaceAllFunc(raw, func(found []byte) []byte {
+		if found[0] == '"' {
+			return found
+		}
+		return []byte(`"` + string(found) + `"`)
+	})
+}
+
+func (f *fields) given(name string) (json.RawMessage, bool) {
+	raw, ok := f.of[name]
+	return raw, ok && string(raw) != "null"
+}
+
+func (f *fields) wrong(name, what string) {
+	f.errs = append(f.errs, fmt.Errorf("%s: is %.60s: %s", name, f.of[name], what))
+}
+
+// name is a string, or "".
+func (f *fields) name(name string) (s string) {
+	if raw, ok := f.given(name); ok && json.Unmarshal(raw, &s) != nil {
+		f.wrong(name, "it must be a name in quotes")
+	}
+	return s
+}
+
+func (f *fields) names(name string) (list []string) {
+	if raw, ok := f.given(name); ok && json.Unmarshal(raw, &list) != nil {
+		f.wrong(name, `it must be a list of names, such as ["BertForSequenceClassification"]`)
+	}
+	return list
+}
+
+// number is a whole number of at least least, or nil.
+func (f *fields) number(name string, least int32) *int {
+	raw, ok := f.given(name)
+	if !ok {
+		return nil
+	}
+	var n int32
+	if json.Unmarshal(raw, &n) != nil || n < least {
+		f.wrong(name, fmt.Sprintf("it must be a whole number from %d to %d, without quotes, as the model was "+
+			"trained with", least, math.MaxInt32))
+		return nil
+	}
+	whole := int(n)
+	return &whole
+}
+
+// labels are the names of id2label, nil where there is none.
+func (f *fields) labels(name string) map[string]string {
+	raw, ok := f.given(name)
+	if !ok {
+		return nil
+	}
+	var values map[string]any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if d.Decode(&values) != nil {
+		f.wrong(name, `it must map numbers to names, as {"0": "NEGATIVE"}`)
+		return nil
+	}
+	labels := make(map[string]string, len(values))
+	for key, v := range values {
+		label, ok := pythonName(v)
+		if !ok {
+			shown, _ := json.Marshal(v) // it comes from JSON
+			f.errs = append(f.errs, fmt.Errorf("%s: %q is %.60s: give the label's name in quotes", name, key, shown))
+		}
+		labels[key] = label
+	}
+	return labels
+}
+
+// pythonName is a label that is no string as Python prints it: that is how the training program had it.
+func pythonName(v any) (string, bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case bool:
+		if v {
+			return "True", true
+		}
+		return "False", true
+	case json.Number:
+		if !strings.ContainsAny(string(v), ".eE") {
+			return string(v), true
+		}
+		x, err := v.Float64()
+		if err != nil {
+			return "", false
+		}
+		if size := math.Abs(x); x != 0 && (size < 1e-4 || size >= 1e16) {
+			return strconv.FormatFloat(x, 'e', -1, 64), true
+		}
+		s := strconv.FormatFloat(x, 'f', -1, 64)
+		if !strings.Contains(s, ".") {
+			s += ".0"
+		}
+		return s, true
+	default:
+		return "", false
+	}
+}
+
 // labelsOf orders id2label by id. Without one, labels are LABEL_0.. up to num_labels, and without that there are two:
 // the defaults of PreTrainedConfig.
-func labelsOf(id2label map[string]any, numLabels *int) ([]string, error) {
+func labelsOf(id2label map[string]string, numLabels *int) ([]string, error) {
 	if id2label == nil {
 		n := 2
 		if numLabels != nil {
 			n = *numLabels
 		}
-		if n < 1 || n > 1<<20 {
+		if n > 1<<20 {
 			return nil, fmt.Errorf("num_labels: %d is not a number of labels", n)
 		}
 		labels := make([]string, n)
@@ -182,12 +320,7 @@ func labelsOf(id2label map[string]any, numLabels *int) ([]string, error) {
 			return nil, fmt.Errorf("id2label: key %q: the keys of %d labels must be the numbers 0 to %d", key,
 				len(labels), len(labels)-1)
 		}
-		seen[i] = true
-		if s, ok := v.(string); ok {
-			labels[i] = s
-		} else {
-			labels[i] = fmt.Sprint(v)
-		}
+		seen[i], labels[i] = true, v
 	}
 	return labels, nil
 }

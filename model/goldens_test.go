@@ -32,8 +32,8 @@ func readGolden(t testing.TB, name string, into any) {
 }
 
 type goldenModel struct {
-	ID2Label    map[string]any `json:"id2label"`
-	ProblemType *string        `json:"problem_type"`
+	ID2Label    map[string]string `json:"id2label"`
+	ProblemType *string           `json:"problem_type"`
 }
 
 func (g goldenModel) labels(t testing.TB) []string {

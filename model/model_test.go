@@ -120,7 +120,7 @@ func TestOpenWithoutManifest(t *testing.T) {
 		}, 512, TextClassification, 1, []string{"LABEL_0", "LABEL_1"}, "<unk>", 1},
 		{"nulls and no labels", map[string]string{
 			ConfigFile: `{"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"], "id2label": null, "num_labels": 3, "problem_type": null}`,
-		}, 512, TextClassification, 0, []string{"LABEL_0", "LABEL_1", "LABEL_2"}, "[UNK]", 2},
+		}, 512, TextClassification, 0, []string{"LABEL_0", "LABEL_1", "LABEL_2"}, "[UNK]", 1},
 		{"tokenizer with a smaller limit, labels that are numbers", map[string]string{
 			ConfigFile:              `{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "id2label": {"0": 1, "1": 2}, "num_labels": 5, "max_position_embeddings": 512}`,
 			"tokenizer_config.json": `{"model_max_length": 256, "unk_token": "[UNK]"}`,

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from sluice_export import evaluate, feeds, graph, reference, source as sources
+from sluice_export import feeds, graph, labelled, reference, source as sources
 
 COUNT = 1000
 
 
 def texts_of(paths):
     each = max(1, COUNT // len(paths))
-    return [t for p in paths for t in evaluate.read_texts(p)[:each]]
+    return [t for p in paths for t in labelled.texts(p)[:each]]
 
 
 def fp32(checkpoint, paths):

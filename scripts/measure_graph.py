@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from sluice_export import calibrate, evaluate, feeds, graph, source as sources
+from sluice_export import calibrate, feeds, graph, labelled, source as sources
 from sluice_export.source import TOKEN
 
 CORE = min(os.sched_getaffinity(0))
@@ -171,7 +171,7 @@ def main():
     os.sched_setaffinity(0, {CORE})
     s = sources.read(a.checkpoint)
     s.tokenizer.enable_truncation(s.max_tokens)
-    s.calibration = evaluate.read_texts(a.texts)
+    s.calibration = labelled.texts(a.texts)
     rows = rows_of(s, s.calibration)
     runners, e = engines(s) if a.part != "budgets" else only_ours(s)
     inner = e.layers[0]["f1"][0].shape[0]

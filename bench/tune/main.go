@@ -103,7 +103,7 @@ func measure(ctx context.Context, o options, student string, threshold float64, 
 	if err != nil {
 		return err
 	}
-	texts, err := labelled.Read(f, labelled.Wanted{})
+	texts, err := labelled.Read(f, labelled.Wanted{Name: o.labelled})
 	f.Close()
 	if err != nil {
 		return err

@@ -51,7 +51,8 @@ not trained on, at least some hundred.
 
 FILE has one JSON object a line: {"text": "…", "label": "POSITIVE"}; for a model with independent labels {"text": "…",
 "labels": ["toxic"]}; for named entities {"text": "…", "entities": [{"entity_group": "PER", "start": 0, "end": 3}]},
-where start and end count characters. Every figure is of texts that the map was not fitted on (folds).`,
+where start and end count characters. Labels may be numbers; TSV, CSV and IOB2 are read, too, and files may be
+compressed (gzip, Zstandard). Every figure is of texts that the map was not fitted on (folds).`,
 		Example: `  sluice calibrate -m models/sentiment --labelled dev.jsonl --dry-run
   sluice calibrate -m models/sentiment --labelled dev.jsonl --evaluate test.jsonl --plot reliability.svg`,
 		Args: cobra.NoArgs,

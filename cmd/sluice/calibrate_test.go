@@ -156,7 +156,7 @@ func TestCalibrateSaysWhatIsWrongWithItsInput(t *testing.T) {
 		{"a label of another model", sentiment, `{"text": "a", "label": "POSITVE"}`, nil,
 			`line 2: "POSITVE" is none of the model's labels (NEGATIVE, POSITIVE); did you mean POSITIVE?`},
 		{"one label for independent ones", toxicity, `{"text": "a", "label": "toxic"}`, nil,
-			`line 2: has no "labels"; write {"text": "…", "labels": ["toxic"]}, or [] where there are none`},
+			`line 2: "label" is "toxic"; write {"text": "…", "labels": ["toxic"]}, or [] where there are none`},
 		{"no entities", ner, `{"text": "a"}`, nil, `line 2: has no "entities"`},
 		{"an entity behind the text", ner, `{"text": "é", "entities": [{"entity_group": "PER", "start": 0, "end": 2}]}`,
 			nil, "line 2: entities[0] is from 0 to 2 of a text of 1 characters"},

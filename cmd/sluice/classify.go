@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -22,6 +23,7 @@ import (
 	"sluice/cmd/sluice/settings"
 	"sluice/cmd/sluice/suggest"
 	"sluice/cmd/sluice/worker"
+	"sluice/model/textfile"
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/engine"
@@ -56,7 +58,10 @@ func classifyCommand(p *worker.Process) *cobra.Command {
 		Long: `Reads one text or one JSON object a line, from FILE or from standard input, and writes one JSON object a
 line in the same order: the object as it came plus the field with the verdicts, or {"text": ..., "inference": ...} for a
 plain text. Answers appear while the input is still open. A line that cannot be judged gives {"error": ..., "reason":
-..., "line": N}, and exit code 1 at the end. A line that --skip leaves out gives nothing.`,
+..., "line": N}, and exit code 1 at the end.
+
+The input is UTF-8, with or without a byte order mark; UTF-16 is converted, and what is compressed with gzip or
+Zstandard is decompressed, whatever its name is. Bytes that are no UTF-8 are judged as U+FFFD, as a worker does.`,
 		Example: `  echo "What a lovely day" | sluice classify -m models/sentiment
   sluice classify -m models/sentiment -m entities=models/ner reviews.jsonl > verdicts.jsonl
   tail -f app.log | sluice classify -m models/sentiment --format text`,
@@ -69,7 +74,14 @@ plain text. Answers appear while the input is still open. A line that cannot be 
 					return usageErrorf("classify: %v", err)
 				}
 				defer f.Close()
-				in = f
+				text := textfile.NewReader(f)
+				var wrong *textfile.Error
+				if err := text.Check(); errors.As(err, &wrong) {
+					return usageErrorf("classify: %s %w", args[0], err)
+				} else if err != nil && !errors.Is(err, io.EOF) {
+					return usageErrorf("classify: %w", err)
+				}
+				in = text
 			}
 			return classify(cmd.Context(), in, cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
 		},
@@ -277,6 +289,11 @@ func (p *lineProcessor) Process(j *pipeline.Job) {
 			"the line is longer than %s", config.Bytes(longestLine)), 0))
 		return
 	}
+	if why := textfile.Problem(j.Record.Value); why != "" {
+		fault := pipeline.Faultf(pipeline.Poison, "decode", "not-text", "the line %s", why)
+		j.Done(p.bad.DeadLetter(j.Record, fault, 0))
+		return
+	}
 	asJSON := p.format == "json"
 	if p.format == "auto" {
 		line := bytes.TrimLeft(bytes.TrimPrefix(j.Record.Value, []byte("\xEF\xBB\xBF")), " \t")
@@ -314,7 +331,18 @@ func runLines(ctx context.Context, in io.Reader, out io.Writer, p pipeline.Proce
 	if err := st.Run(ctx, src); err != nil {
 		return err
 	}
-	if src.err != nil {
+	if src.foreign > 0 {
+		fmt.Fprintf(errw, "sluice: %d of %d lines are not UTF-8 (the first is line %d); they were judged with "+
+			"U+FFFD for what is none. If the text is Latin-1 or Windows-1252, convert it first: iconv -f "+
+			"WINDOWS-1252 -t UTF-8\n", src.foreign, src.next, src.firstForeign)
+	}
+	var wrong *textfile.Error
+	switch {
+	case errors.As(src.err, &wrong) && src.next == 0:
+		return usageErrorf("classify: the input %w", src.err)
+	case errors.As(src.err, &wrong):
+		return fmt.Errorf("reading line %d: the input %w", src.next+1, src.err)
+	case src.err != nil:
 		return fmt.Errorf("reading line %d: %w", src.next+1, src.err)
 	}
 	if sink.skipped > 0 {
@@ -334,6 +362,8 @@ type lineSource struct {
 	written chan int64 // offset behind what the sink has written
 	next    int64
 	err     error // what ended the reading, if not the end of the input
+
+	foreign, firstForeign int64 // lines that are not UTF-8, and the number of the first
 }
 
 // Run implements pipeline.Source. It returns when everything read is written, or ctx ends.
@@ -371,6 +401,13 @@ func (s *lineSource) Run(ctx context.Context, flow pipeline.Flow) error {
 			return nil
 		}
 		from := s.next
+		for i := range batch {
+			if line := batch[i].Value; len(line) <= longestLine && !utf8.Valid(line) {
+				if s.foreign++; s.foreign == 1 {
+					s.firstForeign = batch[i].Offset + 1
+				}
+			}
+		}
 		s.next += int64(len(batch))
 		flow.Deliver(lines, from, batch, s.next)
 		if ctx.Err() != nil {
@@ -403,33 +440,18 @@ func (s *lineSource) room(ctx context.Context, flow pipeline.Flow) bool {
 
 // readLines sends lines, without their ends, until the input ends (nil), fails, or ctx ends.
 func readLines(ctx context.Context, in io.Reader, to chan<- pipeline.Record) error {
-	r := bufio.NewReaderSize(in, 1<<16)
+	lines := textfile.NewLines(textfile.NewReader(in), longestLine)
 	for offset := int64(0); ; offset++ {
-		var line []byte
-		var err error
-		for tooLong := false; ; {
-			var part []byte
-			part, err = r.ReadSlice('\n')
-			if !tooLong {
-				line = append(line, part...)
-			}
-			if tooLong = tooLong || len(line) > longestLine; !errors.Is(err, bufio.ErrBufferFull) {
-				break
-			}
-		}
-		if err != nil && !(errors.Is(err, io.EOF) && len(line) > 0) {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-		select {
-		case to <- pipeline.Record{Topic: linesIn, Offset: offset, Value: line}:
-		case <-ctx.Done():
+		line, err := lines.Next()
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
+			return err
+		}
+		select {
+		case to <- pipeline.Record{Topic: linesIn, Offset: offset, Value: bytes.Clone(line)}:
+		case <-ctx.Done():
 			return nil
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -148,3 +149,78 @@ func TestALineOfAnyLengthIsReadOrRefused(t *testing.T) {
 		t.Errorf("%v, %v", sizes, err)
 	}
 }
+
+// Files of other programs: what is no plain UTF-8 comes in as the same lines.
+func TestFilesOfOtherProgramsAreReadAsTheSameLines(t *testing.T) {
+	plain := "{\"text\":\"größer\"}\nzwei\n"
+	var packed, twice bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	io.WriteString(z, plain)
+	z.Close()
+	z = gzip.NewWriter(&twice)
+	z.Write(packed.Bytes())
+	z.Close()
+	utf16 := "\xff\xfe"
+	for _, r := range plain {
+		utf16 += string([]byte{byte(r), byte(r >> 8)})
+	}
+	for name, in := range map[string]string{"plain": plain, "byte order mark": "\ufeff" + plain, "UTF-16": utf16,
+		"gzip": packed.String(), "CR LF": strings.ReplaceAll(plain, "\n", "\r\n"),
+		"CR": strings.ReplaceAll(plain, "\n", "\r"), "no end": plain[:len(plain)-1]} {
+		var out bytes.Buffer
+		said, err := runEcho(t.Context(), strings.NewReader(in), &out, pipeline.DefaultLimits)
+		if err != nil || out.String() != plain || said != "" {
+			t.Errorf("%s: %q, %v, %s", name, out.String(), err, said)
+		}
+	}
+	for in, want := range map[string]string{"PAR1\x15\x04": "classify: the input is a Parquet file; write its rows",
+		twice.String(): "classify: the input is compressed twice",
+		"\xff\xfea":    "the input is UTF-16 and ends in the middle"} {
+		var out bytes.Buffer
+		_, err := runEcho(t.Context(), strings.NewReader(in), &out, pipeline.DefaultLimits)
+		if exitCode(err) != exitUsage || !strings.Contains(err.Error(), want) || out.Len() > 0 {
+			t.Errorf("%q: %v, %q", in, err, out.String())
+		}
+	}
+	large := strings.Repeat("a line\n", 200_000)
+	packed.Reset()
+	z = gzip.NewWriter(&packed)
+	io.WriteString(z, large)
+	z.Close()
+	var out bytes.Buffer
+	_, err := runEcho(t.Context(), strings.NewReader(packed.String()[:packed.Len()-20]), &out, pipeline.DefaultLimits)
+	if exitCode(err) != exitFailed || !strings.Contains(err.Error(),
+		": the input is compressed (gzip) and ends too early") {
+		t.Errorf("%v", err)
+	}
+	if !strings.HasPrefix(out.String(), "a line\na line\n") {
+		t.Error("what came before the damage has no answer")
+	}
+}
+
+func TestLinesThatAreNotUTF8AreToldOf(t *testing.T) {
+	var out bytes.Buffer
+	said, err := runEcho(t.Context(), strings.NewReader("gut\ngr\xf6\xdfer\nsch\xf6n\n"), &out, pipeline.DefaultLimits)
+	if err != nil || !strings.Contains(said, "2 of 3 lines are not UTF-8 (the first is line 2)") ||
+		!strings.Contains(said, "iconv -f WINDOWS-1252 -t UTF-8") {
+		t.Errorf("%v, %s", err, said)
+	}
+}
+
+func TestALineWithANULByteIsRefused(t *testing.T) {
+	never := processor(func(*pipeline.Job) { t.Error("it was judged") })
+	p := &lineProcessor{format: "auto", json: never, text: never, bad: publish.Publisher{DeadLetters: linesBad}}
+	var out, errw bytes.Buffer
+	var stage atomic.Pointer[pipeline.Stage]
+	err := runLines(t.Context(), strings.NewReader("a\x00b\n"), &out, p, pipeline.DefaultLimits,
+		pipeline.NewStageMetrics(prometheus.NewRegistry(), pipeline.StageMetricsOptions{}), &errw, &stage)
+	if exitCode(err) != exitFailed || !strings.Contains(out.String(), `"reason":"not-text","line":1`) ||
+		!strings.Contains(out.String(), "the line holds a NUL byte, which no text has; if the file is UTF-16") {
+		t.Errorf("%v, %s", err, out.String())
+	}
+}
+
+// processor is one function.
+type processor func(*pipeline.Job)
+
+func (p processor) Process(j *pipeline.Job) { p(j) }

@@ -152,7 +152,7 @@ reached; then nothing is written.`,
 	}
 	fs := cmd.Flags()
 	addConfigFlag(cmd, &o.config)
-	fs.StringVar(&o.labelled, "labelled", "", "`FILE` of labelled texts, one JSON object a line")
+	fs.StringVar(&o.labelled, "labelled", "", "`FILE` of labelled texts: JSON lines, TSV, CSV or IOB2")
 	describe(fs, "labelled", envTune+"LABELLED", "labelled.jsonl")
 	fs.StringVar(&o.verdict, "verdict", "", "`NAME` of the model that the labels are for; default: the only one that "+
 		"has such labels")
@@ -304,7 +304,7 @@ func (o *tuneOptions) open(ctx context.Context, c *settings.Loaded) (*tuning, er
 	if err != nil {
 		return nil, usageErrorf("tune: %v", err)
 	}
-	texts, err := labelled.Read(f, labelled.Wanted{})
+	texts, err := labelled.Read(f, labelled.Wanted{Name: o.labelled})
 	f.Close()
 	if err != nil {
 		return nil, usageErrorf("tune: %s: %w", o.labelled, err)

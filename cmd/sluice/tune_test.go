@@ -197,13 +197,13 @@ func TestTuneNamesMistakes(t *testing.T) {
 		"{name: again, path: %s}\n", needModel(t, "toxicity"), needModel(t, "ner"), needModel(t, "sentiment")))
 	bad := filepath.Join(t.TempDir(), "bad.jsonl")
 	if err := os.WriteFile(bad,
-		[]byte("{\"text\":\"a\",\"label\":\"POSITIVE\"}\n{\"text\":\"b\",\"label\":\"positive\"}\n{\"txt\":\"c\"}\n"),
+		[]byte("{\"text\":\"a\",\"label\":\"POSITIVE\"}\n{\"text\":\"b\",\"label\":\"great\"}\n{\"txt\":\"c\"}\n"),
 		0o600); err != nil {
 		t.Fatal(err)
 	}
 	wrongLabel := filepath.Join(t.TempDir(), "label.jsonl")
 	if err := os.WriteFile(wrongLabel,
-		[]byte("{\"text\":\"a\",\"label\":\"POSITIVE\"}\n{\"text\":\"b\",\"label\":\"positive\"}\n"),
+		[]byte("{\"text\":\"a\",\"label\":\"POSITIVE\"}\n{\"text\":\"b\",\"label\":\"great\"}\n"),
 		0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestTuneNamesMistakes(t *testing.T) {
 		{"no labelled file", "give --labelled FILE", []string{"-c", config}},
 		{"a file that is not there", "no such file", []string{"-c", config, "--labelled", bad + "x"}},
 		{"a line", `bad.jsonl: line 3: has no "text"`, []string{"-c", config, "--labelled", bad}},
-		{"a label", `label.jsonl: line 2: "positive" is none of the model's labels (NEGATIVE, POSITIVE)`,
+		{"a label", `label.jsonl: line 2: "great" is none of the model's labels (NEGATIVE, POSITIVE)`,
 			[]string{"-c", config, "--labelled", wrongLabel}},
 		{"a goal", "write for example 0.92, or model-0.3", []string{"-c", config, "--labelled", labelled,
 			"--target-accuracy", "92"}},

@@ -57,7 +57,7 @@ func Open(name string, m *model.Model, suggest labelled.Suggest) (*File, error) 
 	if err != nil {
 		return nil, err
 	}
-	want := labelled.Wanted{Form: labelled.OneLabel, Known: m.Labels, Suggest: suggest}
+	want := labelled.Wanted{Form: labelled.OneLabel, Name: name, Known: m.Labels, Suggest: suggest}
 	switch {
 	case m.Task == model.TokenClassification:
 		want.Form, want.Known = labelled.Entities, m.Groups()

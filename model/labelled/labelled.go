@@ -1,9 +1,11 @@
-// Package labelled reads labelled texts: JSON lines, each with a text and with what is right about it. It is the only
-// reader of such files, for tuning and for calibrating. It is pure: it runs no model.
+// Package labelled reads labelled texts: rows of JSON lines, TSV, CSV or IOB2, each with a text and with what is right
+// about it. It is the only reader of such files, for tuning and for calibrating. It is pure: it runs no model.
+//
+// docs/files.md says what it reads. The exporter reads the same (scripts/sluice_export/labelled.py); testdata has files
+// for both.
 package labelled
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/json"
@@ -13,11 +15,13 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"sluice/model/textfile"
 )
 
-// Text is one line of a labelled file.
+// Text is one row of a labelled file.
 type Text struct {
-	Line     int // of the file, from 1
+	Line     int // of the file, from 1; where the row begins
 	Text     string
 	Label    string   // the one that is right; of entities Canonical of them
 	Labels   []string // IndependentLabels: all that are right; nil for other forms
@@ -75,7 +79,8 @@ func (f Form) Example(label string) string {
 // Wanted says which lines a reader expects. The zero value takes a label or entities, whatever they are called.
 type Wanted struct {
 	Form    Form
-	Known   []string // labels, or groups of entities, of the model; nil: not known yet, see CheckLabels
+	Name    string   // of the file: its ending says which format it has; without one that is known its beginning does
+	Known   []string // labels, or groups of entities, of the model; nil: not known yet, see Resolve
 	Suggest Suggest
 }
 
@@ -88,38 +93,43 @@ const (
 	mostProblems = 10       // that one error names
 )
 
-// Read reads JSON lines of the form that is wanted. Other members are ignored, and so are empty lines. The error joins
-// the first mistakes, each with its line and what to do.
+// Read reads the rows of a file that are of the form that is wanted. Other members and columns are ignored, and so are
+// empty lines. The error joins the first mistakes, each with its line and what to do.
 func Read(r io.Reader, want Wanted) ([]Text, error) {
+	lines, err := textfile.ReadLines(r, longestLine)
+	if err != nil {
+		return nil, err
+	}
 	var texts []Text
 	var errs []error
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 1<<16), longestLine)
-	n := 0
-	for lines.Scan() && len(errs) < mostProblems {
-		n++
-		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
-			continue
+	fail := func(line int, err error) bool {
+		errs = append(errs, fmt.Errorf("line %d: %w", line, err))
+		return len(errs) < mostProblems
+	}
+	err = want.rows(lines, func(line int, t Text, err error) bool {
+		t.Line = line
+		switch {
+		case err != nil:
+			return fail(line, err)
+		case strings.TrimSpace(t.Text) == "":
+			return fail(line, errors.New("its text is empty; remove the line: a worker asks no model about such a "+
+				"record"))
+		case len(texts) > 0 && (t.Entities == nil) != (texts[0].Entities == nil):
+			return fail(line, fmt.Errorf(`line %d has "label" where this has "entities", or the other way round; a `+
+				`file is for one model`, texts[0].Line))
 		}
-		t, err := want.parse(lines.Bytes())
-		if err != nil {
-			errs = append(errs, fmt.Errorf("line %d: %w", n, err))
-			continue
-		}
-		t.Line = n
-		if len(texts) > 0 && (t.Entities == nil) != (texts[0].Entities == nil) {
-			errs = append(errs, fmt.Errorf(`line %d: line %d has "label" where this has "entities", or the other way `+
-				`round; a file is for one model`, n, texts[0].Line))
-			continue
+		if want.Known != nil {
+			if err := t.resolve(want.Known, want.Suggest); err != nil {
+				return fail(line, err)
+			}
 		}
 		texts = append(texts, t)
+		return true
+	})
+	if err != nil {
+		return nil, err
 	}
-	switch err := lines.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		errs = append(errs, fmt.Errorf("line %d: is longer than %d MiB; write one text a line", n+1, longestLine>>20))
-	case err != nil:
-		errs = append(errs, fmt.Errorf("line %d: %w", n+1, err))
-	case len(errs) == 0 && len(texts) == 0:
+	if len(errs) == 0 && len(texts) == 0 {
 		errs = append(errs, fmt.Errorf("there is no text in it; write lines like %s", want.example()))
 	}
 	return texts, errors.Join(errs...)
@@ -138,32 +148,55 @@ type members struct {
 	example string
 }
 
-// text reads a member that must be a string.
-func (m members) text(name string, into *string) error {
-	raw, ok := m.of[name]
-	if !ok {
-		return fmt.Errorf("has no %q; add it as a string, as in %s", name, m.example)
+// find is the first of some names that a line has. The error names what it has.
+func (m members) find(names ...string) (name string, raw json.RawMessage, err error) {
+	for _, name := range names {
+		if raw, ok := m.of[name]; ok {
+			return name, raw, nil
+		}
 	}
-	if err := json.Unmarshal(raw, into); err != nil || bytes.Equal(raw, []byte("null")) {
-		return fmt.Errorf("%q is %.40s, not a string; write it in quotes", name, raw)
-	}
-	return nil
+	has := slices.Sorted(func(yield func(string) bool) {
+		for name := range m.of {
+			if !yield(name) {
+				return
+			}
+		}
+	})
+	return "", nil, fmt.Errorf("has no %q (it has: %s); write %s", names[0], listed(has), m.example)
 }
 
-func (w Wanted) parse(line []byte) (t Text, err error) {
+// listed is a few names for an error.
+func listed(names []string) string {
+	const most = 8
+	if len(names) > most {
+		names = append(slices.Clone(names[:most]), "…")
+	}
+	text := strings.Join(names, ", ")
+	if len(text) > 200 {
+		text = strings.ToValidUTF8(text[:200], "") + "…"
+	}
+	return text
+}
+
+func (w Wanted) parse(line string) (t Text, err error) {
 	m := members{example: w.example()}
-	if err := json.Unmarshal(line, &m.of); err != nil || m.of == nil {
+	if err := json.Unmarshal([]byte(line), &m.of); err != nil || m.of == nil {
+		if line[0] == '[' {
+			return t, fmt.Errorf("is a list; write each object on a line of its own, as jq -c '.[]' FILE does, such "+
+				"as %s", m.example)
+		}
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {
 			return t, fmt.Errorf("is not a JSON object (%w); write %s", err, m.example)
 		}
 		return t, fmt.Errorf("is not a JSON object; write %s", m.example)
 	}
-	if err = m.text("text", &t.Text); err != nil {
+	name, raw, err := m.find(textNames...)
+	if err != nil {
 		return t, err
 	}
-	if strings.TrimSpace(t.Text) == "" {
-		return t, errors.New(`"text" is empty; remove the line: a worker asks no model about such a record`)
+	if json.Unmarshal(raw, &t.Text) != nil || string(raw) == "null" {
+		return t, fmt.Errorf("%q is %.40s, not a string; write it in quotes", name, raw)
 	}
 	form := w.Form
 	if form == LabelOrEntities {
@@ -179,38 +212,68 @@ func (w Wanted) parse(line []byte) (t Text, err error) {
 	default:
 		err = m.readLabel(&t)
 	}
-	if err == nil && w.Known != nil {
-		err = t.check(w.Known, w.Suggest)
-	}
 	return t, err
 }
 
+// label reads a label's name or its number. What is no label is named in the error.
+func (m members) label(raw json.RawMessage) (string, error) {
+	var value any
+	numbers := json.NewDecoder(bytes.NewReader(raw))
+	numbers.UseNumber()
+	if err := numbers.Decode(&value); err != nil {
+		return "", err
+	}
+	switch v := value.(type) {
+	case string:
+		return v, nil
+	case json.Number:
+		return numberName(string(v)), nil
+	case bool:
+		return strings.ToUpper(string(raw[:1])) + string(raw[1:]), nil // as Python writes it
+	default:
+		return "", fmt.Errorf("is %.40s; write a label's name, or its number", raw)
+	}
+}
+
 func (m members) readLabel(t *Text) error {
-	if err := m.text("label", &t.Label); err != nil {
+	name, raw, err := m.find("label", "labels")
+	if err != nil {
 		return err
 	}
-	if raw, ok := m.of["llm"]; ok && !bytes.Equal(raw, []byte("null")) {
+	if t.Label, err = m.label(raw); err != nil {
+		return fmt.Errorf("%q %w", name, err)
+	}
+	if raw, ok := m.of["llm"]; ok && string(raw) != "null" {
 		t.Answered = true
-		return m.text("llm", &t.LLM)
+		if t.LLM, err = m.label(raw); err != nil {
+			return fmt.Errorf(`"llm" %w`, err)
+		}
 	}
 	return nil
 }
 
 func (m members) readLabels(t *Text) error {
-	raw, ok := m.of["labels"]
-	if !ok {
-		return fmt.Errorf(`has no "labels"; write %s, or [] where there are none`, m.example)
+	name, raw, err := m.find("labels", "label")
+	if err != nil {
+		return fmt.Errorf("%w, or [] where there are none", err)
 	}
-	if err := json.Unmarshal(raw, &t.Labels); err != nil || t.Labels == nil {
-		return fmt.Errorf(`"labels" is %.40s; write %s, or [] where there are none`, raw, m.example)
+	var list []json.RawMessage
+	if err := json.Unmarshal(raw, &list); err != nil || list == nil {
+		return fmt.Errorf("%q is %.40s; write %s, or [] where there are none", name, raw, m.example)
+	}
+	t.Labels = make([]string, len(list))
+	for i, raw := range list {
+		if t.Labels[i], err = m.label(raw); err != nil {
+			return fmt.Errorf("%s[%d] %w", name, i, err)
+		}
 	}
 	return nil
 }
 
 func (m members) readEntities(t *Text) error {
-	raw, ok := m.of["entities"]
-	if !ok {
-		return fmt.Errorf(`has no "entities"; write %s, or [] where there are none`, Entities.Example(""))
+	_, raw, err := m.find("entities")
+	if err != nil {
+		return fmt.Errorf("%w, or [] where there are none", err)
 	}
 	var found []struct {
 		Group string `json:"entity_group"`
@@ -240,47 +303,72 @@ func (m members) readEntities(t *Text) error {
 	return nil
 }
 
-// names are the labels of a text, or the groups of its entities.
-func (t *Text) names() []string {
+// resolve gives labels, or groups of entities, the names that a model has for them. The error says which is none.
+func (t *Text) resolve(known []string, suggest Suggest) error {
 	switch {
 	case t.Entities != nil:
-		groups := make([]string, len(t.Entities))
-		for i, e := range t.Entities {
-			groups[i] = e.Group
+		entities := slices.Clone(t.Entities)
+		for i := range entities {
+			at := nameOf(entities[i].Group, known)
+			if at < 0 {
+				return unknown(entities[i].Group, known, suggest)
+			}
+			entities[i].Group = known[at]
 		}
-		return groups
+		t.Entities, t.Label = entities, Canonical(entities)
 	case t.Labels != nil:
-		return t.Labels
-	default:
-		return []string{t.Label}
-	}
-}
-
-// check says which name of a text is none of the known ones.
-func (t *Text) check(known []string, suggest Suggest) error {
-	for _, name := range t.names() {
-		if slices.Contains(known, name) {
-			continue
-		}
-		what := "; correct it, or name another model"
-		if suggest != nil {
-			if near := suggest(name, known); near != "" {
-				what = near
+		labels := make([]string, len(t.Labels))
+		for i, name := range t.Labels {
+			at := idOf(name, known)
+			if at < 0 {
+				return unknown(name, known, suggest)
+			}
+			if labels[i] = known[at]; slices.Contains(labels[:i], known[at]) {
+				return fmt.Errorf("has the label %s twice; name each label that is right once (a list of zeros and "+
+					"ones, a number for each label, is not read)", known[at])
 			}
 		}
-		return fmt.Errorf("%q is none of the model's labels (%s)%s", name, strings.Join(known, ", "), what)
+		t.Labels = labels
+	default:
+		at := idOf(t.Label, known)
+		if at < 0 {
+			return unknown(t.Label, known, suggest)
+		}
+		t.Label = known[at]
+		if at := idOf(t.LLM, known); at >= 0 {
+			t.LLM = known[at]
+		}
 	}
 	return nil
 }
 
-// CheckLabels says which labels, or groups of entities, are none of the model's. The error joins the first mistakes,
-// one a line.
-func CheckLabels(texts []Text, known []string, suggest Suggest) error {
+// unknown says that a name is none of the known ones.
+func unknown(name string, known []string, suggest Suggest) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("has no label; write one of the model's (%s), or remove the line", strings.Join(known, ", "))
+	case numberName(strings.TrimSpace(name)) == "-1":
+		return errors.New("has the label -1, as datasets mark a text that has none; remove the line")
+	}
+	what := "; correct it, or name another model"
+	if suggest != nil {
+		if near := suggest(name, known); near != "" {
+			what = near
+		}
+	}
+	return fmt.Errorf("%q is none of the model's labels (%s)%s", name, strings.Join(known, ", "), what)
+}
+
+// Resolve gives the labels, or groups of entities, of texts that were read before their model was known the names that
+// the model has for them: a label may be its name, in whatever case of ASCII, or its number. texts stay as they are.
+// The error joins the first that are none of the model's, one a line.
+func Resolve(texts []Text, known []string, suggest Suggest) ([]Text, error) {
+	resolved := slices.Clone(texts)
 	var errs []error
-	for i := range texts {
-		if err := texts[i].check(known, suggest); err != nil && len(errs) < mostProblems {
+	for i := range resolved {
+		if err := resolved[i].resolve(known, suggest); err != nil && len(errs) < mostProblems {
 			errs = append(errs, fmt.Errorf("line %d: %w", texts[i].Line, err))
 		}
 	}
-	return errors.Join(errs...)
+	return resolved, errors.Join(errs...)
 }

@@ -24,17 +24,23 @@ func TestRead(t *testing.T) {
 		t.Errorf("%v\n%s", err, d)
 	}
 	for name, tc := range map[string]struct{ file, says string }{
-		"nothing":          {"\n\n", "there is no text in it"},
-		"no object":        {"[1]\n", "line 1: is not a JSON object"},
-		"cut off":          {"{\"text\":\"a\",\"label\":\"B\"}\n{\"text\":", "line 2: is not a JSON object"},
-		"null":             {"null", "line 1: is not a JSON object"},
-		"no label":         {`{"text":"a"}`, `line 1: has no "label"; add it as a string`},
+		"nothing": {"\n\n", "there is no text in it"},
+		"a list": {"[1]\n", "line 1: is a list; write each object on a line of its own, as jq -c '.[]' " +
+			"FILE does"},
+		"no object": {"1\n", "line 1: is not a JSON object"},
+		"cut off":   {"{\"text\":\"a\",\"label\":\"B\"}\n{\"text\":", "line 2: is not a JSON object"},
+		"null":      {"null", "line 1: is not a JSON object"},
+		"no label": {`{"text":"a"}`,
+			`line 1: has no "label" (it has: text); write {"text": "…", "label": "…"}`},
 		"no text":          {`{"label":"a"}`, `line 1: has no "text"`},
-		"label is number":  {`{"text":"a","label":1}`, `line 1: "label" is 1, not a string; write it in quotes`},
-		"label is null":    {`{"text":"a","label":null}`, `"label" is null`},
-		"llm is an object": {`{"text":"a","label":"b","llm":{}}`, `"llm" is {}, not a string`},
-		"blank text":       {`{"text":" ","label":"b"}`, `line 1: "text" is empty; remove the line`},
-		"no entities":      {`{"text":"a","entities":null}`, `"entities" is null; write [{"entity_group"`},
+		"text is a number": {`{"text":1,"label":"a"}`, `line 1: "text" is 1, not a string; write it in quotes`},
+		"label is null":    {`{"text":"a","label":null}`, `"label" is null; write a label's name, or its number`},
+		"label is a list":  {`{"text":"a","label":["b"]}`, `"label" is ["b"]; write a label's name, or its number`},
+		"llm is an object": {`{"text":"a","label":"b","llm":{}}`, `"llm" is {}; write a label's name, or its number`},
+		"blank text":       {`{"text":" ","label":"b"}`, `line 1: its text is empty; remove the line`},
+		"other members": {`{"body":"a","stars":5}`,
+			`line 1: has no "text" (it has: body, stars); write {"text": "…", "label": "…"}`},
+		"no entities": {`{"text":"a","entities":null}`, `"entities" is null; write [{"entity_group"`},
 		"an entity": {`{"text":"ab","entities":[{"entity_group":"A","start":1,"end":3}]}`,
 			"line 1: entities[0] is from 1 to 3 of a text of 2 characters"},
 		"no end": {`{"text":"ab","entities":[{"entity_group":"A","start":1}]}`,
@@ -54,12 +60,12 @@ func TestRead(t *testing.T) {
 	}
 }
 
-func TestCheckLabelsNamesTheLine(t *testing.T) {
-	err := CheckLabels([]Text{{Line: 3, Label: "A"}, {Line: 9, Label: "positive"}}, []string{"A", "POSITIVE"}, nil)
-	if err == nil || !strings.HasPrefix(err.Error(), `line 9: "positive" is none of the model's labels (A, POSITIVE)`) {
+func TestResolveNamesTheLine(t *testing.T) {
+	_, err := Resolve([]Text{{Line: 3, Label: "A"}, {Line: 9, Label: "good"}}, []string{"A", "POSITIVE"}, nil)
+	if err == nil || !strings.HasPrefix(err.Error(), `line 9: "good" is none of the model's labels (A, POSITIVE)`) {
 		t.Error(err)
 	}
-	err = CheckLabels([]Text{{Line: 3, Label: "PER 0-1", Entities: []Entity{{"PER", 0, 1}}},
+	_, err = Resolve([]Text{{Line: 3, Label: "PER 0-1", Entities: []Entity{{"PER", 0, 1}}},
 		{Line: 4, Entities: []Entity{{"person", 0, 1}}}}, []string{"PER"}, nil)
 	if err == nil ||
 		err.Error() != `line 4: "person" is none of the model's labels (PER); correct it, or name another model` {
@@ -80,17 +86,16 @@ func TestReadForAModel(t *testing.T) {
 			`line 1: is not a JSON object (unexpected end of JSON input); write {"text": "…", "label": ` +
 				`"NEGATIVE"}`},
 		"no label": {one, `{"text":"a","entities":[]}`,
-			`line 1: has no "label"; add it as a string, as in {"text": "…", ` +
-				`"label": "NEGATIVE"}`},
+			`line 1: has no "label" (it has: entities, text); write {"text": "…", "label": "NEGATIVE"}`},
 		"a slip": {one, `{"text":"a","label":"NEGATVE"}`,
 			`line 1: "NEGATVE" is none of the model's labels (NEGATIVE, ` +
 				`POSITIVE); did you mean NEGATIVE?`},
-		"one for several": {several, `{"text":"a","label":"toxic"}`, `line 1: has no "labels"; write {"text": "…", ` +
-			`"labels": ["toxic"]}, or [] where there are none`},
+		"one for several": {several, `{"text":"a","label":"toxic"}`,
+			`line 1: "label" is "toxic"; write {"text": "…", "labels": ["toxic"]}, or [] where there are none`},
 		"no list": {several, `{"text":"a","labels":"toxic"}`, `line 1: "labels" is "toxic"; write {"text"`},
 		"a label": {several, `{"text":"a","labels":["toxic","rude"]}`, `"rude" is none of the model's labels`},
 		"no entities": {spans, `{"text":"a","label":"PER"}`,
-			`line 1: has no "entities"; write {"text": "…", "entities"`},
+			`line 1: has no "entities" (it has: label, text); write {"text": "…", "entities"`},
 		"another group": {spans, `{"text":"a","entities":[{"entity_group":"person","start":0,"end":1}]}`,
 			`"person" is none`},
 		"nothing at all": {several, " \n",

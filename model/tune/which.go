@@ -27,8 +27,8 @@ func labelsOf(m *model.Model) []string {
 }
 
 // Which finds the candidate that texts are for, of which there is one at least: the one with a name or a field, or
-// where name is "" the only one that has all labels. The error says why there is none, or why the one that was found
-// cannot be tuned, and what to do.
+// where name is "" the only one that has all labels. Labels of texts are then called as the model calls them. The error
+// says why there is none, or why the one that was found cannot be tuned, and what to do.
 func Which(candidates []Candidate, name string, texts []labelled.Text, suggest labelled.Suggest) (at int,
 	m *model.Model, err error) {
 	at = -1
@@ -44,8 +44,10 @@ func Which(candidates []Candidate, name string, texts []labelled.Text, suggest l
 			return 0, nil, err
 		}
 		if name == "" && len(candidates) > 1 {
-			if (candidate.Task == model.TokenClassification) != (texts[0].Entities != nil) ||
-				labelled.CheckLabels(texts, labelsOf(candidate), nil) != nil {
+			if (candidate.Task == model.TokenClassification) != (texts[0].Entities != nil) {
+				continue
+			}
+			if _, err := labelled.Resolve(texts, labelsOf(candidate), nil); err != nil {
 				continue
 			}
 			fitting = append(fitting, c.Field)
@@ -70,7 +72,7 @@ func Which(candidates []Candidate, name string, texts []labelled.Text, suggest l
 	return at, m, candidates[at].check(m, texts, suggest)
 }
 
-// check says why a model cannot be tuned by texts.
+// check says why a model cannot be tuned by texts, or gives them the model's names for their labels.
 func (c *Candidate) check(m *model.Model, texts []labelled.Text, suggest labelled.Suggest) error {
 	switch {
 	case m.Task == model.TokenClassification && texts[0].Entities == nil:
@@ -90,5 +92,9 @@ func (c *Candidate) check(m *model.Model, texts []labelled.Text, suggest labelle
 		return fmt.Errorf("the model %s gives a number and no label; thresholds are tuned for models with labels",
 			c.Field)
 	}
-	return labelled.CheckLabels(texts, labelsOf(m), suggest)
+	resolved, err := labelled.Resolve(texts, labelsOf(m), suggest)
+	if err == nil {
+		copy(texts, resolved)
+	}
+	return err
 }

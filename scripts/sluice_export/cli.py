@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from . import calibrate, evaluate, feeds, folder, golden, graph, other, reference, smooth, source as sources
+from . import (calibrate, evaluate, feeds, folder, golden, graph, labelled as files, other, reference, smooth,
+               source as sources)
 from .errors import ExportError
 from .source import TOKEN
 
@@ -51,11 +52,12 @@ def parser():
                    help="contrib: ONNX Runtime's own operators where they are faster; standard: operators of ONNX "
                         "only, int8 as QuantizeLinear pairs, for device: openvino; padded layout (default %(default)s)")
     p.add_argument("--calibration", metavar="FILE", help="texts for int8, best like those to come: .txt (one a line), "
-                                                         ".tsv or .jsonl with a column text, .iob2; 400 and more "
-                                                         "serve well")
-    p.add_argument("--labelled", metavar="FILE", help="labelled texts: .tsv with columns label and text (several "
-                                                      "labels: with commas), or .iob2; prints accuracy or entity F1 of "
-                                                      "source and export")
+                                                         ".tsv, .csv or .jsonl with a column text, .iob2; also "
+                                                         "compressed (.gz, .zst); 400 and more serve well")
+    p.add_argument("--labelled", metavar="FILE", help="labelled texts: .tsv, .csv or .jsonl with label and text "
+                                                      "(several labels: with commas, in .jsonl a list), or .iob2; "
+                                                      "docs/files.md says more; prints accuracy, entity F1 or "
+                                                      "correlation of source and export")
     p.add_argument("--max-tokens", type=int, metavar="N", help="longest row, special tokens included (default: what "
                                                                "the model has positions for)")
     p.add_argument("--special-tokens", choices=("text", "model"), help="what [SEP], or a marker that was added for the "
@@ -119,10 +121,11 @@ def run(a):
     if not s.direct and (layout == "packed" or a.precision != "fp32"):
         raise ExportError(f"{s.architecture} goes through optimum, which makes the padded layout in fp32 only; leave "
                           f"out --layout packed and --precision {a.precision}")
-    kind = "multi-label" if s.multi_label else "single label" if s.task != TOKEN else "tags"
+    kind = ("multi-label" if s.multi_label else "regression" if s.regression else
+            "single label" if s.task != TOKEN else "tags")
     say(f"{s.architecture}, {s.task} ({kind}: {', '.join(s.labels)}), rows of at most {s.max_tokens} tokens")
     labelled = evaluate.read_labelled(a.labelled, s) if a.labelled else None
-    calibration = evaluate.read_texts(a.calibration) if a.calibration else []
+    calibration = files.texts(a.calibration) if a.calibration else []
 
     encoder = sources.encoder(s) if s.direct else None
     if s.direct:
@@ -250,9 +253,16 @@ class Trial:
         """Source and export side by side."""
         if "source" in m:
             for figure, value in m["source"].items():
-                self.say(f"{figure.replace('_', ' ')} on {m['labelled_texts']} labelled texts: source "
-                         f"{100 * value:.2f} %, export {100 * m['export'][figure]:.2f} %")
-        if "agreement" in m:
+                theirs = m["export"].get(figure)
+                if self.s.regression:
+                    pair = f"source {value:.4g}, export " + ("undefined" if theirs is None else f"{theirs:.4g}")
+                else:
+                    pair = f"source {100 * value:.2f} %, export {100 * theirs:.2f} %"
+                self.say(f"{figure.replace('_', ' ')} on {m['labelled_texts']} labelled texts: {pair}")
+        if "mean_difference" in m:
+            self.say(f"{100 * m['agreement']:.2f} % of the values' variance kept over {m['decisions']} values; "
+                     f"difference of value: largest {m['max_difference']:.4f}, mean {m['mean_difference']:.5f}")
+        elif "agreement" in m:
             self.say(f"label agreement {100 * m['agreement']:.2f} % of {m['decisions']} decisions; difference of "
                      f"probability: largest {m['max_dp']:.4f}, mean {m['mean_dp']:.5f}")
 
@@ -306,9 +316,9 @@ def quantize(a, s, encoder, layout, trial, calibration, say):
         for way in ways:
             if way not in tried:
                 m = trial.held_out_agreement(build(way, keep))
+                tried[way] = evaluate.mean_gap(m)
                 say(f"{way} on {len(trial.held_out)} held-out texts: agreement {100 * m['agreement']:.2f} %, mean "
-                    f"difference of probability {m['mean_dp']:.5f}")
-                tried[way] = m["mean_dp"]
+                    f"difference of {'value' if s.regression else 'probability'} {tried[way]:.5f}")
         return min(ways, key=tried.get)
 
     def best_of(alpha):
@@ -339,7 +349,7 @@ def quantize(a, s, encoder, layout, trial, calibration, say):
         measured = trial.final(model)
         say(f"int8, {way}" + (f", {len(keep)} of {len(graph.linears(encoder))} matrices in fp32" if keep else ""))
         trial.show(measured)
-        loss = measured["source"][figure] - measured["export"][figure] if "source" in measured else 0.0
+        loss = sum(sign * measured.get(m, {}).get(figure, 0.0) for m, sign in (("source", 1), ("export", -1)))
         if 100 * measured["agreement"] >= a.accept_agreement and (loss <= FIGURE_LOSS or a.keep_fp32 != "auto"):
             return model, {"method": "static-u8s8", "calibration": way.ranges, "texts": len(chosen),
                            "texts_sha256": _texts_sha256(chosen),

@@ -1,91 +1,88 @@
-"""Texts from files, and what two models' answers are worth: accuracy, entity F1, agreement, differences of probability.
-"""
-import json
+"""What two models' answers are worth: accuracy, entity F1, errors and correlation of values, agreement, differences."""
+import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from . import labelled as files
 from .errors import ExportError
 from .source import TOKEN
 
 
 @dataclass
 class Labelled:
-    """Labelled texts. truth: label id (single label), list of 0/1 (multi-label), or one tag a word; starts: where each
-    word begins.
+    """Labelled texts. truth: label id (single label), list of 0/1 (multi-label), list of numbers (regression), or one
+    tag a word; starts: where each word begins.
     """
     texts: list
     truth: list
     starts: list
 
 
-def read_texts(path):
-    """Texts of a calibration file: a line each; a `text` column in .tsv; a `text` member in .jsonl; sentences in .iob2.
-    """
-    path = Path(path)
-    lines = _lines(path)
-    if path.suffix == ".tsv":
-        column = _columns(path, lines, "text")["text"]
-        texts = [r.split("\t")[column] for r in lines[1:] if len(r.split("\t")) > column]
-    elif path.suffix == ".jsonl":
-        texts = []
-        for n, line in enumerate(lines, 1):
-            try:
-                texts.append(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError):
-                raise ExportError(f"{path}:{n}: not a JSON object with a member \"text\"") from None
-    elif path.suffix == ".iob2":
-        texts = [" ".join(w for w, _ in s) for s in _sentences(path, lines)]
-    else:
-        texts = lines
-    texts = [t.strip() for t in texts if t.strip()]
-    if not texts:
-        raise ExportError(f"{path} holds no texts; give a text a line, or a .tsv or .jsonl with a column \"text\"")
-    return texts
-
-
 def read_labelled(path, source):
-    """Labelled texts of a file: .tsv with columns label and text, or word<TAB>tag lines (IOB2) for
-    token-classification.
-    """
-    path = Path(path)
-    lines = _lines(path)
+    """Labelled texts of a file, with what the source's task needs."""
     if source.task == TOKEN:
-        sentences = list(_sentences(path, lines))
-        known, used = set(source.labels), {t for s in sentences for _, t in s}
-        if not used - {"O"} <= known:
-            raise ExportError(f"{path}: tags {', '.join(sorted(used - known - {'O'}))} are not labels of the model "
+        return _read_entities(path, source)
+    form = files.VALUES if source.regression else files.LABELS if source.multi_label else files.LABEL
+    rows, truth = files.read(path, form), []
+    for row in rows:
+        if source.regression:
+            if len(row.truth) != len(source.labels):
+                raise ExportError(f"{path}:{row.line}: has {len(row.truth)} values, and the model gives "
+                                  f"{len(source.labels)} ({', '.join(source.labels)}); write one for each, in this "
+                                  f"order")
+            truth.append(row.truth)
+            continue
+        if isinstance(row.truth, files.Cell):
+            row.truth = row.truth.of(source.labels)
+        found = files.resolve(path, row, source.labels)
+        truth.append([int(i in found) for i in range(len(source.labels))] if source.multi_label else found[0])
+    return Labelled([row.text for row in rows], truth, None)
+
+
+def _read_entities(path, source):
+    """Sentences with a tag a word. Entities of JSON lines become the tags of the words that they touch."""
+    rows, truth, starts = files.read(path, files.ENTITIES), [], []
+    for row in rows:
+        if row.words is None:
+            words = list(re.finditer(r"\S+", row.text))
+            tags, begins = _tags(path, row, words, source.labels), [m.start() for m in words]
+        else:
+            tags, begins = [t for _, t in row.words], list(np.cumsum([0] + [len(w) + 1 for w, _ in row.words])[:-1])
+        if wrong := sorted(set(tags) - {"O"} - set(source.labels)):
+            raise ExportError(f"{path}:{row.line}: tags {', '.join(wrong)} are not labels of the model "
                               f"({', '.join(source.labels)}); give texts labelled with the model's own tags")
-        starts = []
-        for s in sentences:
-            lengths = [0] + [len(w) + 1 for w, _ in s]
-            starts.append(list(np.cumsum(lengths)[:-1]))
-        return Labelled([" ".join(w for w, _ in s) for s in sentences], [[t for _, t in s] for s in sentences], starts)
-    where = _columns(path, lines, "label", "text")
-    ids = {l.lower(): i for i, l in enumerate(source.labels)}
-    texts, truth = [], []
-    for n, row in enumerate(lines[1:], 2):
-        cells = row.split("\t")
-        if len(cells) <= max(where.values()):
-            raise ExportError(f"{path}:{n}: fewer columns than the header has")
-        names = [x.strip().lower() for x in cells[where["label"]].split(",")
-                 if x.strip()] if source.multi_label else [cells[where["label"]].strip().lower()]
-        for x in names:
-            if x not in ids and not (x.isdigit() and int(x) < len(ids)):
-                raise ExportError(f"{path}:{n}: label {x!r} is not one of the model's: {', '.join(source.labels)}")
-        found = [ids[x] if x in ids else int(x) for x in names]
-        texts.append(cells[where["text"]])
-        truth.append([int(i in found) for i in range(len(ids))] if source.multi_label else found[0])
-    if not texts:
-        raise ExportError(f"{path} holds no labelled texts")
-    return Labelled(texts, truth, None)
+        truth.append(tags)
+        starts.append(begins)
+    return Labelled([row.text for row in rows], truth, starts)
+
+
+def _tags(path, row, words, labels):
+    """The tags of words, which are matches. A word has the tag of the entity that it touches first."""
+    known = sorted({re.sub(r"^[BI]-", "", t) for t in labels} - {"O"})
+    out, begun = [], None
+    for m in words:
+        touched = next((e for e in row.truth if e[1] < m.end() and e[2] > m.start()), None)
+        tag = "O"
+        if touched:
+            at = files.name_of(touched[0], known)
+            if at is None:
+                raise ExportError(f"{path}:{row.line}: {touched[0]!r} is none of the model's labels "
+                                  f"({', '.join(known)}); correct it, or name another model")
+            group = known[at]
+            forms = ("I-" + group, group) if touched is begun else ("B-" + group, "I-" + group, group)
+            tag = next(t for t in forms + ("B-" + group,) if t in labels)
+        begun = touched
+        out.append(tag)
+    return out
 
 
 def score(source, labelled, encodings, logits):
     """Numbers of one model on labelled texts: {"accuracy"} or {"entity_f1", ...} or, multi-label, {"accuracy",
-    "<label>_f1", ...}.
+    "<label>_f1", ...} or, of a regression, {"mse", "pearson", "spearman"}, with several outputs also of each by name.
     """
+    if source.regression:
+        return regression_figures(source.labels, np.array(labelled.truth, np.float64), np.array(logits, np.float64))
     if source.task == TOKEN:
         predicted = [word_tags(source, text, e, z, starts) for text, e, z, starts in zip(labelled.texts, encodings,
                 logits, labelled.starts)]
@@ -98,6 +95,33 @@ def score(source, labelled, encodings, logits):
             out[f"{label}_f1"] = 2 * hit / all_ if all_ else 0.0
         return out
     return {"accuracy": float(np.mean([int(z.argmax()) == y for z, y in zip(logits, labelled.truth)]))}
+
+
+def regression_figures(names, truth, said):
+    """Mean squared error, and Pearson's and Spearman's correlation (ties have their mean rank), of [texts, outputs];
+    the correlations are the means over outputs. One of a constant is not defined, and left out.
+    """
+    out = {"mse": float(((truth - said) ** 2).mean())}
+    for figure, of in (("pearson", lambda v: v), ("spearman", _ranks)):
+        each = {n: _correlation(of(truth[:, i]), of(said[:, i])) for i, n in enumerate(names)}
+        if None not in each.values():
+            out[figure] = float(np.mean(list(each.values())))
+        if len(names) > 1:
+            out |= {f"{n}_{figure}": r for n, r in each.items() if r is not None}
+    if len(names) > 1:
+        out |= {f"{n}_mse": float(((truth[:, i] - said[:, i]) ** 2).mean()) for i, n in enumerate(names)}
+    return out
+
+
+def _correlation(x, y):
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum() / scale) if scale > 0 else None
+
+
+def _ranks(values):
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def word_tags(source, text, encoding, logits, starts):
@@ -123,15 +147,23 @@ def entity_f1(truth, predicted):
 
 def main_figure(source):
     """The name of the figure that an export must keep."""
-    return "entity_f1" if source.task == TOKEN else "accuracy"
+    return "entity_f1" if source.task == TOKEN else "pearson" if source.regression else "accuracy"
+
+
+def mean_gap(measured):
+    """How far two models' answers are apart on average, as compare measures it."""
+    return measured["mean_difference"] if "mean_difference" in measured else measured["mean_dp"]
 
 
 def compare(source, encodings, ours, theirs):
     """Agreement of two models' answers: share of equal labels and differences of probability.
 
     Single label: a text counts once. Multi-label: each label of a text, decided at 0.5. Tokens: every token but the
-    special ones.
+    special ones. A regression has no labels: agreement is the share of the other model's variance that ours has (R²,
+    the least of the outputs), and the differences are of values.
     """
+    if source.regression:
+        return _compare_values(np.array(ours, np.float64), np.array(theirs, np.float64))
     same, gaps = [], []
     for e, a, b in zip(encodings, ours, theirs):
         if source.multi_label:
@@ -146,6 +178,14 @@ def compare(source, encodings, ours, theirs):
     same, gaps = np.concatenate([np.ravel(x) for x in same]), np.concatenate([np.ravel(x) for x in gaps])
     return {"agreement": float(same.mean()), "max_dp": float(gaps.max()), "mean_dp": float(gaps.mean()),
             "decisions": int(same.size)}
+
+
+def _compare_values(ours, theirs):
+    gaps = np.abs(ours - theirs)
+    lost, spread = (gaps ** 2).sum(0), ((theirs - theirs.mean(0)) ** 2).sum(0)
+    kept = [1 - a / b if b > 0 else float(a == 0) for a, b in zip(lost, spread)]
+    return {"agreement": float(max(0.0, min(kept))), "max_difference": float(gaps.max()),
+            "mean_difference": float(gaps.mean()), "decisions": int(gaps.size)}
 
 
 def _entities(tags):
@@ -168,34 +208,3 @@ def _softmax(z):
 
 def _sigmoid(z):
     return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
-
-
-def _lines(path):
-    try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except FileNotFoundError:
-        raise ExportError(f"{path} is missing; give an existing file") from None
-    except (UnicodeDecodeError, OSError) as e:
-        raise ExportError(f"{path} cannot be read as UTF-8 text: {e}") from None
-
-
-def _columns(path, lines, *names):
-    header = [h.strip().lower() for h in lines[0].split("\t")]
-    missing = [n for n in names if n not in header]
-    if missing:
-        raise ExportError(f"{path}: no column {' or '.join(missing)}; the first line must be a header with "
-                          f"{' and '.join(names)}, separated by tabs (it has: {', '.join(header)})")
-    return {n: header.index(n) for n in names}
-
-
-def _sentences(path, lines):
-    sentence = []
-    for n, line in enumerate(lines + [""], 1):
-        if line.strip():
-            cells = line.split("\t")
-            if len(cells) < 2:
-                raise ExportError(f"{path}:{n}: expected word<TAB>tag (IOB2), an empty line between sentences")
-            sentence.append((cells[0], cells[-1].strip()))
-        elif sentence:
-            yield sentence
-            sentence = []

@@ -10,7 +10,7 @@ INSTALL = ("python3 -m venv .venv-optimum && .venv-optimum/bin/pip install "
 
 def export(source, progress):
     """The bytes of optimum's model.onnx for a Source that is not built directly."""
-    known = "BERT, DistilBERT, RoBERTa, XLM-RoBERTa and ELECTRA"
+    known = "BERT, DistilBERT, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec-text, ERNIE and ELECTRA"
     try:
         from optimum.exporters.onnx import main_export
     except ImportError:

@@ -36,13 +36,13 @@ def transformers_logits(folder, task, ids):
 def numpy_logits(source, ids):
     """Logits of one text: [L], or [tokens, L]."""
     t, config, kind = source.tensors, source.config, source.config["model_type"]
-    base = "roberta" if kind == "xlm-roberta" else kind
+    base = {"xlm-roberta": "roberta", "camembert": "roberta", "data2vec-text": "data2vec_text"}.get(kind, kind)
 
     def dense(x, name):
         return x @ t[name + ".weight"].astype(np.float64).T + t[name + ".bias"]
 
     def layer_norm(x, name):
-        eps = 1e-12 if kind == "distilbert" else config.get("layer_norm_eps", 1e-12)
+        eps = 1e-12 if kind == "distilbert" else config["layer_norm_eps"]
         x = x - x.mean(-1, keepdims=True)
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * t[name + ".weight"] + t[name + ".bias"]
 
@@ -54,18 +54,20 @@ def numpy_logits(source, ids):
 
     act = {"gelu": gelu, "gelu_python": gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh,
            "gelu_fast": gelu_tanh,
-           "relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}[config.get("activation" if kind == "distilbert"
-                   else "hidden_act", "gelu")]
+           "relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}[config["activation" if kind == "distilbert"
+                   else "hidden_act"]]
 
     n = len(ids)
     emb = base + ".embeddings."
-    first = config["pad_token_id"] + 1 if base == "roberta" else 0
+    first = config["pad_token_id"] + 1 if base in ("roberta", "data2vec_text") else 0
     x = t[emb + "word_embeddings.weight"][list(ids)].astype(np.float64) + t[emb + "position_embeddings.weight"][
         first:first + n]
     if kind != "distilbert":
         x = x + t[emb + "token_type_embeddings.weight"][0]
+    if kind == "ernie" and config["use_task_id"]:
+        x = x + t[emb + "task_type_embeddings.weight"][0]
     x = layer_norm(x, emb + "LayerNorm")
-    if kind == "electra" and "electra.embeddings_project.weight" in t:
+    if kind == "electra" and x.shape[-1] != config["hidden_size"]:
         x = dense(x, "electra.embeddings_project")
 
     if kind == "distilbert":
@@ -91,8 +93,8 @@ def numpy_logits(source, ids):
 
     if source.task == TOKEN:
         return dense(x, "classifier")
-    if kind == "bert":
-        return dense(np.tanh(dense(x[0], "bert.pooler.dense")), "classifier")
+    if kind in ("bert", "ernie"):
+        return dense(np.tanh(dense(x[0], kind + ".pooler.dense")), "classifier")
     if kind == "distilbert":
         return dense(np.maximum(dense(x[0], "pre_classifier"), 0), "classifier")
     middle = dense(x[0], "classifier.dense")

@@ -13,18 +13,12 @@ import numpy as np
 import safetensors
 
 from . import pretrained
+from . import config as configs
+from .config import FAMILIES, ROBERTA, load as _json
 from .errors import ExportError
 
 TEXT, TOKEN = "text-classification", "token-classification"
 
-# model_type -> (prefix of the encoder's tensors, architecture name before "ForSequenceClassification")
-FAMILIES = {
-    "bert": ("bert.", "Bert"),
-    "distilbert": ("distilbert.", "DistilBert"),
-    "roberta": ("roberta.", "Roberta"),
-    "xlm-roberta": ("roberta.", "XLMRoberta"),
-    "electra": ("electra.", "Electra"),
-}
 HEADS = {"ForSequenceClassification": TEXT, "ForTokenClassification": TOKEN}
 
 # tensor names below "<prefix>encoder.layer.<i>." (BERT and its relatives) or "distilbert.transformer.layer.<i>."
@@ -44,16 +38,17 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "
 class Source:
     """One checkpoint. tensors are float32 numpy arrays under Hugging Face's names."""
     folder: Path
-    config: dict
+    config: dict            # config.json with transformers' defaults (config.py)
     task: str
     architecture: str
     labels: list            # label names, index = row of the logits
-    multi_label: bool
+    multi_label: bool       # each label is right or wrong by itself; also where there is one, as in transformers
     pretrained: pretrained.Pretrained   # the tokenizer, as transformers builds it and as it will be written
     max_tokens: int         # special tokens included
     pad_token_id: int
     files: dict             # name -> sha256 of what was read
     license: str
+    given: frozenset        # the keys that config.json gives itself
     tensors: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
 
@@ -61,6 +56,11 @@ class Source:
     def tokenizer(self):
         """The tokenizer as the worker will have it: no padding."""
         return self.pretrained.tokenizer
+
+    @property
+    def regression(self):
+        """True where logits are values themselves: no label is right or wrong."""
+        return self.config.get("problem_type") == "regression"
 
     @property
     def direct(self):
@@ -84,11 +84,15 @@ class Encoder:
 
 
 def family(config, architecture):
-    """(model_type, tensor prefix, task) of an architecture that is built directly, or None."""
+    """(model_type, tensor prefix, task) of an architecture that is built directly, or None.
+
+    model_type decides, as in transformers; the class may be that of a relative whose tensors have the same names, such
+    as RobertaForSequenceClassification in a folder of XLM-RoBERTa.
+    """
     kind = config.get("model_type")
     if kind in FAMILIES:
         for suffix, task in HEADS.items():
-            if architecture == FAMILIES[kind][1] + suffix:
+            if any(architecture == name + suffix for p, name in FAMILIES.values() if p == FAMILIES[kind][0]):
                 return kind, FAMILIES[kind][0], task
     return None
 
@@ -132,18 +136,18 @@ def read(source, revision=None, max_tokens=None, special_tokens=None):
     they are in a text: "model" or "text"; None: text, and nobody has decided it.
     """
     folder = locate(source, revision)
-    config = _json(folder / "config.json", "save the model with model.save_pretrained(FOLDER)")
-    architectures = config.get("architectures") or []
-    if len(architectures) != 1:
-        raise ExportError(f"{folder / 'config.json'}: \"architectures\" must name one class, such as "
-                          f"\"BertForTokenClassification\"; it holds {architectures}")
-    architecture = architectures[0]
+    config, given = configs.read(folder / "config.json")
+    architecture = config["architectures"][0]
     task = next((t for suffix, t in HEADS.items() if architecture.endswith(suffix)), None)
     if task is None:
         raise ExportError(f"{folder / 'config.json'}: {architecture} has no sequence- or token-classification head, so "
                           f"it gives no verdicts; fine-tune it as ...ForSequenceClassification or "
                           f"...ForTokenClassification first")
     known = family(config, architecture)
+    theirs = configs.kind_of(architecture)
+    if not known and theirs:
+        raise ExportError(f"{folder / 'config.json'}: model_type is {configs.shown(config['model_type'])}, but "
+                          f"{architecture} is of model_type \"{theirs}\"; correct the one that is wrong")
 
     tokenizer = pretrained.read(folder, special_tokens)
     files = {n: sha256(folder / n) for n in ("config.json", *pretrained.FILES) if (folder / n).is_file()}
@@ -152,23 +156,30 @@ def read(source, revision=None, max_tokens=None, special_tokens=None):
         for name in _weight_files(folder):
             files[name] = sha256(folder / name)
             tensors.update(_tensors(folder / name))
-    s = Source(folder=folder, config=config, task=task, architecture=architecture, labels=_labels(folder, config),
-               multi_label=config.get("problem_type") == "multi_label_classification",
-               pretrained=tokenizer, max_tokens=0, pad_token_id=config.get("pad_token_id") or 0, files=files,
-               license=_license(folder),
-               tensors=tensors)
-    if s.multi_label and task == TOKEN:
-        raise ExportError(f"{folder / 'config.json'}: problem_type multi_label_classification goes with sequence "
+    labels = configs.labels(folder / "config.json", config)
+    s = Source(folder=folder, config=config, task=task, architecture=architecture, labels=labels,
+               multi_label=_independent(config.get("problem_type"), task, labels), pretrained=tokenizer,
+               max_tokens=0, pad_token_id=config.get("pad_token_id", 0), files=files, license=_license(folder),
+               given=given, tensors=tensors)
+    if task == TOKEN and (s.multi_label or s.regression):
+        raise ExportError(f"{folder / 'config.json'}: problem_type {config['problem_type']} goes with sequence "
                           f"classification, not with {architecture}")
-    if config.get("problem_type") == "regression":
-        raise ExportError(f"{folder / 'config.json'}: problem_type regression gives a number, not a label; only "
-                          f"classification is exported")
+    if config.get("problem_type") == "single_label_classification" and len(s.labels) == 1:
+        raise ExportError(f"{folder / 'config.json'}: problem_type single_label_classification needs two labels or "
+                          f"more, and there is one; use regression for a model with one output that is a value, or "
+                          f"take the key out for one that is a probability")
     if known:
         _check(s, known)
+    configs.check_length(folder / "tokenizer_config.json")
     s.max_tokens = _max_tokens(s, max_tokens)
     s.warnings += tokenizer.warnings
     tokenizer.cut(s.max_tokens)
     return s
+
+
+def _independent(problem, task, labels):
+    """Whether every label is right or wrong by itself: so is the only one of a model, unless it is a value."""
+    return problem == "multi_label_classification" or task == TEXT and len(labels) == 1 and problem != "regression"
 
 
 def encoder(s):
@@ -178,10 +189,12 @@ def encoder(s):
     distil = kind == "distilbert"
     e = prefix + "embeddings."
     position = w[e + "position_embeddings.weight"]
-    if kind in ("roberta", "xlm-roberta"):
+    if kind in ROBERTA:
         position = position[s.pad_token_id + 1:]      # RoBERTa counts positions from padding_idx + 1
     if not distil:
         position = position + w[e + "token_type_embeddings.weight"][0]
+    if c.get("use_task_id"):
+        position = position + w[e + "task_type_embeddings.weight"][0]
     names = DISTIL_LAYER if distil else BERT_LAYER
     below = prefix + ("transformer.layer.%d." if distil else "encoder.layer.%d.")
     layers = [{k: w.pair(below % i + n) for k, n in names.items()}
@@ -189,19 +202,19 @@ def encoder(s):
 
     if task == TOKEN:
         head = [(*w.pair("classifier"), None)]
-    elif kind == "bert":
-        head = [(*w.pair("bert.pooler.dense"), "tanh"), (*w.pair("classifier"), None)]
+    elif kind in ("bert", "ernie"):
+        head = [(*w.pair(prefix + "pooler.dense"), "tanh"), (*w.pair("classifier"), None)]
     elif distil:
         head = [(*w.pair("pre_classifier"), "relu"), (*w.pair("classifier"), None)]
     else:
         head = [(*w.pair("classifier.dense"), "gelu" if kind == "electra" else "tanh"),
                 (*w.pair("classifier.out_proj"), None)]
     project = None
-    if kind == "electra" and "electra.embeddings_project.weight" in s.tensors:
+    if kind == "electra" and w[e + "word_embeddings.weight"].shape[1] != c["hidden_size"]:
         project = w.pair("electra.embeddings_project")
     return Encoder(width=c["dim" if distil else "hidden_size"], heads=c["n_heads" if distil else "num_attention_heads"],
-                   eps=1e-12 if distil else c.get("layer_norm_eps", 1e-12),
-                   activation=ACTIVATIONS[c.get("activation" if distil else "hidden_act", "gelu")],
+                   eps=1e-12 if distil else c["layer_norm_eps"],
+                   activation=ACTIVATIONS[c["activation" if distil else "hidden_act"]],
                    word=w[e + "word_embeddings.weight"], position=position, norm=w.pair(e + "LayerNorm"),
                    project=project, layers=layers, head=head)
 
@@ -223,18 +236,6 @@ class _Named:
 
     def pair(self, name):
         return self[name + ".weight"], self[name + ".bias"]
-
-
-def _json(path, remedy):
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExportError(f"{path} is missing; {remedy}") from None
-    except (ValueError, OSError) as e:
-        raise ExportError(f"{path} cannot be read as JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise ExportError(f"{path} must hold a JSON object")
-    return value
 
 
 def _weight_files(folder):
@@ -286,20 +287,6 @@ def _tensors(path):
     return out
 
 
-def _labels(folder, config):
-    table = config.get("id2label")
-    if not table:
-        count = config.get("num_labels", 2)
-        return [f"LABEL_{i}" for i in range(count)]
-    try:
-        ids = {int(k): str(v) for k, v in table.items()}
-    except (ValueError, AttributeError):
-        raise ExportError(f"{folder / 'config.json'}: id2label must map numbers to names, as {{\"0\": "
-                          f"\"NEGATIVE\"}}") from None
-    if sorted(ids) != list(range(len(ids))):
-        raise ExportError(f"{folder / 'config.json'}: id2label must number its labels 0 to {len(ids) - 1} without "
-                          f"gaps; it has {sorted(ids)}")
-    return [ids[i] for i in range(len(ids))]
 
 
 def _license(folder):
@@ -313,30 +300,32 @@ def _license(folder):
 
 
 def _check(s, known):
-    kind, prefix, _ = known
+    kind = known[0]
     c, path = s.config, s.folder / "config.json"
-    act = c.get("activation" if kind == "distilbert" else "hidden_act", "gelu")
+    act = c["activation" if kind == "distilbert" else "hidden_act"]
     if act not in ACTIVATIONS:
         raise ExportError(f"{path}: activation {act!r} is not built directly (known: {', '.join(ACTIVATIONS)})")
-    if c.get("position_embedding_type", "absolute") != "absolute":
+    if c["position_embedding_type"] != "absolute":
         raise ExportError(f"{path}: position_embedding_type {c['position_embedding_type']!r} is not built directly; "
                           f"only absolute positions are")
     if c.get("is_decoder") or c.get("add_cross_attention"):
         raise ExportError(f"{path}: is_decoder or add_cross_attention is set; only encoders are exported")
     if c.get("pruned_heads"):
         raise ExportError(f"{path}: pruned_heads is set; layers of unlike head counts are not built directly")
+    _check_shapes(s, known)
 
     e = encoder(s)
-    rows = e.head[-1][0].shape[0]
-    if rows != len(s.labels):
-        raise ExportError(f"{path}: {len(s.labels)} labels in id2label but the classifier gives {rows} logits; make "
-                          f"id2label name each of the {rows} outputs")
     if e.width % e.heads:
-        raise ExportError(f"{path}: width {e.width} is not a multiple of {e.heads} attention heads")
-    wide = {n: l["q"][0].shape for l in e.layers for n in ("q",) if l["q"][0].shape != (e.width, e.width)}
-    if wide:
-        raise ExportError(f"{path}: the configuration says width {e.width} but the attention weights have shape "
-                          f"{next(iter(wide.values()))}; config.json and weights belong to different models")
+        key = _key(s, "num_attention_heads")
+        raise ExportError(f"{path}: width {e.width} is not a multiple of {e.heads} attention heads; correct {key} "
+                          f"({e.heads}{_default(s, key)})")
+    if len(e.position) < 3:
+        raise ExportError(f"{path}: the position table leaves {len(e.position)} positions behind pad_token_id "
+                          f"{s.pad_token_id}; a row holds two special tokens and at least one of the text, so "
+                          f"correct pad_token_id")
+    if s.pad_token_id >= len(e.word):
+        raise ExportError(f"{path}: pad_token_id is {s.pad_token_id}, but the word embedding has {len(e.word)} rows; "
+                          f"give the id of the tokenizer's padding token")
 
     vocabulary = s.tokenizer.get_vocab(with_added_tokens=True)
     size = e.word.shape[0]
@@ -351,9 +340,76 @@ def _check(s, known):
         s.warnings.append(f"the tokenizer uses {top} of the {size} rows of the word embedding; harmless where the "
                           f"embedding was padded, wrong where the tokenizer is another model's")
     pads = [t for t in ("[PAD]", "<pad>") if t in vocabulary]
-    if pads and s.config.get("pad_token_id") is not None and vocabulary[pads[0]] != s.pad_token_id:
+    if pads and "pad_token_id" in s.given and vocabulary[pads[0]] != s.pad_token_id:
         raise ExportError(f"{path}: pad_token_id is {s.pad_token_id} but the tokenizer gives {pads[0]} the id "
                           f"{vocabulary[pads[0]]}; tokenizer and weights belong to different models")
+
+
+def _check_shapes(s, known):
+    """Holds every tensor that is read against the sizes that config.json gives, as transformers does when it loads."""
+    kind, prefix, task = known
+    c, path, e = s.config, s.folder / "config.json", prefix + "embeddings."
+    distil = kind == "distilbert"
+    width, inner = _key(s, "hidden_size"), "hidden_dim" if distil else "intermediate_size"
+    first = "embedding_size" if kind == "electra" else width
+    layers = _key(s, "num_hidden_layers")
+    below = prefix + ("transformer.layer.%d." if distil else "encoder.layer.%d.")
+    held = next(i for i in range(len(s.tensors) + 1) if below % i + (DISTIL_LAYER if distil else BERT_LAYER)["q"] +
+                ".weight" not in s.tensors)
+    if 0 < held < c[layers]:
+        raise ExportError(f"{path}: {layers} is {c[layers]}{_default(s, layers)}, but the weights hold {held} layers; "
+                          f"write how many the model has")
+
+    sizes = {e + "word_embeddings": ("vocab_size", first), e + "position_embeddings": ("max_position_embeddings",
+             first), e + "LayerNorm": (first,)}
+    if not distil:
+        sizes[e + "token_type_embeddings"] = ("type_vocab_size", first)
+    if c.get("use_task_id"):
+        sizes[e + "task_type_embeddings"] = ("task_type_vocab_size", first)
+    if kind == "electra":
+        sizes["electra.embeddings_project"] = (width, first)
+    for i in range(min(held, c[layers])):
+        for part, name in (DISTIL_LAYER if distil else BERT_LAYER).items():
+            sizes[below % i + name] = {"f1": (inner, width), "f2": (width, inner), "ln1": (width,),
+                                       "ln2": (width,)}.get(part, (width, width))
+    for name in ("pre_classifier", "classifier.dense", prefix + "pooler.dense"):
+        sizes[name] = (width, width)
+    for name in ("classifier", "classifier.out_proj"):
+        sizes[name] = ("labels", width)
+
+    rows = next((s.tensors[n + ".weight"].shape[0] for n in ("classifier", "classifier.out_proj")
+                 if n + ".weight" in s.tensors), None)
+    if rows is not None and rows != len(s.labels):
+        raise ExportError(f"{path}: {len(s.labels)} labels in id2label but the classifier gives {rows} logits; make "
+                          f"id2label name each of the {rows} outputs")
+    known_sizes, told_by = dict(c), {}
+    for name, keys in sizes.items():
+        for tensor, want in ((name + ".weight", keys), (name + ".bias", keys[:1])):
+            if tensor not in s.tensors or tensor.endswith("embeddings.bias"):
+                continue                                    # where it is needed, encoder says that it is missing
+            shape = s.tensors[tensor].shape
+            if len(shape) != len(want):
+                raise ExportError(f"{s.folder}: {tensor} has shape {shape}, which {s.architecture} cannot have; "
+                                  f"download the weights again")
+            for have, key in zip(shape, want):
+                size = len(s.labels) if key == "labels" else known_sizes.setdefault(key, have)
+                told_by.setdefault(key, tensor)
+                if have != size:
+                    source = f"{_default(s, key)}" if key in c else f", as {told_by[key]} has it"
+                    what = "width" if key == width else key
+                    raise ExportError(f"{path}: {what} {size}{source} does not go with {tensor}, which has shape "
+                                      f"{shape}; config.json and weights belong to different models")
+
+
+def _key(s, name):
+    """What DistilBERT calls a key of the others."""
+    return configs.DISTIL_NAMES[name] if s.config["model_type"] == "distilbert" else name
+
+
+def _default(s, key):
+    """Says of a key's value that it is transformers' default, where it is."""
+    theirs = next((k for k, v in configs.DISTIL_NAMES.items() if v == key), key)
+    return "" if key in s.given or theirs in s.given else " (transformers' default: config.json does not give it)"
 
 
 def _max_tokens(s, asked):

@@ -262,11 +262,10 @@ def test_a_config_that_is_not_json(checkpoint, tmp_path, export):
     refused(export(folder, tmp_path / "out"), 2, "config.json", "JSON")
 
 
-@pytest.mark.parametrize("change, part", [({"hidden_act": "mish"}, "mish"),
-                                          ({"position_embedding_type": "relative_key"}, "relative_key"),
-                                          ({"is_decoder": True}, "is_decoder"),
-                                          ({"problem_type": "regression"}, "regression"), ({"num_attention_heads": 5},
-                                                  "5 attention heads"), ({"hidden_size": 12}, "width 12")])
+@pytest.mark.parametrize("change, part", [
+    ({"hidden_act": "mish"}, "mish"), ({"position_embedding_type": "relative_key"}, "relative_key"),
+    ({"is_decoder": True}, "is_decoder"), ({"problem_type": "ranking"}, "regression, single_label"),
+    ({"num_attention_heads": 5}, "5 attention heads"), ({"hidden_size": 12}, "width 12")])
 def test_a_configuration_that_is_not_built(change, part, checkpoint, tmp_path, export):
     folder = checkpoint("bert-sequence")
     edit(folder, **change)

@@ -19,25 +19,35 @@ CASES = {
     "bert-bf16": ("bert", "TokenClassification", {"dtype": "bfloat16"}),
     "distilbert-sequence": ("distilbert", "SequenceClassification", {}),
     "distilbert-token": ("distilbert", "TokenClassification", {}),
-    "distilbert-multi-label": ("distilbert", "SequenceClassification", {"multi_label": True}),
+    "distilbert-multi-label": ("distilbert", "SequenceClassification", {"problem": "multi_label_classification"}),
     "distilbert-f16-sharded": ("distilbert", "SequenceClassification", {"dtype": "float16", "shards": 2}),
     "roberta-sequence": ("roberta", "SequenceClassification", {}),
     "roberta-token": ("roberta", "TokenClassification", {}),
     "xlm-roberta-sequence": ("xlm-roberta", "SequenceClassification", {}),
     "xlm-roberta-token": ("xlm-roberta", "TokenClassification", {}),
+    "camembert-sequence": ("camembert", "SequenceClassification", {}),
+    "camembert-token": ("camembert", "TokenClassification", {}),
+    "data2vec-sequence": ("data2vec-text", "SequenceClassification", {}),
+    "data2vec-token": ("data2vec-text", "TokenClassification", {}),
+    "ernie-sequence": ("ernie", "SequenceClassification", {}),
+    "ernie-token": ("ernie", "TokenClassification", {"tasks": 3}),
+    "bert-regression": ("bert", "SequenceClassification", {"problem": "regression", "labels": ["LABEL_0"]}),
+    "roberta-regression": ("roberta", "SequenceClassification", {"problem": "regression",
+                           "labels": ["valence", "arousal"]}),
     "electra-sequence": ("electra", "SequenceClassification", {"embedding": 8}),
     "electra-token": ("electra", "TokenClassification", {"embedding": 16}),
 }
 CLASS = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta",
-         "electra": "Electra"}
+         "electra": "Electra", "camembert": "Camembert", "data2vec-text": "Data2VecText", "ernie": "Ernie"}
+ROBERTA = {"roberta": "roberta", "xlm-roberta": "roberta", "camembert": "roberta", "data2vec-text": "data2vec_text"}
 LABELS = ["alpha", "beta", "gamma"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 TEXTS = ["a", "the quick brown fox jumps over the lazy dog", "Ada met Charles in London", "two words",
          "çédille and naïve", "1 2 3 4 5 6 7 8 9 10 11 12"]
 
 
-def labels_of(head):
-    return TAGS if head == "TokenClassification" else LABELS
+def labels_of(head, options):
+    return options["labels"] if "labels" in options else TAGS if head == "TokenClassification" else LABELS
 
 
 def make(case, folder):
@@ -47,7 +57,7 @@ def make(case, folder):
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, pad = _tokenizer(kind)
     tokenizer.save(str(folder / "tokenizer.json"))
-    labels = labels_of(head)
+    labels = labels_of(head, options)
     config = {"architectures": [CLASS[kind] + "For" + head], "model_type": kind,
               "vocab_size": tokenizer.get_vocab_size(), "pad_token_id": pad,
               "max_position_embeddings": POSITIONS, "id2label": {str(i): l for i, l in enumerate(labels)},
@@ -58,16 +68,17 @@ def make(case, folder):
     else:
         config |= {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
                    "num_attention_heads": HEADS, "hidden_act": act,
-                   "layer_norm_eps": 1e-5, "type_vocab_size": 1 if "roberta" in kind else 2}
+                   "layer_norm_eps": 1e-5, "type_vocab_size": 1 if kind in ROBERTA else 2}
     if kind == "electra":
         config["embedding_size"] = options["embedding"]
-    if options.get("multi_label"):
-        config["problem_type"] = "multi_label_classification"
+    if options.get("problem"):
+        config["problem_type"] = options["problem"]
+    if options.get("tasks"):
+        config |= {"use_task_id": True, "task_type_vocab_size": options["tasks"]}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     save_weights(folder, weights(case, config), options.get("dtype", "float32"), options.get("shards", 1))
     # transformers needs to be told the class; the exporter reads tokenizer.json alone
-    special = {"roberta": ("<s>", "</s>", "<pad>"), "xlm-roberta": ("<s>", "</s>", "<pad>")}.get(kind,
-            ("[CLS]", "[SEP]", "[PAD]"))
+    special = ("<s>", "</s>", "<pad>") if kind in ROBERTA else ("[CLS]", "[SEP]", "[PAD]")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast",
                                                               "cls_token": special[0], "sep_token": special[1],
                                                               "pad_token": special[2],
@@ -92,12 +103,14 @@ def weights(case, config):
     def table(name, rows, width):
         out[name + ".weight"] = rng.normal(0, 0.5, (rows, width)).astype(np.float32)
 
-    base = "roberta" if kind == "xlm-roberta" else kind
+    base = ROBERTA.get(kind, kind)
     first = options.get("embedding", WIDTH)
     table(base + ".embeddings.word_embeddings", config["vocab_size"], first)
     table(base + ".embeddings.position_embeddings", POSITIONS, first)
     if kind != "distilbert":
         table(base + ".embeddings.token_type_embeddings", config["type_vocab_size"], first)
+    if options.get("tasks"):
+        table(base + ".embeddings.task_type_embeddings", options["tasks"], first)
     norm(base + ".embeddings.LayerNorm", first)
     if kind == "electra" and first != WIDTH:
         dense("electra.embeddings_project", WIDTH, first)
@@ -118,11 +131,11 @@ def weights(case, config):
             dense(p + "intermediate.dense", INNER, WIDTH)
             dense(p + "output.dense", WIDTH, INNER)
             norm(p + "output.LayerNorm", WIDTH)
-    n = len(labels_of(head))
+    n = len(labels_of(head, options))
     if head == "TokenClassification":
         dense("classifier", n, WIDTH)
-    elif kind == "bert":
-        dense("bert.pooler.dense", WIDTH, WIDTH)
+    elif kind in ("bert", "ernie"):
+        dense(kind + ".pooler.dense", WIDTH, WIDTH)
         dense("classifier", n, WIDTH)
     elif kind == "distilbert":
         dense("pre_classifier", WIDTH, WIDTH)
@@ -165,7 +178,7 @@ def save_weights(folder, tensors, dtype="float32", shards=1):
 def _tokenizer(kind):
     """(a small tokenizer of the family's usual sort, its padding id)."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    if kind == "roberta":
+    if kind in ("roberta", "data2vec-text"):
         vocabulary = {t: i for i,
                       t in enumerate(["<s>", "<pad>", "</s>", "<unk>"] + sorted(pre_tokenizers.ByteLevel.alphabet()))}
         t = Tokenizer(models.BPE(vocabulary, []))
@@ -174,7 +187,7 @@ def _tokenizer(kind):
                                                         add_prefix_space=False)
         t.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
         return t, 1
-    if kind == "xlm-roberta":
+    if kind in ("xlm-roberta", "camembert"):
         pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁the", "▁two"] + list(letters) + list("ACL")
         t = Tokenizer(models.Unigram([(p, -float(i % 7)) for i, p in enumerate(pieces)], 3, False))
         t.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"sluice/model/textfile"
 	"sluice/pipeline/codec"
 	"sluice/pipeline/codec/jsonvalue"
 )
@@ -270,12 +271,23 @@ func (t *Texts) Sample(n int) []string {
 	return texts
 }
 
-// ReadTexts reads a file of texts: a line that begins with { is an object with the text in a field, whose path is that
-// of input.text; "": text.
+// longestText bounds the memory for one line of a file of texts, in bytes.
+const longestText = 16 << 20
+
+// ReadTexts reads a file of texts, encoded and compressed as package textfile reads them: a line that begins with { is
+// an object with the text in a field.
 func ReadTexts(file, field string) ([]string, error) {
-	b, err := os.ReadFile(file)
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
+	}
+	defer f.Close()
+	lines, err := textfile.ReadLines(f, longestText)
+	var wrong *textfile.Error
+	if errors.As(err, &wrong) {
+		return nil, fmt.Errorf("%s %w", file, err)
+	} else if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if field == "" {
 		field = "text"
@@ -286,8 +298,8 @@ func ReadTexts(file, field string) ([]string, error) {
 	}
 	values := jsonvalue.New(jsonvalue.Options{Text: path, MaxDepth: 512})
 	var texts []string
-	for i, line := range bytes.Split(b, []byte("\n")) {
-		line = bytes.TrimSpace(line)
+	for i, line := range lines {
+		line := bytes.TrimSpace([]byte(line))
 		switch {
 		case len(line) == 0:
 			continue
