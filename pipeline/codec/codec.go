@@ -35,8 +35,8 @@ type Value interface {
 	Field(path Path) (any, bool)
 }
 
-// Surrogates is a Value whose form can write half of a character: one code unit of a UTF-16 surrogate pair, as \ud83d in
-// JSON.
+// Surrogates is a Value whose form can write half of a character: one code unit of a UTF-16 surrogate pair, as \ud83d
+// in JSON.
 type Surrogates interface {
 	Value
 	// Unpaired is where in Text the first U+FFFD stands that is there in place of an unpaired half; -1: there is none.

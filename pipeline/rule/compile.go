@@ -37,9 +37,7 @@ func compile(source string, env Env) (compiled, error) {
 	p := &patch{source: []rune(source)}
 	run := maps.Clone(map[string]any(env))
 	for _, name := range fieldNames {
-		if _, there := run[name]; there {
-			run[name] = func(...any) any { return nil } // its result may be of any type of number
-		}
+		run[name] = func(...any) any { return nil } // its result may be of any type of number
 	}
 	options := append([]expr.Option{expr.Env(run), expr.AsBool(), expr.Patch(p)}, operators...)
 	program, err := expr.Compile(source, options...)
@@ -74,7 +72,7 @@ var _ ast.Visitor = (*patch)(nil)
 func (p *patch) Visit(node *ast.Node) {
 	switch n := (*node).(type) {
 	case *ast.IdentifierNode:
-		p.fields = p.fields || slices.Contains(fieldNames, n.Value)
+		p.fields = p.fields || slices.Contains(fieldNames, n.Value) || n.Value == "$env" // which has them, too
 	case *ast.CallNode:
 		p.path(n)
 	case *ast.UnaryNode:

@@ -209,7 +209,8 @@ func TestPathsOfRules(t *testing.T) {
 // A rule for records whose text has not been looked for has no text, and says whether it looks at fields.
 func TestRulesBeforeTheText(t *testing.T) {
 	for source, fields := range map[string]bool{`topic == "a" && bytes == 0`: false, `field("op") == "d"`: true,
-		`headers["op"] == "d" || number("n") > 1`: true, `let f = key; f == "field"`: false} {
+		`headers["op"] == "d" || number("n") > 1`: true, `let f = key; f == "field"`: false,
+		`$env.field("op") == "d"`: true} {
 		r, err := ParseBeforeText(source)
 		if err != nil || r.ReadsFields() != fields {
 			t.Errorf("%s: %v, reads fields: %v", source, err, !fields)

@@ -48,38 +48,37 @@ func (c *cursor) skip() {
 // value passes one value and returns it.
 func (c *cursor) value() []byte {
 	from := c.at
-	depth := 0
-	for {
-		switch c.b[c.at] {
-		case '"':
-			c.at = stringEnd(c.b, c.at)
-		case '{', '[':
-			depth++
-			c.at++
-		case '}', ']':
-			depth--
-			c.at++
-		default:
-			c.at++
-		}
-		if depth == 0 && (c.at == len(c.b) || ends(c.b[from], c.b[c.at])) {
-			return c.b[from:c.at]
+	switch c.b[from] {
+	case '"':
+		c.at = stringEnd(c.b, from)
+	case '{', '[':
+		c.at = nestedEnd(c.b, from)
+	default: // a number or a word goes on until something else comes
+		for c.at++; c.at < len(c.b); c.at++ {
+			if b := c.b[c.at]; b <= ' ' || b == ',' || b == '}' || b == ']' {
+				break
+			}
 		}
 	}
+	return c.b[from:c.at]
 }
 
-// ends says whether a value that begins with first is over before next: a number or a word goes on until something else
-// comes.
-func ends(first, next byte) bool {
-	switch first {
-	case '"', '{', '[':
-		return true
+// nestedEnd is the offset behind the object or list that begins at b[at].
+func nestedEnd(b []byte, at int) int {
+	for depth := 0; ; {
+		switch b[at] {
+		case '"':
+			at = stringEnd(b, at)
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+		if at++; depth == 0 {
+			return at
+		}
 	}
-	switch next {
-	case ' ', '\t', '\r', '\n', ',', ':', '}', ']':
-		return true
-	}
-	return false
 }
 
 // stringEnd is the offset behind the string that begins at b[at].
