@@ -64,6 +64,7 @@ type Model struct {
 	Task      Task
 	Labels    []string // by index of the logit
 	MaxTokens int      // longest row the model takes, special tokens included
+	PairTypes bool     // rows of pairs have token types
 	CutLeft   bool     // of a longer text its end is read, not its beginning
 	Layout    Layout
 	// special tokens that were added for it ([E1]), so that texts may hold them; see pretrained.Tokenizer
@@ -116,6 +117,7 @@ func Open(dir string) (*Model, error) {
 	}
 
 	m.CutLeft, m.unknown, m.OwnSpecial = tok.CutLeft, tok.Unknown, tok.Special
+	m.PairTypes = tok.Types && config.TokenTypes > 1
 	m.Warnings = append(m.Warnings, config.warnings...)
 	m.Warnings = append(m.Warnings, tok.Warnings...)
 	if manifest == nil {
@@ -264,6 +266,7 @@ func (m *Model) tokenizer(read pretrained.Reader) (*pretrained.Tokenizer, error)
 		return nil, err
 	}
 	tok.CutLeft = m.Manifest.TruncationSide == SideLeft
+	tok.Types = true // where the graph takes them: the exporter has looked
 	tok.Find = m.Manifest.SpecialTokens == SpecialModel
 	if u := m.Manifest.UnknownToken; u != nil {
 		tok.Unknown = *u
@@ -273,7 +276,7 @@ func (m *Model) tokenizer(read pretrained.Reader) (*pretrained.Tokenizer, error)
 
 // TokenizeOptions are how a text becomes the model's row, where nothing else is asked for: cut to its longest row.
 func (m *Model) TokenizeOptions() tokenize.Options {
-	return tokenize.Options{MaxTokens: m.MaxTokens, CutLeft: m.CutLeft}
+	return tokenize.Options{MaxTokens: m.MaxTokens, CutLeft: m.CutLeft, Types: m.PairTypes}
 }
 
 // Load reads one of the files that every model has. Where a manifest, or Verify, has told its hash, the bytes

@@ -179,6 +179,7 @@ BASE_ARGUMENTS = {
     "extra_special_tokens": [["[E1]", "[/E1]"], {"mark_token": "[E1]"}, []],
     "additional_special_tokens": [["[E1]", "[/E1]"], [{"__type": "AddedToken", "content": "[E1]", "lstrip": True,
                                                        "rstrip": True, "normalized": False, "single_word": False}]],
+    "model_input_names": [["input_ids", "token_type_ids", "attention_mask"], ["input_ids", "attention_mask"]],
     "mark_token": ["[E1]"], "split_special_tokens": [True, False], "add_bos_token": [True, False],
     "add_eos_token": [True, False], "clean_up_tokenization_spaces": [True, False], "do_basic_tokenize": [False],
     "never_split": [["THE"]], "legacy": [True, False], "use_fast": [False], "sp_model_kwargs": [{}],
@@ -355,7 +356,8 @@ def made(folder):
     definition["model"].pop("merges", None)
     definition |= {"truncation": None, "padding": None}
     return {"class": type(t).__name__, "side": t.truncation_side, "longest": int(longest) if longest < 1e9 else 0,
-            "split_special_tokens": bool(t.split_special_tokens), "unknown": t.unk_token or "", "rows": rows,
+            "split_special_tokens": bool(t.split_special_tokens), "unknown": t.unk_token or "",
+            "types": "token_type_ids" in t.model_input_names, "rows": rows,
             "cut": cut, "windows": windows, "pairs": pairs,
             "definition": definition}
 

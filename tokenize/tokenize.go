@@ -13,7 +13,7 @@ type Span struct{ Start, End int }
 // Encoding is one row of model input: the token ids of one text, or of one window of a long text.
 type Encoding struct {
 	IDs     []int32 // with the model's special tokens
-	TypeIDs []byte  // token type of each id: 1 in the second text of a pair; nil where it is no pair
+	TypeIDs []byte  // token type of each id: 1 in the second text of a pair; nil where it is no pair, or not asked for
 	Offsets []Span  // one a token, bytes of the original text; special tokens have {0, 0}. nil unless asked for
 	Special []bool  // true for tokens the tokenizer added ([CLS], [SEP]); nil unless asked for
 }
@@ -52,6 +52,7 @@ type Options struct {
 	Stride    int  // tokens that successive windows share, special tokens not counted
 	CutLeft   bool // what is cut off is the beginning of a text (truncation_side: left); windows end with its end
 	Offsets   bool // fill Offsets and Special; not of pairs
+	Types     bool // fill TypeIDs of pairs
 }
 
 // Tokenizer turns texts into ids exactly as the Hugging Face tokenizer of the same tokenizer.json. Special tokens

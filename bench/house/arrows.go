@@ -50,7 +50,6 @@ var Rooms = []Room{
 	{"pipeline", []string{"pipeline/failpoint"}},
 	{"pipeline/failpoint", nil},
 	{"model", []string{"tokenize", "tokenize/pretrained"}},
-	{"model", []string{"tokenize"}},
 	{"model/textfile", nil},
 	{"model/source", []string{"model", "model/source"}},
 	{"model/labelled", []string{"model", "model/textfile", "tokenize"}},

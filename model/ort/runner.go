@@ -171,6 +171,7 @@ func (r *runner) batch(rows []engine.Input) (*batch, error) {
 		for k, t := range types {
 			switch {
 			case t == 0 || m.Config.TokenTypes < 2:
+			case !r.session.graph.takesTypes() && m.Manifest.Pairs(): // exported so: its tokenizer gives it none
 			case !r.session.graph.takesTypes():
 				return nil, pipeline.Faultf(pipeline.Config, "infer", "no-token-types", "model %s tells the second "+
 					"text of a pair by its token types, and its ONNX has no input %s: export it again with "+

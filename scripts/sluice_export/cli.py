@@ -13,6 +13,7 @@ import onnx
 from . import (calibrate, evaluate, feeds, folder, golden, graph, labelled as files, other, reference, smooth,
                source as sources)
 from .errors import ExportError
+from .row import Row
 from .source import TOKEN
 
 EXAMPLE = """example:
@@ -63,6 +64,8 @@ def parser():
     p.add_argument("--special-tokens", choices=("text", "model"), help="what [SEP], or a marker that was added for the "
                    "model, is where it stands in a text: text, or the model's token as for transformers (default text, "
                    "with a warning where the model has markers of its own)")
+    p.add_argument("--pairs", action="store_true", help="the model reads two texts (entailment, relevance): input.text "
+                   "and input.text_pair of the worker; calibration pairs each text with the next one")
     p.add_argument("--name", help="name in the manifest (default: the last part of DIR)")
     p.add_argument("--license", help="licence of the model (default: the one in the source's README)")
     p.add_argument("--revision", help="commit, tag or branch of a hub id")
@@ -113,7 +116,7 @@ def run(a):
     folder.claim(a.directory, a.force)
     _check_usage(a)
     say(f"reading {a.source}")
-    s = sources.read(a.source, a.revision, a.max_tokens, a.special_tokens)
+    s = sources.read(a.source, a.revision, a.max_tokens, a.special_tokens, a.pairs)
     s.pretrained.check(golden.TEXTS)
     for w in s.warnings:
         say(f"warning: {w}")
@@ -126,6 +129,8 @@ def run(a):
     say(f"{s.architecture}, {s.task} ({kind}: {', '.join(s.labels)}), rows of at most {s.max_tokens} tokens")
     labelled = evaluate.read_labelled(a.labelled, s) if a.labelled else None
     calibration = files.texts(a.calibration) if a.calibration else []
+    if s.pairs:
+        calibration = list(zip(calibration, calibration[1:]))
 
     encoder = sources.encoder(s) if s.direct else None
     if s.direct:
@@ -175,22 +180,33 @@ def _check_usage(a):
         raise ExportError("--ops standard goes with --layout padded; leave out --layout packed")
     if a.precision != "int8" and a.calibration:
         raise ExportError(f"--calibration only goes with --precision int8, not with {a.precision}; leave it out")
+    if a.pairs and a.labelled:
+        raise ExportError("--labelled holds single texts, which a model of --pairs does not read; leave it out")
     if a.revision and Path(a.source).is_dir():
         raise ExportError("--revision goes with a hub id; a local folder is what it is")
     if not 0 <= a.accept_agreement <= 100:
         raise ExportError(f"--accept-agreement {a.accept_agreement}: give a percentage from 0 to 100")
 
 
+def golden_texts(s):
+    """Golden texts, or pairs of them."""
+    return golden.pairs() if s.pairs else golden.TEXTS
+
+
+def _row(s, encoding):
+    return Row(encoding.ids, encoding.type_ids if s.pairs and s.pretrained.types else None)
+
+
 def check_source(s, layout, fp32, say):
     """Holds the fp32 graph against the source model on the golden texts, in one batch and alone; refuses a difference.
     """
-    ids = [s.pretrained.ids(t) for t in golden.TEXTS]
+    ids = [s.pretrained.row(t) for t in golden_texts(s)]
     wanted, name = reference.logits(s, ids)
     session = feeds.session(fp32)
     scale = max(1.0, max(float(np.abs(w).max()) for w in wanted))
     largest = 0.0
     for batch in (1, len(ids)):
-        for t, got, want in zip(golden.TEXTS, feeds.run(session, ids, layout, s.task, s.pad_token_id, batch=batch),
+        for t, got, want in zip(golden_texts(s), feeds.run(session, ids, layout, s.task, s.pad_token_id, batch=batch),
                                 wanted):
             if got.shape != want.shape:
                 raise ExportError(f"the graph gives logits of shape {got.shape} where {name} gives {want.shape}; "
@@ -199,7 +215,7 @@ def check_source(s, layout, fp32, say):
             largest = max(largest, gap)
             if not gap <= 1e-4 * scale:        # also true for NaN
                 raise ExportError(f"the graph's logits differ from {name} by {gap:.2e} (allowed {1e-4 * scale:.1e}) on "
-                                  f"{t[:40]!r}; nothing was written. This is a fault of the exporter or of the "
+                                  f"{str(t)[:40]!r}; nothing was written. This is a fault of the exporter or of the "
                                   f"checkpoint: please report it", code=1)
     say(f"fp32 graph against {name}, {len(ids)} golden texts: largest difference of logits {largest:.2e} (logits up to "
         f"{scale:.1f})")
@@ -213,7 +229,7 @@ class Trial:
     def __init__(self, s, layout, fp32, labelled, calibration, say):
         self.s, self.layout, self.labelled, self.say = s, layout, labelled, say
         held_out = _held_out(calibration)
-        self.held_out = [s.tokenizer.encode(t) for t in held_out]
+        self.held_out = [s.pretrained.encode(t) for t in held_out]
         self.encodings = [s.tokenizer.encode(t) for t in labelled.texts] if labelled else []
         session = feeds.session(fp32)
         self.held_out_logits = self._run(session, self.held_out, "source on held-out texts")
@@ -226,7 +242,7 @@ class Trial:
         step = self.say.count(what)
         out = []
         for at in range(0, len(encodings), 128):
-            out += feeds.run(session, [e.ids for e in encodings[at:at + 128]], self.layout, self.s.task,
+            out += feeds.run(session, [_row(self.s, e) for e in encodings[at:at + 128]], self.layout, self.s.task,
                              self.s.pad_token_id)
             step(len(out), len(encodings))
         return out
@@ -288,8 +304,9 @@ def quantize(a, s, encoder, layout, trial, calibration, say):
                           f"400 and more")
     chosen = _calibration(calibration)
     say(f"calibrating on {len(chosen)} texts, choosing on {len(trial.held_out)} others")
-    encodings = [s.tokenizer.encode(t) for t in chosen]
-    observed = calibrate.observe(encoder, s.task, len(s.labels), [e.ids for e in encodings], say.count("calibrating"))
+    encodings = [s.pretrained.encode(t) for t in chosen]
+    observed = calibrate.observe(encoder, s.task, len(s.labels), [_row(s, e) for e in encodings],
+                                 say.count("calibrating"))
     rows = smooth.ordinary(s.task, len(encoder.layers), observed, encodings)
 
     def build(way, keep):
@@ -371,7 +388,7 @@ def check_fp16(a, s, layout, fp32, model, measured):
     """fp16 must give the source's labels and nearly its logits on the golden texts; and agree on labelled ones where
     given.
     """
-    ids = [s.pretrained.ids(t) for t in golden.TEXTS]
+    ids = [s.pretrained.row(t) for t in golden_texts(s)]
     ours, theirs = (feeds.run(feeds.session(m), ids, layout, s.task, s.pad_token_id) for m in (model, fp32))
     scale = max(1.0, max(float(np.abs(t).max()) for t in theirs))
     gap = max(float(np.abs(x - y).max()) for x, y in zip(ours, theirs))
@@ -390,7 +407,7 @@ def golden_rows(s, layout, model, precision, say):
     int8 answers hang on rounding: noise of 1e-6 moves single logits by up to several percent of their scale. So the
     texts that noise moves least are taken, and three times what it moved them is allowed.
     """
-    ids = [s.pretrained.ids(t) for t in golden.TEXTS]
+    ids = [s.pretrained.row(t) for t in golden_texts(s)]
 
     def answers(m):
         return [np.atleast_2d(z) for z in feeds.run(feeds.session(m), ids, layout, s.task, s.pad_token_id, batch=1)]
@@ -411,7 +428,15 @@ def golden_rows(s, layout, model, precision, say):
     tolerance = float(f"{max(TOLERANCE[precision] * scale, 3 * worst):.2g}")
     say(f"{len(chosen)} golden texts, logits up to {scale:.1f}" + (f", moved by rounding noise by up to {worst:.3f}"
             if precision == "int8" else "") + f": self-test tolerance {tolerance}")
-    return [{"text": golden.TEXTS[i], "input_ids": ids[i], "logits": [[float(f"{x:.7g}") for x in row]
+    texts = golden_texts(s)
+
+    def described(i):
+        if not s.pairs:
+            return {"text": texts[i], "input_ids": ids[i]}
+        return {"text": texts[i][0], "text_pair": texts[i][1], "input_ids": ids[i],
+                "token_type_ids": ids[i].types or [0] * len(ids[i])}
+
+    return [described(i) | {"logits": [[float(f"{x:.7g}") for x in row]
             for row in out[i].tolist()]} for i in chosen], tolerance
 
 
@@ -442,7 +467,7 @@ def _held_out(texts):
 
 
 def _texts_sha256(texts):
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(t if isinstance(t, str) else "\t".join(t) for t in texts).encode()).hexdigest()
 
 
 def _round(x):

@@ -8,6 +8,11 @@ import onnxruntime
 from .source import TOKEN
 
 
+def _types(row):
+    types = getattr(row, "types", None)
+    return np.zeros(len(row), np.int64) if types is None else np.asarray(types, np.int64)
+
+
 def packed(ids):
     """Inputs of the packed layout for a list of id lists."""
     lengths = np.array([len(x) for x in ids], np.int32)
@@ -16,6 +21,7 @@ def packed(ids):
     slots = np.arange(longest, dtype=np.int64)
     return {
         "input_ids": np.concatenate([np.asarray(x, np.int64) for x in ids]),
+        "token_type_ids": np.concatenate([_types(x) for x in ids]),
         "position_ids": np.concatenate([slots[:n] for n in lengths]),
         "pad_idx": starts[:, None] + np.where(slots[None, :] < lengths[:, None], slots[None, :], 0),
         "unpad_idx": np.concatenate([b * longest + slots[:n] for b, n in enumerate(lengths)]),
@@ -25,14 +31,15 @@ def packed(ids):
 
 
 def padded(ids, pad):
-    """Inputs of the padded layout; token_type_ids for graphs of other exporters that want them."""
+    """Inputs of the padded layout; token_type_ids for pairs, and for graphs of other exporters that want them."""
     longest = max(len(x) for x in ids)
     rows = np.full((len(ids), longest), pad, np.int64)
-    mask = np.zeros_like(rows)
+    mask, types = np.zeros_like(rows), np.zeros_like(rows)
     for i, x in enumerate(ids):
         rows[i, :len(x)] = x
         mask[i, :len(x)] = 1
-    return {"input_ids": rows, "attention_mask": mask, "token_type_ids": np.zeros_like(rows)}
+        types[i, :len(x)] = _types(x)
+    return {"input_ids": rows, "attention_mask": mask, "token_type_ids": types}
 
 
 def saturates_int8(machine=None, cpuinfo="/proc/cpuinfo"):

@@ -1,5 +1,10 @@
 """Golden texts: written for this project, so that a manifest may carry them anywhere."""
 
+def pairs():
+    """Each text and one further on, for models of pairs."""
+    return [(t, TEXTS[(i + 5) % len(TEXTS)]) for i, t in enumerate(TEXTS)]
+
+
 TEXTS = [
     "What a wonderful film: clever, warm and beautifully played.",
     "The battery died after a day, and nobody answers my mails.",

@@ -5,6 +5,7 @@ Layouts (B texts, S longest text, T tokens of all texts end to end):
   packed  input_ids[T], position_ids[T] (from 0 in each text), pad_idx[B,S] (row of T for every slot; slots beyond a
           text repeat its first row), unpad_idx[T] (= b*S+s), cls_idx[B] (first rows; text-classification only),
           lengths[B] (i32)
+Models of pairs that tell the second text by token types have token_type_ids, of the shape of input_ids.
 Output: logits, f32: [B,L]; for token-classification [B,S,L] (padded) or [T,L] (packed).
 
 Only attention needs texts apart, so the packed graph pads just around it and does all other work on real tokens.
@@ -176,7 +177,10 @@ class _Builder:
             length = self.op("Shape", ["input_ids"], start=1, end=2)
             p = self.op("Slice", [table, self.ints(0), length, self.ints(0)])
             self.op("Cast", ["attention_mask"], ["mask"], to=TensorProto.INT32)
-        x = self.norm(self.op("Add", [x, p]), "norm", e.norm)
+        x = self.op("Add", [x, p])
+        if e.types is not None:
+            x = self.op("Add", [x, self.op("Gather", [self.weight("type", e.types), "token_type_ids"])])
+        x = self.norm(x, "norm", e.norm)
         if e.project is not None:
             x = self.linear(x, "project", *e.project)
         return x
@@ -339,6 +343,8 @@ class _Builder:
         else:
             inputs = [tensor("input_ids", i64, ["texts", "longest"]), tensor("attention_mask", i64,
                     ["texts", "longest"])]
+        if self.e.types is not None:
+            inputs.insert(1, tensor("token_type_ids", i64, ["tokens"] if self.packed else ["texts", "longest"]))
         rows = (["tokens"] if self.packed else ["texts", "longest"]) if self.task == TOKEN else ["texts"]
         outputs = [tensor("logits", TensorProto.FLOAT, rows + [self.labels])]
         for name, x in self.watched.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tokenizers import Tokenizer
 
 from .errors import ExportError
+from .row import Row
 
 # What a tokenizer is made of, in folders of Hugging Face.
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
@@ -41,15 +42,26 @@ class Pretrained:
     manifest: dict = field(default_factory=dict)    # what tokenizer.json cannot say
     warnings: list = field(default_factory=list)
 
+    @property
+    def types(self):
+        """Whether transformers gives the model token types."""
+        return "token_type_ids" in self.witness.model_input_names
+
     def cut(self, max_tokens):
         """Texts are cut to so many tokens from now on."""
         self.tokenizer.enable_truncation(max_tokens, direction=self.side)
         self.max_tokens = max_tokens
 
-    def ids(self, text):
-        """Token ids of a text, by transformers."""
-        return self.witness(text, truncation=True, max_length=self.max_tokens,
-                            split_special_tokens=not self.find)["input_ids"]
+    def encode(self, text):
+        """The tokenizers library's Encoding of a text, or of a pair of texts."""
+        return self.tokenizer.encode(*text) if isinstance(text, tuple) else self.tokenizer.encode(text)
+
+    def row(self, text):
+        """A text, or a pair of texts, as transformers reads it; token types where the model is given them."""
+        pair = isinstance(text, tuple)
+        e = self.witness(*(text if pair else (text,)), truncation=True, max_length=self.max_tokens,
+                         split_special_tokens=not self.find, return_token_type_ids=True)
+        return Row(e["input_ids"], e["token_type_ids"] if pair and self.types else None)
 
     def check(self, texts):
         """Refuses what is to be written where transformers makes other ids or offsets of texts."""
@@ -61,6 +73,8 @@ class Pretrained:
             except Exception as e:      # such as a vocabulary that lacks the unknown token
                 raise ExportError(f"the tokenizer cannot read {text[:40]!r}: {e}; correct tokenizer_config.json, or "
                                   f"save the tokenizer again with tokenizer.save_pretrained(FOLDER)") from None
+            if isinstance(text, tuple):
+                continue
             if ours.ids != theirs["input_ids"] or ours.offsets != [tuple(o) for o in theirs["offset_mapping"]]:
                 raise ExportError(f"the tokenizer that would be written reads {text[:40]!r} otherwise than "
                                   f"transformers' {type(self.witness).__name__}; nothing was written. This is a fault "

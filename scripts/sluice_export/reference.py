@@ -30,11 +30,13 @@ def transformers_logits(folder, task, ids):
     kind = AutoModelForTokenClassification if task == TOKEN else AutoModelForSequenceClassification
     model = kind.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        return [model(input_ids=torch.tensor([list(row)])).logits[0].numpy() for row in ids]
+        return [model(**{k: torch.tensor([list(v)]) for k, v in (("input_ids", row),
+                                                                  ("token_type_ids", getattr(row, "types", None))) if v})
+                .logits[0].numpy() for row in ids]
 
 
 def numpy_logits(source, ids):
-    """Logits of one text: [L], or [tokens, L]."""
+    """Logits of one row, which may have token types (row.Row): [L], or [tokens, L]."""
     t, config, kind = source.tensors, source.config, source.config["model_type"]
     base = {"xlm-roberta": "roberta", "camembert": "roberta", "data2vec-text": "data2vec_text"}.get(kind, kind)
 
@@ -63,7 +65,7 @@ def numpy_logits(source, ids):
     x = t[emb + "word_embeddings.weight"][list(ids)].astype(np.float64) + t[emb + "position_embeddings.weight"][
         first:first + n]
     if kind != "distilbert":
-        x = x + t[emb + "token_type_embeddings.weight"][0]
+        x = x + t[emb + "token_type_embeddings.weight"][getattr(ids, "types", None) or [0] * n]
     if kind == "ernie" and config["use_task_id"]:
         x = x + t[emb + "task_type_embeddings.weight"][0]
     x = layer_norm(x, emb + "LayerNorm")

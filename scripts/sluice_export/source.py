@@ -49,6 +49,7 @@ class Source:
     files: dict             # name -> sha256 of what was read
     license: str
     given: frozenset        # the keys that config.json gives itself
+    pairs: bool             # rows are of two texts
     tensors: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
 
@@ -76,7 +77,8 @@ class Encoder:
     eps: float
     activation: str
     word: np.ndarray            # [vocabulary, embedding width]
-    position: np.ndarray        # [positions, embedding width]; token type 0 and RoBERTa's offset folded in
+    position: np.ndarray        # [positions, embedding width]; RoBERTa's offset folded in, and token type 0 without types
+    types: object               # [token types, embedding width]; None: all tokens are of type 0
     norm: tuple                 # (gain, bias) after the sum of embeddings
     project: tuple              # ELECTRA's embeddings_project, or None
     layers: list                # dicts q k v o ln1 f1 f2 ln2 -> (weight, bias)
@@ -131,9 +133,9 @@ def locate(source, revision):
                           f"--revision and the network") from e
 
 
-def read(source, revision=None, max_tokens=None, special_tokens=None):
+def read(source, revision=None, max_tokens=None, special_tokens=None, pairs=False):
     """Reads and checks a checkpoint; the tensors only for architectures that are built directly. special_tokens is what
-    they are in a text: "model" or "text"; None: text, and nobody has decided it.
+    they are in a text: "model" or "text"; None: text, and nobody has decided it. pairs: rows are of two texts.
     """
     folder = locate(source, revision)
     config, given = configs.read(folder / "config.json")
@@ -160,7 +162,9 @@ def read(source, revision=None, max_tokens=None, special_tokens=None):
     s = Source(folder=folder, config=config, task=task, architecture=architecture, labels=labels,
                multi_label=_independent(config.get("problem_type"), task, labels), pretrained=tokenizer,
                max_tokens=0, pad_token_id=config.get("pad_token_id", 0), files=files, license=_license(folder),
-               given=given, tensors=tensors)
+               given=given, pairs=pairs, tensors=tensors)
+    if pairs and task == TOKEN:
+        raise ExportError(f"--pairs goes with sequence classification, not with {architecture}; leave it out")
     if task == TOKEN and (s.multi_label or s.regression):
         raise ExportError(f"{folder / 'config.json'}: problem_type {config['problem_type']} goes with sequence "
                           f"classification, not with {architecture}")
@@ -191,8 +195,9 @@ def encoder(s):
     position = w[e + "position_embeddings.weight"]
     if kind in ROBERTA:
         position = position[s.pad_token_id + 1:]      # RoBERTa counts positions from padding_idx + 1
-    if not distil:
-        position = position + w[e + "token_type_embeddings.weight"][0]
+    types = None if distil else w[e + "token_type_embeddings.weight"]
+    if types is not None and not (s.pairs and s.pretrained.types and len(types) > 1):
+        position, types = position + types[0], None
     if c.get("use_task_id"):
         position = position + w[e + "task_type_embeddings.weight"][0]
     names = DISTIL_LAYER if distil else BERT_LAYER
@@ -215,7 +220,8 @@ def encoder(s):
     return Encoder(width=c["dim" if distil else "hidden_size"], heads=c["n_heads" if distil else "num_attention_heads"],
                    eps=1e-12 if distil else c["layer_norm_eps"],
                    activation=ACTIVATIONS[c["activation" if distil else "hidden_act"]],
-                   word=w[e + "word_embeddings.weight"], position=position, norm=w.pair(e + "LayerNorm"),
+                   word=w[e + "word_embeddings.weight"], position=position, types=types,
+                   norm=w.pair(e + "LayerNorm"),
                    project=project, layers=layers, head=head)
 
 

@@ -124,11 +124,11 @@ func (t *Tokenizer) encode(texts [][]byte, of, size int, o tokenize.Options, out
 		&options, &batch)
 	t.mu.RUnlock()
 	defer C.slz_free_batch(&batch)
-	fill(out, texts, of, &batch)
+	fill(out, texts, of, o.Types, &batch)
 }
 
 // fill turns the arrays of the library into encodings, one copy for each kind of array.
-func fill(out []tokenize.Encoded, texts [][]byte, of int, batch *C.struct_slz_batch) {
+func fill(out []tokenize.Encoded, texts [][]byte, of int, withTypes bool, batch *C.struct_slz_batch) {
 	rows := int(batch.rows)
 	rowEnd := unsafe.Slice((*uint32)(batch.row_end), rows)
 	textRows := unsafe.Slice((*uint32)(batch.text_rows), len(out))
@@ -142,7 +142,7 @@ func fill(out []tokenize.Encoded, texts [][]byte, of int, batch *C.struct_slz_ba
 	ids := make([]int32, n)
 	copy(ids, unsafe.Slice((*int32)(batch.ids), n))
 	var types []byte
-	if batch.type_ids != nil {
+	if withTypes && batch.type_ids != nil {
 		types = slices.Clone(unsafe.Slice((*byte)(batch.type_ids), n))
 	}
 	var offsets []tokenize.Span

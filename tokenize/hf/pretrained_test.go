@@ -69,7 +69,8 @@ func TestRowsAreThoseOfTransformers(t *testing.T) {
 			for i, p := range goldens.Pairs {
 				pairs[i] = [2][]byte{[]byte(p[0]), []byte(p[1])}
 			}
-			for k, o := range []tokenize.Options{{CutLeft: made.CutLeft}, {MaxTokens: 9, CutLeft: made.CutLeft}} {
+			for k, o := range []tokenize.Options{{CutLeft: made.CutLeft, Types: true},
+				{MaxTokens: 9, CutLeft: made.CutLeft, Types: true}} {
 				for i, e := range tok.EncodePairs(pairs, o) {
 					if other(goldens.Pairs[i][1]) {
 						continue

@@ -49,7 +49,7 @@ func (b *builder) build(family string) error {
 	if err := b.read(); err != nil {
 		return err
 	}
-	if err := b.sides(); err != nil {
+	if err := b.sides(family); err != nil {
 		return err
 	}
 	decoder, err := b.tokens(family)
@@ -103,7 +103,7 @@ func (b *builder) read() error {
 }
 
 // sides reads what does not belong to a class: the side that is cut off, and the longest row.
-func (b *builder) sides() error {
+func (b *builder) sides(family string) error {
 	side := "right"
 	var truncation struct {
 		Direction string `json:"direction"`
@@ -119,6 +119,14 @@ func (b *builder) sides() error {
 	}
 	b.out.CutLeft = side == "left"
 	b.out.Split = b.loose("split_special_tokens", false)
+	b.out.Types = family == "bert" && !strings.HasPrefix(b.out.Class, "DistilBert")
+	if raw, ok := b.files.config["model_input_names"]; ok {
+		var names []string
+		if err := json.Unmarshal(raw, &names); err != nil {
+			return b.bad("model_input_names", raw, "a list of names")
+		}
+		b.out.Types = slices.Contains(names, "token_type_ids")
+	}
 
 	for _, key := range []string{"model_max_length", "max_len"} {
 		raw, ok := b.files.config[key]

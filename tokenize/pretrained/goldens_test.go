@@ -25,7 +25,7 @@ func TestTheDefinitionIsTheOneOfTransformers(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got.CutLeft != (c.Made.Side == "left") || got.MaxTokens != c.Made.Longest ||
-				got.Unknown != c.Made.Unknown || got.Split != c.Made.Split {
+				got.Unknown != c.Made.Unknown || got.Split != c.Made.Split || got.Types != c.Made.Types {
 				t.Errorf("side left %v, longest %d, unknown %q, split %v; transformers has %s, %d, %q, %v", got.CutLeft,
 					got.MaxTokens, got.Unknown, got.Split, c.Made.Side, c.Made.Longest, c.Made.Unknown, c.Made.Split)
 			}

@@ -47,6 +47,7 @@ type Tokenizer struct {
 	MaxTokens  int    // model_max_length; 0: no limit
 	Unknown    string // unk_token; "" if there is none
 	Split      bool   // split_special_tokens: special tokens are text for transformers, too
+	Types      bool   // models are given token types (model_input_names), which tell the second text of a pair
 	Find       bool   // special tokens in a text are to be found; Read never says so
 	// Special are the special tokens that a text may hold for this model beside those that every model has: markers
 	// such as [E1] that were added for it. They are text unless they are asked for.

@@ -87,7 +87,10 @@ func (w *Tokenizer) EncodePairs(pairs [][2][]byte, o tokenize.Options) []tokeniz
 					out[i].Truncated = true
 					break
 				}
-				row.IDs, row.TypeIDs = append(row.IDs, id), append(row.TypeIDs, byte(kind))
+				row.IDs = append(row.IDs, id)
+				if o.Types {
+					row.TypeIDs = append(row.TypeIDs, byte(kind))
+				}
 			}
 		}
 	}

@@ -37,6 +37,7 @@ type Made struct {
 	Class      string          `json:"class"`
 	Side       string          `json:"side"`    // truncation_side
 	Longest    int             `json:"longest"` // model_max_length; 0: no limit
+	Types      bool            `json:"types"`   // models are given token types
 	Unknown    string          `json:"unknown"`
 	Split      bool            `json:"split_special_tokens"`
 	Rows       [][][3]int      `json:"rows"`    // a text, a token: id, and its bytes from and to
