@@ -44,7 +44,7 @@ const (
 // longer than the longest row (transformers: create_position_ids_from_input_ids of each of them).
 var offsetPositions = []string{
 	"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet", "longformer", "ibert",
-	"data2vec-text", "xmod", "luke", "mluke", "markuplm",
+	"data2vec-text", "xmod", "luke", "markuplm",
 }
 
 // readConfig reads config.json by read, which Open gives.

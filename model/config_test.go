@@ -87,6 +87,7 @@ func TestConfigDefaultsByModelType(t *testing.T) {
 		`{"model_type": "bert"}`:                              {PadTokenID: 0, MaxPositions: 512},
 		`{"model_type": "modernbert", "pad_token_id": null}`:  {PadTokenID: 50283, MaxPositions: 8192},
 		`{"model_type": "mpnet"}`:                             {PadTokenID: 1, MaxPositions: 510},
+		`{"model_type": "xlnet"}`:                             {PadTokenID: 5},
 		`{"model_type": "of somebody"}`:                       {},
 		`{}`:                                                  {},
 		"\ufeff" + `{"model_type": "bert"}`:                   {PadTokenID: 0, MaxPositions: 512},
