@@ -29,8 +29,9 @@ type Config struct {
 	PadTokenID   int32
 	VocabSize    int // rows of the embedding table: ids are below; 0 if unknown
 
-	padKnown bool // config.json names pad_token_id
-	warnings []string
+	padKnown       bool // config.json names pad_token_id
+	positionsKnown bool // and max_position_embeddings
+	warnings       []string
 }
 
 // Problem types of transformers.
@@ -109,7 +110,7 @@ func parseConfig(raw []byte) (Config, error) {
 	if vocab != nil {
 		c.VocabSize = *vocab
 	}
-	if positions == nil {
+	if c.positionsKnown = positions != nil; !c.positionsKnown {
 		positions = defaults.MaxPositions
 	}
 	if positions != nil {
@@ -148,7 +149,7 @@ var configDefaults = sync.OnceValue(func() map[string]configDefault {
 // architecture is what stands behind the family in a class's name.
 var architecture = regexp.MustCompile(`For[A-Z][A-Za-z]*$`)
 
-// modelTypes are those of families whose positions begin elsewhere, for a config.json that names the class only.
+// modelTypes are families by how their classes' names begin, for a config.json that names the class only.
 var modelTypes = map[string]string{"Roberta": "roberta", "XLMRoberta": "xlm-roberta", "Camembert": "camembert",
 	"Data2VecText": "data2vec-text", "Bert": "bert", "DistilBert": "distilbert", "Electra": "electra", "Ernie": "ernie"}
 
