@@ -118,7 +118,9 @@ func TestConfigThatIsNoObjectIsNamedInOurWords(t *testing.T) {
 func TestADefaultIsNoContradictionToTheManifest(t *testing.T) {
 	files := map[string]string{ManifestFile: sentimentMan,
 		ConfigFile: `{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}`}
-	m := mustOpen(t, writeModel(t, files, func(man map[string]any) { man["max_tokens"], man["pad_token_id"] = 1024, 3 }))
+	m := mustOpen(t, writeModel(t, files, func(manifest map[string]any) {
+		manifest["max_tokens"], manifest["pad_token_id"] = 1024, 3
+	}))
 	if m.MaxTokens != 1024 || m.Config.PadTokenID != 3 {
 		t.Errorf("%d tokens, padding %d", m.MaxTokens, m.Config.PadTokenID)
 	}
