@@ -31,8 +31,9 @@ type Config struct {
 	TokenTypes     int    // type_vocab_size: kinds of tokens that it tells apart, 2 for pairs; below 2: none
 	TokenizerClass string // tokenizer_class, which transformers asks where tokenizer_config.json names none; ""
 
-	padKnown bool // config.json names pad_token_id
-	warnings []string
+	padKnown       bool // config.json names pad_token_id
+	positionsKnown bool // and max_position_embeddings
+	warnings       []string
 }
 
 // Problem types of transformers.
@@ -46,7 +47,7 @@ const (
 // longer than the longest row (transformers: create_position_ids_from_input_ids of each of them).
 var offsetPositions = []string{
 	"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet", "longformer", "ibert",
-	"data2vec-text", "xmod", "luke", "mluke", "markuplm",
+	"data2vec-text", "xmod", "luke", "markuplm",
 }
 
 // readConfig reads config.json by read, which Open gives.
@@ -119,7 +120,7 @@ func parseConfig(raw []byte) (Config, error) {
 	if vocab != nil {
 		c.VocabSize = *vocab
 	}
-	if positions == nil {
+	if c.positionsKnown = positions != nil; !c.positionsKnown {
 		positions = defaults.MaxPositions
 	}
 	if positions != nil {
@@ -159,7 +160,7 @@ var configDefaults = sync.OnceValue(func() map[string]configDefault {
 // architecture is what stands behind the family in a class's name.
 var architecture = regexp.MustCompile(`For[A-Z][A-Za-z]*$`)
 
-// modelTypes are those of families whose positions begin elsewhere, for a config.json that names the class only.
+// modelTypes are families by how their classes' names begin, for a config.json that names the class only.
 var modelTypes = map[string]string{"Roberta": "roberta", "XLMRoberta": "xlm-roberta", "Camembert": "camembert",
 	"Data2VecText": "data2vec-text", "Bert": "bert", "DistilBert": "distilbert", "Electra": "electra", "Ernie": "ernie"}
 

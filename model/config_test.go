@@ -87,6 +87,7 @@ func TestConfigDefaultsByModelType(t *testing.T) {
 		`{"model_type": "bert"}`:                              {PadTokenID: 0, MaxPositions: 512},
 		`{"model_type": "modernbert", "pad_token_id": null}`:  {PadTokenID: 50283, MaxPositions: 8192},
 		`{"model_type": "mpnet"}`:                             {PadTokenID: 1, MaxPositions: 510},
+		`{"model_type": "xlnet"}`:                             {PadTokenID: 5},
 		`{"model_type": "of somebody"}`:                       {},
 		`{}`:                                                  {},
 		"\ufeff" + `{"model_type": "bert"}`:                   {PadTokenID: 0, MaxPositions: 512},
@@ -110,5 +111,17 @@ func TestConfigThatIsNoObjectIsNamedInOurWords(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) || goWords.MatchString(err.Error()) {
 			t.Errorf("%s: %v, want %q", config, err, want)
 		}
+	}
+}
+
+// A manifest says what the exporter saw in the weights; a default of config.json does not contradict it.
+func TestADefaultIsNoContradictionToTheManifest(t *testing.T) {
+	files := map[string]string{ManifestFile: sentimentMan,
+		ConfigFile: `{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}`}
+	m := mustOpen(t, writeModel(t, files, func(manifest map[string]any) {
+		manifest["max_tokens"], manifest["pad_token_id"] = 1024, 3
+	}))
+	if m.MaxTokens != 1024 || m.Config.PadTokenID != 3 {
+		t.Errorf("%d tokens, padding %d", m.MaxTokens, m.Config.PadTokenID)
 	}
 }

@@ -173,7 +173,7 @@ func (m *Model) describeByManifest() error {
 	if man.Architecture != "" && len(cfg.Architectures) > 0 && !slices.Contains(cfg.Architectures, man.Architecture) {
 		conflict("architecture", "is %q, but %s has %q", man.Architecture, ConfigFile, cfg.Architectures)
 	}
-	if cfg.MaxPositions > 0 && man.MaxTokens > cfg.MaxPositions {
+	if cfg.positionsKnown && man.MaxTokens > cfg.MaxPositions {
 		conflict("max_tokens", "is %d, but %s has positions for %d tokens only", man.MaxTokens, ConfigFile,
 			cfg.MaxPositions)
 	}

@@ -31,8 +31,8 @@ def defaults():
     out = {}
     for kind in sorted(SEQUENCE.keys() | TOKEN.keys()):
         config = CONFIG_MAPPING[kind]()
-        out[kind] = {k: v for k in ("pad_token_id", "max_position_embeddings", "type_vocab_size")
-                     if isinstance(v := getattr(config, k, None), int)}
+        out[kind] = {k: v for k, least in (("pad_token_id", 0), ("max_position_embeddings", 1), ("type_vocab_size", 0))
+                     if isinstance(v := getattr(config, k, None), int) and v >= least}    # XLNet has -1 for none
     return {kind: values for kind, values in out.items() if values}
 
 

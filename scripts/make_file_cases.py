@@ -212,6 +212,10 @@ def labelled_cases():
     yield "csv, what needs quotes", "a.csv", table(rows), one, NAMES, want
     yield "csv, all in quotes", "a.csv", table(rows, quoting=csv.QUOTE_ALL), one, NAMES, want
     yield "csv, CR LF", "a.csv", table(rows).replace("\n", "\r\n"), one, NAMES, want
+    doubled = "label,text\r\nPOSITIVE,fine\r\r\nNEGATIVE,bad\r\r\n"
+    yield "csv, CR CR LF of a program that converts ends twice", "a.csv", doubled, one, NAMES, read
+    yield "csv, CR CR LF from the header on", "a.csv", doubled.replace("text\r", "text\r\r"), one, NAMES, \
+        [[3, "fine", "POSITIVE"], [5, "bad", "NEGATIVE"]]
     yield "csv, no line end at the end", "a.csv", table(rows)[:-1], one, NAMES, want
     yield "csv, a bare quote", "a.csv", "label,text\nPOSITIVE,so \"good\"\n", one, NAMES, \
         "2: a field that does not begin"

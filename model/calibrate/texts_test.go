@@ -2,6 +2,9 @@ package calibrate
 
 import (
 	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -136,5 +139,31 @@ func TestALabelledFileBecomesAReport(t *testing.T) {
 	}
 	if err := r.Plot(&svg); err != nil || !strings.Contains(svg.String(), "</svg>") {
 		t.Errorf("%d bytes of plot, %v", svg.Len(), err)
+	}
+}
+
+// What a program of Windows and gzip make of a file is read as the file is; its digest is that of what lies there.
+func TestOpenReadsFilesOfOtherPrograms(t *testing.T) {
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	for _, r := range "\ufefflabel,text\r\n1,\"größer, schöner\"\r\nnegative,klein\r\n" {
+		z.Write([]byte{byte(r), byte(r >> 8)})
+	}
+	z.Close()
+	name := filepath.Join(t.TempDir(), "dev.csv.gz")
+	if err := os.WriteFile(name, packed.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := &model.Model{Task: model.TextClassification, Labels: []string{"NEGATIVE", "POSITIVE"}}
+	f, err := Open(name, m, nil)
+	want := []labelled.Text{{Line: 2, Text: "größer, schöner", Label: "POSITIVE"}, {Line: 3, Text: "klein",
+		Label: "NEGATIVE"}}
+	if err != nil || !slices.EqualFunc(f.Texts, want, func(a, b labelled.Text) bool {
+		return a.Line == b.Line && a.Text == b.Text && a.Label == b.Label
+	}) {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	if sum := sha256.Sum256(packed.Bytes()); f.SHA256 != hex.EncodeToString(sum[:]) {
+		t.Errorf("digest %s", f.SHA256)
 	}
 }

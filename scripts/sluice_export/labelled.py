@@ -207,7 +207,7 @@ def _cells(path, lines, kind):
             if line.strip():
                 yield n, line.split("\t")
         return
-    whole, at, n = "\n".join(lines), 0, 1
+    whole, at, n = "\n".join(line.removesuffix("\r") for line in lines), 0, 1     # as encoding/csv does
     field = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\n]*))(,|\n|\Z)')
     while at < len(whole):
         if whole[at] == "\n":                   # an empty line
