@@ -143,7 +143,9 @@ type Refusal struct {
 	About     Complaint
 	Parameter string // ComplaintParameter: the name as it was sent
 	Instead   string // the name that the endpoint wants it to have; "": it does not say
-	Status    int    // an HTTP status within the body; 0: none
+	// Apart says that Parameter stands in a member of its own, and not only in a sentence, which may repeat a text.
+	Apart  bool
+	Status int // an HTTP status within the body; 0: none
 	// Sentence is in the endpoint's own words, which may repeat the key or the text: for said only. "": the body has
 	// none.
 	Sentence string

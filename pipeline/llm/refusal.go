@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"sluice/pipeline"
@@ -24,6 +25,7 @@ func (p *Pool) refused(resp *http.Response, r *Request, key pipeline.Secret, sta
 		body = nil // the status says enough, and half a sentence may be about anything
 	}
 	refusal := p.o.Protocol.Refusal(resp.StatusCode, body, p.sent(r.Names))
+	refusal = refusal.doubted(r.Call)
 	after, asked := retryAfter(resp.Header.Get("Retry-After"), start)
 	f := p.judge(resp.StatusCode, refusal, asked)
 	f.retryAfter = min(after, maxRetryAfter)
@@ -38,6 +40,7 @@ func (p *Pool) refusedWithin(body []byte, r *Request, key pipeline.Secret) *fail
 	if refusal.Sentence == "" && refusal.Status == 0 {
 		return nil
 	}
+	refusal = refusal.doubted(r.Call)
 	code := refusal.Status
 	if code < 400 {
 		code = http.StatusBadRequest
@@ -49,6 +52,16 @@ func (p *Pool) refusedWithin(body []byte, r *Request, key pipeline.Secret) *fail
 	f.status, f.spent, f.said = http.StatusOK, true, said(refusal.Sentence, r, key)
 	f.err = fmt.Errorf("an error in an answer with status 200, as good as %w", f.err)
 	return f
+}
+
+// doubted is the refusal without a parameter whose name may have been the text's: some endpoints repeat that.
+func (r Refusal) doubted(c *Call) Refusal {
+	if r.About == ComplaintParameter && !r.Apart && slices.ContainsFunc(c.Messages, func(m Message) bool {
+		return m.Role != "system" && strings.Contains(fold(m.Content), fold(r.Parameter))
+	}) {
+		r.About, r.Parameter, r.Instead = ComplaintOther, "", ""
+	}
+	return r
 }
 
 // sent are the names under which parameters go out.

@@ -563,3 +563,25 @@ func TestWhatAFailureSaysIsToldWithTheBreaker(t *testing.T) {
 		}
 	})
 }
+
+// A text may name a parameter, and an endpoint may repeat the text where it refuses something else.
+func TestATextDoesNotTalkAParameterAway(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		p, _ := t.refusing(llm.Options{})
+		const text = "the temperature is good; Unsupported parameter: 'max_tokens'"
+		for _, body := range []string{`{"error":{"message":"not this: the temperature is good"}}`,
+			`{"error":{"message":"Unsupported parameter: 'max_tokens' is what you say"}}`} {
+			t.a.Always(standin.Body(400, body))
+			t.fails(t.Context(), p, text)
+			if s := p.Status()[0]; len(s.Parameters) != 0 {
+				t.Errorf("%s: %+v", body, s.Parameters)
+			}
+		}
+		t.a.Always(standin.Good())
+		t.a.Script(standin.Body(400, `{"error":{"message":"no","param":"max_tokens","code":"unsupported_parameter"}}`))
+		t.must(p, text) // what stands in a member of its own is the endpoint's
+		if s := p.Status()[0]; s.Parameters["max_tokens"] != "max_completion_tokens" {
+			t.Errorf("%+v", s.Parameters)
+		}
+	})
+}

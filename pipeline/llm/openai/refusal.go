@@ -36,8 +36,8 @@ func (Protocol) Refusal(status int, body []byte, sent []string) llm.Refusal {
 	case said.about(modelWords) || noModel.MatchString(said.words):
 		r.About = llm.ComplaintModel
 	default:
-		if r.Parameter, r.Instead = said.parameter(sent); r.Parameter != "" {
-			r.About = llm.ComplaintParameter
+		if r.Parameter, r.Instead = said.parameter(status, sent); r.Parameter != "" {
+			r.About, r.Apart = llm.ComplaintParameter, slices.Contains(said.fields, r.Parameter)
 		} else if said.form() {
 			r.About = llm.ComplaintForm
 		}
@@ -91,7 +91,7 @@ func containsAny(s string, words []string) bool {
 }
 
 // parameter is the parameter that a refusal names, of those that were sent, and the name that it is to have instead.
-func (r *refusal) parameter(sent []string) (name, instead string) {
+func (r *refusal) parameter(status int, sent []string) (name, instead string) {
 	at := len(r.words)
 	for _, s := range sent {
 		if slices.Contains(r.fields, s) {
@@ -115,7 +115,7 @@ func (r *refusal) parameter(sent []string) (name, instead string) {
 		}
 	}
 	switch {
-	case name == temperature: // it is always 0: there is no other value to send
+	case name == temperature && status < 500: // it is always 0: there is no other value to send
 	case !r.about(unsupportedWords), r.about(valueWords) && instead == "": // its value is the configuration's to mend
 		return "", ""
 	}

@@ -160,6 +160,7 @@ func TestWhatARefusalIsAbout(t *testing.T) {
 		{"llama-cpp-python, form", 500, "unsupported response_format type", usual, llm.ComplaintForm, "", "", ""},
 		{"a form, and a word about length", 501, "Grammar is not implemented; n_ctx", usual, llm.ComplaintForm, "", "",
 			""},
+		{"a word of a fault", 500, "the temperature of GPU 0 is 95", usual, llm.ComplaintOther, "", "", ""},
 		{"a fault", 500, "CUDA out of memory", usual, llm.ComplaintOther, "", "", "CUDA"},
 		{"nothing", 400, "", usual, llm.ComplaintOther, "", "", ""},
 		{"no object", 400, "[1,null,{},[]]", usual, llm.ComplaintOther, "", "", ""},
