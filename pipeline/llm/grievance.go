@@ -22,8 +22,9 @@ type grievance struct {
 }
 
 const (
-	tellAgain = 10 * time.Minute // the same refusal is told again, when there were answers in between
-	mostTold  = 32               // refusals that are kept apart
+	tellAgain  = 10 * time.Minute // the same refusal is told again, when there were answers in between
+	mostAtOnce = 8                // different refusals that are told within tellAgain: their words may be the texts'
+	mostTold   = 32               // refusals that are kept apart
 )
 
 // key names what a refusal says: two with equal keys differ in numbers, or in words with digits, at most.
@@ -106,13 +107,19 @@ func (p *Pool) tellRefusal(e *endpoint, f *failure, now time.Time) {
 	if at, ok := e.told[key]; ok && (f.own || e.open || now.Sub(at) < tellAgain) {
 		return
 	}
-	if len(e.told) >= mostTold {
-		oldest := key
-		for k, at := range e.told {
-			if oldest == key || at.Before(e.told[oldest]) {
-				oldest = k
-			}
+	oldest, recent := "", 0
+	for k, at := range e.told {
+		if oldest == "" || at.Before(e.told[oldest]) {
+			oldest = k
 		}
+		if now.Sub(at) < tellAgain {
+			recent++
+		}
+	}
+	if recent >= mostAtOnce {
+		return
+	}
+	if len(e.told) >= mostTold {
 		delete(e.told, oldest)
 	}
 	e.told[key] = now

@@ -31,8 +31,8 @@ type search struct {
 	spared  bool   // the last attempt asked for no form only because there will be no other
 }
 
-// attempt is what was sent, for learning from what came back.
-type attempt struct {
+// try is one attempt as it went out, for learning from what came back.
+type try struct {
 	*search
 	call *Call
 	use  string // mode
@@ -66,7 +66,7 @@ func (p *Pool) choose(g *grant, s *search, c *Call, left int) string {
 // answer without text, which no enforced form can give; a refusal that does not say what it is about is held against no
 // form at all next: if that is refused, too, it was not the form, and no other is tried until something else is
 // said.
-func (p *Pool) learn(g *grant, a *attempt, f *failure) (again bool) {
+func (p *Pool) learn(g *grant, a *try, f *failure) (again bool) {
 	if f == nil {
 		p.learnFromAnswer(g, a)
 		return false
@@ -111,7 +111,7 @@ func (p *Pool) learn(g *grant, a *attempt, f *failure) (again bool) {
 	return true
 }
 
-func (p *Pool) learnFromAnswer(g *grant, a *attempt) {
+func (p *Pool) learnFromAnswer(g *grant, a *try) {
 	e := g.e
 	e.anyway = ""
 	if !g.learn || e.mode != g.mode || a.spared {

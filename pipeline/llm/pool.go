@@ -276,7 +276,7 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 			asked[g.e] = &search{}
 		}
 		var reply Reply
-		a := attemptOf(asked[g.e], &c, p.o.MaxAttempts-attempt)
+		a := &try{search: asked[g.e], call: &c, left: p.o.MaxAttempts - attempt}
 		f := guarded(func() (f *failure) {
 			a.use = p.choose(g, a.search, &c, a.left)
 			reply, f = p.post(ctx, g.e.url, &Request{Model: p.o.Model, MaxTokens: p.o.MaxTokens, Mode: a.use,
@@ -327,10 +327,6 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 		case <-time.After(wait):
 		}
 	}
-}
-
-func attemptOf(s *search, c *Call, left int) *attempt {
-	return &attempt{search: s, call: c, left: left}
 }
 
 // first is order with e in front.

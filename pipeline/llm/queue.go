@@ -299,7 +299,7 @@ func (p *Pool) grant(e *endpoint, now time.Time) *grant {
 
 // release ends an attempt: the endpoint's limit, breaker, peace and manners follow from how it ended. a is nil where
 // nothing was sent. It reports whether another attempt at the endpoint, asked otherwise, may bring an answer.
-func (p *Pool) release(g *grant, f *failure, a *attempt) (again bool) {
+func (p *Pool) release(g *grant, f *failure, a *try) (again bool) {
 	now := time.Now()
 	e := g.e
 	reason, load := ReasonAnswered, signalAnswered

@@ -302,7 +302,7 @@ func TestRefusalsThatEndAreTold(t *testing.T) {
 		for i := range 200 {
 			refuse(strings.Repeat("x", i%100+1))
 		}
-		if told := log.lines(t, "refuses requests"); len(told) > 250 {
+		if told := log.lines(t, "refuses requests"); len(told) != 10 { // two are older, eight of 100 are told at once
 			t.Errorf("%d lines", len(told))
 		}
 	})
@@ -467,7 +467,8 @@ const secretKey = "sk-proj-Zx81kQw77LmNop2Rst4Uvw6Xyz"
 
 // An endpoint may repeat the key, whole or in part, and the text, as it came or as it was sent.
 func TestNothingSecretIsSaid(t *testing.T) {
-	const text = "Good morning, my name is Zacharias Ümlauten, card 4929-1234, \"quoted\"\\path 我叫王小明"
+	const text = "Good morning, my name is Zacharias Ümlauten, or Theo\u200bdora, card 4929-1234, " +
+		"\"quoted\"\\path 我叫王小明"
 	for name, sentence := range map[string]string{
 		"the key":                "Incorrect API key provided: " + secretKey,
 		"the key, shortened":     "Incorrect API key provided: sk-pr******************6Xyz. See https://x.example/keys",
@@ -477,6 +478,7 @@ func TestNothingSecretIsSaid(t *testing.T) {
 		"the text":               "cannot take: " + text,
 		"the text, in capitals":  strings.ToUpper(text),
 		"the text, decomposed":   "name Zacharias U\u0308mlauten",
+		"what nobody sees":       "Theodora",
 		"a part of the text":     "near 'zachari' and 'mlauten' at 492",
 		"words glued":            "非法输入我叫王小明",
 		"the question, escaped":  `{\"content\":\"Good morning, my name is Zacharias \u00dcmlauten\"}`,
@@ -501,9 +503,8 @@ func TestNothingSecretIsSaid(t *testing.T) {
 					t.Fatal(err)
 				}
 				all := strings.ToLower(log.String() + e.Error() + string(status))
-				for _, secret := range []string{"zx81", "6xyz", "sk-pr", "a81kd92", "zachari", "mlauten", "4929",
-					"1234",
-					"我叫", "王小", "morning", "x.example", "\\u001b"} {
+				for _, secret := range []string{"zx81", "6xyz", "sk-pr", "a81kd92", "zachari", "mlauten", "theodora",
+					"4929", "1234", "我叫", "王小", "morning", "x.example", "\\u001b"} {
 					if strings.Contains(all, secret) {
 						t.Errorf("%s: %q is said in\n%s", name, secret, all)
 					}

@@ -26,7 +26,7 @@ const (
 // secretive are the shapes of keys, whole or shortened, and of what stands where a key is named: hidden parts
 // (sk-ab***yz), usual prefixes, and what follows "Bearer".
 var secretive = regexp.MustCompile(`(?i)\bbearer\s+[^\s,;"'\]]+|[^\s"'` + "`" + `(\[]*\*{2,}[^\s"'` + "`" + `)\]]*|` +
-	`\b(?:sk|pk|rk|gsk|hf|nvapi|xai|csk|fw|r8|key|token|api)[-_][A-Za-z0-9_\-]{6,}`)
+	`\b(?:sk|pk|rk|gsk|hf|nvapi|xai|csk|fw|r8)[-_][A-Za-z0-9_\-]{6,}`)
 
 // opaque is a run of characters that keys are made of.
 var opaque = regexp.MustCompile(`[A-Za-z0-9+/=_.\-]{4,}`)
@@ -89,12 +89,12 @@ func withoutKey(s, key string) string {
 // drawn says whether a word looks like drawn at random: long, with digits among its letters. Names of models are made
 // of short ones.
 func drawn(word string) bool {
-	digits := strings.Count(strings.Map(func(c rune) rune {
+	digits := 0
+	for _, c := range word {
 		if unicode.IsDigit(c) {
-			return '0'
+			digits++
 		}
-		return c
-	}, word), "0")
+	}
 	return len(word) >= 16 && digits >= 2 && digits <= len(word)-2
 }
 
@@ -107,7 +107,10 @@ func withoutText(s string, r *Request) string {
 	var text strings.Builder
 	for _, m := range r.Messages {
 		if m.Role != "system" { // that is the configuration's
-			text.WriteString(fold(m.Content) + "\n" + fold(escapes.ReplaceAllString(m.Content, " ")) + "\n")
+			for _, shown := range []string{m.Content, escapes.ReplaceAllString(m.Content, " "),
+				escapes.ReplaceAllString(m.Content, "")} {
+				text.WriteString(fold(shown) + "\n")
+			}
 		}
 	}
 	known := map[string]bool{}
