@@ -41,14 +41,15 @@ func dieApart(r *run) error {
 	return errors.Join(err, also)
 }
 
-// endpointFails lets the endpoint die, hang, refuse and talk nonsense, in an order of the schedule, and come back.
-// Meanwhile the classify stage has to go on.
+// endpointFails lets the endpoint die, hang, fail, refuse everything and talk nonsense, in an order of the schedule,
+// and come back. Meanwhile the classify stage has to go on.
 func endpointFails(r *run) error {
 	e := r.endpoint
 	const gone = "gone"
 	ways := map[string]standin.Step{gone: {}, "hanging": standin.Hang(), "answering 500": standin.Status(500, ""),
+		"refusing":         standin.Body(400, `{"error":{"message":"This tenant is not enrolled."}}`),
 		"talking nonsense": standin.WrongLabel()}
-	order := []string{gone, "hanging", "answering 500", "talking nonsense"}
+	order := []string{gone, "hanging", "answering 500", "refusing", "talking nonsense"}
 	for range pick(r, 1, 3) {
 		r.rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for _, way := range order {
@@ -115,10 +116,11 @@ func escalationScenarios() []scenario {
 			injected: "SIGKILL of both at failpoints of their stages, and at random", promises: more,
 			do: dieApart, brokers: 1, workers: 3, rate: 100, alerts: true, escalate: true, stages: []string{"classify",
 				"escalate", "escalate"}, finals: []string{"llm"}},
-		{name: "escalation-endpoint", fault: "the LLM endpoint dies, hangs, fails, talks nonsense, and comes back",
-			injected: "connections refused, no answer, status 500, a label that does not exist, in random order, 4 s " +
-				"each (long: 16 s, three times)",
+		{name: "escalation-endpoint", fault: "the LLM endpoint dies, hangs, fails, refuses, talks " +
+			"nonsense, and comes back",
+			injected: "connections refused, no answer, status 500, status 400, a label that does not exist, in " +
+				"random order, 4 s each (long: 16 s, three times)",
 			promises: more + ", P7 (the classify stage goes on)", do: endpointFails, brokers: 1, workers: 2, rate: 100,
-			alerts: true, escalate: true, finals: []string{"llm", "endpoint", "answer"}},
+			alerts: true, escalate: true, finals: []string{"llm", "endpoint", "refused", "answer"}},
 	}
 }

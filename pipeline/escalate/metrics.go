@@ -46,10 +46,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"(an answer that was there, or that another record's call brought), fallback (no usable answer; see "+
 			"sluice_escalation_fallbacks_total).", "result"),
 		fallbacks: counter("fallbacks_total", "Requests whose local verdict is final, by reason: max-age and budget "+
-			"(not asked), endpoint (no answer in time), answer (not usable), severity-floor (it would have lowered "+
-			"the severity), panic (our own code panicked over it; the log has the stack), killed-the-worker (workers "+
-			"died while it was asked about: not asked again). "+
-			"endpoint grows: look at sluice_escalation_calls_total; budget grows: raise escalation.budget or narrow "+
+			"(not asked), endpoint (no answer in time), refused (endpoints refuse every request: the log has their "+
+			"sentence), too-long (for the endpoint's context), declined (by the model or a content filter), answer "+
+			"(not usable), severity-floor (it would have lowered the severity), panic (our own code panicked over "+
+			"it; the log has the stack), killed-the-worker (workers died while it was asked about: not asked again). "+
+			"endpoint grows: look at sluice_escalation_calls_total; refused grows: look at the log's warnings; "+
+			"budget grows: raise escalation.budget or narrow "+
 			"escalation.when.", "reason"),
 		flags: counter("flags_total", "Answers with a flag: disagrees-with-confident (another label than a local "+
 			"verdict with a score of at least escalation.confident). When many: the prompt and the model mean "+
@@ -62,7 +64,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"reason"),
 		calls: counter("calls_total", "Attempts at an endpoint, by how they ended: answered, or why not. "+
 			"rate-limited: lower escalation.endpoint.max_concurrency or escalation.budget.calls_per_second; "+
-			"timeout: the endpoint is overloaded; unauthorized: look at the API key.", "endpoint", "reason"),
+			"timeout: the endpoint is overloaded; unauthorized, quota, not-found, request-refused: the log says what "+
+			"the endpoint does not take.", "endpoint", "reason"),
 		callTime: f.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_escalation_call_duration_seconds",
 			Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
 			Help: "Time of an attempt at an endpoint, to the last byte. Near escalation.endpoint.timeout: the " +
@@ -80,8 +83,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, r := range []string{"answered", "reused", "fallback"} {
 		m.questions.WithLabelValues(r)
 	}
-	for _, r := range []string{FallbackAge, FallbackBudget, FallbackEndpoint, FallbackAnswer, FallbackPanic,
-		FallbackQuarantine, ReasonSeverityFloor} {
+	for _, r := range []string{FallbackAge, FallbackBudget, FallbackEndpoint, FallbackRefused, FallbackTooLong,
+		FallbackDeclined, FallbackAnswer, FallbackPanic, FallbackQuarantine, ReasonSeverityFloor} {
 		m.fallbacks.WithLabelValues(r)
 	}
 	m.flags.WithLabelValues(FlagDisagrees)

@@ -29,6 +29,9 @@ const (
 	FallbackAge      = "max-age"  // the record is older than MaxAge: not asked
 	FallbackBudget   = "budget"   // the day's budget is spent: not asked, or not again
 	FallbackEndpoint = "endpoint" // no endpoint answered in time
+	FallbackRefused  = "refused"  // endpoints refuse requests, whatever they ask; the log has their sentence
+	FallbackTooLong  = "too-long" // the question is longer than the endpoint's context
+	FallbackDeclined = "declined" // the model, or a content filter before it, declined to answer about this text
 	FallbackAnswer   = "answer"   // what came cannot be used, also after one repair
 
 	FallbackPanic      = "panic"             // our own code, or a library's, panicked over it
@@ -464,6 +467,12 @@ func (p *Processor) call(ctx context.Context, r *pipeline.Record, messages []llm
 	case errors.Is(err, errOverBudget):
 		p.budgetSpent(true)
 		return llm.Reply{}, FallbackBudget
+	case ce.Refused():
+		return llm.Reply{}, FallbackRefused
+	case ce.Reason == llm.ReasonTooLong:
+		return llm.Reply{}, FallbackTooLong
+	case ce.Reason == llm.ReasonRefusal:
+		return llm.Reply{}, FallbackDeclined
 	case ce.Unusable():
 		return llm.Reply{}, FallbackAnswer
 	}

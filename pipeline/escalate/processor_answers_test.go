@@ -208,13 +208,23 @@ func TestNoAnswerFallsBack(t *testing.T) {
 		{"redirects", func(t *bubble) { t.a.Always(standin.Redirect("http://b/v1/chat/completions")) },
 			FallbackEndpoint},
 		{"does not know us", func(t *bubble) { t.a.Always(standin.Status(http.StatusUnauthorized, "")) },
-			FallbackEndpoint},
+			FallbackRefused},
+		{"has no such model", func(t *bubble) { t.a.Always(standin.Status(http.StatusNotFound, "")) }, FallbackRefused},
+		{"takes no long text", func(t *bubble) {
+			t.a.Always(standin.Body(400, `{"error":{"code":"context_length_exceeded"}}`))
+		}, FallbackTooLong},
+		{"filters texts", func(t *bubble) {
+			t.a.Always(standin.Body(400, `{"error":{"code":"content_filter","message":"The response was filtered"}}`))
+		}, FallbackDeclined},
+		{"has no credit left", func(t *bubble) {
+			t.a.Always(standin.Body(429, `{"error":{"code":"insufficient_quota"}}`))
+		}, FallbackRefused},
 		{"endless", func(t *bubble) { t.a.Always(standin.Endless()) }, FallbackEndpoint},
 		{"garbage", func(t *bubble) { t.a.Always(standin.Garbage()) }, FallbackEndpoint},
-		{"refuses", func(t *bubble) { t.a.Always(standin.Refusal()) }, FallbackAnswer},
+		{"refuses", func(t *bubble) { t.a.Always(standin.Refusal()) }, FallbackDeclined},
 		{"is cut off", func(t *bubble) { t.a.Always(standin.Finish("length")) }, FallbackAnswer},
 		{"finds the question wrong", func(t *bubble) { t.a.Always(standin.Status(http.StatusUnprocessableEntity, "")) },
-			FallbackAnswer},
+			FallbackRefused},
 		{"empty", func(t *bubble) { t.a.Always(standin.Empty()) }, FallbackAnswer},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -305,7 +315,7 @@ func TestShadowPublishesNothing(t *testing.T) {
 		if got := d.await(3); len(got) > 0 {
 			t.Errorf("published %s", got[0].Value)
 		}
-		d.counts(map[string]float64{"questions_total result=answered": 2, "fallbacks_total reason=answer": 1,
+		d.counts(map[string]float64{"questions_total result=answered": 2, "fallbacks_total reason=declined": 1,
 			"agreement_total result=disagree": 1, "agreement_total result=agree": 1})
 		d.stop()
 	})
@@ -319,7 +329,7 @@ func TestADeferredRecordHasOneResult(t *testing.T) {
 			mode: Defer})
 		d := t.work(b, deskOptions{})
 		got := d.await(2)
-		if len(got) != 2 || got[0].Verdict.By != "llm" || got[1].Verdict.Reason != FallbackAnswer {
+		if len(got) != 2 || got[0].Verdict.By != "llm" || got[1].Verdict.Reason != FallbackDeclined {
 			t.Fatalf("results %+v", got)
 		}
 		for i, p := range got {
@@ -381,5 +391,45 @@ func TestAQuarantinedRequestFallsBack(t *testing.T) {
 		}
 		d.counts(map[string]float64{"fallbacks_total reason=killed-the-worker": 1})
 		d.stop()
+	})
+}
+
+// An endpoint of OpenAI's newer kind takes max_completion_tokens, and no temperature: every record is answered, and the
+// log says once what was found out.
+func TestAnEndpointThatWantsOtherParametersIsAskedSo(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		t.net.Serve("a", newStub(standin.Options{Refuses: []string{"max_tokens", "temperature"}}))
+		b := newBroker(2)
+		b.add(t, distinct(40, 2)...)
+		d := t.work(b, deskOptions{limits: Limits{CallsPerDay: 42}}) // two calls find it out
+		if f := fallbacks(d.await(40)); f[""] != 40 {
+			t.Errorf("fallbacks %v\n%s", f, d.logs)
+		}
+		if n := strings.Count(d.logs.String(), "is not supported with this model") +
+			strings.Count(d.logs.String(), "Only the default (1) value"); n != 2 {
+			t.Errorf("said %d times\n%s", n, d.logs)
+		}
+		d.counts(map[string]float64{"calls_total reason=answered": 40, "calls_total reason=request-refused": 2,
+			"questions_total result=answered": 40})
+	})
+}
+
+// Where nothing helps, it is told once, counted by its own reason, and the endpoint is left alone.
+func TestAnEndpointThatRefusesEverythingIsLeftAlone(t *testing.T) {
+	inBubble(t, func(t *bubble) {
+		t.a.Always(standin.Body(400, `{"error":{"message":"This tenant is not enrolled.","code":"no"}}`))
+		b := newBroker(2)
+		b.add(t, distinct(40, 2)...)
+		d := t.work(b, deskOptions{pool: llm.Options{BreakerFailures: 10, BreakerPause: time.Hour}})
+		if f := fallbacks(d.await(40)); f[FallbackRefused] != 40 {
+			t.Errorf("fallbacks %v\n%s", f, d.logs)
+		}
+		if n := t.a.Stats().Requests; n > 12 {
+			t.Errorf("%d calls for 40 records", n)
+		}
+		if n := strings.Count(d.logs.String(), "level=WARN"); n != 2 ||
+			strings.Count(d.logs.String(), "This tenant is not enrolled.") != 1 {
+			t.Errorf("%d warnings, not one with the sentence and one that it is left alone\n%s", n, d.logs)
+		}
 	})
 }

@@ -224,7 +224,7 @@ func (t *bubble) work(b *broker, o deskOptions) *desk {
 	d := &desk{bubble: t, broker: b, registry: prometheus.NewRegistry(), logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(d.logs, nil))
 	metrics := NewMetrics(d.registry)
-	o.pool.Observer = metrics.Observer()
+	o.pool.Observer, o.pool.Logger = metrics.Observer(), log
 	d.pool = t.pool(o.pool)
 	o.prompt.Labels = labels
 	task, err := label.New(o.prompt)

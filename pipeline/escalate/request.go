@@ -92,6 +92,17 @@ func mustJSON(v any) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
 }
 
+// asWritten parts the headers of a request as the classify stage wrote it from those that it got as a dead letter, if
+// it is one that was produced again.
+func asWritten(headers []pipeline.Header) (request, letter []pipeline.Header) {
+	for i, h := range slices.Backward(headers) {
+		if h.Key == HeaderEscalation && len(publish.Foreign(headers[i+1:])) == 0 {
+			return headers[:i+1], headers[i+1:]
+		}
+	}
+	return headers, nil
+}
+
 // ParseRequest reads a record of the escalation topic. The error is a Poison fault: the record is not a request of this
 // version.
 func ParseRequest(r *pipeline.Record) (*Request, error) {
@@ -99,21 +110,22 @@ func ParseRequest(r *pipeline.Record) (*Request, error) {
 		return nil, pipeline.Faultf(pipeline.Poison, "decode", "not-a-request", "not an escalation request: "+format,
 			args...)
 	}
-	n := len(r.Headers) - 4
+	headers, letter := asWritten(r.Headers)
+	n := len(headers) - 4
 	names := []string{publish.HeaderSource, publish.HeaderID, publish.HeaderModel, HeaderEscalation}
 	named := func(h pipeline.Header, name string) bool { return h.Key == name }
-	if n < 0 || !slices.EqualFunc(r.Headers[n:], names, named) {
+	if n < 0 || !slices.EqualFunc(headers[n:], names, named) {
 		return bad("its last headers are not %s; only workers write to the escalation topic", strings.Join(names, ", "))
 	}
-	q := &Request{Source: *r, models: string(r.Headers[n+2].Value)}
-	q.Source.Headers = r.Headers[:n:n]
+	q := &Request{Source: *r, models: string(headers[n+2].Value)}
+	q.Source.Headers = append(headers[:n:n], letter...)
 	var err error
-	q.Source.Topic, q.Source.Partition, q.Source.Offset, err = publish.ParseSource(string(r.Headers[n].Value))
+	q.Source.Topic, q.Source.Partition, q.Source.Offset, err = publish.ParseSource(string(headers[n].Value))
 	if err != nil {
 		return bad("header %s: %w", publish.HeaderSource, err)
 	}
 	var h requestHeader
-	if err := json.Unmarshal(r.Headers[n+3].Value, &h); err != nil {
+	if err := json.Unmarshal(headers[n+3].Value, &h); err != nil {
 		return bad("header %s: %w", HeaderEscalation, err)
 	}
 	if h.Version != requestVersion {

@@ -358,3 +358,49 @@ func TestARequestWithTheOldWordIsRead(t *testing.T) {
 		t.Errorf("rules see %+v", v)
 	}
 }
+
+// A record that was a dead letter is asked about like any other: its request keeps what the dead letter said, its final
+// verdict does not. A request that was a dead letter itself is one again.
+func TestDeadLettersThatAreProducedAgainAreAskedAbout(t *testing.T) {
+	w := newEscalating(t, Amend)
+	letter := func(r *pipeline.Record, reason string) *pipeline.Record {
+		o := w.p.DeadLetter(r, pipeline.Faultf(pipeline.Poison, "decode", reason, "it failed"), 1)
+		again := *r
+		again.Headers = o.Messages[0].Headers
+		again.Offset += 100
+		return &again
+	}
+	r := letter(&judged, "invalid-json")
+	j := &publish.Judged{Record: r, Value: w.open(r.Value), Text: []byte("Ada was  here"),
+		Verdicts: codec.Verdicts{Facts: twoFacts()}}
+	w.ask.decide(j)
+	request := asRecord(&j.Requests[0])
+	for name, request := range map[string]*pipeline.Record{"at once": request,
+		"the request, too": letter(request, "not-a-request"),
+		"twice":            letter(letter(request, "not-a-request"), "not-a-request")} {
+		q, err := ParseRequest(request)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		m := &w.final(q, Final{By: pipeline.ByLLM, Label: "POSITIVE", Model: "llama"}).Messages[0]
+		var names []string
+		for _, h := range m.Headers {
+			names = append(names, h.Key)
+		}
+		if got := strings.Join(names, " "); got != "sluice.id x sluice.source sluice.id sluice.model sluice.revision "+
+			"sluice.amends" {
+			t.Errorf("%s: headers %s", name, got)
+		}
+		w.p.MaxBytes = func(topic string) int { return map[string]int{"out": 10}[topic] }
+		dead := &w.final(q, Final{By: pipeline.ByLLM, Label: "POSITIVE", Model: "llama"}).Messages[0]
+		w.p.MaxBytes = nil
+		want := map[string]string{"at once": "2", "the request, too": "3", "twice": "4"}[name]
+		if got := words.Header(dead, publish.HeaderErrorAttempts); got != want {
+			t.Errorf("%s: the amendment's dead letter counts %s attempts, want %s", name, got, want)
+		}
+		if got := words.Header(dead, publish.HeaderErrorOffset); got != "41" {
+			t.Errorf("%s: it failed first at offset %s", name, got)
+		}
+	}
+}

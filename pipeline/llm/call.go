@@ -61,17 +61,18 @@ const (
 	ReasonAddress      Reason = "address"
 	ReasonRateLimited  Reason = "rate-limited"    // 429, or 503 with Retry-After
 	ReasonStatus       Reason = "status"          // 5xx and every status that has no reason of its own
-	ReasonUnauthorized Reason = "unauthorized"    // 401, 402, 403
-	ReasonNotFound     Reason = "not-found"       // 404: the URL or the model
+	ReasonUnauthorized Reason = "unauthorized"    // 401, 403
+	ReasonQuota        Reason = "quota"           // 402, or a refusal that says so: no credit is left
+	ReasonNotFound     Reason = "not-found"       // 404, or a refusal that says so: the URL or the model
 	ReasonRedirect     Reason = "redirect"        // 3xx: never followed
-	ReasonRefused      Reason = "request-refused" // 400, 422 and the like: this question will never be answered
+	ReasonRefused      Reason = "request-refused" // 400, 422 and the like: asking the same again brings the same
 	ReasonTooLong      Reason = "too-long"        // the text is longer than the endpoint's context
 	ReasonContentType  Reason = "content-type"    // the answer is not application/json
 	ReasonTooLarge     Reason = "too-large"       // the answer is larger than Options.MaxResponseBytes
 	ReasonMalformed    Reason = "malformed"       // the answer is not what Protocol.Decode takes for one
 	ReasonLength       Reason = "length"          // the answer was cut off at Options.MaxTokens
 	ReasonEmpty        Reason = "empty"           // the answer has no text
-	ReasonRefusal      Reason = "refusal"         // the model, or its filter, declined
+	ReasonRefusal      Reason = "refusal"         // the model, or its filter, declined, with whatever status
 	ReasonAPIKey       Reason = "api-key"         // the key cannot be read
 	ReasonNotAllowed   Reason = "not-allowed"     // Call.Attempt said no
 	ReasonDown         Reason = "down"            // every endpoint has been failing for longer than half a minute
@@ -104,6 +105,19 @@ func (e *CallError) Error() string {
 
 // Unwrap is Err.
 func (e *CallError) Unwrap() error { return e.Err }
+
+// Refused says that endpoints refuse requests, whatever they ask, until somebody changes the endpoint, the account or
+// the configuration. Where that is said of one question only, it is Unusable.
+func (e *CallError) Refused() bool { return e.Reason.lasts() }
+
+// lasts says that a failure is no fault of the question: the next one will be refused, too.
+func (r Reason) lasts() bool {
+	switch r {
+	case ReasonRefused, ReasonUnauthorized, ReasonQuota, ReasonNotFound:
+		return true
+	}
+	return false
+}
 
 // Unusable says that an endpoint did answer, and that asking again would bring nothing better: the fault is with the
 // question or the model, not with the endpoint's health.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,8 +18,8 @@ import (
 	"sluice/pipeline"
 )
 
-// This file owns one attempt at one endpoint: the request as it goes out, the strict reading of what comes back, and
-// which failure is whose. What an endpoint says never gets into an error or a log.
+// This file owns one attempt at one endpoint: the request as it goes out, and the strict reading of what comes back.
+// What an endpoint says never gets into an error; of a refusal there is one sentence for the log (said).
 
 // endpoint is one URL and what is known about it. Pool.mu guards everything below url.
 type endpoint struct {
@@ -31,9 +30,9 @@ type endpoint struct {
 	openUntil time.Time       // when an open breaker lets one call through
 	coolUntil time.Time       // Retry-After: no call before
 	limiter   limiter
-	mode      string // of structured output
-	proven    bool   // mode has worked
 	last      Reason // of the last attempt that ended
+	manners          // how it wants to be asked
+	grievance        // what it refuses
 }
 
 // failure is an attempt without an answer.
@@ -47,50 +46,19 @@ type failure struct {
 	load       signal
 	sick       bool // counts against the endpoint's health
 	neutral    bool // says nothing about the endpoint's health
+	elsewhere  bool // another attempt may bring an answer, but not at this endpoint
+	own        bool // it refuses this question, and would take others
 	form       bool // it may be about how the answer's form was asked for
 	named      bool // and says so
 	gone       bool // the endpoint may have been replaced by another program
+
+	parameter, instead string // it does not take the parameter of this name, and wants that name for it
+	said               string // the endpoint's own words, fit for a log; "": none
 }
 
-// ask makes one attempt, in the grant's mode and, where the endpoint refuses that, in the modes after it. A mode that
-// has worked before is only left for a refusal that names it; one that has not, for any refusal, and for an answer
-// without text, which no enforced form can give: should all modes bring the same, it was not the mode. It returns the
-// mode that is to be used from now on if the attempt brought an answer.
-func (p *Pool) ask(ctx context.Context, g *grant, c *Call) (Reply, string, *failure) {
-	var spent Usage
-	mode := g.mode
-	for {
-		use := p.usable(mode, c)
-		reply, f := p.post(ctx, g.e.url, &Request{Model: p.o.Model, MaxTokens: p.o.MaxTokens, Mode: use, Call: c})
-		if f == nil || !g.learn || use == ModeNone || !f.named && (g.proven || !f.form) {
-			if f == nil && g.learn && !p.o.Protocol.Kept(use, reply.Content, c) {
-				mode = p.nextMode(use)
-			} else if use != p.usable(g.mode, c) {
-				mode = use
-			}
-			reply.add(spent)
-			return reply, mode, f
-		}
-		spent.add(reply.Usage)
-		mode = p.nextMode(use)
-	}
-}
-
-// usable is mode, or the next that c has what it takes for.
-func (p *Pool) usable(mode string, c *Call) string {
-	for mode != ModeNone && !p.o.Protocol.Takes(mode, c) {
-		mode = p.nextMode(mode)
-	}
-	return mode
-}
-
-// nextMode is the one to try where an endpoint does not understand mode.
-func (p *Pool) nextMode(mode string) string {
-	modes := p.o.Protocol.Modes()
-	if i := slices.Index(modes, mode); i >= 0 && i+1 < len(modes) {
-		return modes[i+1]
-	}
-	return ModeNone
+// answered says that the endpoint took the request and its model said something.
+func (f *failure) answered() bool {
+	return f == nil || f.status == http.StatusOK && !f.sick && !f.own && f.load == signalAnswered
 }
 
 // post sends one request and reads its answer.
@@ -124,7 +92,7 @@ func (p *Pool) post(ctx context.Context, url string, r *Request) (Reply, *failur
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return Reply{}, p.refusal(resp, start)
+		return Reply{}, p.refused(resp, r, key, start)
 	}
 	if t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || t != "application/json" ||
 		resp.Header.Get("Content-Encoding") != "" {
@@ -138,7 +106,7 @@ func (p *Pool) post(ctx context.Context, url string, r *Request) (Reply, *failur
 	if int64(len(answer)) > p.o.MaxResponseBytes {
 		return Reply{}, sick(ReasonTooLarge, "the answer is larger than %d bytes", p.o.MaxResponseBytes)
 	}
-	reply, f := p.read(answer, r.Call)
+	reply, f := p.read(answer, r, key)
 	reply.Took, reply.Structured = time.Since(start), r.Mode
 	return reply, f
 }
@@ -174,55 +142,6 @@ func (p *Pool) broken(ctx, attempt context.Context, err error, took time.Duratio
 		spent: reason == ReasonConnect && !dial}
 }
 
-// refusal is the failure that a status other than 200 stands for.
-func (p *Pool) refusal(resp *http.Response, start time.Time) *failure {
-	code := resp.StatusCode
-	f := &failure{reason: ReasonStatus, status: code, retry: true, sick: true, load: signalNone}
-	after, asked := retryAfter(resp.Header.Get("Retry-After"), start)
-	f.retryAfter = min(after, maxRetryAfter)
-	complaint := ComplaintOther
-	if code == 400 || code == 422 || code == 500 || code == 501 {
-		// Only looked at for words that the protocol knows; it may repeat the text, so that it goes no further.
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, min(p.o.MaxResponseBytes, 64<<10)))
-		complaint = p.o.Protocol.Complaint(code, body)
-	}
-	switch {
-	case code == 429, code == 503 && asked:
-		f.reason, f.sick, f.load = ReasonRateLimited, false, signalOverload
-		f.err = fmt.Errorf("status %d: the endpoint has too much to do", code)
-	case code == 503:
-		f.load = signalOverload
-	case code == 413, complaint == ComplaintLength:
-		f.reason, f.retry, f.sick = ReasonTooLong, false, false
-		f.err = fmt.Errorf("status %d: the question is longer than the endpoint takes; its context must hold prompt, "+
-			"text and max_tokens", code)
-	case code == 400 || code == 422:
-		f.reason, f.retry, f.sick, f.form, f.named = ReasonRefused, false, false, true, complaint == ComplaintForm
-		f.err = fmt.Errorf("status %d: the endpoint refuses the request; see its own log, and try "+
-			"%s.endpoint.structured: none", code, p.o.Name)
-	case complaint == ComplaintForm: // not a fault of the server's, whatever its status says
-		f.reason, f.retry, f.sick, f.named = ReasonRefused, false, false, true
-		f.err = fmt.Errorf("status %d: the endpoint does not take this way of asking for an answer's form; try "+
-			"%s.endpoint.structured: auto", code, p.o.Name)
-	case code == 401 || code == 402 || code == 403:
-		f.reason, f.err = ReasonUnauthorized, fmt.Errorf("status %d: the key is missing or wrong, may not use this "+
-			"model, or has no credit; check api_key_file", code)
-	case code == 404:
-		f.reason, f.err = ReasonNotFound, fmt.Errorf("status 404: there is no such path or no model %q; check urls "+
-			"(they usually end with /v1) and model", p.o.Model)
-	case code >= 300 && code < 400:
-		f.reason, f.err = ReasonRedirect, fmt.Errorf("status %d: the endpoint redirects, which is never followed; "+
-			"write the final URL into the configuration", code)
-	case code == 408 || code == 425 || code >= 500 || code < 300:
-	default:
-		f.reason, f.retry, f.sick = ReasonRefused, false, false
-	}
-	if f.err == nil {
-		f.err = fmt.Errorf("status %d", code)
-	}
-	return f
-}
-
 // retryAfter reads a Retry-After header (RFC 9110, 10.2.3): seconds, or a date.
 func retryAfter(h string, now time.Time) (time.Duration, bool) {
 	h = strings.TrimSpace(h)
@@ -242,14 +161,18 @@ func retryAfter(h string, now time.Time) (time.Duration, bool) {
 	return max(0, t.Sub(now)), true
 }
 
-// read judges a whole answer with status 200.
-func (p *Pool) read(body []byte, c *Call) (Reply, *failure) {
+// read judges a whole answer with status 200 to a request that was sent with the key.
+func (p *Pool) read(body []byte, q *Request, key pipeline.Secret) (Reply, *failure) {
 	a, err := p.o.Protocol.Decode(body)
 	var r Reply
 	if a != nil {
+		c := q.Call
 		r.Content = a.Content
 		var guessed [2]bool
 		most, mostCompleted := p.Ceiling(c)
+		if !p.bounded(q.Names) { // nothing but its size bounds the answer
+			mostCompleted = max(mostCompleted, int(p.o.MaxResponseBytes))
+		}
 		r.PromptTokens, guessed[0] = plausible(a.PromptTokens, 1, most, promptBytes(c)/4+8*len(c.Messages))
 		r.CompletionTokens, guessed[1] = plausible(a.CompletionTokens, 1, mostCompleted, len(a.Content)/4+1)
 		r.UsageEstimated = guessed[0] || guessed[1]
@@ -260,6 +183,9 @@ func (p *Pool) read(body []byte, c *Call) (Reply, *failure) {
 	}
 	switch {
 	case err != nil:
+		if f := p.refusedWithin(body, q, key); f != nil {
+			return r, f
+		}
 		return r, sick(ReasonMalformed, "%w", err)
 	case a.End == EndRefusal:
 		return r, final(ReasonRefusal, "the model or its filter declined to answer")
@@ -296,7 +222,7 @@ func promptBytes(c *Call) int {
 
 // Ceiling is the most that one attempt at c can take: a token stands for at least one byte (SentencePiece writes a
 // space as three), and a chat template adds a few to each message. A budget that charges this before a call is never
-// passed.
+// passed, as long as the parameter that bounds an answer (Parameter.Bounds) is not left out.
 func (p *Pool) Ceiling(c *Call) (prompt, completion int) {
 	spaces := 0
 	for _, m := range c.Messages {

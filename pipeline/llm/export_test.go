@@ -31,7 +31,7 @@ type Failure struct {
 
 // Read judges a whole answer. The failure is nil where there is an answer.
 func (p *Pool) Read(body []byte, c *Call) (Reply, *Failure) {
-	r, f := p.read(body, c)
+	r, f := p.read(body, &Request{Call: c}, nil)
 	if f == nil {
 		return r, nil
 	}

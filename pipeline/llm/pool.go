@@ -40,6 +40,9 @@ type Options struct {
 	MaxTokens        int           // of an answer. Required
 	MaxResponseBytes int64         // of an answer with everything around it. Required
 	Structured       string        // ModeAuto or one of Protocol.Modes: how an answer's form is asked for. Required
+	// Parameters are those of Protocol.Parameters that go out under another name, or not at all, from the first call
+	// on. What else an endpoint refuses by name is found out.
+	Parameters Names
 
 	// BreakerFailures is how many failures in a row open an endpoint's breaker. Half of at least 20 attempts within
 	// 30 s do, too. Required.
@@ -146,6 +149,9 @@ func (o *Options) check() []error {
 		if modes := append([]string{ModeAuto}, o.Protocol.Modes()...); !slices.Contains(modes, o.Structured) {
 			fail("structured: %q is none of %s", o.Structured, strings.Join(modes, ", "))
 		}
+		if err := o.Parameters.Check(o.Protocol); err != nil {
+			fail("parameters: %w", err)
+		}
 	}
 	if o.Model == "" {
 		fail("no model: %s endpoint must be told which", kind)
@@ -217,8 +223,9 @@ func (p *Pool) Close() {
 }
 
 // Ask makes one call: at most Options.MaxAttempts attempts, each at the first endpoint of the call's order that is
-// well and not busy and has not failed it yet. When all have, it waits (back-off, Retry-After) and begins anew. It
-// returns the answer, or a *CallError within ctx's deadline.
+// well and not busy and has not failed it yet. When all have, it waits (back-off, Retry-After) and begins anew. An
+// attempt that an endpoint refuses for how it was asked is followed by one that asks otherwise, at once. It returns the
+// answer, or a *CallError within ctx's deadline.
 func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -226,6 +233,7 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 	var (
 		order   = p.order(c.Affinity)
 		tried   = map[*endpoint]bool{}
+		asked   = map[*endpoint]*search{}
 		rounds  int
 		spent   Usage
 		last    = failure{reason: ReasonDeadline, err: errors.New("no attempt before the call's deadline")}
@@ -256,7 +264,7 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 				return nil
 			})
 			if f != nil {
-				p.release(g, f, g.mode)
+				p.release(g, f, nil)
 				last = *f
 				return giveUp()
 			}
@@ -264,13 +272,19 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 		attempt++
 		where = g.e.url
 		g.started = time.Now()
+		if asked[g.e] == nil {
+			asked[g.e] = &search{}
+		}
 		var reply Reply
-		mode := g.mode
+		a := &try{search: asked[g.e], call: &c, left: p.o.MaxAttempts - attempt}
 		f := guarded(func() (f *failure) {
-			reply, mode, f = p.ask(ctx, g, &c)
+			a.use = p.choose(g, a.search, &c, a.left)
+			reply, f = p.post(ctx, g.e.url, &Request{Model: p.o.Model, MaxTokens: p.o.MaxTokens, Mode: a.use,
+				Names: g.names, Call: &c})
+			a.kept = f == nil && p.o.Protocol.Kept(a.use, reply.Content, &c)
 			return f
 		})
-		p.release(g, f, mode)
+		again := p.release(g, f, a)
 		if f == nil {
 			reply.add(spent)
 			reply.Endpoint, reply.Attempts = where, attempt
@@ -284,12 +298,19 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 			spent.add(Usage{most, mostCompleted})
 		}
 		last = *f
-		if !f.retry || attempt >= p.o.MaxAttempts {
+		if attempt >= p.o.MaxAttempts {
 			return giveUp()
 		}
-		tried[g.e] = true
-		if p.untried(order, tried) {
+		if again {
+			order = first(g.e, order)
 			continue
+		}
+		tried[g.e] = true
+		if (f.retry || f.elsewhere) && p.untried(order, tried) {
+			continue
+		}
+		if !f.retry {
+			return giveUp()
 		}
 		clear(tried)
 		wait := p.backoff.pause(rounds)
@@ -306,6 +327,13 @@ func (p *Pool) Ask(ctx context.Context, c Call) (Reply, error) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// first is order with e in front.
+func first(e *endpoint, order []*endpoint) []*endpoint {
+	return append([]*endpoint{e}, slices.DeleteFunc(slices.Clone(order), func(other *endpoint) bool {
+		return other == e
+	})...)
 }
 
 // guarded runs a step of an attempt. A panic in it is a failure of the attempt, whose grant is then given back as ever;
@@ -327,7 +355,9 @@ type EndpointStatus struct {
 	Breaker      string    `json:"breaker"` // closed, open, half-open
 	Limit        int       `json:"limit"`   // of calls at once, now
 	InFlight     int       `json:"in_flight"`
-	Structured   string    `json:"structured"` // how the answer's form is asked for
+	Structured   string    `json:"structured"`           // how the answer's form is asked for
+	Parameters   Names     `json:"parameters,omitempty"` // that go out under another name, or not at all (omit)
+	Refuses      string    `json:"refuses,omitempty"`    // every request, and why; in our own words
 	Latency      float64   `json:"latency_seconds"`
 	LastReason   Reason    `json:"last,omitempty"`         // how the last attempt ended
 	NotBefore    time.Time `json:"not_before,omitzero"`    // it asked to be left alone until then
@@ -343,7 +373,10 @@ func (p *Pool) Status() []EndpointStatus {
 	for _, e := range p.endpoints {
 		st := EndpointStatus{
 			URL: e.url, Breaker: e.breaker.State().String(), Limit: e.limiter.slots(), InFlight: e.limiter.inFlight,
-			Structured: e.mode, Latency: e.limiter.recent.Seconds(), LastReason: e.last,
+			Structured: e.mode, Parameters: e.names, Latency: e.limiter.recent.Seconds(), LastReason: e.last,
+		}
+		if e.refusing != nil {
+			st.Refuses = e.refusing.err.Error()
 		}
 		if e.coolUntil.After(now) {
 			st.NotBefore = e.coolUntil

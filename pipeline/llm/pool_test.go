@@ -256,7 +256,8 @@ func TestReasons(t *testing.T) {
 		{"413", standin.Status(413, ""), llm.ReasonTooLong, 1, true, false},
 		{"418", standin.Status(418, ""), llm.ReasonRefused, 1, true, false},
 		{"204", standin.Status(204, ""), llm.ReasonStatus, 4, false, false},
-		{"echo", standin.Echo(), llm.ReasonRefused, 1, true, false},
+		// once more without a form: it may have been that
+		{"echo", standin.Echo(), llm.ReasonRefused, 2, true, false},
 		{"redirect", standin.Redirect("http://b/v1/chat/completions"), llm.ReasonRedirect, 4, false, false},
 		{"hang", standin.Hang(), llm.ReasonTimeout, 4, false, true},
 		{"drip", standin.Drip(time.Second), llm.ReasonTimeout, 4, false, true},
@@ -274,7 +275,7 @@ func TestReasons(t *testing.T) {
 		{"length", standin.Finish("length"), llm.ReasonLength, 1, true, true},
 		{"filter", standin.Finish("content_filter"), llm.ReasonRefusal, 1, true, true},
 		{"refusal", standin.Refusal(), llm.ReasonRefusal, 1, true, true},
-		{"empty", standin.Empty(), llm.ReasonEmpty, 1, true, true},
+		{"empty", standin.Empty(), llm.ReasonEmpty, 4, true, true}, // in another form each
 		{"usage of words", standin.Usage("many", "more"), llm.ReasonMalformed, 4, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

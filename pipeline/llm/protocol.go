@@ -2,7 +2,12 @@ package llm
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
+	"regexp"
+	"slices"
+	"strings"
 
 	"sluice/pipeline"
 )
@@ -39,9 +44,13 @@ type Protocol interface {
 	// answer is right: that is for Task.Parse.
 	Kept(mode, content string, c *Call) bool
 
-	// Complaint says what a refusal is about, where it names that. It is called for the statuses 400, 422, 500 and 501
-	// only, with the first 64 KiB of the body, which may be anything.
-	Complaint(status int, body []byte) Complaint
+	// Parameters lists what a request has beside the question, and may have under another name or not at all. They are
+	// the same for all requests.
+	Parameters() []Parameter
+
+	// Refusal reads a refusal: the first 64 KiB of the body of an answer with another status than 200, or of one with
+	// 200 that Decode has refused. The body may be anything. sent are the names under which parameters went out.
+	Refusal(status int, body []byte, sent []string) Refusal
 
 	// Decode reads the whole body of an answer with status 200. An error says why the answer is malformed. There may be
 	// an answer beside the error: then its usage counts all the same.
@@ -59,7 +68,60 @@ type Request struct {
 	Model     string // Options.Model
 	MaxTokens int    // Options.MaxTokens
 	Mode      string // one of Protocol.Modes that Protocol.Takes for this call
+	Names     Names  // of parameters
 	*Call
+}
+
+// Parameter is one of Protocol.Parameters.
+type Parameter struct {
+	Name   string   // how the configuration calls it, and how it goes out where nothing else is known
+	Others []string // the names that it has at other endpoints
+	Bounds bool     // it holds Request.MaxTokens
+	// Without says what it means to leave it out, in a sentence without its beginning and end.
+	Without string
+}
+
+// Names are the parameters that go out under another name than their own, or not at all (Omit). Nobody changes one.
+type Names map[string]string
+
+// Omit, in Names, leaves a parameter out.
+const Omit = "omit"
+
+// Of is the name under which a parameter goes out; "": it is left out.
+func (n Names) Of(parameter string) string {
+	switch name, ok := n[parameter]; {
+	case !ok:
+		return parameter
+	case name != Omit:
+		return name
+	}
+	return ""
+}
+
+// nameable are the names that a parameter may have.
+var nameable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
+
+// Check says what is wrong with names for the parameters of a protocol.
+func (n Names) Check(p Protocol) error {
+	var known []string
+	for _, parameter := range p.Parameters() {
+		known = append(known, parameter.Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(n)) {
+		switch sent := n[name]; {
+		case !slices.Contains(known, name):
+			return fmt.Errorf("%q is no parameter that a request has; known are %s", name, strings.Join(known, ", "))
+		case !nameable.MatchString(sent):
+			return fmt.Errorf("%s: %q is no name of a parameter; write the name under which the endpoint takes it, or "+
+				"%s to leave it out", name, sent, Omit)
+		}
+	}
+	for _, mode := range p.Modes() {
+		if _, err := p.Encode(&Request{Mode: mode, Names: n, Call: &Call{}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Complaint is what an endpoint's refusal is about.
@@ -67,10 +129,27 @@ type Complaint int
 
 // What refusals are about.
 const (
-	ComplaintOther  Complaint = iota // it does not say, or it is about something else
-	ComplaintLength                  // the question is longer than the endpoint's context
-	ComplaintForm                    // how the answer's form was asked for
+	ComplaintOther     Complaint = iota // it does not say, or it is about something else
+	ComplaintLength                     // the question is longer than the endpoint's context
+	ComplaintFilter                     // a content filter does not let the text through
+	ComplaintForm                       // how the answer's form was asked for
+	ComplaintParameter                  // a parameter that it does not know, or not with this value
+	ComplaintModel                      // it has no such model
+	ComplaintQuota                      // no credit is left, and waiting does not help
 )
+
+// Refusal is what an endpoint's refusal says.
+type Refusal struct {
+	About     Complaint
+	Parameter string // ComplaintParameter: the name as it was sent
+	Instead   string // the name that the endpoint wants it to have; "": it does not say
+	// Apart says that Parameter stands in a member of its own, and not only in a sentence, which may repeat a text.
+	Apart  bool
+	Status int // an HTTP status within the body; 0: none
+	// Sentence is in the endpoint's own words, which may repeat the key or the text: for said only. "": the body has
+	// none.
+	Sentence string
+}
 
 // Answer is what a whole answer says, in the words of no protocol.
 type Answer struct {

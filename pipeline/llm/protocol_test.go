@@ -50,14 +50,16 @@ func (plainProtocol) Encode(r *llm.Request) ([]byte, error) {
 	return json.Marshal(q)
 }
 
-func (plainProtocol) Complaint(_ int, body []byte) llm.Complaint {
-	switch strings.TrimSpace(string(body)) {
+func (plainProtocol) Parameters() []llm.Parameter { return nil }
+
+func (plainProtocol) Refusal(_ int, body []byte, _ []string) llm.Refusal {
+	switch s := strings.TrimSpace(string(body)); s {
 	case "LONG":
-		return llm.ComplaintLength
+		return llm.Refusal{About: llm.ComplaintLength}
 	case "WORDS":
-		return llm.ComplaintForm
+		return llm.Refusal{About: llm.ComplaintForm}
 	}
-	return llm.ComplaintOther
+	return llm.Refusal{}
 }
 
 func (plainProtocol) Decode(body []byte) (*llm.Answer, error) {
@@ -198,7 +200,7 @@ func TestAnotherProtocolsModesAndReasons(t *testing.T) {
 		call := question(summary{}, "good")
 		call.Choices = []string{"yes", "no"}
 		s.next = []func(http.ResponseWriter){fail(400, "WORDS"), say("yes")}
-		if r, err := p.Ask(t.Context(), call); err != nil || r.Structured != llm.ModeNone || r.Attempts != 1 {
+		if r, err := p.Ask(t.Context(), call); err != nil || r.Structured != llm.ModeNone || r.Attempts != 2 {
 			t.Errorf("%+v, %v", r, err)
 		}
 		if len(s.asked) != 2 || s.asked[0].Words == nil || s.asked[1].Words != nil ||

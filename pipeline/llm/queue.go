@@ -23,8 +23,9 @@ type grant struct {
 	e       *endpoint
 	done    func(error) // tells the breaker
 	mode    string
-	learn   bool // mode may be changed by what the endpoint says
-	proven  bool // mode has worked
+	resume  string // the mode with which a search goes on; "": none does
+	names   Names  // of parameters
+	learn   bool   // mode may be changed by what the endpoint says
 	started time.Time
 }
 
@@ -45,15 +46,17 @@ type admission struct {
 var errNeutral = errors.New("says nothing about health")
 
 func (p *Pool) newEndpoint(url string) *endpoint {
-	e := &endpoint{url: url, limiter: newLimiter(p.o.MaxConcurrency), mode: p.o.Structured}
+	e := &endpoint{url: url, limiter: newLimiter(p.o.MaxConcurrency), manners: manners{mode: p.o.Structured,
+		names: p.o.Parameters, unknown: map[string]bool{}, ways: map[string]bool{}},
+		grievance: grievance{told: map[string]time.Time{}}}
 	if e.mode == ModeAuto {
 		e.mode = p.o.Protocol.Modes()[0]
 	}
 	e.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Name: url, MaxRequests: 1, Interval: 30 * time.Second, BucketPeriod: 3 * time.Second, Timeout: p.o.BreakerPause,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return int(c.ConsecutiveFailures) >= p.o.BreakerFailures || (c.Requests >= 20 &&
-				2*c.TotalFailures >= c.Requests)
+			return int(c.ConsecutiveFailures) >= p.o.BreakerFailures || e.refusals >= p.o.BreakerFailures ||
+				(c.Requests >= 20 && 2*c.TotalFailures >= c.Requests)
 		},
 		IsExcluded:    func(err error) bool { return errors.Is(err, errNeutral) },
 		OnStateChange: func(_ string, _, to gobreaker.State) { p.turned(e, to) },
@@ -68,7 +71,7 @@ func (p *Pool) turned(e *endpoint, to gobreaker.State) {
 	if to == gobreaker.StateOpen {
 		e.openUntil = time.Now().Add(p.o.BreakerPause)
 	}
-	if to == gobreaker.StateClosed {
+	if to == gobreaker.StateHalfOpen { // what was away may be another program now, and what refused may be mended
 		p.relearn(e)
 	}
 	all := !slices.ContainsFunc(p.endpoints, func(e *endpoint) bool { return e.state == gobreaker.StateClosed })
@@ -78,37 +81,17 @@ func (p *Pool) turned(e *endpoint, to gobreaker.State) {
 	case p.downSince.IsZero():
 		p.downSince = time.Now()
 	}
-	last := e.last
+	args := append([]any{"endpoint", e.url, "reason", e.last, "for", p.o.BreakerPause}, e.why...)
 	p.tell(func() {
 		switch {
 		case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-			p.o.Logger.Warn(article(p.o.Name)+" endpoint fails and is left alone", "endpoint", e.url, "reason", last,
-				"for",
-				p.o.BreakerPause)
+			p.o.Logger.Warn(article(p.o.Name)+" endpoint fails and is left alone", args...)
 		case to == gobreaker.StateClosed:
 			p.o.Logger.Info(article(p.o.Name)+" endpoint answers again", "endpoint", e.url)
 		}
 		if p.o.Observer.Breaker != nil {
 			p.o.Observer.Breaker(e.url, to.String())
 		}
-	})
-}
-
-// relearn forgets what the endpoint understands: it may be another program now.
-func (p *Pool) relearn(e *endpoint) {
-	if p.o.Structured == ModeAuto {
-		p.setMode(e, p.o.Protocol.Modes()[0])
-		e.proven = false
-	}
-}
-
-func (p *Pool) setMode(e *endpoint, mode string) {
-	if e.mode == mode {
-		return
-	}
-	e.mode = mode
-	p.tell(func() {
-		p.o.Logger.Info("structured output of "+article(p.o.Name)+" endpoint", "endpoint", e.url, "mode", mode)
 	})
 }
 
@@ -198,7 +181,7 @@ func (p *Pool) acquire(ctx context.Context, order []*endpoint, tried map[*endpoi
 	select {
 	case v := <-w.got: // granted meanwhile: give it back
 		if v.grant != nil {
-			p.release(v.grant, &failure{reason: ReasonCanceled, neutral: true}, v.grant.mode)
+			p.release(v.grant, &failure{reason: ReasonCanceled, neutral: true}, nil)
 		}
 	default:
 	}
@@ -285,6 +268,9 @@ func (p *Pool) serve(w *waiter, now time.Time) admission {
 			return w.tried[e] == tried && e.state == gobreaker.StateClosed && !e.coolUntil.After(now)
 		})
 	}
+	if f := p.stillRefused(now); f != nil {
+		return admission{err: f}
+	}
 	switch {
 	case !p.downSince.IsZero() && now.Sub(p.downSince) >= maxDown:
 		return admission{err: &failure{reason: ReasonDown, err: fmt.Errorf("every endpoint has been failing for %v or "+
@@ -307,45 +293,42 @@ func (p *Pool) grant(e *endpoint, now time.Time) *grant {
 		return nil
 	}
 	e.limiter.inFlight++
-	return &grant{e: e, done: done, mode: e.mode, learn: p.o.Structured == ModeAuto, proven: e.proven,
+	return &grant{e: e, done: done, mode: e.mode, resume: e.resume, names: e.names, learn: p.o.Structured == ModeAuto,
 		started: now}
 }
 
-// release ends an attempt: the endpoint's limit, breaker, peace and mode follow from how it ended.
-func (p *Pool) release(g *grant, f *failure, mode string) {
+// release ends an attempt: the endpoint's limit, breaker, peace and manners follow from how it ended. a is nil where
+// nothing was sent. It reports whether another attempt at the endpoint, asked otherwise, may bring an answer.
+func (p *Pool) release(g *grant, f *failure, a *try) (again bool) {
 	now := time.Now()
 	e := g.e
-	reason, load, health := ReasonAnswered, signalAnswered, error(nil)
+	reason, load := ReasonAnswered, signalAnswered
 	if f != nil {
 		reason, load = f.reason, f.load
-		switch {
-		case f.neutral:
-			health = errNeutral
-		case f.sick:
-			health = f.err
-		}
 	}
 	p.mu.Lock()
 	defer p.unlock()
 	e.limiter.release(load, g.started, now)
 	e.last = reason
-	switch {
-	case f == nil:
-		if g.learn && e.mode == g.mode {
-			e.proven = mode == g.mode
-			p.setMode(e, mode)
-		}
-	case f.gone:
-		p.relearn(e)
+	if a != nil {
+		again = p.learn(g, a, f)
+	}
+	if f != nil && f.gone {
+		p.relearnMode(e)
 	}
 	if f != nil && f.retryAfter > 0 {
 		if until := now.Add(f.retryAfter); until.After(e.coolUntil) {
 			e.coolUntil = until
 		}
 	}
+	health := errNeutral
+	if !again {
+		health = p.hear(e, f, now)
+	}
 	g.done(health)
 	if o := p.o.Observer; o.Attempt != nil && reason != ReasonNotAllowed {
 		p.tell(func() { o.Attempt(e.url, reason, now.Sub(g.started)) })
 	}
 	p.dispatch()
+	return again
 }

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -19,14 +20,15 @@ const (
 	HeaderRoute    = "sluice.route"    // of a routed copy: the name of the route
 	HeaderAmends   = "sluice.amends"   // of an amendment: sluice.id of the result that it takes the place of
 
-	HeaderErrorStage     = "sluice.error.stage"
-	HeaderErrorKind      = "sluice.error.kind"
-	HeaderErrorReason    = "sluice.error.reason"
-	HeaderErrorMessage   = "sluice.error.message"
-	HeaderErrorTopic     = "sluice.error.topic"
-	HeaderErrorPartition = "sluice.error.partition"
-	HeaderErrorOffset    = "sluice.error.offset"
-	HeaderErrorAttempts  = "sluice.error.attempts"
+	HeaderErrorStage   = errorPrefix + "stage"
+	HeaderErrorKind    = errorPrefix + "kind"
+	HeaderErrorReason  = errorPrefix + "reason"
+	HeaderErrorMessage = errorPrefix + "message"
+	// Where the record was when it failed first. HeaderSource is where it was this time.
+	HeaderErrorTopic     = errorPrefix + "topic"
+	HeaderErrorPartition = errorPrefix + "partition"
+	HeaderErrorOffset    = errorPrefix + "offset"
+	HeaderErrorAttempts  = errorPrefix + "attempts" // how often it was tried, before it was produced again included
 )
 
 // What ID names: the messages that are made of one record.
@@ -96,12 +98,19 @@ func Tags(facts []pipeline.Fact) string {
 	return strings.Join(t, ",")
 }
 
+// errorHeaders are the headers of a dead letter; what is Foreign of the source goes before them. attempts are those of
+// this failure; at least one was made, also where the record cannot even be read.
 func errorHeaders(r *pipeline.Record, f *pipeline.Fault, attempts int) []pipeline.Header {
 	text := f.Reason
 	if f.Err != nil {
 		text = f.Err.Error()
 	}
-	of := origin(r)
+	of, before := origin(r), pastOf(r.Headers)
+	if before.topic == "" {
+		before.topic, before.partition = r.Topic, strconv.FormatInt(int64(r.Partition), 10)
+		before.offset = strconv.FormatInt(r.Offset, 10)
+	}
+	attempts = min(math.MaxInt32, before.attempts+max(1, attempts))
 	return []pipeline.Header{
 		of[0],
 		of[1],
@@ -109,9 +118,9 @@ func errorHeaders(r *pipeline.Record, f *pipeline.Fault, attempts int) []pipelin
 		{Key: HeaderErrorKind, Value: []byte(f.Kind)},
 		{Key: HeaderErrorReason, Value: []byte(f.Reason)},
 		{Key: HeaderErrorMessage, Value: []byte(text)},
-		{Key: HeaderErrorTopic, Value: []byte(r.Topic)},
-		{Key: HeaderErrorPartition, Value: strconv.AppendInt(nil, int64(r.Partition), 10)},
-		{Key: HeaderErrorOffset, Value: strconv.AppendInt(nil, r.Offset, 10)},
+		{Key: HeaderErrorTopic, Value: []byte(before.topic)},
+		{Key: HeaderErrorPartition, Value: []byte(before.partition)},
+		{Key: HeaderErrorOffset, Value: []byte(before.offset)},
 		{Key: HeaderErrorAttempts, Value: strconv.AppendInt(nil, int64(attempts), 10)},
 	}
 }

@@ -128,7 +128,7 @@ func (p *Publisher) Tombstone(r *pipeline.Record) pipeline.Outcome {
 func (p *Publisher) publish(r *pipeline.Record, d pipeline.Disposition, value []byte,
 	ours []pipeline.Header) pipeline.Outcome {
 	m := pipeline.Message{Topic: p.Output, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key, Value: value,
-		Headers: WithHeaders(r.Headers, ours...)}
+		Headers: WithHeaders(Foreign(r.Headers), ours...)}
 	if limit, ok := p.Fits(&m); !ok {
 		return p.pointer(r, pipeline.Faultf(pipeline.Poison, "encode", "result-too-large",
 			"the result has %d bytes, topic %s takes %d (max.message.bytes)", m.Size(), m.Topic, limit),
@@ -142,6 +142,7 @@ func (p *Publisher) publish(r *pipeline.Record, d pipeline.Disposition, value []
 // would refuse for its size makes the whole outcome a dead letter: result and copies are seen together or not at all
 // (P3).
 func (p *Publisher) route(o pipeline.Outcome, r *pipeline.Record, env rule.Env) pipeline.Outcome {
+	theirs := len(Foreign(r.Headers))
 	for i := range p.Routes {
 		t := &p.Routes[i]
 		if !p.Holds("routes."+t.Name, t.When, env) {
@@ -150,8 +151,8 @@ func (p *Publisher) route(o pipeline.Outcome, r *pipeline.Record, env rule.Env) 
 		m := o.Messages[0]
 		m.Topic = t.Topic
 		m.Headers = append(slices.Clone(m.Headers), pipeline.Header{Key: HeaderRoute, Value: []byte(t.Name)})
-		for k := range m.Headers[len(r.Headers):] {
-			if h := &m.Headers[len(r.Headers)+k]; h.Key == HeaderID {
+		for k := range m.Headers[theirs:] {
+			if h := &m.Headers[theirs+k]; h.Key == HeaderID {
 				h.Value = append(slices.Clone(h.Value), "@"+t.Name...)
 			}
 		}
@@ -166,11 +167,11 @@ func (p *Publisher) route(o pipeline.Outcome, r *pipeline.Record, env rule.Env) 
 }
 
 // DeadLetter publishes the record byte for byte, with the reason in headers. attempts says how often it was processed
-// before it was given up.
+// before it was given up. Of a dead letter that was produced again one set of these headers remains.
 func (p *Publisher) DeadLetter(r *pipeline.Record, f *pipeline.Fault, attempts int) pipeline.Outcome {
 	m := pipeline.Message{Topic: p.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key,
 		Value:   r.Value,
-		Headers: WithHeaders(r.Headers, errorHeaders(r, f, attempts)...)}
+		Headers: WithHeaders(Foreign(r.Headers), errorHeaders(r, f, attempts)...)}
 	if limit, ok := p.Fits(&m); !ok {
 		return p.pointer(r, f, m.Topic, m.Size(), limit)
 	}

@@ -11,6 +11,7 @@ import (
 	"sluice/pipeline"
 	"sluice/pipeline/escalate"
 	"sluice/pipeline/llm"
+	"sluice/pipeline/llm/openai"
 )
 
 // This file owns the section escalation.
@@ -35,21 +36,23 @@ type Escalation struct {
 
 // Endpoint says where an OpenAI-compatible chat API is, and how much is asked of it.
 type Endpoint struct {
-	URLs             []string        `key:"urls"`
-	Model            string          `key:"model"`
-	APIKeyFile       string          `key:"api_key_file"`
-	APIKey           pipeline.Secret `key:"api_key"`
-	Timeout          time.Duration   `key:"timeout"`
-	Deadline         time.Duration   `key:"deadline"`
-	MaxConcurrency   int             `key:"max_concurrency"`
-	MaxAttempts      int             `key:"max_attempts"`
-	Structured       string          `key:"structured"`
-	MaxTokens        int             `key:"max_tokens"`
-	MaxResponseBytes config.Bytes    `key:"max_response_bytes"`
-	CAFile           string          `key:"ca_file"`
-	Proxy            string          `key:"proxy"`
-	BreakerFailures  int             `key:"breaker_failures"`
-	BreakerPause     time.Duration   `key:"breaker_pause"`
+	URLs           []string        `key:"urls"`
+	Model          string          `key:"model"`
+	APIKeyFile     string          `key:"api_key_file"`
+	APIKey         pipeline.Secret `key:"api_key"`
+	Timeout        time.Duration   `key:"timeout"`
+	Deadline       time.Duration   `key:"deadline"`
+	MaxConcurrency int             `key:"max_concurrency"`
+	MaxAttempts    int             `key:"max_attempts"`
+	Structured     string          `key:"structured"`
+	MaxTokens      int             `key:"max_tokens"`
+	// Parameters are those that go out under another name, or not at all (llm.Omit).
+	Parameters       map[string]string `key:"parameters"`
+	MaxResponseBytes config.Bytes      `key:"max_response_bytes"`
+	CAFile           string            `key:"ca_file"`
+	Proxy            string            `key:"proxy"`
+	BreakerFailures  int               `key:"breaker_failures"`
+	BreakerPause     time.Duration     `key:"breaker_pause"`
 }
 
 // Prompt says what is asked. The labels are those of the model whose verdict is in question.
@@ -121,7 +124,12 @@ var escalationKeys = []config.Key{
 	{Name: "endpoint.structured", Example: "json_schema",
 		OneOf: []string{"auto", "json_schema", "guided_choice", "json_object", "none"},
 		Doc:   "how the form of the answer is enforced; auto: the best that the endpoint offers"},
-	{Name: "endpoint.max_tokens", Range: config.Range{Least: "1"}, Example: "200", Doc: "most tokens of an answer"},
+	{Name: "endpoint.max_tokens", Example: "200", Doc: "most tokens of an answer",
+		Range: config.Range{Least: "1", Says: "must be at least 1: budgets charge it before each call; to ask " +
+			"without it, write endpoint.parameters: {max_tokens: omit}"}},
+	{Name: "endpoint.parameters", Example: "max_tokens=max_completion_tokens,temperature=omit",
+		Doc: "parameters that the endpoint takes under another name, or not at all (omit): max_tokens, temperature, " +
+			"stream; what it refuses by name is also found out by itself"},
 	{Name: "endpoint.max_response_bytes", Example: "256KiB",
 		Range: config.Range{Least: "1KiB"},
 		Doc:   "larger answers are refused"},
@@ -225,6 +233,9 @@ func checkEndpoint(c *config.Check, e *Endpoint) {
 	}
 	if e.Proxy != "" {
 		checkURL(c, "escalation.endpoint.proxy", e.Proxy)
+	}
+	if err := llm.Names(e.Parameters).Check(openai.Protocol{}); err != nil {
+		c.Mistake("escalation.endpoint.parameters", "%v", err)
 	}
 	if e.Deadline < e.Timeout {
 		c.Between([]string{"escalation.endpoint.deadline", "escalation.endpoint.timeout"}, "%s is shorter than the "+

@@ -143,6 +143,21 @@ func TestEveryMistakeIsNamedWithItsLine(t *testing.T) {
 			`c.yaml:9: escalation.endpoint.urls: is missing (base URLs of OpenAI-compatible chat APIs, all with the same model (llama.cpp, vLLM, Ollama, TGI)); write for example http://llama-0:8000/v1,http://llama-1:8000/v1`,
 			`c.yaml:9: escalation.endpoint.model: is missing (model to ask, as the API names it); write for example llama-3.1-8b-instruct`,
 		}},
+		{"parameters of an endpoint that no request has", minimal + `escalation:
+  when: 'true'
+  topic: escalations
+  endpoint: {urls: ["http://llm/v1"], model: m, max_tokens: 0, parameters: {top_k: omit}}
+`, []string{
+			`c.yaml:12: escalation.endpoint.max_tokens: must be at least 1: budgets charge it before each call; to ask without it, write endpoint.parameters: {max_tokens: omit}`,
+			`c.yaml:12: escalation.endpoint.parameters: "top_k" is no parameter that a request has; known are max_tokens, temperature, stream`,
+		}},
+		{"a parameter under a name that is taken", minimal + `escalation:
+  when: 'true'
+  topic: escalations
+  endpoint: {urls: ["http://llm/v1"], model: m, parameters: {max_tokens: temperature}}
+`, []string{
+			`c.yaml:12: escalation.endpoint.parameters: the request would have temperature twice`,
+		}},
 		{"an escalation that never happens", minimal + "escalation: {topic: x}\n", []string{
 			`c.yaml:9: escalation.topic: has no effect without escalation.when, the rule that says which records are asked about; write for example escalation: {when: 'sentiment.score < 0.80'}, or remove the section`,
 		}},

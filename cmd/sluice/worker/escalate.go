@@ -74,6 +74,7 @@ func newPool(e *settings.Endpoint, log *slog.Logger, o llm.Observer) (*llm.Pool,
 		Name: "escalation", Protocol: openai.Protocol{},
 		URLs: e.URLs, Model: e.Model, Timeout: e.Timeout, MaxAttempts: e.MaxAttempts, MaxConcurrency: e.MaxConcurrency,
 		MaxTokens: e.MaxTokens, MaxResponseBytes: int64(e.MaxResponseBytes), Structured: e.Structured,
+		Parameters:      e.Parameters,
 		BreakerFailures: e.BreakerFailures, BreakerPause: e.BreakerPause, Proxy: e.Proxy, Logger: log, Observer: o,
 	}
 	var errs []error

@@ -17,8 +17,7 @@ import (
 	"sluice/pipeline/llm"
 )
 
-// This file owns the wire: the request as it goes out, the strict reading of what comes back, and the words by which
-// servers say what they refuse.
+// This file owns the wire: the request as it goes out, and the strict reading of what comes back.
 
 // Modes of structured output, beside llm.ModeNone. JSONSchema is OpenAI's own (vLLM, llama.cpp's server, Ollama and TGI
 // know it too). StructuredOutputs and GuidedChoice are vLLM's, from and before version 0.12. JSONObject with a schema
@@ -78,17 +77,27 @@ func (Protocol) Kept(mode, content string, c *llm.Call) bool {
 	return true
 }
 
-// chatRequest is the body of a chat completion. The fields stand in an order that keeps what is equal between calls in
-// front.
-type chatRequest struct {
-	Model             string          `json:"model"`
-	MaxTokens         int             `json:"max_tokens,omitempty"`
-	Temperature       float64         `json:"temperature"`
-	Stream            bool            `json:"stream"`
-	ResponseFormat    *responseFormat `json:"response_format,omitempty"`
-	StructuredOutputs *choiceList     `json:"structured_outputs,omitempty"`
-	GuidedChoice      []string        `json:"guided_choice,omitempty"`
-	Messages          []chatMessage   `json:"messages"`
+// Parameters implements llm.Protocol. OpenAI's models since o1 want max_completion_tokens, and no temperature but 1;
+// many other servers know only max_tokens.
+func (Protocol) Parameters() []llm.Parameter {
+	return []llm.Parameter{
+		{Name: maxTokens, Others: []string{"max_completion_tokens"}, Bounds: true,
+			Without: "only the endpoint bounds an answer; budgets charge max_tokens until it has said what it took"},
+		{Name: temperature, Without: "the endpoint may answer equal questions differently"},
+		{Name: stream, Without: "the endpoint decides whether it answers in one piece, as it must"},
+	}
+}
+
+const (
+	maxTokens   = "max_tokens"
+	temperature = "temperature"
+	stream      = "stream"
+)
+
+// member is one member of a request's JSON object.
+type member struct {
+	name  string
+	value any
 }
 
 type chatMessage struct {
@@ -96,7 +105,7 @@ type chatMessage struct {
 	Content string `json:"content"`
 }
 
-type responseFormat struct {
+type format struct {
 	Type       string          `json:"type"`
 	JSONSchema *namedSchema    `json:"json_schema,omitempty"`
 	Schema     json.RawMessage `json:"schema,omitempty"`
@@ -112,56 +121,55 @@ type choiceList struct {
 	Choice []string `json:"choice"`
 }
 
+const responseFormat = "response_format"
+
 // schemaName is what a request calls its schema: the API wants a name and does nothing with it.
 const schemaName = "verdict"
 
-// Encode implements llm.Protocol.
+// Encode implements llm.Protocol. The members stand in an order that keeps what is equal between calls in front.
 func (Protocol) Encode(r *llm.Request) ([]byte, error) {
-	body := chatRequest{Model: r.Model, MaxTokens: r.MaxTokens}
-	for _, m := range r.Messages {
-		body.Messages = append(body.Messages, chatMessage(m))
+	messages := make([]chatMessage, len(r.Messages))
+	for i, m := range r.Messages {
+		messages[i] = chatMessage(m)
 	}
+	members := []member{{"model", r.Model}, {r.Names.Of(maxTokens), r.MaxTokens}, {r.Names.Of(temperature), 0},
+		{r.Names.Of(stream), false}}
 	switch r.Mode {
 	case JSONSchema:
-		body.ResponseFormat = &responseFormat{Type: "json_schema", JSONSchema: &namedSchema{Name: schemaName,
-			Strict: true, Schema: r.Schema}}
+		members = append(members, member{responseFormat, format{Type: "json_schema", JSONSchema: &namedSchema{
+			Name: schemaName, Strict: true, Schema: r.Schema}}})
 	case JSONObject:
-		body.ResponseFormat = &responseFormat{Type: "json_object", Schema: r.Schema}
+		members = append(members, member{responseFormat, format{Type: "json_object", Schema: r.Schema}})
 	case StructuredOutputs:
-		body.StructuredOutputs = &choiceList{r.Choices}
+		members = append(members, member{StructuredOutputs, choiceList{r.Choices}})
 	case GuidedChoice:
-		body.GuidedChoice = r.Choices
+		members = append(members, member{GuidedChoice, r.Choices})
 	}
-	return json.Marshal(body)
+	return encode(append(members, member{"messages", messages}))
 }
 
-// Complaint implements llm.Protocol. llama-cpp-python refuses the form of an answer with status 500.
-func (Protocol) Complaint(status int, body []byte) llm.Complaint {
-	switch {
-	case status != http.StatusNotImplemented && namesLength(body):
-		return llm.ComplaintLength
-	case namesStructure(body):
-		return llm.ComplaintForm
+// encode writes an object. A member without a name is left out.
+func encode(members []member) ([]byte, error) {
+	var b bytes.Buffer
+	seen := map[string]bool{}
+	for _, m := range members {
+		if m.name == "" {
+			continue
+		}
+		if seen[m.name] {
+			return nil, fmt.Errorf("the request would have %s twice", m.name)
+		}
+		seen[m.name] = true
+		value, err := json.Marshal(m.value)
+		if err != nil {
+			return nil, err
+		}
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "%q:%s", m.name, value)
 	}
-	return llm.ComplaintOther
-}
-
-// namesStructure says that a refusal is about how the answer's form was asked for.
-func namesStructure(body []byte) bool {
-	return containsAny(body, "response_format", "json_schema", "json schema", "json_object", "guided", "structured",
-		"grammar", "extra inputs", "extra_forbidden", "extra fields", "unknown field", "unrecognized",
-		"unexpected keyword")
-}
-
-// namesLength says that a refusal is about the length of the question.
-func namesLength(body []byte) bool {
-	return containsAny(body, "context length", "context_length", "context window", "context size", "context_size",
-		"maximum context", "too long", "too many tokens", "n_ctx", "max_model_len", "input length")
-}
-
-func containsAny(body []byte, words ...string) bool {
-	body = bytes.ToLower(body)
-	return slices.ContainsFunc(words, func(w string) bool { return bytes.Contains(body, []byte(w)) })
+	return append(append([]byte{'{'}, b.Bytes()...), '}'), nil
 }
 
 // completion is the part of a chat completion that is read.

@@ -89,23 +89,3 @@ func TestAnswersOnTheWire(t *testing.T) {
 		}
 	}
 }
-
-func TestWhatARefusalIsAbout(t *testing.T) {
-	for _, c := range []struct {
-		status int
-		body   string
-		want   llm.Complaint
-	}{
-		{400, `{"error":{"code":"context_length_exceeded"}}`, llm.ComplaintLength},
-		{400, "This model's maximum context length is 4096 tokens", llm.ComplaintLength},
-		{422, `{"detail":[{"type":"extra_forbidden","loc":["body","guided_choice"]}]}`, llm.ComplaintForm},
-		{500, "unsupported response_format type", llm.ComplaintForm}, // llama-cpp-python
-		{501, "Grammar is not implemented; n_ctx", llm.ComplaintForm},
-		{500, "CUDA out of memory", llm.ComplaintOther},
-		{400, "", llm.ComplaintOther},
-	} {
-		if got := (Protocol{}).Complaint(c.status, []byte(c.body)); got != c.want {
-			t.Errorf("%d %s: %v, want %v", c.status, c.body, got, c.want)
-		}
-	}
-}

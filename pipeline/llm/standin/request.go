@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -19,6 +20,7 @@ type request struct {
 	Model             string          `json:"model"`
 	Messages          []message       `json:"messages"`
 	MaxTokens         *int            `json:"max_tokens"`
+	MaxCompletion     *int            `json:"max_completion_tokens"`
 	Temperature       *float64        `json:"temperature"`
 	Stream            *bool           `json:"stream"`
 	ResponseFormat    *responseFormat `json:"response_format"`
@@ -54,6 +56,40 @@ func (r *request) mode() string {
 		return "guided_choice"
 	}
 	return "none"
+}
+
+// refused is the first parameter of the request that the endpoint does not take; "": it takes all.
+func (s *Server) refused(r *request) string {
+	for _, p := range []struct {
+		name string
+		set  bool
+	}{{"max_tokens", r.MaxTokens != nil}, {"max_completion_tokens", r.MaxCompletion != nil},
+		{"temperature", r.Temperature != nil}, {"stream", r.Stream != nil}} {
+		if p.set && s.refuses(p.name) {
+			return p.name
+		}
+	}
+	return ""
+}
+
+func (s *Server) refuses(parameter string) bool { return slices.Contains(s.o.Refuses, parameter) }
+
+// refuseParameter refuses in the words of OpenAI's newer models.
+func (s *Server) refuseParameter(w http.ResponseWriter, name string) {
+	code, sentence := "unsupported_parameter", fmt.Sprintf("Unsupported parameter: '%s' is not supported with this "+
+		"model.", name)
+	switch {
+	case name == "temperature":
+		code = "unsupported_value"
+		sentence = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value " +
+			"is supported."
+	case name == "max_tokens" && !s.refuses("max_completion_tokens"):
+		sentence += " Use 'max_completion_tokens' instead."
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadRequest)
+	json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{"message": sentence,
+		"type": "invalid_request_error", "param": name, "code": code}})
 }
 
 // field is the request's field that asks for a mode.
@@ -119,10 +155,17 @@ func (s *Server) check(r *http.Request, body []byte) (req *request, status int, 
 			return bad("message %d is empty", i)
 		}
 	}
+	most := req.MaxTokens
+	if most == nil {
+		most = req.MaxCompletion
+	}
 	switch {
-	case req.MaxTokens == nil || *req.MaxTokens < 1:
+	case req.MaxTokens != nil && req.MaxCompletion != nil:
+		return bad("max_tokens and max_completion_tokens exclude each other")
+	case most == nil && !(s.refuses("max_tokens") && s.refuses("max_completion_tokens")) && !s.o.Unbounded,
+		most != nil && *most < 1:
 		return bad("max_tokens must be at least 1: an answer needs a bound")
-	case req.Temperature == nil || *req.Temperature != 0:
+	case req.Temperature == nil && !s.refuses("temperature") || req.Temperature != nil && *req.Temperature != 0:
 		return bad("temperature must be 0: the same question should have the same answer")
 	case req.Stream != nil && *req.Stream:
 		return bad("stream is not supported")

@@ -89,6 +89,9 @@ func HTML() Step {
 		Header: http.Header{"Content-Type": {"text/html"}}}
 }
 
+// Body answers with a status and a JSON body of its own.
+func Body(status int, body string) Step { return Step{Status: status, Raw: []byte(body)} }
+
 // Redirect points elsewhere.
 func Redirect(to string) Step {
 	return Step{Status: http.StatusTemporaryRedirect, Header: http.Header{"Location": {to}}}

@@ -35,6 +35,9 @@ type Options struct {
 	// modes that it does not take are ignored without a word, and the answer is prose; else refused (400)
 	Ignore bool
 
+	Refuses   []string // parameters that it does not take: max_tokens, max_completion_tokens, temperature, stream
+	Unbounded bool     // it bears with requests that do not bound the answer
+
 	ContextTokens int     // longest question (a token a word); 0: no bound
 	Slots         int     // requests served at once; further ones queue; 0: no bound
 	Queue         int     // requests that may queue; further ones get 429; 0: no bound
@@ -198,6 +201,11 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 	req, status, code, sentence := s.check(r, body)
 	if sentence != "" {
 		s.violate(w, status, code, sentence)
+		return
+	}
+	if name := s.refused(req); name != "" {
+		s.count(func(st *Stats) { st.Refused++ })
+		s.refuseParameter(w, name)
 		return
 	}
 	if s.o.ContextTokens > 0 && req.tokens() > s.o.ContextTokens {
