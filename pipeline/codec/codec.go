@@ -46,7 +46,8 @@ type Surrogates interface {
 // Paired is a Value with a second text, which models of pairs read beside the first.
 type Paired interface {
 	Value
-	// Pair is the second text as Text is the first, and what Unpaired says of it; nil where its codec was not asked for one.
+	// Pair is the second text as Text is the first, and what Unpaired says of it; nil where its codec was not asked for
+	// one.
 	Pair() (text []byte, unpaired int)
 }
 
@@ -82,7 +83,8 @@ func CleanPair(v Value, maxBytes int) ([]byte, Flags) {
 
 func clean(text []byte, unpaired, maxBytes int) ([]byte, Flags) {
 	clean := tokenize.Clean(text, maxBytes)
-	return clean.Bytes, Flags{Repaired: clean.Repaired, Unpaired: unpaired >= 0 && unpaired < len(clean.Bytes), Cut: clean.Cut}
+	return clean.Bytes, Flags{Repaired: clean.Repaired, Unpaired: unpaired >= 0 && unpaired < len(clean.Bytes),
+		Cut: clean.Cut}
 }
 
 // Or is what was done to either of two texts.

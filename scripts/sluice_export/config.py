@@ -112,16 +112,6 @@ def read(path):
     return config, frozenset(given)
 
 
-def check_length(path):
-    """Holds model_max_length of tokenizer_config.json, where there is one, to be a number."""
-    if not path.is_file():
-        return
-    value = load(path, "").get("model_max_length")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise ExportError(f"{path}: model_max_length is {shown(value)}; it must be a number of tokens, without "
-                          f"quotes, or be absent")
-
-
 def labels(path, config):
     """Label names by the row of the logits: id2label, else LABEL_0 and so on, two of them where num_labels is absent.
     """

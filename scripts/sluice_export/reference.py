@@ -30,9 +30,8 @@ def transformers_logits(folder, task, ids):
     kind = AutoModelForTokenClassification if task == TOKEN else AutoModelForSequenceClassification
     model = kind.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        return [model(**{k: torch.tensor([list(v)]) for k, v in (("input_ids", row),
-                                                                  ("token_type_ids", getattr(row, "types", None))) if v})
-                .logits[0].numpy() for row in ids]
+        rows = [{"input_ids": row, "token_type_ids": getattr(row, "types", None)} for row in ids]
+        return [model(**{k: torch.tensor([list(v)]) for k, v in row.items() if v}).logits[0].numpy() for row in rows]
 
 
 def numpy_logits(source, ids):

@@ -77,7 +77,7 @@ class Encoder:
     eps: float
     activation: str
     word: np.ndarray            # [vocabulary, embedding width]
-    position: np.ndarray        # [positions, embedding width]; RoBERTa's offset folded in, and token type 0 without types
+    position: np.ndarray        # [positions, embedding width]; RoBERTa's offset folded in, and token type 0, if no types
     types: object               # [token types, embedding width]; None: all tokens are of type 0
     norm: tuple                 # (gain, bias) after the sum of embeddings
     project: tuple              # ELECTRA's embeddings_project, or None
@@ -174,7 +174,6 @@ def read(source, revision=None, max_tokens=None, special_tokens=None, pairs=Fals
                           f"take the key out for one that is a probability")
     if known:
         _check(s, known)
-    configs.check_length(folder / "tokenizer_config.json")
     s.max_tokens = _max_tokens(s, max_tokens)
     s.warnings += tokenizer.warnings
     tokenizer.cut(s.max_tokens)

@@ -176,7 +176,7 @@ def test_sentencepiece_alone_is_converted(checkpoint, tmp_path, export):
 
 @pytest.mark.parametrize("change, says", [
     (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "holds no tokenizer"),
-    (lambda f: edit(f, "tokenizer_config.json", model_max_length="512"), "model_max_length is '512'"),
+    (lambda f: edit(f, "tokenizer_config.json", model_max_length="512"), 'model_max_length is "512"'),
     (lambda f: edit(f, "tokenizer_config.json", tokenizer_class="BertTokenizer", unk_token="<none>"), "cannot read"),
     (lambda f: edit(f, "tokenizer_config.json", truncation_side="up"), "Truncation side"),
     (lambda f: edit(f, "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer"), "transformers cannot build"),

@@ -59,8 +59,8 @@ var modelKeys = []config.Key{
 			"transformers. Empty: as the manifest says, else text"},
 	{Name: "reads", Example: "text",
 		OneOf: []string{ReadsPair, ReadsText},
-		Doc: "where input.text_pair names a second text: pair: the model reads both (text-classification only); text: " +
-			"the first alone. Empty: pair if it can"},
+		Doc: "where input.text_pair names a second text: pair: the model reads both (text-classification only); " +
+			"text: the first alone. Empty: pair if it can"},
 }
 
 // What models read, where records have two texts.

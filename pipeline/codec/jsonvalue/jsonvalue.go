@@ -113,8 +113,8 @@ func (c *Codec) find(v *value, object []byte) error {
 	return err
 }
 
-// textAt is the text at a path, unescaped, and its first unpaired half (see codec.Surrogates). at is what the path's first step is
-// in the object, nil if that has none; key is the setting that the path is from.
+// textAt is the text at a path, unescaped, and its first unpaired half (see codec.Surrogates). at is what the path's
+// first step is in the object, nil if that has none; key is the setting that the path is from.
 func textAt(at []byte, path codec.Path, key string) ([]byte, int, error) {
 	if at == nil {
 		return nil, -1, poison("missing-text", "the object has no field %q (%s is %q)", path[:1], key, path)
