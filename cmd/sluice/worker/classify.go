@@ -113,7 +113,7 @@ func buildClassify(ctx context.Context, e Env) (_ *Running, err error) {
 	}
 	o := e.Stage
 	o.UrgentTopics = s.Urgent.Topics
-	o.Replace, o.Panicked, o.Quarantine = publisher.Replace, publisher.Panicked, publisher.Quarantine
+	o.Refused, o.Panicked, o.Quarantine = publisher.Refused, publisher.Panicked, publisher.Quarantine
 	return &Running{Stage: e.NewStage(c.plan, o), Source: e.Client, Models: pages, Close: c.close,
 		Page: func(p StagePage) []Member {
 			return []Member{{"onnxruntime", ort.Version()}, {"models", pages}, {"stage", p}}
