@@ -918,7 +918,7 @@ func TestAnOldAnswerAboutOffsetsIsAskedAgain(t *testing.T) {
 	s := sink.session
 	sink.mu.Unlock()
 	in := pipeline.TopicPartition{Topic: "in"}
-	got, err := sink.groupOffsets(t.Context(), s, []pipeline.TopicPartition{in})
+	got, err := sink.groupOffsets(t.Context(), s, []pipeline.TopicPartition{in}, true)
 	if err != nil || got[in].Offset != 7 || asked.Load() != 3 {
 		t.Errorf("offsets %v after %d questions, %v; 7 is committed", got, asked.Load(), err)
 	}

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/segmentio/kafka-go/protocol/describeconfigs"
-
 	"sluice/pipeline"
 )
 
@@ -283,7 +281,7 @@ func (c *Client) afterRecovery(ctx context.Context, s *session, commit *pipeline
 	c.mu.Lock()
 	before := maps.Clone(c.committed)
 	c.mu.Unlock()
-	now, err := c.groupOffsets(ctx, s, slices.Collect(maps.Keys(before)))
+	now, err := c.groupOffsets(ctx, s, slices.Collect(maps.Keys(before)), c.cfg.Guarantee == ExactlyOnce)
 	if err != nil {
 		if ctx.Err() != nil {
 			return stopped("commit", err)
@@ -417,35 +415,4 @@ func (c *Client) MaxMessageBytes(topic string) int {
 		known = defaultMaxMessage
 	}
 	return max(1, known-framing)
-}
-
-// loadLimits asks for max.message.bytes of the outputs. Without permission the default is taken and the broker has the
-// last word.
-func (c *Client) loadLimits(ctx context.Context) error {
-	req := &describeconfigs.Request{}
-	for _, t := range c.cfg.Outputs {
-		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: 2, ResourceName: t,
-			ConfigNames: []string{"max.message.bytes"}})
-	}
-	r, err := ask[*describeconfigs.Response](ctx, c, requestTimeout, req)
-	if err != nil {
-		return err
-	}
-	var denied []error
-	for _, t := range r.Resources {
-		if t.ErrorCode != 0 {
-			denied = append(denied, answer(t.ErrorCode, "DescribeConfigs", "topic %s", t.ResourceName))
-			continue
-		}
-		for _, e := range t.ConfigEntries {
-			n := 0
-			if _, err := fmt.Sscanf(e.ConfigValue, "%d", &n); err == nil && e.ConfigName == "max.message.bytes" &&
-				n > 0 {
-				c.mu.Lock()
-				c.limits[t.ResourceName] = sizeLimit{known: n, batch: min(n, defaultMaxMessage)}
-				c.mu.Unlock()
-			}
-		}
-	}
-	return errors.Join(denied...)
 }

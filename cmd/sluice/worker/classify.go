@@ -25,7 +25,7 @@ var Classify = Kind{
 	Name: "classify", Help: "models only",
 	On: func(*settings.Settings) bool { return true },
 	Kafka: func(s *settings.Settings, base kafka.Config) kafka.Config {
-		base.Topics, base.Outputs = s.Input.Topics, resultTopics(s)
+		base.Topics, base.Outputs, base.DeadLetters = s.Input.Topics, resultTopics(s), s.DeadLetter.Topic
 		if s.Escalation.On() {
 			base.Outputs = append(base.Outputs, s.Escalation.Topic)
 		}

@@ -29,6 +29,7 @@ var Escalate = Kind{
 	Kafka: func(s *settings.Settings, base kafka.Config) kafka.Config {
 		base.Group = escalationGroup(s)
 		base.Topics, base.Outputs = []string{s.Escalation.Topic}, resultTopics(s)
+		base.DeadLetters = s.DeadLetter.Topic
 		base.Start = kafka.Earliest // a request is never skipped
 		return base
 	},
