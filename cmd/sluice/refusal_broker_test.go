@@ -22,7 +22,8 @@ import (
 	"sluice/pipeline/publish"
 )
 
-// This file owns records that a real broker refuses, as a user meets them: `sluice run` on topics whose settings differ.
+// This file owns records that a real broker refuses, as a user meets them: `sluice run` on topics whose settings
+// differ.
 
 // refusing is a broker with the topics of one configuration.
 type refusing struct {
@@ -196,8 +197,8 @@ func TestARecordThatTheBrokerRefusesBecomesADeadLetter(t *testing.T) {
 				"of dead letters only a pointer"}, log: []string{"refused_by=microseconds-everywhere-dlq", "times=2"}},
 		{name: "replay", change: old, topics: map[string][]string{"out": {"message.timestamp.before.max.ms", day}},
 			reason: "refused-timestamp", says: "is out of range", whole: true, key: "5",
-			validate: []string{"topic replay-in may hold records that are 7 d old, topic replay-out takes timestamps of " +
-				"the last 1 d"}},
+			validate: []string{"topic replay-in may hold records that are 7 d old, topic replay-out takes timestamps " +
+				"of the last 1 d"}},
 		{name: "keyless", change: keyless, topics: map[string][]string{"out": {"cleanup.policy", "compact"}},
 			reason: "refused-record", says: "Compacted topic cannot accept message without key", whole: true,
 			validate: []string{"topic keyless-out is compacted"},
@@ -296,8 +297,8 @@ func TestARecordThatTheBrokerRefusesBecomesADeadLetter(t *testing.T) {
 	}
 }
 
-// TestRequestsAndAmendmentsThatTheBrokerRefuses: what the escalation writes is refused as what the models do. The record
-// has one answer: a dead letter for the result with its request, or one for the amendment.
+// TestRequestsAndAmendmentsThatTheBrokerRefuses: what the escalation writes is refused as what the models do. The
+// record has one answer: a dead letter for the result with its request, or one for the amendment.
 func TestRequestsAndAmendmentsThatTheBrokerRefuses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: no real broker")

@@ -28,7 +28,8 @@ var inputKeys = []config.Key{
 	{Name: "text", Example: "review.body",
 		Doc: `path of the text field in a JSON value, with dots between levels (\. is a dot in a name)`},
 	{Name: "start", Example: "latest",
-		OneOf: []string{"earliest", "latest", "error"}, Doc: "where to begin when the group has no offset yet"},
+		OneOf: []string{"earliest", "latest", "error"}, Doc: "where to begin in a topic of which the group has no " +
+			"offset yet; partitions that appear later are read from their beginning"},
 	{Name: "max_text_bytes", Example: "256KiB",
 		Range: config.Range{Least: "1"},
 		Doc:   "longer texts are cut before tokenizing, and flagged"},
