@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,5 +221,79 @@ func TestASinkThatRefusesNothingOfACommitEndsTheStage(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(time.Minute)
+	})
+}
+
+// beforehand is a group with something that is done before each commit.
+type beforehand struct {
+	*fakeGroup
+	do func(*Commit)
+}
+
+func (b *beforehand) Commit(ctx context.Context, c *Commit) error {
+	b.do(c)
+	return b.fakeGroup.Commit(ctx, c)
+}
+
+// sourceFunc is a source of one function.
+type sourceFunc func(context.Context, Flow) error
+
+func (f sourceFunc) Run(ctx context.Context, flow Flow) error { return f(ctx, flow) }
+
+// A rebalance that comes while messages are refused waits for what stands in for them: else the partition would move
+// with its mark open, and the next owner would take it for one on which a worker died.
+func TestAPartitionIsHandedOnCleanlyWhileItsMessagesAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const records = 40
+		g, tp := newFakeGroup(1, records), TopicPartition{"in", 0}
+		g.fail = refusing(func(m *Message) bool {
+			return m.Topic != "pointers" && string(m.Headers[0].Value) == "20"
+		})
+		refused := make(chan struct{})
+		var once sync.Once
+		sink := &beforehand{fakeGroup: g, do: func(c *Commit) {
+			if g.fail(0, c) != nil {
+				once.Do(func() {
+					close(refused)
+					synctest.Wait() // Quiesce waits for this commit, which is refused, as the one after it
+				})
+			}
+		}}
+		s := NewStage(&fakeProcessor{took: func(*Record) time.Duration { return time.Millisecond }}, sink, StageOptions{
+			Panicked: deadLetter, Quarantine: func(r *Record, _ int) Outcome { return deadLetter(r, nil) },
+			Refused: func(r *Record, _ *Outcome, refusals []Refusal) (Outcome, bool) {
+				o := deadLetter(r, nil)
+				if len(refusals) > 1 {
+					o.Messages[0].Topic = "pointers"
+				}
+				return o, true
+			},
+			Metrics: NewStageMetrics(prometheus.NewRegistry(), StageMetricsOptions{}),
+			Logger:  slog.New(slog.DiscardHandler)})
+		ctx, stop := context.WithCancel(t.Context())
+		var at int64
+		var beside string
+		src := sourceFunc(func(ctx context.Context, flow Flow) error {
+			flow.Assign(map[TopicPartition]Committed{tp: {}})
+			rs := make([]Record, records)
+			for i := range rs {
+				rs[i] = Record{Topic: "in", Offset: int64(i), Value: []byte("x")}
+			}
+			flow.Deliver(tp, 0, rs, records)
+			<-refused
+			flow.Quiesce(ctx)
+			g.mu.Lock()
+			at, beside = g.committed[tp], g.metadata[tp]
+			g.mu.Unlock()
+			stop()
+			return nil
+		})
+		if err := s.Run(ctx, src); err != nil {
+			t.Fatal(err)
+		}
+		if at != records || readMark(beside).Open {
+			t.Errorf("the partition is handed on at %d with %q beside it", at, beside)
+		}
+		g.check(t)
 	})
 }

@@ -446,7 +446,9 @@ func (s *Stage) commitLoop(ctx context.Context) {
 
 		s.mu.Lock()
 		s.committing = false
-		s.attempts++
+		if err != refused { // else it goes on with other outcomes of the same records
+			s.attempts++
+		}
 		readySince, retryAt = time.Time{}, time.Time{}
 		switch {
 		case err == nil:

@@ -42,6 +42,7 @@ const (
 	errUnknownMember                = 25
 	errSessionTimeout               = 26
 	errRebalancing                  = 27
+	errOffsetsTooLarge              = 28
 	errTopicAuth                    = 29
 	errGroupAuth                    = 30
 	errClusterAuth                  = 31
@@ -186,6 +187,9 @@ func (c *Client) configFault(stage string, err error) *pipeline.Fault {
 	case errUnsupportedCompression:
 		return bad("compression", "%s does not take compression %s: set kafka.compression to another",
 			e.resource, c.cfg.Compression)
+	case errOffsetsTooLarge:
+		return bad("offsets-size", "__consumer_offsets does not take the offsets of one commit for their size: raise "+
+			"its max.message.bytes")
 	case errMetadataTooLarge:
 		return bad("offset-metadata", "the brokers take too little beside a committed offset: set their "+
 			"offset.metadata.max.bytes to 4096 (Kafka's default) or more")

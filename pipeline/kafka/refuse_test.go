@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -375,13 +374,20 @@ func TestWhatIsNoMessagesFaultIsNotARefusal(t *testing.T) {
 			}
 		})
 	}
-	t.Run("what stands beside an offset", func(t *testing.T) {
-		k := fakeKafka(t, 1, "in", "out")
-		sink, _ := directSink(t, testConfig(t, k.ListenAddrs(), "in", "out", "g"))
-		k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.OffsetMetadataTooLarge})
-		err := sink.Commit(context.Background(), oneMessage("out", []byte("0"), 1))
-		if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), "offset.metadata.max.bytes") {
-			t.Error(err)
+	for code, says := range map[*kerr.Error]string{kerr.OffsetMetadataTooLarge: "offset.metadata.max.bytes",
+		kerr.InvalidCommitOffsetSize: "max.message.bytes"} {
+		for _, g := range []Guarantee{ExactlyOnce, AtLeastOnce} {
+			t.Run(code.Message+", "+string(g), func(t *testing.T) {
+				k := fakeKafka(t, 1, "in", "out")
+				cfg := testConfig(t, k.ListenAddrs(), "in", "out", "g")
+				cfg.Guarantee = g
+				sink, _ := directSink(t, cfg)
+				k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit, kmsg.OffsetCommit}, Err: code})
+				err := sink.Commit(t.Context(), oneMessage("out", []byte("0"), 1))
+				if pipeline.KindOf(err) != pipeline.Config || !strings.Contains(err.Error(), says) {
+					t.Error(err)
+				}
+			})
 		}
-	})
+	}
 }
