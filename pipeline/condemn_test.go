@@ -167,20 +167,15 @@ func TestAReplacementThatHangsHoldsNoLockAndIsFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newFakeGroup(1, 9)
 		tp := TopicPartition{"in", 0}
-		g.fail = func(_ int, c *Commit) error {
-			for _, m := range c.Messages {
-				if m.Topic == "out" && string(m.Headers[0].Value) == "4" {
-					return &TooLargeError{Topic: "out"}
-				}
-			}
-			return nil
-		}
+		g.fail = refusing(func(m *Message) bool {
+			return m.Topic == "out" && string(m.Headers[0].Value) == "4"
+		})
 		free := make(chan struct{})
 		dog, wedged := watched()
 		s, _, stop := begin(t, g, StageOptions{Watchdog: dog, Panicked: deadLetter,
-			Replace: func(r *Record, _ *TooLargeError) Outcome {
+			Refused: func(r *Record, _ *Outcome, _ []Refusal) (Outcome, bool) {
 				<-free
-				return deadLetter(r, nil)
+				return deadLetter(r, nil), true
 			}})
 		time.Sleep(time.Second)
 		unlocked(t, s, tp)

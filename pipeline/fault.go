@@ -60,17 +60,3 @@ func KindOf(err error) Kind {
 	}
 	return Internal
 }
-
-// TooLargeError says that the broker refused messages for Topic because of their size.
-type TooLargeError struct {
-	Topic     string
-	Partition int32
-	Err       error
-}
-
-func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("commit: a message for %s-%d is larger than the topic takes (max.message.bytes): %v", e.Topic,
-		e.Partition, e.Err)
-}
-
-func (e *TooLargeError) Unwrap() error { return e.Err }

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"iter"
+	"slices"
 	"sort"
 	"time"
 )
@@ -29,6 +30,8 @@ type entry struct {
 	arrived  time.Time
 	finished bool
 	outcome  Outcome
+	meant    *Outcome  // what outcome stands in for, once a broker has refused that; nil: none has
+	refusals []Refusal // of each outcome that was tried, one
 }
 
 // lane is one assigned partition. When a partition is lost its lane is forgotten: entries of a forgotten lane may still
@@ -51,6 +54,7 @@ type lane struct {
 	overfull  bool    // not all that should stand there fits, and the log knows
 	mark      mark    // of note
 	takenMark mark
+	stuck     *entry // the first whose every outcome is refused: nothing from it on is committed; nil: none
 	suspicion
 	usage usage
 	high  int64 // high watermark seen last, -1 unknown
@@ -84,6 +88,8 @@ type ledger struct {
 	order  []*lane // lanes by topic and partition: the order commits go round in
 	turn   int     // index into order where the next commit begins
 	usage  usage
+
+	commit []*entry // what is in the commit in progress, in the order of its messages
 
 	guarded  bool   // marks are kept, and records that kill the process are found by them
 	handover bool   // the group is about to be joined again: close every mark
@@ -210,7 +216,7 @@ func (l *ledger) unfinished() int {
 // record of every round. Partitions take turns to be first. It returns nil when nothing is dirty.
 func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 	c := &Commit{Offsets: map[TopicPartition]int64{}}
-	var taken [][]*entry
+	l.commit = l.commit[:0]
 	records, bytes := 0, 0
 	for i := range l.order {
 		ln := l.order[(l.turn+i)%len(l.order)]
@@ -230,30 +236,25 @@ func (l *ledger) take(maxRecords, maxBytes int) (*Commit, int) {
 		}
 		ln.inCommit, ln.taken, ln.takenNext = true, n, ln.position(n)
 		c.Offsets[ln.tp] = ln.takenNext
-		if n > 0 {
-			taken = append(taken, ln.entries[:n])
-		}
+		l.commit = append(l.commit, ln.entries[:n]...)
 	}
 	if len(c.Offsets) == 0 {
 		return nil, 0
 	}
 	l.turn++
 	if records > 0 {
-		c.Outcomes = outcomesOf(taken)
+		c.Outcomes = outcomesOf(l.commit)
 	}
 	return c, records
 }
 
-// outcomesOf goes through entries that are in a commit: one slice a lane, and nothing for a record that nobody looks
-// at. It may run without the stage's lock: entries in a commit stay where they are until that is settled or released,
-// while others are added behind them.
-func outcomesOf(taken [][]*entry) iter.Seq2[*Record, *Outcome] {
+// outcomesOf goes through entries that are in a commit. It may run without the stage's lock: nothing of them changes
+// until the commit is settled or released.
+func outcomesOf(taken []*entry) iter.Seq2[*Record, *Outcome] {
 	return func(yield func(*Record, *Outcome) bool) {
-		for _, es := range taken {
-			for _, e := range es {
-				if !yield(&e.record, &e.outcome) {
-					return
-				}
+		for _, e := range taken {
+			if !yield(&e.record, &e.outcome) {
+				return
 			}
 		}
 	}
@@ -324,7 +325,14 @@ func (l *ledger) settle() []*entry {
 		ln.inCommit, ln.taken, ln.takenNote, ln.takenMark = false, 0, "", mark{}
 		l.judged(ln)
 	}
+	l.forget()
 	return done
+}
+
+// forget ends the commit in progress.
+func (l *ledger) forget() {
+	clear(l.commit)
+	l.commit = l.commit[:0]
 }
 
 // release puts back what the last take held: it was not committed.
@@ -332,15 +340,35 @@ func (l *ledger) release() {
 	for _, ln := range l.order {
 		ln.inCommit, ln.taken, ln.takenNote, ln.takenMark = false, 0, "", mark{}
 	}
+	l.forget()
 }
 
-// inCommit returns the entries of the commit in progress.
-func (l *ledger) inCommit() []*entry {
-	var es []*entry
-	for _, ln := range l.order {
-		es = append(es, ln.entries[:ln.taken]...)
+// refused finds the entries in the commit in progress whose messages a sink refuses, in the order of the commit, each
+// with the first refusal of one of its messages.
+func (l *ledger) refused(refusals []Refusal) (es []*entry, first []Refusal) {
+	byMessage := make(map[int]Refusal, len(refusals))
+	for _, x := range refusals {
+		byMessage[x.Message] = x
 	}
-	return es
+	n := 0
+	for _, e := range l.commit {
+		for i := range e.outcome.Messages {
+			if x, ok := byMessage[n+i]; ok {
+				es, first = append(es, e), append(first, x)
+				break
+			}
+		}
+		n += len(e.outcome.Messages)
+	}
+	return es, first
+}
+
+// block says that no outcome of e is taken: its lane stands still before it.
+func (l *ledger) block(e *entry) {
+	ln := e.lane
+	if ln.stuck == nil || slices.Index(ln.entries, e) < slices.Index(ln.entries, ln.stuck) {
+		ln.stuck = e
+	}
 }
 
 // assign replaces the set of lanes; see Flow.Assign for the rule. others is what is to be kept beside their offsets. It

@@ -12,16 +12,11 @@ func TestAPanicWhileAMessageIsReplacedIsThatRecordsFate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newFakeGroup(1, 9)
 		dead := 0
-		g.fail = func(_ int, c *Commit) error {
-			for _, m := range c.Messages {
-				if m.Topic == "out" && string(m.Headers[0].Value) == "4" {
-					return &TooLargeError{Topic: "out"}
-				}
-			}
-			return nil
-		}
+		g.fail = refusing(func(m *Message) bool {
+			return m.Topic == "out" && string(m.Headers[0].Value) == "4"
+		})
 		o := StageOptions{
-			Replace: func(*Record, *TooLargeError) Outcome { panic("no room") },
+			Refused: func(*Record, *Outcome, []Refusal) (Outcome, bool) { panic("no room") },
 			Panicked: func(r *Record, f *Fault) Outcome {
 				if dead++; r.Offset != 4 || f.Kind != Poison || f.Reason != "panic" {
 					t.Errorf("offset %d: %v", r.Offset, f)

@@ -131,6 +131,9 @@ func (l *ledger) committable(ln *lane) int {
 	if l.tried(ln) {
 		return 0 // the announcement is taken back first
 	}
+	if ln.stuck != nil {
+		return min(ln.ready, slices.Index(ln.entries, ln.stuck))
+	}
 	return ln.ready
 }
 

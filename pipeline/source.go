@@ -51,8 +51,7 @@ type Sink interface {
 	//
 	//   *Fault{Kind: Transient}  try again: the sink has recovered. Records are not inferred again.
 	//   *Fault{Kind: Rebalance}  the group has moved on: wait for the next Assign.
-	//   *TooLargeError           the broker refuses a message for its size: make the commit smaller, or replace the
-	//   message.
+	//   *RefusedError            the broker refuses the messages that it names: replace them.
 	//   *Fault{Kind: Fenced}     a twin has taken over: stop.
 	//   *Fault{Kind: Config}     a person must act (permission, missing topic): stop.
 	Commit(ctx context.Context, c *Commit) error

@@ -17,7 +17,7 @@ import (
 // results become durable in one step.
 //
 // Locks: Stage.mu guards the ledger and the flags beside it and is never held across a call that can block, nor across
-// one of code that looks into a record (Quarantine, Replace): that runs under the watchdog, with its record's entry
+// one of code that looks into a record (Quarantine, Refused): that runs under the watchdog, with its record's entry
 // unfinished or its commit in progress. Sink.Commit runs in one goroutine only (commitLoop).
 
 // Job is one record handed to a Processor. Exactly one call of Done ends it.
@@ -58,18 +58,19 @@ type StageOptions struct {
 	UrgentTopics   []string
 	CommitInterval time.Duration // the longest a finished record waits for its transaction to begin; 100 ms
 	Grace          time.Duration // how long Run goes on finishing after its context ended; 30 s
-	// Replace makes another outcome for a record whose message the broker refuses for its size (Writer.Replace).
-	// Required where the sink can return a TooLargeError; without it such a commit would be repeated for ever. Commits
-	// wait for it.
-	Replace func(*Record, *TooLargeError) Outcome
+	// Refused makes another outcome for a record of which the broker refuses a message (Publisher.Refused). meant is
+	// what was to be published, refusals what was said to that and then to each outcome in its place, in order. It
+	// reports false when there is nothing left to try: then a person must act, and the worker stops when everything
+	// else is committed. nil: nothing is tried. Commits wait for it.
+	Refused func(r *Record, meant *Outcome, refusals []Refusal) (Outcome, bool)
 	// Quarantine makes the outcome of a record that has killed the process too often to be processed again
 	// (Writer.Quarantine); deaths is how many workers died with it in flight. Called on a goroutine of its own. nil: no
 	// such record is looked for, and no marks are kept beside offsets (see quarantine.go).
 	Quarantine func(r *Record, deaths int) Outcome
-	// Panicked makes the dead letter of a record over which Replace or Quarantine has panicked, or which has killed the
+	// Panicked makes the dead letter of a record over which Refused or Quarantine has panicked, or which has killed the
 	// process in Quarantine, too (Writer.Panicked). It must not look into the record. Required with either.
 	Panicked func(*Record, *Fault) Outcome
-	// Watchdog looks at Replace, Quarantine and Taps. nil: nothing does.
+	// Watchdog looks at Refused, Quarantine and Taps. nil: nothing does.
 	Watchdog *Watchdog
 	// Taps see each outcome once it is durable. One that panics is told of nothing further.
 	Taps []Tap
@@ -98,6 +99,7 @@ type Stage struct {
 	draining   bool          // shutting down: nothing more is taken in
 	committing bool          // a commit is in progress
 	attempts   int           // commits that have ended, well or badly
+	ending     bool          // a record blocks its partition: nothing more is taken in, and the stage ends
 	fault      error         // the first fatal error; ends Run
 	waiting    chan struct{} // closed at the next change of anything above; nil when nobody waits
 
@@ -109,8 +111,8 @@ type Stage struct {
 // NewStage makes a stage; Run starts it. It panics where an option lacks another that it requires, or two
 // attachments have one name.
 func NewStage(p Processor, sink Sink, o StageOptions) *Stage {
-	if o.Panicked == nil && (o.Replace != nil || o.Quarantine != nil) {
-		panic("pipeline: StageOptions has Replace or Quarantine without Panicked")
+	if o.Panicked == nil && (o.Refused != nil || o.Quarantine != nil) {
+		panic("pipeline: StageOptions has Refused or Quarantine without Panicked")
 	}
 	owners := map[string]bool{markKey: true}
 	for _, a := range o.Attachments {
@@ -235,7 +237,7 @@ func (s *Stage) signal() {
 func (s *Stage) Room(tp TopicPartition) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
+	if s.draining || s.ending {
 		return 0
 	}
 	return s.ledger.room(tp)
@@ -412,15 +414,14 @@ func (s *Stage) finish(e *entry, o Outcome) {
 
 // commitLoop makes ready prefixes durable, one transaction at a time.
 func (s *Stage) commitLoop(ctx context.Context) {
-	most := commitRecords // fewer for a while after the broker refused a message for its size
 	var readySince, retryAt time.Time
 	var pause time.Duration
 	for ctx.Err() == nil {
 		s.mu.Lock()
 		commit, records := (*Commit)(nil), 0
-		wait := s.untilCommit(&readySince, retryAt, most)
+		wait := s.untilCommit(&readySince, retryAt)
 		if wait == 0 {
-			commit, records = s.ledger.take(most, commitBytes)
+			commit, records = s.ledger.take(commitRecords, commitBytes)
 			if commit != nil {
 				s.annotate(commit)
 			}
@@ -438,14 +439,16 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		var durable []*entry
 		err := s.sink.Commit(ctx, commit)
 		s.o.Metrics.transaction(err, time.Since(began))
-		var tooLarge *TooLargeError
-		if errors.As(err, &tooLarge) && records == 1 {
-			s.replace(tooLarge)
+		var refused *RefusedError
+		if errors.As(err, &refused) {
+			err = s.replace(ctx, refused)
 		}
 
 		s.mu.Lock()
 		s.committing = false
-		s.attempts++
+		if err != refused { // else it goes on with other outcomes of the same records
+			s.attempts++
+		}
 		readySince, retryAt = time.Time{}, time.Time{}
 		switch {
 		case err == nil:
@@ -454,11 +457,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 				begun = s.begin()
 			}
 			pause = 0
-			most = min(most*2, commitRecords)
-		case tooLarge != nil:
-			if records > 1 {
-				most = records / 2
-			}
+		case err == refused:
 			s.ledger.release()
 		case KindOf(err) == Transient:
 			s.ledger.release()
@@ -479,7 +478,7 @@ func (s *Stage) commitLoop(ctx context.Context) {
 		switch KindOf(err) {
 		case "", Transient, Rebalance:
 		default:
-			if tooLarge == nil && ctx.Err() == nil {
+			if err != refused && ctx.Err() == nil {
 				s.Fail(err)
 			}
 		}
@@ -497,7 +496,7 @@ func (s *Stage) annotate(c *Commit) {
 // untilCommit is how long the next transaction should still wait: 0 to begin now, negative to wait for a change. A
 // transaction begins when something is ready and either CommitInterval has passed since it became so, or the
 // transaction is full, or nothing else is in flight that could join it, or records wait for it. s.mu is held.
-func (s *Stage) untilCommit(readySince *time.Time, retryAt time.Time, most int) time.Duration {
+func (s *Stage) untilCommit(readySince *time.Time, retryAt time.Time) time.Duration {
 	ready, dirty := s.ledger.pending()
 	if !dirty {
 		*readySince = time.Time{}
@@ -509,7 +508,7 @@ func (s *Stage) untilCommit(readySince *time.Time, retryAt time.Time, most int) 
 		return -1
 	case !retryAt.IsZero():
 		return max(0, time.Until(retryAt))
-	case ready >= most || s.ledger.unfinished() == 0 || s.draining || s.flushing || s.ledger.hurry():
+	case ready >= commitRecords || s.ledger.unfinished() == 0 || s.draining || s.flushing || s.ledger.hurry():
 		return 0
 	}
 	return max(0, s.o.CommitInterval-time.Since(*readySince))
@@ -530,23 +529,112 @@ func sleep(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	}
 }
 
-// replace swaps the outcome of the record in commit, which no topic takes, for one that fits. The commit counts as in
-// progress meanwhile: Quiesce waits, so that the record's lane stays. s.mu is not held.
-func (s *Stage) replace(cause *TooLargeError) {
-	if s.o.Replace == nil {
-		return
-	}
+// mostRefusals is how often another outcome is made for one record, should Refused never be at its end.
+const mostRefusals = 8
+
+// toldRefusals is how many refused records of one commit are logged one by one.
+const toldRefusals = 10
+
+// replace gives the records in commit of which the broker refuses a message another outcome each, as small as it must
+// be. The commit counts as in progress meanwhile: Quiesce waits, so that the records' lanes stay. It returns refused,
+// or the fault that ends the stage. s.mu is not held.
+func (s *Stage) replace(ctx context.Context, refused *RefusedError) error {
 	s.mu.Lock()
-	es := s.ledger.inCommit()
+	es, first := s.ledger.refused(refused.Refusals)
 	s.mu.Unlock()
-	for _, e := range es {
-		o := s.outcome("commit", &e.record, ofReplacing(&e.record), func() Outcome {
-			return s.o.Replace(&e.record, cause)
-		})
+	if len(es) == 0 {
+		return Faultf(Internal, "commit", "refused", "the sink refuses messages that are not in the commit: %w",
+			refused)
+	}
+	for i := range refused.Refusals {
+		s.o.Metrics.refuse(&refused.Refusals[i])
+	}
+	var blocked *Fault
+	for i, e := range es {
+		x, r := first[i], &e.record
+		x.At = time.Now()
+		meant := e.meant
+		if meant == nil {
+			was := e.outcome
+			meant = &was
+		}
+		refusals := append(slices.Clip(e.refusals), x)
+		if i < toldRefusals {
+			s.o.Logger.Warn("a broker refuses what was to be published for a record; the record becomes a dead "+
+				"letter, or a pointer to it where that is refused, too", "topic", r.Topic, "partition", r.Partition,
+				"offset", r.Offset, "refused_by", x.Topic, "reason", x.Reason, "times", len(refusals), "error", x.Err)
+		}
+		o, more := s.another(e, meant, refusals)
 		s.mu.Lock()
-		e.outcome = o
+		e.meant, e.refusals = meant, refusals
+		if more {
+			e.outcome = o
+		} else {
+			s.ledger.block(e)
+			if blocked == nil {
+				blocked = Faultf(Config, "commit", "refused", "the record of %s at offset %d cannot be published at "+
+					"all: %w. Whatever stands in for it is refused, and nothing may pass it: everything else is "+
+					"committed, and the worker ends", r.TopicPartition(), r.Offset, &x)
+			}
+		}
 		s.mu.Unlock()
 	}
+	if n := len(es) - toldRefusals; n > 0 {
+		s.o.Logger.Warn("brokers refuse further messages of the same commit; their records become dead letters, too",
+			"records", n, "last_topic", es[len(es)-1].record.Topic, "last_offset", es[len(es)-1].record.Offset)
+	}
+	if blocked != nil {
+		s.endAfter(ctx, blocked)
+	}
+	return refused
+}
+
+// another is the outcome in place of one that was refused; false: there is none.
+func (s *Stage) another(e *entry, meant *Outcome, refusals []Refusal) (o Outcome, ok bool) {
+	if s.o.Refused == nil || len(refusals) > mostRefusals {
+		return o, false
+	}
+	ok = true // a panic: the dead letter that says so
+	o = s.outcome("commit", &e.record, ofReplacing(&e.record), func() (o Outcome) {
+		o, ok = s.o.Refused(&e.record, meant, refusals)
+		return o
+	})
+	return o, ok
+}
+
+// endAfter ends the stage with a fault once what is in flight is committed, for Grace at most. s.mu is not held.
+func (s *Stage) endAfter(ctx context.Context, fault *Fault) {
+	s.mu.Lock()
+	again := s.ending
+	s.ending = true
+	s.mu.Unlock()
+	if again {
+		return
+	}
+	s.o.Logger.Error("a record cannot be published; finishing what is in flight", "error", fault)
+	go func() {
+		timeout := time.NewTimer(s.o.Grace)
+		defer timeout.Stop()
+		for {
+			s.mu.Lock()
+			_, dirty := s.ledger.pending()
+			idle := !s.committing && !dirty && s.ledger.unfinished() == 0
+			changed := s.changed()
+			s.mu.Unlock()
+			if idle {
+				s.Fail(fault)
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			case <-timeout.C:
+				s.Fail(fault)
+				return
+			}
+		}
+	}()
 }
 
 // count updates metrics for records that are durable now, and tells the taps of them. Only commitLoop calls it, so that

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -241,43 +240,6 @@ func TestStageGoesOnAcrossRebalances(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.check(t)
-	})
-}
-
-func TestStageIsolatesAMessageThatTheBrokerRefuses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, p := newFakeGroup(1, 200), &fakeProcessor{took: random(10 * time.Millisecond)}
-		g.fail = func(n int, c *Commit) error {
-			for _, m := range c.Messages {
-				if m.Topic == "out" && string(m.Headers[0].Value) == "123" {
-					return &TooLargeError{Topic: "out", Err: errors.New("[10] message size too large")}
-				}
-			}
-			return nil
-		}
-		replaced := 0
-		o := StageOptions{Panicked: deadLetter, Replace: func(r *Record, cause *TooLargeError) Outcome {
-			replaced++
-			return Outcome{Disposition: DeadLetter, Messages: []Message{{Topic: "dlq", Source: r.TopicPartition(),
-				Headers: []Header{{"o", fmt.Append(nil, r.Offset)}}}}}
-		}}
-		if err := runStage(t, g, p, o, func(stop context.CancelFunc, s *Stage,
-			src *fakeSource) {
-			g.until(t)
-			stop()
-		}); err != nil {
-			t.Fatal(err)
-		}
-		g.check(t)
-		dlq := 0
-		for _, m := range g.visible {
-			if m.Topic == "dlq" {
-				dlq++
-			}
-		}
-		if replaced != 1 || dlq != 1 {
-			t.Fatalf("%d records replaced, %d in the dead letter topic; want 1", replaced, dlq)
-		}
 	})
 }
 

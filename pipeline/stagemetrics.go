@@ -24,6 +24,7 @@ type StageMetrics struct {
 	skipped      *prometheus.CounterVec // nil: nothing can be
 	stage        *prometheus.HistogramVec
 	endToEnd     prometheus.Histogram
+	refused      *prometheus.CounterVec
 	transactions *prometheus.CounterVec
 	commitTime   prometheus.Histogram
 	rebalances   prometheus.Counter
@@ -84,8 +85,13 @@ func NewStageMetrics(reg prometheus.Registerer, o StageMetricsOptions) *StageMet
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
 			Help: "From the timestamp of an input record to its result being durable. High with low " +
 				"sluice_stage_duration_seconds{stage=\"total\"}: the record was old when it was fetched (lag)."}),
+		refused: counter("refused_messages_total", "Messages that brokers refused for what they are, by topic and "+
+			"reason: result-too-large, refused-timestamp, refused-record, refused-policy, refused-format, "+
+			"refused-corrupt, refused-request. Their records become dead letters; the log has the brokers' words. "+
+			"When it grows, compare the topic's settings with its records (sluice validate).", "topic", "reason"),
 		transactions: counter("transactions_total", "Commits by result: committed, retried (aborted, repeated from "+
-			"the ledger), rebalanced (given up to a new owner), split (a message too large), failed.", "result"),
+			"the ledger), rebalanced (given up to a new owner), refused (a message that its topic does not take; the "+
+			"record becomes a dead letter), failed.", "result"),
 		commitTime: f.NewHistogram(prometheus.HistogramOpts{Name: prefix + "transaction_duration_seconds",
 			Buckets: seconds,
 			Help: "Time from the beginning to the end of a commit. Above about 0.1 s: look at the brokers " +
@@ -129,7 +135,7 @@ func NewStageMetrics(reg prometheus.Registerer, o StageMetricsOptions) *StageMet
 		}
 		m.dispositions[d.Name] = m.records.WithLabelValues(string(d.Name))
 	}
-	for _, r := range []string{"committed", "retried", "rebalanced", "split", "failed"} {
+	for _, r := range []string{"committed", "retried", "rebalanced", "refused", "failed"} {
 		m.transactions.WithLabelValues(r)
 	}
 	m.all = m.stage.WithLabelValues("total")
@@ -139,13 +145,12 @@ func NewStageMetrics(reg prometheus.Registerer, o StageMetricsOptions) *StageMet
 // transaction counts a commit by its result.
 func (m *StageMetrics) transaction(err error, took time.Duration) {
 	result := "failed"
-	var tooLarge *TooLargeError
 	switch {
 	case err == nil:
 		result = "committed"
 		m.commitTime.Observe(took.Seconds())
-	case errors.As(err, &tooLarge):
-		result = "split"
+	case errors.As(err, new(*RefusedError)):
+		result = "refused"
 	case KindOf(err) == Transient:
 		result = "retried"
 	case KindOf(err) == Rebalance:
@@ -180,6 +185,9 @@ func (m *StageMetrics) Duration(stage string) prometheus.Observer {
 
 // Rebalanced counts a join of the group. For the Kafka client's observer.
 func (m *StageMetrics) Rebalanced() { m.rebalances.Inc() }
+
+// refuse counts a message that a broker refused.
+func (m *StageMetrics) refuse(x *Refusal) { m.refused.WithLabelValues(x.Topic, x.Reason).Inc() }
 
 // Retried counts a repeated Kafka request. For the Kafka client's observer.
 func (m *StageMetrics) Retried(request string, code int) {

@@ -126,7 +126,7 @@ func ofCondemning(r *Record) func() string {
 
 func ofReplacing(r *Record) func() string {
 	return func() string {
-		return fmt.Sprintf("a smaller outcome has been made for the record of %s at offset %d", r.TopicPartition(),
+		return fmt.Sprintf("another outcome has been made for the record of %s at offset %d", r.TopicPartition(),
 			r.Offset)
 	}
 }

@@ -152,10 +152,9 @@ func (r *run) outputs(topic string) ([]history.Output, error) {
 				if o.Revision, err = strconv.Atoi(value); err != nil {
 					return nil, fmt.Errorf("%s/%d@%d: header %s: %w", m.Topic, m.Partition, m.Offset, h.Key, err)
 				}
-			case "sluice.error.reason":
-				o.Pointer = value == "result-too-large"
 			}
 		}
+		o.Pointer = o.Dead && bytes.Contains(o.Value, []byte(`"refused_by":`))
 		if (r.s.alerts || r.s.escalate) && !o.Dead {
 			if err := judge(&o); err != nil {
 				return nil, fmt.Errorf("%s/%d@%d: %w", m.Topic, m.Partition, m.Offset, err)

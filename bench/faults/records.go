@@ -193,20 +193,7 @@ func grown(r *run) error {
 		return err
 	}
 	more := 2 * r.partitions
-	answers, err := r.c.admin.UpdatePartitions(r.ctx, more, r.in)
-	if err == nil {
-		err = answers.Error()
-	}
-	if err != nil {
-		return err
-	}
-	if err := await(r.ctx, 20*time.Second, "the new partitions", func() error {
-		topics, err := r.c.admin.ListTopics(r.ctx, r.in)
-		if err == nil && len(topics[r.in].Partitions) != more {
-			err = fmt.Errorf("%d partitions", len(topics[r.in].Partitions))
-		}
-		return err
-	}); err != nil {
+	if err := r.widen(more); err != nil {
 		return err
 	}
 	sleep(r.ctx, 3*time.Second) // until the feeder's client knows them
@@ -214,6 +201,24 @@ func grown(r *run) error {
 	r.feed()
 	sleep(r.ctx, 3*time.Second)
 	return nil
+}
+
+// widen gives the input so many partitions.
+func (r *run) widen(partitions int) error {
+	answers, err := r.c.admin.UpdatePartitions(r.ctx, partitions, r.in)
+	if err == nil {
+		err = answers.Error()
+	}
+	if err != nil {
+		return err
+	}
+	return await(r.ctx, 20*time.Second, "the new partitions", func() error {
+		topics, err := r.c.admin.ListTopics(r.ctx, r.in)
+		if err == nil && len(topics[r.in].Partitions) != partitions {
+			err = fmt.Errorf("%d partitions", len(topics[r.in].Partitions))
+		}
+		return err
+	})
 }
 
 // wide is one worker with very many partitions, that dies once.

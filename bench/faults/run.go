@@ -42,7 +42,8 @@ type scenario struct {
 	alone      bool     // must run with nothing beside it: it measures
 	settle     time.Duration
 
-	inConfig, outConfig []string                // of the topics: pairs of name and value
+	inConfig, outConfig []string // of the topics: pairs of name and value
+	dlqConfig           []string
 	before              func(r *run) error      // before workers start
 	do                  func(r *run) error      // the fault, until it ends
 	after               func(r *run) error      // when the lag is zero, before workers are stopped
@@ -261,7 +262,10 @@ func (r *run) all() (*history.Report, error) {
 	if err := r.c.createTopic(r.ctx, r.partitions, r.out, r.s.outConfig...); err != nil {
 		return nil, err
 	}
-	further := []string{r.dlq}
+	if err := r.c.createTopic(r.ctx, r.partitions, r.dlq, r.s.dlqConfig...); err != nil {
+		return nil, err
+	}
+	var further []string
 	for _, topic := range []string{r.urgent, r.asks} {
 		if topic != "" {
 			further = append(further, topic)
@@ -288,7 +292,7 @@ func (r *run) all() (*history.Report, error) {
 		r.c.proxy.Clear()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		r.c.admin.DeleteTopics(ctx, append(further, r.in, r.out)...)
+		r.c.admin.DeleteTopics(ctx, append(further, r.in, r.out, r.dlq)...)
 	}()
 	if r.s.before != nil {
 		if err := r.s.before(r); err != nil {

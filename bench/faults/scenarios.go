@@ -8,6 +8,7 @@ func scenarios() []scenario {
 	all = append(all, networkScenarios()...)
 	all = append(all, processScenarios()...)
 	all = append(all, recordScenarios()...)
+	all = append(all, refusalScenarios()...)
 	all = append(all, policyScenarios()...)
 	all = append(all, limitScenarios()...)
 	all = append(all, poisonScenarios()...)

@@ -19,7 +19,8 @@ func aclsCommand() *cobra.Command {
 		Use:   "acls -c FILE",
 		Short: "Print the Kafka permissions that a configuration needs",
 		Long: `Prints the calls of kafka-acls.sh that allow a worker with this configuration what it needs, and nothing
-else. No broker is asked. "sluice validate" then says which of them the brokers do not grant.`,
+else. No broker is asked. "sluice validate" then says which of them the brokers do not grant. As comments follow those
+that let it see what the topics are set to, which it can do without; --json leaves them out.`,
 		Example: "  sluice acls -c reviews.yaml --principal User:sluice --command-config admin.properties | sh\n  " +
 			"sluice acls -c reviews.yaml --json",
 		Args: cobra.NoArgs,
@@ -39,7 +40,12 @@ else. No broker is asked. "sluice validate" then says which of them the brokers 
 			if login != "" {
 				connection += " --command-config " + login
 			}
-			return printACLs(cmd.OutOrStdout(), kafka.ACLs(kinds.Access(&c.Settings)...), connection, principal, asJSON)
+			access := kinds.Access(&c.Settings)
+			if err := printACLs(cmd.OutOrStdout(), kafka.ACLs(access...), connection, principal, asJSON); err != nil ||
+				asJSON {
+				return err
+			}
+			return printOptional(cmd.OutOrStdout(), kafka.LooksAt(access...), connection, principal)
 		},
 	}
 	addConfigFlag(cmd, &file)
@@ -77,6 +83,21 @@ func printACLs(w io.Writer, acls []kafka.ACL, connection, principal string, asJS
 	for _, a := range acls {
 		if _, err := fmt.Fprintf(w, "# %s %s: %s\n%s\n", strings.ToLower(a.Resource), a.Name, a.Why,
 			a.Command(connection, principal)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printOptional prints permissions that are not needed as comments.
+func printOptional(w io.Writer, acls []kafka.ACL, connection, principal string) error {
+	for i, a := range acls {
+		if i == 0 {
+			if _, err := fmt.Fprintf(w, "# not needed: %s\n", a.Why); err != nil {
+				return err
+			}
+		}
+		if _, err := fmt.Fprintf(w, "# %s\n", a.Command(connection, principal)); err != nil {
 			return err
 		}
 	}

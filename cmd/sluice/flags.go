@@ -43,7 +43,7 @@ var commandEnv = map[string]bool{
 	envClassify + "DEVICE": true, envClassify + "SKIP": true, envClassify + "TEXT_PAIR": true,
 	envClassify + "SPECIAL_TOKENS": true,
 	envVerify + "SINCE":            true, envVerify + "UNTIL": true, envVerify + "PATIENCE": true,
-	envVerify + "JSON": true,
+	envVerify + "JSON":        true,
 	envCalibrate + "LABELLED": true, envCalibrate + "EVALUATE": true, envCalibrate + "METHOD": true, envCalibrate +
 		"FOLDS": true,
 	envCalibrate + "SEED": true, envCalibrate + "PLOT": true, envCalibrate + "DRY_RUN": true,

@@ -378,7 +378,7 @@ func (t *tuning) run(ctx context.Context, r *tune.Report, cascade *tune.Cascade,
 	c := t.config
 	runners := worker.Runners(c.Runners)
 	if c.Input.TextPair != "" {
-		return nil, usageErrorf("tune: the configuration reads pairs of texts (input.text_pair), and labelled files "+
+		return nil, usageErrorf("tune: the configuration reads pairs of texts (input.text_pair), and labelled files " +
 			"hold single ones: thresholds of models of pairs cannot be tuned")
 	}
 	models, err := t.process.OpenModels(ctx, c.Models[t.at:t.at+1], runners, c.RunTimeout, st)

@@ -19,8 +19,9 @@ func validateCommand(p *worker.Process) *cobra.Command {
 		Short: "Check a configuration, its models, topics and permissions",
 		Long: `Checks a configuration and names every mistake at once, with its line, the key and what to write instead.
 Then it checks what the configuration names: every model is verified, loaded and self-tested, and the brokers are asked
-whether the topics are there and may be read and written by this user. Nothing is written, and no group is joined. Exit
-code 2 when something is wrong.`,
+whether the topics are there and may be read and written by this user, and what they are set to: warnings name settings
+that make a broker refuse or delete what the worker writes. Nothing is written, and no group is joined. Exit code 2 when
+something is wrong; a warning is no reason.`,
 		Example: "  sluice validate -c reviews.yaml\n  sluice validate -c reviews.yaml --offline --print",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,8 +56,9 @@ func validate(ctx context.Context, p *worker.Process, w io.Writer, c *settings.L
 			wrong++
 			say("WRONG    %s", indentLines(err.Error()))
 		},
-		Warn:  func(format string, args ...any) { say("warning  %s", fmt.Sprintf(format, args...)) },
-		Steps: worker.Steps{Tell: func(format string, args ...any) { say("         "+format, args...) }},
+		Warn:   func(format string, args ...any) { say("warning  %s", fmt.Sprintf(format, args...)) },
+		Unseen: func(what string) { say("skipped  %s", what) },
+		Steps:  worker.Steps{Tell: func(format string, args ...any) { say("         "+format, args...) }},
 	}
 	report.OK("configuration " + c.File)
 	for _, w := range c.Warnings {

@@ -125,9 +125,10 @@ func (p Finals) Outcome(q *Request, value codec.Value, text []byte, f Final) pip
 	return q.named(p.Publisher.Amend(j, a))
 }
 
-// Replace is the outcome of a request whose final verdict the broker refused for its size.
-func (p Finals) Replace(q *Request, cause *pipeline.TooLargeError) pipeline.Outcome {
-	return q.named(p.Publisher.Replace(&q.Source, cause))
+// Refused is the outcome of a request of which a broker has refused a message (Publisher.Refused).
+func (p Finals) Refused(q *Request, meant *pipeline.Outcome, refusals []pipeline.Refusal) (pipeline.Outcome, bool) {
+	o, ok := p.Publisher.Refused(&q.Source, meant, refusals)
+	return q.named(o), ok
 }
 
 // named gives a dead letter in an amendment's place the amendment's id: the first is that of the provisional result,

@@ -179,8 +179,14 @@ func TestAFinalVerdictThatIsTooLargeIsAPointerWithItsOwnID(t *testing.T) {
 				return 0
 			}
 		}
+		refused := w.final(q, final)
+		byBroker, ok := w.finals().Refused(q, &refused, []pipeline.Refusal{{Topic: "out",
+			Reason: pipeline.RefusedSize}})
+		if !ok {
+			t.Error("nothing stands in for a final verdict that was refused once")
+		}
 		for name, o := range map[string]pipeline.Outcome{
-			"the broker": w.finals().Replace(q, &pipeline.TooLargeError{Topic: "out"}),
+			"the broker": byBroker,
 			"its topic":  func() pipeline.Outcome { w.p.MaxBytes = small("out"); return w.final(q, final) }(),
 			"a route":    func() pipeline.Outcome { w.p.MaxBytes = small("alerts"); return w.final(q, final) }(),
 		} {

@@ -10,7 +10,7 @@ import (
 
 // ACL is one permission that a worker needs, in the words of Kafka's own tools.
 type ACL struct {
-	Operation string `json:"operation"` // Read or Write
+	Operation string `json:"operation"` // Read or Write; DescribeConfigs of what is not needed
 	Resource  string `json:"resource"`  // Topic, Group or TransactionalId
 	Name      string `json:"name"`
 	Pattern   string `json:"pattern"` // literal or prefixed
@@ -58,6 +58,22 @@ func ACLs(clients ...Access) []ACL {
 		if c.TransactionalIDs != "" {
 			add(ACL{"Write", "TransactionalId", c.TransactionalIDs, "prefixed", "publishes and commits in " +
 				"transactions"})
+		}
+	}
+	return all
+}
+
+// LooksAt are permissions that none of the clients needs, each once: with them a worker sees what its topics are set
+// to (Client.Settings).
+func LooksAt(clients ...Access) []ACL {
+	var all []ACL
+	for _, c := range clients {
+		for _, t := range slices.Concat(c.Read, c.Write) {
+			a := ACL{"DescribeConfigs", "Topic", t, "literal", "sees max.message.bytes before it writes, and " +
+				"validate compares the topics' settings"}
+			if !slices.Contains(all, a) {
+				all = append(all, a)
+			}
 		}
 	}
 	return all

@@ -239,10 +239,17 @@ func codecByName(name string) (compress.Compression, error) {
 	return 0, fmt.Errorf("%q is not known; use none, gzip, snappy, lz4 or zstd", name)
 }
 
+// outgoing is a message of a commit and its index there.
+type outgoing struct {
+	*pipeline.Message
+	at int
+}
+
 // encodedBatch is one batch as it is sent, any number of times.
 type encodedBatch struct {
-	data    []byte
-	records int
+	data     []byte
+	messages []outgoing // what is in it
+	damaged  int        // times that the broker found it so
 }
 
 // batcher encodes messages into batches of one partition. The sequence runs on from batch to batch.
@@ -257,24 +264,36 @@ type batcher struct {
 
 // encode encodes messages, in order, into as few batches as the limit allows. It does not check that a lone message
 // fits the limit after compression: the caller does.
-func (e *batcher) encode(messages []*pipeline.Message) ([]encodedBatch, error) {
-	var out []encodedBatch
+func (e *batcher) encode(messages []outgoing) ([]encodedBatch, error) {
+	var parts [][]outgoing
 	for len(messages) > 0 {
 		n, size := 0, batchHeader
 		for n < len(messages) {
-			size += recordBound(messages[n])
+			size += recordBound(messages[n].Message)
 			if n > 0 && size > e.limit {
 				break
 			}
 			n++
 		}
-		b, err := e.batch(messages[:n])
+		parts = append(parts, messages[:n])
+		messages = messages[n:]
+	}
+	return e.batches(parts...)
+}
+
+// batches encodes each part as a batch; none where it has no messages.
+func (e *batcher) batches(parts ...[]outgoing) ([]encodedBatch, error) {
+	var out []encodedBatch
+	for _, part := range parts {
+		if len(part) == 0 {
+			continue
+		}
+		b, err := e.batch(part)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, encodedBatch{data: b, records: n})
-		e.sequence = int32((int64(e.sequence) + int64(n)) & 0x7fffffff)
-		messages = messages[n:]
+		out = append(out, encodedBatch{data: b, messages: part})
+		e.sequence = int32((int64(e.sequence) + int64(len(part))) & 0x7fffffff)
 	}
 	return out, nil
 }
@@ -282,7 +301,7 @@ func (e *batcher) encode(messages []*pipeline.Message) ([]encodedBatch, error) {
 // recordBound is at least the number of bytes that m takes uncompressed within a batch.
 func recordBound(m *pipeline.Message) int { return m.Size() + 32 + 10*len(m.Headers) }
 
-func (e *batcher) batch(messages []*pipeline.Message) ([]byte, error) {
+func (e *batcher) batch(messages []outgoing) ([]byte, error) {
 	first := millis(messages[0].Timestamp)
 	most := first
 	var records, body []byte

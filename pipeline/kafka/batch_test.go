@@ -70,7 +70,7 @@ func TestBatchesAreReadByFranzGoAsTheyWereMeant(t *testing.T) {
 				1<<31-1).Draw(t, "sequence"),
 			limit: rapid.IntRange(200, 20000).Draw(t, "limit")}
 		first := e.sequence
-		batches, err := e.encode(ms)
+		batches, err := e.encode(outgoings(ms))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,21 +80,21 @@ func TestBatchesAreReadByFranzGoAsTheyWereMeant(t *testing.T) {
 		left := ms
 		sequence := first
 		for _, b := range batches {
-			if len(b.data) > e.limit && b.records > 1 {
-				t.Fatalf("a batch of %d records has %d bytes, limit %d", b.records, len(b.data), e.limit)
+			if len(b.data) > e.limit && len(b.messages) > 1 {
+				t.Fatalf("a batch of %d records has %d bytes, limit %d", len(b.messages), len(b.data), e.limit)
 			}
 			var head kmsg.RecordBatch
 			if err := head.ReadFrom(b.data); err != nil {
 				t.Fatal(err)
 			}
 			if head.ProducerID != e.producer || head.ProducerEpoch != 7 || head.FirstSequence != sequence ||
-				head.NumRecords != int32(b.records) || head.LastOffsetDelta != int32(b.records-1) {
+				head.NumRecords != int32(len(b.messages)) || head.LastOffsetDelta != int32(len(b.messages)-1) {
 				t.Fatalf("header %+v", head)
 			}
-			sequence = int32((int64(sequence) + int64(b.records)) & 0x7fffffff)
+			sequence = int32((int64(sequence) + int64(len(b.messages))) & 0x7fffffff)
 			rs := franzDecode(t, b.data)
-			if len(rs) != b.records {
-				t.Fatalf("franz-go reads %d records of %d", len(rs), b.records)
+			if len(rs) != len(b.messages) {
+				t.Fatalf("franz-go reads %d records of %d", len(rs), len(b.messages))
 			}
 			for i, r := range rs {
 				m := left[i]
@@ -109,12 +109,12 @@ func TestBatchesAreReadByFranzGoAsTheyWereMeant(t *testing.T) {
 					}
 				}
 			}
-			left = left[b.records:]
+			left = left[len(b.messages):]
 
 			// And by ourselves.
 			own, next, err := committedRecords(pipeline.TopicPartition{Topic: "out", Partition: 3},
 				&fetchResult{Records: slices.Clone(b.data)}, 0)
-			if err != nil || len(own) != b.records || next != int64(b.records) {
+			if err != nil || len(own) != len(b.messages) || next != int64(len(b.messages)) {
 				t.Fatalf("%d records, next %d, %v", len(own), next, err)
 			}
 			for i, r := range own {
@@ -135,18 +135,27 @@ func TestEncodingTwiceGivesTheSameBytes(t *testing.T) {
 		Value: []byte("two")}}
 	for _, codec := range allCodecs {
 		e1, e2 := batcher{codec: codec, limit: 1000}, batcher{codec: codec, limit: 1000}
-		a, err1 := e1.encode(ms)
-		b, err2 := e2.encode(ms)
+		a, err1 := e1.encode(outgoings(ms))
+		b, err2 := e2.encode(outgoings(ms))
 		if err1 != nil || err2 != nil || !bytes.Equal(a[0].data, b[0].data) {
 			t.Errorf("%s: %v %v", codec, err1, err2)
 		}
 	}
 }
 
+// outgoings are messages of a commit that has no others.
+func outgoings(ms []*pipeline.Message) []outgoing {
+	out := make([]outgoing, len(ms))
+	for i, m := range ms {
+		out[i] = outgoing{m, i}
+	}
+	return out
+}
+
 func TestALoneMessageMayBeLargerThanTheLimit(t *testing.T) {
 	e := batcher{codec: compress.Zstd, limit: 1000}
-	bs, err := e.encode([]*pipeline.Message{{Value: []byte("small")}, {Value: bytes.Repeat([]byte("a"), 100_000)},
-		{Value: []byte("small")}})
+	bs, err := e.encode(outgoings([]*pipeline.Message{{Value: []byte("small")},
+		{Value: bytes.Repeat([]byte("a"), 100_000)}, {Value: []byte("small")}}))
 	if err != nil || len(bs) != 3 || len(bs[1].data) > 1000 {
 		t.Errorf("%d batches, %v: a message that fits after compression is sent, alone", len(bs), err)
 	}
@@ -160,7 +169,7 @@ func encodeAt(base int64, producer int64, attrs uint16, values ...string) []byte
 		ms = append(ms, &pipeline.Message{Value: []byte(v)})
 	}
 	e := batcher{producer: producer, limit: 1 << 20}
-	b, err := e.batch(ms)
+	b, err := e.batch(outgoings(ms))
 	if err != nil {
 		panic(err)
 	}
@@ -181,7 +190,7 @@ func marker(base, producer int64, commit bool) []byte {
 		kind = 1
 	}
 	e := batcher{producer: producer, limit: 1 << 20}
-	b, err := e.batch([]*pipeline.Message{{Key: []byte{0, 0, 0, kind}, Value: []byte{0, 0, 0, 0, 0, 0}}})
+	b, err := e.batch(outgoings([]*pipeline.Message{{Key: []byte{0, 0, 0, kind}, Value: []byte{0, 0, 0, 0, 0, 0}}}))
 	if err != nil {
 		panic(err)
 	}
@@ -296,8 +305,8 @@ func FuzzCommittedRecords(f *testing.F) {
 	f.Add(append(encodeAt(0, 1, 0, "a"), marker(1, 1, false)...), int64(1))
 	for _, codec := range allCodecs {
 		e := batcher{codec: codec, limit: 1 << 20}
-		b, err := e.batch([]*pipeline.Message{{Key: []byte("k"), Value: bytes.Repeat([]byte("v"), 500),
-			Headers: []pipeline.Header{{Key: "h"}}}})
+		b, err := e.batch(outgoings([]*pipeline.Message{{Key: []byte("k"), Value: bytes.Repeat([]byte("v"), 500),
+			Headers: []pipeline.Header{{Key: "h"}}}}))
 		if err != nil {
 			f.Fatal(err)
 		}

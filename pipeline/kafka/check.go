@@ -62,7 +62,7 @@ func compareVersions(offered []apiversions.ApiKeyResponse) error {
 }
 
 // Check looks at the cluster as far as it can be seen without writing or joining: contact and login, API versions,
-// topics, permissions, sizes. It returns every problem found.
+// topics, permissions. It returns every problem found. What the topics are set to, Settings tells.
 //
 // What it cannot see: WRITE on the outputs (Kafka tells only when something is written; DESCRIBE, which WRITE implies,
 // is seen), and group.max.session.timeout.ms (told at the join). It takes no producer id of the worker's transactional
@@ -126,9 +126,6 @@ func (c *Client) Check(ctx context.Context) (problems []error) {
 			_, err := c.coordinator(ctx, txnCoordinator)
 			return err
 		}))
-	}
-	if err := c.loadLimits(ctx); err != nil {
-		c.log.Info("max.message.bytes of the outputs cannot be seen; Kafka's default of 1 MiB is assumed", "error", err)
 	}
 	return problems
 }

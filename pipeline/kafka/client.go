@@ -61,8 +61,9 @@ var (
 
 // topicView is what the last metadata said of a topic.
 type topicView struct {
-	code    int16
-	leaders []int32 // by partition; -1: none
+	code     int16
+	leaders  []int32 // by partition; -1: none
+	replicas int     // of the partition that has the fewest
 }
 
 // New makes a client; it connects at the first use. The error joins all mistakes of the configuration.
@@ -232,6 +233,9 @@ func (c *Client) refresh(ctx context.Context) error {
 		for _, p := range t.Partitions {
 			if int(p.PartitionIndex) < len(v.leaders) {
 				v.leaders[p.PartitionIndex] = p.LeaderID
+			}
+			if n := len(p.ReplicaNodes); v.replicas == 0 || n < v.replicas {
+				v.replicas = n
 			}
 		}
 		views[t.Name] = v

@@ -72,6 +72,9 @@ type Config struct {
 
 	Topics  []string // topics to read
 	Outputs []string // every topic that a commit may publish to, dead letters included
+	// DeadLetters is the topic of Outputs that takes what another refuses; "": none. Only what Settings says depends on
+	// it.
+	DeadLetters string
 
 	// TLS is asked at every new connection, so that renewed certificates take effect while the worker runs. An empty
 	// ServerName stands for the broker's address. nil: plaintext.

@@ -75,8 +75,8 @@ func TestWhichErrorsAreRepeated(t *testing.T) {
 		{answer(errProducerFenced, "EndTxn", "x"), false},
 		{answer(errTopicAuth, "Produce", "x"), false},
 		{answer(errMessageTooLarge, "Produce", "x"), false},
-		{&smallerBatches{answer(errMessageTooLarge, "Produce", "x")}, false},
-		{&pipeline.TooLargeError{Topic: "x", Err: answer(errMessageTooLarge, "Produce", "x")}, false},
+		{&pipeline.RefusedError{Refusals: []pipeline.Refusal{{Err: answer(errMessageTooLarge, "Produce", "x")}}},
+			false},
 		{pipeline.Faultf(pipeline.Config, "start", "x", "a fault"), false},
 	} {
 		if got := retriable(c.err); got != c.want {

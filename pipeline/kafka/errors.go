@@ -27,6 +27,7 @@ const (
 	errBrokerNotAvailable           = 8
 	errReplicaNotAvailable          = 9
 	errMessageTooLarge              = 10
+	errMetadataTooLarge             = 12
 	errNetwork                      = 13
 	errCoordinatorLoading           = 14
 	errNoCoordinator                = 15
@@ -41,10 +42,12 @@ const (
 	errUnknownMember                = 25
 	errSessionTimeout               = 26
 	errRebalancing                  = 27
+	errOffsetsTooLarge              = 28
 	errTopicAuth                    = 29
 	errGroupAuth                    = 30
 	errClusterAuth                  = 31
 	errInvalidTimestamp             = 32
+	errInvalidRequest               = 42
 	errUnsupportedForMessage        = 43
 	errPolicyViolation              = 44
 	errOutOfOrder                   = 45
@@ -112,8 +115,7 @@ func retriable(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
-	var f *pipeline.Fault
-	if errors.As(err, &f) {
+	if errors.As(err, new(*pipeline.Fault)) || errors.As(err, new(*pipeline.RefusedError)) {
 		return false
 	}
 	switch codeOf(err) {
@@ -182,17 +184,15 @@ func (c *Client) configFault(stage string, err error) *pipeline.Fault {
 		return bad("group-size", "group %s is full (group.max.size of the brokers)", c.cfg.Group)
 	case errInvalidTopic:
 		return bad("topic", "%s is not a valid topic name", e.resource)
-	case errInvalidTimestamp:
-		return bad("timestamp", "%s refuses the timestamp of a message (message.timestamp.after.max.ms or "+
-			".before.max.ms of the topic): relax the setting; messages carry the timestamp of their input record",
-			e.resource)
-	case errInvalidRecord:
-		return bad("record", "%s refuses a message (a compacted topic refuses messages without a key): use a topic "+
-			"with cleanup.policy=delete, or give the input records keys", e.resource)
-	case errPolicyViolation:
-		return bad("policy", "%s refuses a message by a policy of the broker", e.resource)
-	case errUnsupportedForMessage, errUnsupportedCompression:
-		return bad("message-format", "%s does not take this message format or compression", e.resource)
+	case errUnsupportedCompression:
+		return bad("compression", "%s does not take compression %s: set kafka.compression to another",
+			e.resource, c.cfg.Compression)
+	case errOffsetsTooLarge:
+		return bad("offsets-size", "__consumer_offsets does not take the offsets of one commit for their size: raise "+
+			"its max.message.bytes")
+	case errMetadataTooLarge:
+		return bad("offset-metadata", "the brokers take too little beside a committed offset: set their "+
+			"offset.metadata.max.bytes to 4096 (Kafka's default) or more")
 	}
 	return nil
 }

@@ -314,12 +314,13 @@ func TestCommitSaysWhatToDo(t *testing.T) {
 				commit = oneMessage("out", []byte("0"), 1)
 			}
 			err := sink.Commit(t.Context(), commit)
-			var large *pipeline.TooLargeError
-			if errors.As(err, &large) != c.large || !c.large && pipeline.KindOf(err) != c.kind {
+			var refused *pipeline.RefusedError
+			if errors.As(err, &refused) != c.large || !c.large && pipeline.KindOf(err) != c.kind {
 				t.Fatalf("%v (%s); want %q", err, pipeline.KindOf(err), c.kind)
 			}
-			if large != nil && large.Topic != "out" {
-				t.Errorf("the error names %s-%d", large.Topic, large.Partition)
+			if refused != nil && (len(refused.Refusals) != 1 || refused.Refusals[0].Topic != "out" ||
+				refused.Refusals[0].Reason != pipeline.RefusedSize) {
+				t.Errorf("the error names %v", refused.Refusals)
 			}
 			if err == nil || c.kind == pipeline.Fenced || c.kind == pipeline.Internal {
 				return
@@ -917,7 +918,7 @@ func TestAnOldAnswerAboutOffsetsIsAskedAgain(t *testing.T) {
 	s := sink.session
 	sink.mu.Unlock()
 	in := pipeline.TopicPartition{Topic: "in"}
-	got, err := sink.groupOffsets(t.Context(), s, []pipeline.TopicPartition{in})
+	got, err := sink.groupOffsets(t.Context(), s, []pipeline.TopicPartition{in}, true)
 	if err != nil || got[in].Offset != 7 || asked.Load() != 3 {
 		t.Errorf("offsets %v after %d questions, %v; 7 is committed", got, asked.Load(), err)
 	}

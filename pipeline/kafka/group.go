@@ -163,10 +163,7 @@ func (c *Client) start(ctx context.Context) error {
 		}
 		return err
 	}
-	if err := c.loadLimits(ctx); err != nil {
-		c.log.Warn("max.message.bytes of the outputs cannot be seen; taking Kafka's default of 1 MiB "+
-			"(DESCRIBE_CONFIGS on the topics would tell)", "error", err)
-	}
+	c.saySettings(ctx)
 	if err := c.producer.begin(ctx); err != nil {
 		return c.identityFault(ctx, "start", err)
 	}
@@ -254,7 +251,7 @@ func (c *Client) live(ctx context.Context, flow pipeline.Flow, m *membership, s 
 
 // own fetches from one assignment of positions to the end of the session, whose cause it returns.
 func (c *Client) own(ctx context.Context, flow pipeline.Flow, m *membership, s *session) error {
-	committed, from, err := c.positions(ctx, s, m.owned, m.resets)
+	committed, from, err := c.positions(ctx, s, m)
 	if s.over() {
 		return s.cause
 	}

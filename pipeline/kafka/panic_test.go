@@ -55,8 +55,8 @@ func (r *fragileReader) Close() error {
 // snappyAt is a batch of one value at an offset, compressed.
 func snappyAt(t testing.TB, base int64, value string) []byte {
 	t.Helper()
-	b, err := (&batcher{codec: compress.Snappy, producer: -1, limit: 1 << 20}).batch([]*pipeline.Message{
-		{Value: []byte(value + strings.Repeat(" and so on", 30))}})
+	b, err := (&batcher{codec: compress.Snappy, producer: -1, limit: 1 << 20}).batch(outgoings([]*pipeline.Message{
+		{Value: []byte(value + strings.Repeat(" and so on", 30))}}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,8 +2,10 @@ package kafka
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"sluice/pipeline"
@@ -14,13 +16,14 @@ import (
 // errSessionOver ends a wait because the membership it was for is over.
 var errSessionOver = errors.New("the group is rebalancing")
 
-// groupOffsets reads the group's committed offsets and what was committed beside them, -1 where there is none. It waits
-// for transactions that hold offsets (KIP-447), so that the former owner's last transaction is either in or out.
-func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (
+// groupOffsets reads the group's committed offsets and what was committed beside them, -1 where there is none. Where
+// they are to be stable it waits for transactions that hold offsets (KIP-447), so that the former owner's last
+// transaction is either in or out.
+func (c *Client) groupOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition, stable bool) (
 	map[pipeline.TopicPartition]pipeline.Committed, error) {
 	ctx, cancel := s.until(ctx)
 	defer cancel()
-	req := &offsetFetchRequest{GroupID: c.cfg.Group, RequireStable: c.cfg.Guarantee == ExactlyOnce}
+	req := &offsetFetchRequest{GroupID: c.cfg.Group, RequireStable: stable}
 	for _, t := range byTopic(tps) {
 		req.Topics = append(req.Topics, offsetFetchTopic{Name: t.topic, Partitions: t.partitions})
 	}
@@ -127,45 +130,128 @@ func (c *Client) heldUp(ctx context.Context, since *time.Time, cause error) erro
 }
 
 // positions finds where each partition's reading begins. committed is what the group has, -1 for none; from is that or
-// what the start policy says, with the committed metadata. resets holds positions that were found to be necessary while
-// fetching.
-func (c *Client) positions(ctx context.Context, s *session, owned []pipeline.TopicPartition,
-	resets map[pipeline.TopicPartition]int64) (committed map[pipeline.TopicPartition]int64,
-	from map[pipeline.TopicPartition]pipeline.Committed, err error) {
-	held, err := c.settledOffsets(ctx, s, owned)
+// what the start policy says, with the committed metadata.
+func (c *Client) positions(ctx context.Context, s *session, m *membership) (
+	committed map[pipeline.TopicPartition]int64, from map[pipeline.TopicPartition]pipeline.Committed, err error) {
+	held, err := c.settledOffsets(ctx, s, m.owned)
 	if err != nil {
 		return nil, nil, err
 	}
-	committed = make(map[pipeline.TopicPartition]int64, len(owned))
-	from = make(map[pipeline.TopicPartition]pipeline.Committed, len(owned))
-	for _, tp := range owned {
-		at := held[tp].Offset
+	late, err := c.latecomers(ctx, s, held, m.counts)
+	if err != nil {
+		return nil, nil, err
+	}
+	committed = make(map[pipeline.TopicPartition]int64, len(m.owned))
+	from = make(map[pipeline.TopicPartition]pipeline.Committed, len(m.owned))
+	for _, tp := range m.owned {
+		at, metadata := held[tp].Offset, held[tp].Metadata
 		committed[tp] = at
-		if reset, ok := resets[tp]; ok {
+		if at < 0 {
+			metadata = began{m.counts[tp.Topic]}.text()
+		}
+		if reset, ok := m.resets[tp]; ok {
 			at = reset
 		}
 		if at < 0 {
-			if c.cfg.Start == StartError {
+			start := c.cfg.Start
+			if late[tp] {
+				start = Earliest
+			}
+			if start == StartError {
 				return nil, nil, pipeline.Faultf(pipeline.Config, "join", "no-offset",
 					"group %s has no offset for %s, and input.start is error: set start to earliest or latest, or "+
 						"give the group an offset with kafka-consumer-groups --reset-offsets", c.cfg.Group, tp)
 			}
-			if at, err = c.logOffset(ctx, s, tp, c.cfg.Start); err != nil {
+			if at, err = c.logOffset(ctx, s, tp, start); err != nil {
 				return nil, nil, err
 			}
-			c.log.Info("no committed offset; reading begins by start policy", "partition", tp.String(), "start",
-				c.cfg.Start, "offset", at)
+			why := "no committed offset; reading begins by start policy"
+			if late[tp] {
+				why = "the partition appeared while the group was reading its topic; reading begins at its beginning"
+			}
+			c.log.Info(why, "partition", tp.String(), "start", start, "offset", at)
 		}
-		from[tp] = pipeline.Committed{Offset: at, Metadata: held[tp].Metadata}
+		from[tp] = pipeline.Committed{Offset: at, Metadata: metadata}
 	}
 	return committed, from, nil
+}
+
+// began stands beside the first offset that the group commits for a partition, and stays there: how many partitions the
+// topic had when reading of that one began. The flow keeps it, as every member that it does not know.
+type began struct {
+	Partitions int `json:"partitions"`
+}
+
+func (b began) text() string {
+	text, err := json.Marshal(b)
+	if err != nil { // a number
+		panic(err)
+	}
+	return string(text)
+}
+
+// latecomers are the partitions among held that have no offset because they appeared after the group had begun to read
+// their topic. input.start is about records from before that; none of theirs is, so they are read from their beginning.
+//
+// A partition without an offset is one, if the group has an offset for another of the topic whose reading began when
+// the topic did not have this one yet. Where it was there already, the group begins with the topic just now, in several
+// workers, or somebody has deleted its offset: the start policy holds. An offset that nothing stands beside was
+// committed by hand or by another program, such as an earlier version of this one, which gave every partition that was
+// there an offset: then it is one.
+func (c *Client) latecomers(ctx context.Context, s *session, held map[pipeline.TopicPartition]pipeline.Committed,
+	counts map[string]int) (map[pipeline.TopicPartition]bool, error) {
+	if c.cfg.Start == Earliest {
+		return nil, nil
+	}
+	topics := map[string]bool{}
+	for tp, h := range held {
+		if h.Offset < 0 {
+			topics[tp.Topic] = true
+		}
+	}
+	all := maps.Clone(held)
+	var others []pipeline.TopicPartition
+	for topic := range topics {
+		for p := range int32(counts[topic]) {
+			tp := pipeline.TopicPartition{Topic: topic, Partition: p}
+			if _, owned := held[tp]; !owned {
+				others = append(others, tp)
+			}
+		}
+	}
+	// Other workers commit them all the time: any offset will do, so none of their transactions is waited for.
+	theirs, err := c.groupOffsets(ctx, s, others, false)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(all, theirs)
+	first := map[string]int{} // the fewest partitions that a topic had when reading of one of them began
+	for tp, h := range all {
+		if h.Offset < 0 || !topics[tp.Topic] {
+			continue
+		}
+		var b began
+		if json.Unmarshal([]byte(h.Metadata), &b) != nil {
+			b = began{}
+		}
+		if n, ok := first[tp.Topic]; !ok || b.Partitions < n {
+			first[tp.Topic] = b.Partitions
+		}
+	}
+	late := map[pipeline.TopicPartition]bool{}
+	for tp, h := range held {
+		if n, ok := first[tp.Topic]; ok && h.Offset < 0 && int(tp.Partition) >= n {
+			late[tp] = true
+		}
+	}
+	return late, nil
 }
 
 // settledOffsets are the group's offsets after the last transaction of this worker.
 func (c *Client) settledOffsets(ctx context.Context, s *session, tps []pipeline.TopicPartition) (
 	map[pipeline.TopicPartition]pipeline.Committed, error) {
 	if c.cfg.Guarantee != ExactlyOnce {
-		return c.groupOffsets(ctx, s, tps)
+		return c.groupOffsets(ctx, s, tps, false)
 	}
 	if !c.take(ctx) {
 		return nil, stopped("join", ctx.Err())
@@ -174,7 +260,7 @@ func (c *Client) settledOffsets(ctx context.Context, s *session, tps []pipeline.
 	if err := c.producer.settle(ctx); err != nil {
 		return nil, c.identityFault(ctx, "join", err)
 	}
-	return c.groupOffsets(ctx, s, tps)
+	return c.groupOffsets(ctx, s, tps, true)
 }
 
 // logOffset is the first offset of a partition's log, or the one behind its last committed record.

@@ -342,20 +342,30 @@ const maxProduceRequest = 8 << 20
 
 // produce publishes the queues: batches of one partition one after the other, in order, those of different leaders in
 // parallel. What is retried is sent with the same bytes; "duplicate sequence" then means that it is in the log already.
+// What brokers refuse is told when everything else has been sent, as a pipeline.RefusedError (refuse.go).
 func (p *producer) produce(ctx context.Context, deadline time.Time,
 	queues map[pipeline.TopicPartition][]encodedBatch) error {
 	queues = maps.Clone(queues)
-	for len(queues) > 0 {
-		if err := p.c.retry(ctx, "produce", deadline, func() error { return p.produceHeads(ctx, queues) }); err != nil {
+	look := &search{deadline: deadline}
+	for len(queues) > 0 && !look.over() {
+		err := p.c.retry(ctx, "produce", deadline, func() error { return p.produceHeads(ctx, queues, look) })
+		if retriable(err) && look.over() {
+			break
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return look.err()
 }
 
+// damagedTries is how often a batch is sent that arrives damaged.
+const damagedTries = 4
+
 // produceHeads sends the first batch of as many queues as one request per leader takes, and removes what the brokers
-// have. The error is the worst one: one that must not be retried before one that may.
-func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPartition][]encodedBatch) error {
+// have, or refuse. The error is the worst one: one that must not be retried before one that may.
+func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPartition][]encodedBatch,
+	look *search) error {
 	var worst error
 	note := func(err error) {
 		if err != nil && (worst == nil || retriable(worst) && !retriable(err)) {
@@ -375,15 +385,16 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 			if requests[n] == nil {
 				requests[n] = map[pipeline.TopicPartition]encodedBatch{}
 			}
+			q[0].stamp(p.sequences[tp])
 			requests[n][tp] = q[0]
 		}
 	}
 	p.dirty = true
-	var mu sync.Mutex // guards worst, queues and p.sequences
+	var mu sync.Mutex // guards worst, queues, look and p.sequences
 	var wg sync.WaitGroup
 	for n, heads := range requests {
 		wg.Go(func() {
-			codes, err := p.produceTo(ctx, n, heads)
+			results, err := p.produceTo(ctx, n, heads)
 			mu.Lock()
 			defer mu.Unlock()
 			note(err)
@@ -391,19 +402,23 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 				return
 			}
 			for tp, head := range heads {
-				code, answered := codes[tp]
+				x, answered := results[tp]
 				switch {
 				case !answered:
 					note(fmt.Errorf("produce: the answer of broker %d lacks %s", n, tp))
-				case code == 0 || code == errDuplicateSequence:
-					p.sequences[tp] = int32((int64(p.sequences[tp]) + int64(head.records)) & 0x7fffffff)
+				case x.ErrorCode == 0 || x.ErrorCode == errDuplicateSequence:
+					p.sequences[tp] = int32((int64(p.sequences[tp]) + int64(len(head.messages))) & 0x7fffffff)
 					if queues[tp] = queues[tp][1:]; len(queues[tp]) == 0 {
 						delete(queues, tp)
 					}
-				case code == errMessageTooLarge || code == errRecordListTooLarge:
-					note(p.c.tooLarge(tp, head, answer(code, "Produce", "topic %s", tp.Topic)))
+				case x.ErrorCode == errCorrupt && head.damaged+1 < damagedTries:
+					queues[tp][0].damaged++
+					// without its code, which is repeated nowhere else
+					note(fmt.Errorf("%v", answer(x.ErrorCode, "Produce", "topic %s", tp.Topic)))
+				case refusing[x.ErrorCode].reason != "":
+					note(p.refused(queues, look, tp, head, x))
 				default:
-					note(answer(code, "Produce", "topic %s", tp.Topic))
+					note(answer(x.ErrorCode, "Produce", "topic %s", tp.Topic))
 				}
 			}
 		})
@@ -417,9 +432,27 @@ func (p *producer) produceHeads(ctx context.Context, queues map[pipeline.TopicPa
 	return worst
 }
 
-// produceTo sends one request and returns the code of each partition.
+// refused puts what is left of a refused batch in its place.
+func (p *producer) refused(queues map[pipeline.TopicPartition][]encodedBatch, look *search, tp pipeline.TopicPartition,
+	head encodedBatch, x *produceResult) error {
+	e, err := p.c.batcher(tp)
+	if err != nil {
+		return err
+	}
+	found, rest, err := p.c.refuse(e, tp, head, x)
+	if err != nil {
+		return &pipeline.Fault{Kind: pipeline.Internal, Stage: "commit", Reason: "encode", Err: err}
+	}
+	look.found = append(look.found, found...)
+	if queues[tp] = append(rest, queues[tp][1:]...); len(queues[tp]) == 0 {
+		delete(queues, tp)
+	}
+	return nil
+}
+
+// produceTo sends one request and returns what the broker says of each partition.
 func (p *producer) produceTo(ctx context.Context, n int32, heads map[pipeline.TopicPartition]encodedBatch) (
-	map[pipeline.TopicPartition]int16, error) {
+	map[pipeline.TopicPartition]*produceResult, error) {
 	req := &produceRequest{Acks: -1, TimeoutMs: int32(requestTimeout.Milliseconds() / 2)}
 	if p.c.cfg.Guarantee == ExactlyOnce {
 		req.TransactionalID = p.c.cfg.TransactionalID()
@@ -437,11 +470,13 @@ func (p *producer) produceTo(ctx context.Context, n int32, heads map[pipeline.To
 	if err != nil {
 		return nil, err
 	}
-	codes := map[pipeline.TopicPartition]int16{}
-	for _, t := range r.Topics {
-		for _, x := range t.Partitions {
-			codes[pipeline.TopicPartition{Topic: t.Name, Partition: x.Partition}] = x.ErrorCode
+	results := map[pipeline.TopicPartition]*produceResult{}
+	for i := range r.Topics {
+		t := &r.Topics[i]
+		for j := range t.Partitions {
+			x := &t.Partitions[j]
+			results[pipeline.TopicPartition{Topic: t.Name, Partition: x.Partition}] = x
 		}
 	}
-	return codes, nil
+	return results, nil
 }

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/segmentio/kafka-go/protocol/describeconfigs"
-
 	"sluice/pipeline"
 )
 
@@ -22,12 +20,6 @@ const (
 	// headers.
 	framing = 512
 )
-
-// smallerBatches says that a batch of several records was refused for its size; the batch limit has been lowered.
-type smallerBatches struct{ err error }
-
-func (e *smallerBatches) Error() string { return "smaller batches from now on: " + e.err.Error() }
-func (e *smallerBatches) Unwrap() error { return e.err }
 
 // Commit implements pipeline.Sink.
 func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
@@ -65,9 +57,8 @@ func (c *Client) Commit(ctx context.Context, commit *pipeline.Commit) error {
 	if c.cfg.Observer.transaction != nil {
 		result := map[pipeline.Kind]string{"": "committed", pipeline.Transient: "aborted",
 			pipeline.Rebalance: "rebalance", pipeline.Fenced: "fenced"}[pipeline.KindOf(err)]
-		var large *pipeline.TooLargeError
 		switch {
-		case errors.As(err, &large):
+		case errors.As(err, new(*pipeline.RefusedError)):
 			result = "aborted"
 		case result == "":
 			result = "failed"
@@ -239,9 +230,8 @@ func (c *Client) recoverCommit(ctx context.Context, s *session, commit *pipeline
 	if err := c.producer.renew(ctx); err != nil {
 		return c.identityFault(ctx, "commit", err)
 	}
-	var large *pipeline.TooLargeError
 	switch {
-	case errors.As(cause, &large):
+	case errors.As(cause, new(*pipeline.RefusedError)):
 		return cause
 	// the epoch was there to be renewed: no twin (see Client.twin)
 	case lostMembership(cause), is(cause, errFencedInstance):
@@ -291,7 +281,7 @@ func (c *Client) afterRecovery(ctx context.Context, s *session, commit *pipeline
 	c.mu.Lock()
 	before := maps.Clone(c.committed)
 	c.mu.Unlock()
-	now, err := c.groupOffsets(ctx, s, slices.Collect(maps.Keys(before)))
+	now, err := c.groupOffsets(ctx, s, slices.Collect(maps.Keys(before)), c.cfg.Guarantee == ExactlyOnce)
 	if err != nil {
 		if ctx.Err() != nil {
 			return stopped("commit", err)
@@ -361,35 +351,45 @@ func (c *Client) encode(ctx context.Context, commit *pipeline.Commit) (map[pipel
 		}
 		return nil, &pipeline.Fault{Kind: pipeline.Transient, Stage: "commit", Reason: "metadata", Err: err}
 	}
-	byPartition := map[pipeline.TopicPartition][]*pipeline.Message{}
+	byPartition := map[pipeline.TopicPartition][]outgoing{}
 	for i := range commit.Messages {
 		m := &commit.Messages[i]
 		tp := pipeline.TopicPartition{Topic: m.Topic, Partition: m.Source.Partition % int32(counts[m.Topic])}
-		byPartition[tp] = append(byPartition[tp], m)
+		byPartition[tp] = append(byPartition[tp], outgoing{m, i})
 	}
-	codec, err := codecByName(c.cfg.Compression)
-	if err != nil {
-		return nil, pipeline.Faultf(pipeline.Config, "commit", "compression", "%w", err)
-	}
+	var look search
 	queues := make(map[pipeline.TopicPartition][]encodedBatch, len(byPartition))
 	for tp, messages := range byPartition {
-		known, limit := c.sizeLimits(tp.Topic)
-		e := batcher{codec: codec, transactional: c.cfg.Guarantee == ExactlyOnce, producer: c.producer.id,
-			epoch:    c.producer.epoch,
-			sequence: c.producer.sequences[tp], limit: limit}
+		e, err := c.batcher(tp)
+		if err != nil {
+			return nil, err
+		}
 		batches, err := e.encode(messages)
 		if err != nil {
 			return nil, &pipeline.Fault{Kind: pipeline.Internal, Stage: "commit", Reason: "encode", Err: err}
 		}
+		known, _ := c.sizeLimits(tp.Topic)
 		for _, b := range batches {
-			if known > 0 && len(b.data) > known {
-				return nil, &pipeline.TooLargeError{Topic: tp.Topic, Partition: tp.Partition,
-					Err: fmt.Errorf("%d bytes; the topic takes %d", len(b.data), known)}
+			if known > 0 && len(b.data) > known && len(b.messages) == 1 {
+				look.found = append(look.found, c.refusal(tp, b.messages[0], len(b.data), errMessageTooLarge,
+					fmt.Sprintf("%d bytes; the topic takes %d (not sent)", len(b.data), known)))
 			}
 		}
 		queues[tp] = batches
 	}
-	return queues, nil
+	return queues, look.err()
+}
+
+// batcher makes batches of a partition as they are due now.
+func (c *Client) batcher(tp pipeline.TopicPartition) (*batcher, error) {
+	codec, err := codecByName(c.cfg.Compression)
+	if err != nil {
+		return nil, pipeline.Faultf(pipeline.Config, "commit", "compression", "%w", err)
+	}
+	_, limit := c.sizeLimits(tp.Topic)
+	p := c.producer
+	return &batcher{codec: codec, transactional: c.cfg.Guarantee == ExactlyOnce, producer: p.id, epoch: p.epoch,
+		sequence: p.sequences[tp], limit: limit}, nil
 }
 
 // sizeLimit is what is known of the size of batches that a topic takes.
@@ -415,49 +415,4 @@ func (c *Client) MaxMessageBytes(topic string) int {
 		known = defaultMaxMessage
 	}
 	return max(1, known-framing)
-}
-
-// tooLarge is the error for a refused batch. One of several records is made smaller next time; a lone record is the
-// caller's business.
-func (c *Client) tooLarge(tp pipeline.TopicPartition, b encodedBatch, err error) error {
-	if b.records == 1 {
-		return &pipeline.TooLargeError{Topic: tp.Topic, Partition: tp.Partition, Err: err}
-	}
-	c.mu.Lock()
-	l := c.limits[tp.Topic]
-	l.batch = max(batchHeader, len(b.data)/2)
-	c.limits[tp.Topic] = l
-	c.mu.Unlock()
-	return &smallerBatches{err}
-}
-
-// loadLimits asks for max.message.bytes of the outputs. Without permission the default is taken and the broker has the
-// last word.
-func (c *Client) loadLimits(ctx context.Context) error {
-	req := &describeconfigs.Request{}
-	for _, t := range c.cfg.Outputs {
-		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: 2, ResourceName: t,
-			ConfigNames: []string{"max.message.bytes"}})
-	}
-	r, err := ask[*describeconfigs.Response](ctx, c, requestTimeout, req)
-	if err != nil {
-		return err
-	}
-	var denied []error
-	for _, t := range r.Resources {
-		if t.ErrorCode != 0 {
-			denied = append(denied, answer(t.ErrorCode, "DescribeConfigs", "topic %s", t.ResourceName))
-			continue
-		}
-		for _, e := range t.ConfigEntries {
-			n := 0
-			if _, err := fmt.Sscanf(e.ConfigValue, "%d", &n); err == nil && e.ConfigName == "max.message.bytes" &&
-				n > 0 {
-				c.mu.Lock()
-				c.limits[t.ResourceName] = sizeLimit{known: n, batch: min(n, defaultMaxMessage)}
-				c.mu.Unlock()
-			}
-		}
-	}
-	return errors.Join(denied...)
 }

@@ -6,6 +6,7 @@ package publish
 import (
 	"encoding/json"
 	"slices"
+	"time"
 
 	"sluice/pipeline"
 	"sluice/pipeline/codec"
@@ -132,8 +133,7 @@ func (p *Publisher) publish(r *pipeline.Record, d pipeline.Disposition, value []
 	if limit, ok := p.Fits(&m); !ok {
 		return p.pointer(r, pipeline.Faultf(pipeline.Poison, "encode", "result-too-large",
 			"the result has %d bytes, topic %s takes %d (max.message.bytes)", m.Size(), m.Topic, limit),
-			m.Topic, m.Size(),
-			limit)
+			m.Topic, m.Size(), limit, nil)
 	}
 	return pipeline.Outcome{Messages: []pipeline.Message{m}, Disposition: d}
 }
@@ -159,7 +159,7 @@ func (p *Publisher) route(o pipeline.Outcome, r *pipeline.Record, env rule.Env) 
 		if limit, ok := p.Fits(&m); !ok {
 			return p.pointer(r, pipeline.Faultf(pipeline.Poison, "encode", "result-too-large",
 				"the copy for route %s has %d bytes, topic %s takes %d (max.message.bytes)", t.Name, m.Size(), m.Topic,
-				limit), m.Topic, m.Size(), limit)
+				limit), m.Topic, m.Size(), limit, nil)
 		}
 		o.Messages = append(o.Messages, m)
 	}
@@ -173,15 +173,37 @@ func (p *Publisher) DeadLetter(r *pipeline.Record, f *pipeline.Fault, attempts i
 		Value:   r.Value,
 		Headers: WithHeaders(Foreign(r.Headers), errorHeaders(r, f, attempts)...)}
 	if limit, ok := p.Fits(&m); !ok {
-		return p.pointer(r, f, m.Topic, m.Size(), limit)
+		return p.pointer(r, f, m.Topic, m.Size(), limit, nil)
 	}
 	return pipeline.Outcome{Messages: []pipeline.Message{m}, Disposition: pipeline.DeadLetter, Fault: f}
 }
 
-// Replace is the outcome of a record whose message the broker refused for its size although it looked small enough.
-func (p *Publisher) Replace(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
-	return p.pointer(r, pipeline.Faultf(pipeline.Poison, "commit", "result-too-large", "%w", cause), cause.Topic,
-		r.Size(), 0)
+// Refused is the outcome of a record of which a broker has refused a message, for pipeline.StageOptions: a dead letter;
+// where the dead letter topic refuses that, or the message was too large, a pointer with a key and a timestamp of its
+// own; where it refuses that, too, one with nothing of the record's own. It reports false when that is refused as well.
+func (p *Publisher) Refused(r *pipeline.Record, meant *pipeline.Outcome, refusals []pipeline.Refusal) (
+	pipeline.Outcome, bool) {
+	first, last := &refusals[0], &refusals[len(refusals)-1]
+	f, form := meant.Fault, len(refusals)
+	if f == nil || meant.Disposition != pipeline.DeadLetter {
+		f = pipeline.Faultf(pipeline.Poison, "commit", first.Reason, "%w", first)
+	}
+	if meant.Disposition == pipeline.DeadLetter || first.Reason == pipeline.RefusedSize {
+		form++ // the whole record is what was refused, or as large
+	}
+	if form == 1 {
+		return p.DeadLetter(r, f, 1), true
+	}
+	o := p.pointer(r, f, last.Topic, last.Bytes, last.Limit, last)
+	m := &o.Messages[0]
+	m.Timestamp = last.At
+	if form > 2 {
+		m.Key = Source(r)
+		if last.Reason == pipeline.RefusedTimestamp {
+			m.Timestamp = time.Time{} // this machine's clock is wrong: brokers take a message without a time
+		}
+	}
+	return o, form <= 3
 }
 
 // Panicked is the outcome of a record over which making another outcome has panicked.
@@ -201,25 +223,42 @@ func (p *Publisher) Quarantine(r *pipeline.Record, deaths int) pipeline.Outcome 
 // partition.
 const largestKey = 16 << 10
 
-// pointer is a dead letter that says where the record is instead of repeating it. The source's headers stay behind, and
-// so does a key of more than 16 KiB.
-func (p *Publisher) pointer(r *pipeline.Record, f *pipeline.Fault, topic string, bytes, limit int) pipeline.Outcome {
+// pointer is a dead letter that says where the record is instead of repeating it. The source's headers stay behind. It
+// has a key, as compacted topics want it: the record's, or where that has none, or one of more than 16 KiB, what
+// sluice.source says. refusal is the broker's word that made it necessary; nil: the size was known before.
+func (p *Publisher) pointer(r *pipeline.Record, f *pipeline.Fault, topic string, bytes, limit int,
+	refusal *pipeline.Refusal) pipeline.Outcome {
+	because := ""
+	if refusal != nil && refusal.Err != nil {
+		because = refusal.Err.Error()
+	}
 	value, err := json.Marshal(struct {
 		Topic     string `json:"topic"`
 		Partition int32  `json:"partition"`
 		Offset    int64  `json:"offset"`
-		Bytes     int    `json:"bytes"`
+		Timestamp *int64 `json:"timestamp,omitempty"` // ms
+		Bytes     int    `json:"bytes,omitempty"`
 		Refused   string `json:"refused_by"`
 		Limit     int    `json:"limit,omitempty"`
-	}{r.Topic, r.Partition, r.Offset, bytes, topic, limit})
+		Because   string `json:"because,omitempty"`
+	}{r.Topic, r.Partition, r.Offset, milliseconds(r.Timestamp), bytes, topic, limit, because})
 	if err != nil { // strings and numbers always marshal
 		panic(err)
 	}
 	m := pipeline.Message{Topic: p.DeadLetters, Source: r.TopicPartition(), Timestamp: r.Timestamp, Key: r.Key,
 		Value:   value,
 		Headers: errorHeaders(r, f, 1)}
-	if len(m.Key) > largestKey {
-		m.Key = nil
+	if m.Key == nil || len(m.Key) > largestKey {
+		m.Key = Source(r)
 	}
 	return pipeline.Outcome{Messages: []pipeline.Message{m}, Disposition: pipeline.DeadLetter, Fault: f}
+}
+
+// milliseconds is a record's timestamp as Kafka has it; nil: it has none.
+func milliseconds(t time.Time) *int64 {
+	if t.IsZero() {
+		return nil
+	}
+	ms := t.UnixMilli()
+	return &ms
 }

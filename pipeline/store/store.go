@@ -106,7 +106,7 @@ func put(ctx context.Context, s Store, items []Item) (err error) {
 	return fault(s, pipeline.Internal, err)
 }
 
-// fault says which store it was. What else is in err's chain (a TooLargeError of a store that is a sink, too, say) is
+// fault says which store it was. What else is in err's chain (a RefusedError of a store that is a sink, too, say) is
 // cut off: it has a meaning for who commits, and here it would have the wrong one.
 func fault(s Store, kind pipeline.Kind, err error) error {
 	return &pipeline.Fault{Kind: kind, Stage: "store", Reason: "store", Err: fmt.Errorf("%T: %v", s, err)}

@@ -207,7 +207,7 @@ func TestWhatAStoresErrorMeans(t *testing.T) {
 		{"a plain error", errors.New("syntax error"), pipeline.Internal},
 		{"a fault that is no store's", pipeline.Faultf(pipeline.Rebalance, "x", "x", "x"), pipeline.Internal},
 		{"a record's fault", pipeline.Faultf(pipeline.Poison, "x", "x", "x"), pipeline.Internal},
-		{"a sink's error", &pipeline.TooLargeError{Topic: "out"}, pipeline.Internal},
+		{"a sink's error", &pipeline.RefusedError{Refusals: []pipeline.Refusal{{Topic: "out"}}}, pipeline.Internal},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

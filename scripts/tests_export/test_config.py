@@ -141,7 +141,7 @@ def test_the_field_cases(checkpoint, tmp_path, export):
         assert export(folder, tmp_path / "out", "--force")[0] == 0, key
     (folder / "tokenizer_config.json").write_text('{"model_max_length": "512"}')
     refused(export(folder, tmp_path / "no"), 2, "tokenizer_config.json", "model_max_length is \"512\"",
-            "without quotes")
+            "number of tokens")
 
 
 @pytest.mark.parametrize("value", ["512", [512], {}, True])

@@ -31,7 +31,8 @@ var inputKeys = []config.Key{
 		Doc: "path of a second text, for models that read two (entailment, relevance); a record without it is a dead " +
 			"letter. See models[].reads"},
 	{Name: "start", Example: "latest",
-		OneOf: []string{"earliest", "latest", "error"}, Doc: "where to begin when the group has no offset yet"},
+		OneOf: []string{"earliest", "latest", "error"}, Doc: "where to begin in a topic of which the group has no " +
+			"offset yet; partitions that appear later are read from their beginning"},
 	{Name: "max_text_bytes", Example: "256KiB",
 		Range: config.Range{Least: "1"},
 		Doc:   "longer texts are cut before tokenizing, and flagged"},

@@ -27,7 +27,7 @@ var Classify = Kind{
 	Name: "classify", Help: "models only",
 	On: func(*settings.Settings) bool { return true },
 	Kafka: func(s *settings.Settings, base kafka.Config) kafka.Config {
-		base.Topics, base.Outputs = s.Input.Topics, resultTopics(s)
+		base.Topics, base.Outputs, base.DeadLetters = s.Input.Topics, resultTopics(s), s.DeadLetter.Topic
 		if s.Escalation.On() {
 			base.Outputs = append(base.Outputs, s.Escalation.Topic)
 		}
@@ -133,7 +133,7 @@ func buildClassify(ctx context.Context, e Env) (_ *Running, err error) {
 	}
 	o := e.Stage
 	o.UrgentTopics = s.Urgent.Topics
-	o.Replace, o.Panicked, o.Quarantine = publisher.Replace, publisher.Panicked, publisher.Quarantine
+	o.Refused, o.Panicked, o.Quarantine = publisher.Refused, publisher.Panicked, publisher.Quarantine
 	return &Running{Stage: e.NewStage(c.plan, o), Source: e.Client, Models: pages, Close: c.close,
 		Page: func(p StagePage) []Member {
 			return []Member{{"onnxruntime", ort.Version()}, {"models", pages}, {"stage", p}}

@@ -29,6 +29,7 @@ var Escalate = Kind{
 	Kafka: func(s *settings.Settings, base kafka.Config) kafka.Config {
 		base.Group = escalationGroup(s)
 		base.Topics, base.Outputs = []string{s.Escalation.Topic}, resultTopics(s)
+		base.DeadLetters = s.DeadLetter.Topic
 		base.Start = kafka.Earliest // a request is never skipped
 		return base
 	},
@@ -162,11 +163,12 @@ func buildEscalate(ctx context.Context, v Env) (*Running, error) {
 	o.Limits.PartitionRecords = min(o.Limits.PartitionRecords, 4*concurrency)
 	o.Limits.TotalRecords = min(o.Limits.TotalRecords, 8*concurrency)
 	o.Panicked, o.Quarantine = publisher.Panicked, processor.Quarantine
-	o.Replace = func(r *pipeline.Record, cause *pipeline.TooLargeError) pipeline.Outcome {
+	o.Refused = func(r *pipeline.Record, meant *pipeline.Outcome, refusals []pipeline.Refusal) (pipeline.Outcome,
+		bool) {
 		if q, err := escalate.ParseRequest(r); err == nil {
-			return escalate.Finals{Publisher: publisher}.Replace(q, cause)
+			return escalate.Finals{Publisher: publisher}.Refused(q, meant, refusals)
 		}
-		return publisher.Replace(r, cause)
+		return publisher.Refused(r, meant, refusals)
 	}
 	o.Attachments = []pipeline.Attachment{budget.Attachment(func() int { return v.Client.PartitionCount(e.Topic) })}
 	group := escalationGroup(s)

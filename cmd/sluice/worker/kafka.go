@@ -92,8 +92,19 @@ func checkBrokers(ctx context.Context, c kafka.Config, r Report) {
 	for _, p := range problems {
 		r.Wrong(Unfault(p))
 	}
-	if len(problems) == 0 {
-		r.OK(fmt.Sprintf("brokers %s: topics and permissions of group %s, as far as they can be seen without writing",
-			strings.Join(c.Brokers, ", "), c.Group))
+	if len(problems) > 0 {
+		return // settings of topics that are not there, or of a cluster that does not answer
+	}
+	r.OK(fmt.Sprintf("brokers %s: topics and permissions of group %s, as far as they can be seen without writing",
+		strings.Join(c.Brokers, ", "), c.Group))
+	warnings, unseen, err := client.Settings(ctx)
+	for _, w := range warnings {
+		r.Warn("%s", w)
+	}
+	if len(unseen) > 0 {
+		r.Unseen(kafka.Unseen(unseen))
+	}
+	if err != nil {
+		r.Unseen(fmt.Sprintf("settings of topics: %v", err))
 	}
 }

@@ -111,7 +111,9 @@ type Report struct {
 	OK    func(what string)
 	Wrong func(error)
 	Warn  func(format string, args ...any)
-	Steps Steps
+	// Unseen is told what was not looked at, and why: no mistake.
+	Unseen func(what string)
+	Steps  Steps
 	// Process is what models are opened in.
 	Process *Process
 }

@@ -236,7 +236,8 @@ func checkTally(t *testing.T, c *settings.Loaded, process *worker.Process) {
 	t.Helper()
 	var said []string
 	report := worker.Report{OK: func(what string) { said = append(said, what) },
-		Wrong: func(err error) { t.Errorf("validate: %v", err) }, Process: process}
+		Wrong: func(err error) { t.Errorf("validate: %v", err) }, Process: process,
+		Warn: func(string, ...any) {}, Unseen: func(what string) { t.Errorf("validate has not looked at %s", what) }}
 	only := worker.List{tally}
 	only.Check(t.Context(), c, report)
 	base, err := worker.KafkaConfig(&c.Settings)
