@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the small ONNX files of model/ort/testdata, all from seeds: the same run gives the same bytes.
 
-    scripts/make_test_models.py        (needs numpy and onnx, as pinned in scripts/requirements.txt)
+    scripts/make_test_models.py        (needs what is pinned in scripts/requirements.txt)
 
 tiny_LAYOUT_TASK_PRECISION.onnx: encoders with two layers and random weights, built by the exporter's own graph builder;
 layouts of one task and precision share their weights. TASK is cls (3 labels) or tok (5 labels); 40 words, 48 positions.
@@ -16,7 +16,9 @@ v, v/2, -v; those of word 39 are NaN.
     toy_padded_loop                  as toy_padded_cls, after 10^12 rounds of a loop if a text begins with word 38
     toy_odd_input, toy_fixed_shape, toy_two_outputs   what cannot be served
 """
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,9 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-from sluice_export import graph  # noqa: E402
+sys.path.insert(0, str(ROOT / "scripts" / "tests_export"))
+import tiny_models  # noqa: E402
+from sluice_export import cli, graph  # noqa: E402
 from sluice_export.source import TOKEN, Encoder  # noqa: E402
 
 OUT = ROOT / "model/ort/testdata"
@@ -166,7 +170,18 @@ def toys():
     t.save(masked_sum(t), "b", 3, names=("last_hidden_state", "pooler_output"))
 
 
+def pairs():
+    """pairs/: a whole model directory for pairs of texts, by the exporter; its golden rows are transformers' own."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = tiny_models.make("bert-sequence", Path(place) / "pairs")
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "model_max_length": 38}')
+        shutil.rmtree(OUT / "pairs", ignore_errors=True)
+        if cli.main([str(folder), str(OUT / "pairs"), "--pairs", "--license", "CC0-1.0"]):
+            sys.exit("the exporter refused the model of pairs")
+
+
 OUT.mkdir(parents=True, exist_ok=True)
 tiny()
 toys()
+pairs()
 print("\n".join(f"{f.stat().st_size:8d} {f.name}" for f in sorted(OUT.glob("*.onnx"))))

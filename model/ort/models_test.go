@@ -66,7 +66,7 @@ func (tm testModel) open(t testing.TB) *model.Model {
 	files := map[string][]byte{
 		model.OnnxFile:      onnx,
 		model.ConfigFile:    mustJSON(t, config),
-		model.TokenizerFile: []byte(`{"model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {}}}`),
+		model.TokenizerFile: []byte(`{"model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0}}}`),
 	}
 	if packed := strings.Contains(tm.onnx, "packed"); packed || tm.golden != nil || tm.precision != model.FP32 {
 		layout := model.Padded

@@ -92,8 +92,8 @@ def read(folder, special_tokens=None):
     tokenizer.encode_special_tokens = not find
     longest = t.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, (int, float)) or longest != longest:
-        raise ExportError(f"{folder / 'tokenizer_config.json'}: model_max_length is {json.dumps(longest)}, not a number of "
-                          f"tokens; correct it or take it out")
+        raise ExportError(f"{folder / 'tokenizer_config.json'}: model_max_length is {json.dumps(longest)}, not a "
+                          f"number of tokens; correct it or take it out")
     named = {str(v) for k in NAMES if (v := getattr(t, k, None)) is not None}
     out = Pretrained(witness=t, tokenizer=tokenizer, definition=definition, side=t.truncation_side, find=find,
                      named=named,

@@ -77,12 +77,12 @@ class Encoder:
     eps: float
     activation: str
     word: np.ndarray            # [vocabulary, embedding width]
-    position: np.ndarray        # [positions, embedding width]; RoBERTa's offset folded in, and token type 0, if no types
-    types: object               # [token types, embedding width]; None: all tokens are of type 0
+    position: np.ndarray        # [positions, embedding width]; RoBERTa's offset folded in, and type 0 without types
     norm: tuple                 # (gain, bias) after the sum of embeddings
     project: tuple              # ELECTRA's embeddings_project, or None
     layers: list                # dicts q k v o ln1 f1 f2 ln2 -> (weight, bias)
     head: list                  # [(weight, bias, activation or None), ...]
+    types: object = None        # [token types, embedding width]; None: all tokens are of type 0
 
 
 def family(config, architecture):

@@ -231,3 +231,64 @@ def test_every_folder_of_the_goldens(tmp_path, name):
 def test_the_goldens_of_the_worker_are_those_of_this_transformers(monkeypatch):
     monkeypatch.setattr("sys.argv", ["make_pretrained_goldens.py", "--check"])
     goldens.main()
+
+
+def pair_logits(directory, folder, pairs):
+    """(what the export gives for pairs of texts, what the checkpoint's own arithmetic gives for transformers' rows)."""
+    import numpy as np
+    from sluice_export import feeds, reference, source
+    from sluice_export.row import Row
+    auto = AutoTokenizer.from_pretrained(folder)
+    typed = "token_type_ids" in auto.model_input_names
+    rows = [Row(e["input_ids"], e.get("token_type_ids") if typed else None) for e in (auto(a, b) for a, b in pairs)]
+    told = manifest(directory)
+    ours = feeds.run(feeds.session(str(directory / "model.onnx")), rows, told["layout"], told["task"],
+                     told["pad_token_id"])
+    s = source.read(str(folder), pairs=True)
+    return np.array(ours), np.array([reference.numpy_logits(s, r) for r in rows])
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("case", ["bert-sequence", "electra-sequence", "distilbert-sequence", "roberta-sequence",
+                                  "xlm-roberta-sequence"])
+def test_pairs_of_texts(checkpoint, tmp_path, export, case, layout):
+    folder = checkpoint(case)
+    if case in ("bert-sequence", "electra-sequence"):
+        edit(folder, "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    status, said = export(folder, tmp_path / "out", "--pairs", "--layout", layout)
+    assert status == 0, said
+    ours, right = pair_logits(tmp_path / "out", folder, [("the two words", "london"), ("a", "the fox"), ("two", "two")])
+    assert abs(ours - right).max() < 1e-4
+    auto = AutoTokenizer.from_pretrained(folder)
+    longest = manifest(tmp_path / "out")["max_tokens"]
+    for g in manifest(tmp_path / "out")["golden"]["texts"]:
+        e = auto(g["text"], g["text_pair"], truncation=True, max_length=longest)
+        assert g["input_ids"] == e["input_ids"]
+        assert g["token_type_ids"] == e.get("token_type_ids", [0] * len(e["input_ids"]))
+
+
+def test_without_pairs_the_second_text_would_be_read_as_the_first(checkpoint, tmp_path, export):
+    folder = checkpoint("bert-sequence")
+    edit(folder, "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    assert export(folder, tmp_path / "out")[0] == 0
+    ours, right = pair_logits(tmp_path / "out", folder, [("the two words", "london")])
+    assert abs(ours - right).max() > 1e-3       # so the worker refuses such a model where records have two texts
+
+
+def test_int8_of_pairs_agrees_with_its_source(checkpoint, tmp_path, export, texts):
+    folder = checkpoint("bert-sequence")
+    edit(folder, "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    status, said = export(folder, tmp_path / "out", "--pairs", "--precision", "int8", "--calibration", texts,
+                          "--accept-agreement", "80")
+    assert status == 0, said
+    ours, right = pair_logits(tmp_path / "out", folder, [("the two words", "london"), ("a", "the fox")])
+    assert abs(ours - right).max() < 0.3
+
+
+@pytest.mark.parametrize("case, more, says", [
+    ("bert-token", (), "--pairs goes with sequence classification"),
+    ("bert-sequence", ("--labelled", "x.tsv"), "--labelled holds single texts"),
+])
+def test_pairs_are_refused_where_they_mean_nothing(checkpoint, tmp_path, export, case, more, says):
+    status, said = export(checkpoint(case), tmp_path / "out", "--pairs", *more)
+    assert status == 2 and says in said

@@ -116,6 +116,9 @@ func (o *opening) open(ctx context.Context, s settings.Model) (_ *Model, err err
 	ctx, cancel := context.WithTimeout(ctx, o.runTimeout*time.Duration(m.goldenTexts()))
 	note, err := m.Session.SelfTest(ctx, m.Tokenizer)
 	m.note(note)
+	if err == nil && m.pair {
+		err = m.tryPair(ctx)
+	}
 	cancel()
 	end()
 	return m, err
@@ -168,6 +171,17 @@ func (m *Model) openTokenizer() error {
 		}
 	}
 	return nil
+}
+
+// tryPair runs the model on a pair, which it may not be able to tell from one text.
+func (m *Model) tryPair(ctx context.Context) error {
+	r, err := m.Session.NewRunner(-1)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = r.Run(ctx, []engine.Input{m.probe()})
+	return err
 }
 
 // student opens the smaller model that is asked before m. It must decide the same question.
