@@ -12,7 +12,9 @@ import (
 	"sluice/tokenize"
 )
 
-func row(types []byte, ids ...int32) engine.Input { return &tokenize.Encoding{IDs: ids, TypeIDs: types} }
+func row(types []byte, ids ...int32) engine.Input {
+	return &tokenize.Encoding{IDs: ids, TypeIDs: types}
+}
 
 // The toy's third logit is the sum of the token types.
 func TestTokenTypesReachTheModel(t *testing.T) {
