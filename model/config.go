@@ -31,8 +31,9 @@ type Config struct {
 	TokenTypes     int    // type_vocab_size: kinds of tokens that it tells apart, 2 for pairs; below 2: none
 	TokenizerClass string // tokenizer_class, which transformers asks where tokenizer_config.json names none; ""
 
-	padKnown       bool // config.json names pad_token_id
-	positionsKnown bool // and max_position_embeddings
+	givenType      string // model_type as config.json has it; ModelType may be told by the class
+	padKnown       bool   // config.json names pad_token_id
+	positionsKnown bool   // and max_position_embeddings
 	warnings       []string
 }
 
@@ -78,6 +79,7 @@ func parseConfig(raw []byte) (Config, error) {
 	positions, pad, vocab := fields.number("max_position_embeddings", 1), fields.number("pad_token_id", 0),
 		fields.number("vocab_size", 1)
 	errs := fields.errs
+	c.givenType = c.ModelType
 	if c.ModelType == "" && len(c.Architectures) > 0 {
 		c.ModelType = modelTypes[architecture.ReplaceAllString(c.Architectures[0], "")]
 	}

@@ -27,17 +27,19 @@ type Manifest struct {
 	PadTokenID    *int32    `json:"pad_token_id"`
 	// What tokenizer.json cannot say of the tokenizer. TruncationSide is the side that is cut off a text too long;
 	// UnknownToken is the token for what is not in the vocabulary where it is not the vocabulary's own.
-	TruncationSide TruncationSide  `json:"truncation_side"`
-	SpecialTokens  SpecialTokens   `json:"special_tokens"`
-	UnknownToken   *string         `json:"unknown_token"`
-	Files          map[string]File `json:"files"`
-	Source         json.RawMessage `json:"source"`
-	License        string          `json:"license"`
-	Exporter       json.RawMessage `json:"exporter"`
-	Quantization   json.RawMessage `json:"quantization"`
-	Evaluation     json.RawMessage `json:"evaluation"`
-	Calibration    *Calibration    `json:"calibration"`
-	Golden         *Golden         `json:"golden"`
+	TruncationSide TruncationSide `json:"truncation_side"`
+	SpecialTokens  SpecialTokens  `json:"special_tokens"`
+	UnknownToken   *string        `json:"unknown_token"`
+	// special tokens that were added for the model, so that texts may hold them
+	OwnSpecialTokens []string        `json:"own_special_tokens"`
+	Files            map[string]File `json:"files"`
+	Source           json.RawMessage `json:"source"`
+	License          string          `json:"license"`
+	Exporter         json.RawMessage `json:"exporter"`
+	Quantization     json.RawMessage `json:"quantization"`
+	Evaluation       json.RawMessage `json:"evaluation"`
+	Calibration      *Calibration    `json:"calibration"`
+	Golden           *Golden         `json:"golden"`
 }
 
 // Precision is the arithmetic of the graph's large matrix products.
@@ -211,6 +213,13 @@ func (m *Manifest) fileNames() []string { return slices.Sorted(maps.Keys(m.Files
 // Pairs says whether the model was exported for pairs of texts. A nil manifest says nothing.
 func (m *Manifest) Pairs() bool {
 	return slices.ContainsFunc(m.goldenTexts(), func(g GoldenText) bool { return g.TextPair != nil })
+}
+
+// pairTypes says whether the second text of a golden pair has a token type of its own.
+func (m *Manifest) pairTypes() bool {
+	return slices.ContainsFunc(m.goldenTexts(), func(g GoldenText) bool {
+		return slices.ContainsFunc(g.TokenTypeIDs, func(t int) bool { return t != 0 })
+	})
 }
 
 func (m *Manifest) goldenTexts() []GoldenText {

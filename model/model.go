@@ -251,11 +251,20 @@ func (m *Model) Verify() error {
 
 // Tokenizer is the definition of the model's tokenizer, as transformers builds it of the directory's files. Their bytes
 // are verified like those of Load.
-func (m *Model) Tokenizer() (*pretrained.Tokenizer, error) { return m.tokenizer(m.Load) }
+func (m *Model) Tokenizer() (*pretrained.Tokenizer, error) {
+	return m.tokenizer(func(name string) ([]byte, error) {
+		b, err := m.Load(name)
+		if missing := errors.Is(err, fs.ErrNotExist); missing != (m.parsed[name] == "") {
+			return nil, fmt.Errorf("%s is there, or is missing, other than when the model was opened: the directory "+
+				"was changed in between; start again", name)
+		}
+		return b, err
+	})
+}
 
 func (m *Model) tokenizer(read pretrained.Reader) (*pretrained.Tokenizer, error) {
 	if m.Manifest == nil {
-		return pretrained.Read(read, m.Config.ModelType, m.Config.TokenizerClass)
+		return pretrained.Read(read, m.Config.givenType, m.Config.TokenizerClass)
 	}
 	definition, err := read(TokenizerFile)
 	if err != nil {
@@ -266,7 +275,9 @@ func (m *Model) tokenizer(read pretrained.Reader) (*pretrained.Tokenizer, error)
 		return nil, err
 	}
 	tok.CutLeft = m.Manifest.TruncationSide == SideLeft
-	tok.Types = true // where the graph takes them: the exporter has looked
+	// Exported for pairs, its golden rows tell. Else it ought to have them, and has no input for them (model/ort).
+	tok.Types = !m.Manifest.Pairs() || m.Manifest.pairTypes()
+	tok.Special = m.Manifest.OwnSpecialTokens
 	tok.Find = m.Manifest.SpecialTokens == SpecialModel
 	if u := m.Manifest.UnknownToken; u != nil {
 		tok.Unknown = *u
@@ -444,7 +455,7 @@ func checkFiles(dir string) error {
 			"AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
 	}
 	var errs []error
-	for _, name := range slices.Concat([]string{OnnxFile, ConfigFile}, pretrained.Files) {
+	for _, name := range slices.Concat([]string{OnnxFile, ConfigFile}, tokenizerFiles(dir)) {
 		f, _, err := openFile(filepath.Join(dir, name), sizeLimit(name))
 		if errors.Is(err, fs.ErrNotExist) && slices.Contains(pretrained.Files, name) && (name != TokenizerFile ||
 			hasVocabulary(dir)) {
@@ -474,6 +485,19 @@ func checkFiles(dir string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// tokenizerFiles are those that a directory's tokenizer may be made of.
+func tokenizerFiles(dir string) []string {
+	_, manifest := os.Stat(filepath.Join(dir, ManifestFile))
+	_, whole := os.Stat(filepath.Join(dir, TokenizerFile))
+	switch {
+	case manifest == nil:
+		return []string{TokenizerFile}
+	case whole == nil:
+		return []string{TokenizerFile, pretrained.ConfigFile, pretrained.SpecialMapFile, pretrained.AddedTokensFile}
+	}
+	return pretrained.Files
 }
 
 // hasVocabulary says whether a directory has a vocabulary in place of a tokenizer.json.

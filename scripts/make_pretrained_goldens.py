@@ -83,6 +83,7 @@ def classes():
     for name in types.values():
         table.setdefault(name, "other")
     return {"transformers": transformers.__version__, "types": types, "classes": table,
+            "unknown": sorted(set(types) - set(auto.CONFIG_MAPPING_NAMES)),
             "untrusted": sorted(auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS)}
 
 
@@ -176,7 +177,9 @@ def values(argument, default, family):
 BASE_ARGUMENTS = {
     "truncation_side": ["left", "right", None, "up"], "padding_side": ["left"],
     "model_max_length": [7, 512, 1e30, 1000000000000000019884624838656, None], "max_len": [7],
-    "extra_special_tokens": [["[E1]", "[/E1]"], {"mark_token": "[E1]"}, []],
+    "extra_special_tokens": [["[E1]", "[/E1]"], {"mark_token": "[E1]"}, [], {"z_token": "[Z]", "a_token": "[A]"},
+                             {"sep_token": "[S2]"}],
+    "z_token": ["[Z]"],
     "additional_special_tokens": [["[E1]", "[/E1]"], [{"__type": "AddedToken", "content": "[E1]", "lstrip": True,
                                                        "rstrip": True, "normalized": False, "single_word": False}]],
     "model_input_names": [["input_ids", "token_type_ids", "attention_mask"], ["input_ids", "attention_mask"]],
@@ -223,6 +226,14 @@ def cases():
                 out.append(case(f"{name} of model type {kind}", family, config, told))
                 out.append(case(f"{name} of model type {kind}, told by config.json", family, config | told))
         out.append(case("no tokenizer_config.json", family))
+        for name in ("", None):
+            out.append(case(f"class {json.dumps(name)}", family, {"model_type": kinds[0]}, {"tokenizer_class": name}))
+        out.append(case("config.json names the model's class only", family,
+                        {"architectures": ["BertForSequenceClassification"]}))
+        for kind in ("nezha", "qdqbert", "mega", "no-such-type"):
+            out.append(case(f"model type {kind} without a class", family, {"model_type": kind}))
+            out.append(case(f"model type {kind} with a class", family, {"model_type": kind},
+                            {"tokenizer_class": FAMILIES[family]}))
         for argument, parameter in inspect.signature(cls.__init__).parameters.items():
             for value in values(argument, parameter.default, family):
                 out.append(case(f"{argument} {json.dumps(value)}", family, None,
@@ -259,6 +270,11 @@ def cases():
                                                  "lstrip": True, "rstrip": False, "single_word": False}}},
                 adding(*marks)))
             out.append(case(f"{name}, no added tokens", family, None, told, setting("added_tokens", [])))
+            out.append(case(f"{name}, broken files that nobody reads", family, None, told | {
+                "added_tokens_decoder": BASE_ARGUMENTS["added_tokens_decoder"][1]},
+                special_tokens_map__json="[", added_tokens__json="["))
+            out.append(case(f"{name}, max_len behind a null", family, None, told | {
+                "model_max_length": None, "max_len": 7}))
             if family == "bert":
                 for key, value in (("max_input_chars_per_word", 2), ("continuing_subword_prefix", "@@"),
                                    ("unk_token", "[MASK]")):
@@ -276,7 +292,13 @@ def cases():
             begin = "[CLS]" if family == "bert" else "<s>"
             for content in ({"cls_token": "[E1]", "bos_token": begin}, {"cls_token": {
                     "content": begin, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}},
-                    {"additional_special_tokens": ["[E1]"]}, {"unk_token": "the"}):
+                    {"additional_special_tokens": ["[E1]"]}, {"unk_token": "the"},
+                    {"extra_special_tokens": ["[E1]", {"content": "[E2]", "lstrip": True, "rstrip": False,
+                                                       "normalized": False, "single_word": False}]},
+                    {"extra_special_tokens": {"z_token": "[Z]", "a_token": "[A]"}}):
+                if "extra_special_tokens" in content:
+                    out.append(case(f"{name}, both files, {json.dumps(content)}", family, None,
+                                    told | {"extra_special_tokens": ["[A]"]}, special_tokens_map__json=content))
                 for decoder in ({}, {"added_tokens_decoder": BASE_ARGUMENTS["added_tokens_decoder"][1]}):
                     out.append(case(f"{name}, special_tokens_map.json {json.dumps(content)}, {len(decoder)}", family,
                                     None, told | decoder, special_tokens_map__json=content))
@@ -370,7 +392,7 @@ def packed(value):
     """gzip of JSON, the same bytes for the same value."""
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=9) as f:
-        f.write(json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode())
+        f.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
     return buffer.getvalue()
 
 

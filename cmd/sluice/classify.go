@@ -58,7 +58,7 @@ func classifyCommand(p *worker.Process) *cobra.Command {
 		Long: `Reads one text or one JSON object a line, from FILE or from standard input, and writes one JSON object a
 line in the same order: the object as it came plus the field with the verdicts, or {"text": ..., "inference": ...} for a
 plain text. Answers appear while the input is still open. A line that cannot be judged gives {"error": ..., "reason":
-..., "line": N}, and exit code 1 at the end.
+..., "line": N}, and exit code 1 at the end. A line that --skip leaves out gives nothing.
 
 The input is UTF-8, with or without a byte order mark; UTF-16 is converted, and what is compressed with gzip or
 Zstandard is decompressed, whatever its name is. Bytes that are no UTF-8 are judged as U+FFFD, as a worker does.`,
@@ -162,6 +162,9 @@ func (o classifyOptions) settings() (*settings.Settings, error) {
 	path("text", o.text)
 	if o.textPair != "" {
 		path("text-pair", o.textPair)
+		if o.textPair == o.text {
+			errs = append(errs, errors.New("--text-pair: is --text itself; name the field of the second text"))
+		}
 	}
 	if o.textPair != "" && o.format == "text" {
 		errs = append(errs, errors.New("--text-pair: a line of --format text is one text; give JSON lines"))

@@ -22,13 +22,15 @@ func TestADeadLetterIsProducedAgainOnARealBroker(t *testing.T) {
 	}
 	dir := needModel(t, "sentiment-tiny")
 	broker, listener := pipelinetest.TestListener(t)
-	topics := []string{"customer_reviews", "review_analysis", "review_dlq"}
+	topics := []string{"again-in", "again-out", "again-dlq"}
 	client := broker.Client(t, kgo.ConsumeTopics(topics[1:]...), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if _, err := kadm.NewClient(client).CreateTopics(t.Context(), 1, 1, nil, topics...); err != nil {
 		t.Fatal(err)
 	}
-	startWorker(t, "-c", runConfigBy(t, broker, listener, dir), "--kafka.commit_interval=20ms")
+	startWorker(t, "-c", runConfigBy(t, broker, listener, dir, "customer_reviews", topics[0],
+		"review_analysis", topics[1], "review_dlq", topics[2], "group: reviews", "group: again"),
+		"--kafka.commit_interval=20ms")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	offset := 0

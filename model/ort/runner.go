@@ -171,11 +171,10 @@ func (r *runner) batch(rows []engine.Input) (*batch, error) {
 		for k, t := range types {
 			switch {
 			case t == 0 || m.Config.TokenTypes < 2:
-			case !r.session.graph.takesTypes() && m.Manifest.Pairs(): // exported so: its tokenizer gives it none
 			case !r.session.graph.takesTypes():
 				return nil, pipeline.Faultf(pipeline.Config, "infer", "no-token-types", "model %s tells the second "+
 					"text of a pair by its token types, and its ONNX has no input %s: export it again with "+
-					"--pairs, or remove input.text_pair", m.Name, tokenTypes)
+					"--pairs, or give it one text (reads: text)", m.Name, tokenTypes)
 			case int(t) >= m.Config.TokenTypes:
 				return nil, bad("token %d is of type %d, the model has types 0 to %d", k, t, m.Config.TokenTypes-1)
 			}

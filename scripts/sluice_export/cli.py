@@ -118,6 +118,8 @@ def run(a):
     say(f"reading {a.source}")
     s = sources.read(a.source, a.revision, a.max_tokens, a.special_tokens, a.pairs)
     s.pretrained.check(golden.TEXTS)
+    if s.pairs:
+        s.pretrained.check_pairs(golden.pairs())
     for w in s.warnings:
         say(f"warning: {w}")
     layout = a.layout or ("packed" if s.direct and a.ops == "contrib" else "padded")

@@ -44,7 +44,7 @@ def write(directory, source, model_bytes, manifest):
         files = {n: {"sha256": sha256(made / n), "bytes": (made / n).stat().st_size}
                  for n in ("model.onnx", "tokenizer.json", "config.json")}
         order = ["format_version", "name", "task", "architecture", "layout", "precision", "max_tokens", "pad_token_id",
-                 "truncation_side", "special_tokens", "unknown_token", "files"]
+                 "truncation_side", "special_tokens", "own_special_tokens", "unknown_token", "files"]
         whole = {"format_version": FORMAT_VERSION, **manifest, "files": files}
         whole = {k: whole[k] for k in order if k in whole} | {k: v for k, v in whole.items() if k not in order}
         (made / "manifest.json").write_text(_layout(whole), encoding="utf-8")

@@ -47,6 +47,15 @@ class Pretrained:
         """Whether transformers gives the model token types."""
         return "token_type_ids" in self.witness.model_input_names
 
+    def check_pairs(self, pairs):
+        """The same for pairs of texts: ids and, where the model is given them, token types."""
+        for pair in pairs:
+            ours, theirs = self.encode(pair), self.row(pair)
+            if ours.ids != list(theirs) or self.types and ours.type_ids != theirs.types:
+                raise ExportError(f"the tokenizer that would be written reads the pair {str(pair)[:40]} otherwise than "
+                                  f"transformers' {type(self.witness).__name__}; nothing was written. This is a fault "
+                                  f"of the exporter: please report it", code=1)
+
     def cut(self, max_tokens):
         """Texts are cut to so many tokens from now on."""
         self.tokenizer.enable_truncation(max_tokens, direction=self.side)
@@ -73,8 +82,6 @@ class Pretrained:
             except Exception as e:      # such as a vocabulary that lacks the unknown token
                 raise ExportError(f"the tokenizer cannot read {text[:40]!r}: {e}; correct tokenizer_config.json, or "
                                   f"save the tokenizer again with tokenizer.save_pretrained(FOLDER)") from None
-            if isinstance(text, tuple):
-                continue
             if ours.ids != theirs["input_ids"] or ours.offsets != [tuple(o) for o in theirs["offset_mapping"]]:
                 raise ExportError(f"the tokenizer that would be written reads {text[:40]!r} otherwise than "
                                   f"transformers' {type(self.witness).__name__}; nothing was written. This is a fault "
@@ -105,15 +112,36 @@ def read(folder, special_tokens=None):
     if (t.unk_token or "") != _unknown(spec):
         out.manifest["unknown_token"] = t.unk_token or ""
     own = _own(t, out.named)
+    if own:
+        out.manifest["own_special_tokens"] = own
     if own and special_tokens is None:
         out.warnings.append(f"the tokenizer has special tokens of its own ({', '.join(own[:5])}"
                             f"{', ...' if len(own) > 5 else ''}), which the worker reads as text where they stand in "
                             f"one; give --special-tokens model where the model was trained with them in its texts, or "
                             f"--special-tokens text")
+    if said := _overruled(folder, spec):
+        out.warnings.append(said)
     if special_tokens == "model" and t.split_special_tokens:
         out.warnings.append("tokenizer_config.json says split_special_tokens: special tokens in a text are text for "
                             "transformers, too, and --special-tokens model changes nothing")
     return out
+
+
+def _overruled(folder, spec):
+    """What to say where the class's default, which no file names, goes before tokenizer.json; None: nothing."""
+    def load(name):
+        path = folder / name
+        return json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+
+    theirs, told = load("tokenizer.json"), load("tokenizer_config.json")
+    for part, key, name in (("normalizer", "lowercase", "do_lower_case"),
+                            ("pre_tokenizer", "add_prefix_space", "add_prefix_space")):
+        file, built = ((d.get(part) or {}).get(key) for d in (theirs, spec))
+        if name not in told and isinstance(file, bool) and isinstance(built, bool) and file != built:
+            return (f"tokenizer.json says {key}: {json.dumps(file)}, and the class's default {json.dumps(built)} goes "
+                    f"before it, as in transformers; if the model was trained otherwise, write \"{name}\": "
+                    f"{json.dumps(file)} into tokenizer_config.json")
+    return None
 
 
 def _auto(folder):
@@ -131,7 +159,8 @@ def _auto(folder):
                           f"SentencePiece model); make it: "
                           "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
     try:
-        t = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        t = transformers.AutoTokenizer.from_pretrained(str(folder), config=_config(folder, transformers),
+                                                       local_files_only=True, trust_remote_code=False)
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ExportError(f"{folder}: transformers cannot build its tokenizer of {', '.join(present)}: {reason}"
@@ -140,6 +169,18 @@ def _auto(folder):
         raise ExportError(f"{folder}: {type(t).__name__} is written in Python and has no fast tokenizer, and the "
                           f"worker runs no Python; only models with a fast tokenizer are exported")
     return t
+
+
+def _config(folder, transformers):
+    """What AutoTokenizer asks config.json for, and no more: its other keys, whatever they hold, are for others."""
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    known = transformers.CONFIG_MAPPING
+    kind = raw.get("model_type") or ""
+    config = known[kind]() if kind in known else transformers.PreTrainedConfig()
+    if not kind or kind not in known:
+        config.model_type = kind
+    config.tokenizer_class = raw.get("tokenizer_class")
+    return config
 
 
 def _remedy(present):

@@ -336,7 +336,8 @@ def _check(s, known):
     size = e.word.shape[0]
     # A class adds the tokens that it has by default, such as [MASK], where the vocabulary lacks them. No text makes
     # them.
-    vocabulary = {t: i for t, i in vocabulary.items() if i < size or t not in s.pretrained.named}
+    vocabulary = {t: i for t, i in vocabulary.items() if i < size or t not in s.pretrained.named
+                  and not t.endswith("NOTUSED")}
     top = max(vocabulary.values()) + 1
     if top > size:
         raise ExportError(f"{s.folder}: the tokenizer (tokenizer.json) makes token ids up to {top - 1}, but the word "
@@ -423,11 +424,16 @@ def _max_tokens(s, asked):
         limit = encoder(s).position.shape[0]
     told = s.pretrained.max_tokens
     own = min(limit, told) if told else limit
+    special = s.pretrained.witness.num_special_tokens_to_add(pair=s.pairs)
+    least = special + (2 if s.pairs else 1)
     if asked is None:
+        if own < least:
+            raise ExportError(f"{s.folder}: rows of {own} tokens (model_max_length, or the model's positions) have no "
+                              f"room for text beside {special} special tokens; at least {least} are needed")
         return own
     if asked > limit:
         raise ExportError(f"--max-tokens {asked}: the model has {limit} positions; give at most {limit}")
-    if asked < 3:
-        raise ExportError(f"--max-tokens {asked}: a row holds two special tokens and at least one of the text; "
-                          f"give 3 or more")
+    if asked < least:
+        raise ExportError(f"--max-tokens {asked}: a row holds {special} special tokens and at least one of each text; "
+                          f"give {least} or more")
     return asked

@@ -2,6 +2,7 @@ package pretrained
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type named struct {
 	key   string
 	token *token // nil: none
 	given bool   // by a file, not by the class
+	name  string // where another token has taken its place: what RobertaTokenizer goes on calling it
 }
 
 var specialKeys = []string{"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}
@@ -76,11 +78,29 @@ func (b *builder) build(family string) error {
 	if err != nil {
 		return err
 	}
+	b.overruled("normalizer", "lowercase", "do_lower_case", spec)
+	b.overruled("pre_tokenizer", "add_prefix_space", "add_prefix_space", spec)
 	spec["version"], spec["truncation"], spec["padding"] = "1.0", nil, nil
 	spec["added_tokens"] = all
 	b.out.Definition = encoded(spec)
 	b.out.Special = b.special(all)
 	return nil
+}
+
+// overruled warns where the class's default, which no file names, goes before what a part of tokenizer.json says.
+func (b *builder) overruled(part, key, argument string, spec object) {
+	var theirs map[string]json.RawMessage
+	var said bool
+	built, ok := spec[part].(object)
+	if _, told := b.files.config[argument]; told || !ok || json.Unmarshal(b.files.spec[part], &theirs) != nil ||
+		json.Unmarshal(theirs[key], &said) != nil {
+		return
+	}
+	if made, ok := built[key].(bool); ok && made != said {
+		b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("%s says %s: %v, and the default of class %s, %v, goes "+
+			"before it, as in transformers: if the model was trained otherwise, write \"%s\": %v into %s", TokenizerFile, key,
+			said, b.out.Class, made, argument, said, ConfigFile))
+	}
 }
 
 // read finds the vocabulary.
@@ -93,7 +113,7 @@ func (b *builder) read() error {
 		return errNoModel
 	}
 	if err := json.Unmarshal(b.files.spec["model"], &model); err != nil {
-		return fmt.Errorf("%s: model: %w: save the tokenizer again with AutoTokenizer", TokenizerFile, err)
+		return errNoModel
 	}
 	var err error
 	if b.vocab, err = readVocabulary(model.Vocab); err != nil {
@@ -109,7 +129,7 @@ func (b *builder) sides(family string) error {
 		Direction string `json:"direction"`
 	}
 	if raw := b.files.spec["truncation"]; raw != nil && json.Unmarshal(raw, &truncation) == nil {
-		side = strings.ToLower(cmpOr(truncation.Direction, side))
+		side = strings.ToLower(cmp.Or(truncation.Direction, side))
 	}
 	if raw, ok := b.files.config["truncation_side"]; ok {
 		if err := json.Unmarshal(raw, &side); err != nil || string(raw) == "null" || (side != "left" &&
@@ -130,7 +150,7 @@ func (b *builder) sides(family string) error {
 
 	for _, key := range []string{"model_max_length", "max_len"} {
 		raw, ok := b.files.config[key]
-		if !ok || string(raw) == "null" {
+		if !ok {
 			continue
 		}
 		var most float64
@@ -143,13 +163,6 @@ func (b *builder) sides(family string) error {
 		break
 	}
 	return nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 func (b *builder) bad(key string, raw json.RawMessage, wanted string) error {
@@ -199,6 +212,15 @@ func (b *builder) tokens(family string) ([]*token, error) {
 	} else {
 		for _, key := range keys(b.files.specialMap) {
 			raw := b.files.specialMap[key]
+			if key == extraKey {
+				merged, err := mergedTokens(c[extraKey], raw)
+				if err != nil {
+					return nil, fmt.Errorf("%s: %s is %s where transformers needs a list of tokens: correct it, or "+
+						"take it out", SpecialMapFile, key, brief(raw))
+				}
+				c[key] = merged
+				continue
+			}
 			var t token
 			if json.Unmarshal(raw, &t) == nil && len(raw) > 0 && raw[0] == '{' {
 				t.Special = true
@@ -251,12 +273,12 @@ func (b *builder) tokens(family string) ([]*token, error) {
 			n.token = &token{Content: n.token.Content, LStrip: true, Special: true}
 		}
 	}
-	for _, key := range keys(c) { // tokens of the model's own, such as "image_token"
+	for _, key := range b.files.order { // tokens of the model's own, such as "image_token"
 		if slices.Contains(specialKeys, key) || !strings.HasSuffix(key, "_token") {
 			continue
 		}
 		if t, plain, err := readToken(c[key]); err == nil && !plain && t != nil {
-			b.named = append(b.named, named{key, t, true})
+			b.named = append(b.named, named{key: key, token: t, given: true})
 		}
 	}
 	raw, ok := c[extraKey]
@@ -266,15 +288,22 @@ func (b *builder) tokens(family string) ([]*token, error) {
 			raw = json.RawMessage(`["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"]`)
 		}
 	}
-	list, ownNames, err := readTokens(raw)
+	list, names, err := readTokens(raw)
 	if err != nil {
 		return nil, b.bad(extraKey, raw, "a list of tokens")
 	}
 	for i, t := range list {
-		if ownNames {
-			b.named = append(b.named, named{token: t, given: true})
-		} else {
-			b.extra = append(b.extra, list[i])
+		switch {
+		case names == nil:
+			b.extra = append(b.extra, t)
+		case slices.Contains(specialKeys, names[i]):
+			n := b.name(names[i])
+			if n.token != nil {
+				n.name = n.token.Content
+			}
+			n.token, n.given = t, true
+		default:
+			b.named = append(b.named, named{key: names[i], token: t, given: true})
 		}
 	}
 	if n := b.name("unk_token").token; n != nil {
@@ -531,7 +560,7 @@ func (b *builder) roberta(vocab, merges json.RawMessage, all []*token) (object, 
 			return nil, fmt.Errorf("%s: %s %q is not in the vocabulary: name the one that is", ConfigFile, key,
 				t.Content)
 		}
-		ends[short] = []any{t.Content, id}
+		ends[short] = []any{cmp.Or(b.name(key).name, t.Content), id}
 	}
 	return object{
 		"model": object{"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": "",
@@ -656,7 +685,7 @@ func (b *builder) modelUnknown() (string, error) {
 		Vocab   json.RawMessage `json:"vocab"`
 	}
 	if err := json.Unmarshal(b.files.spec["model"], &model); err != nil {
-		return "", fmt.Errorf("%s: model: %w: save the tokenizer again with AutoTokenizer", TokenizerFile, err)
+		return "", errNoModel
 	}
 	if model.Unknown != nil {
 		return *model.Unknown, nil
@@ -664,15 +693,16 @@ func (b *builder) modelUnknown() (string, error) {
 	if model.ID == nil {
 		return "", nil
 	}
-	var list []piece
-	if err := json.Unmarshal(model.Vocab, &list); err != nil || *model.ID < 0 || *model.ID >= len(list) {
-		return "", fmt.Errorf("%s: model.unk_id: %d is not an entry of model.vocab (%d entries): save the tokenizer "+
-			"again with AutoTokenizer", TokenizerFile, *model.ID, len(list))
+	token, ok := pieceAt(model.Vocab, *model.ID)
+	if !ok {
+		return "", fmt.Errorf("%s: model.unk_id: %d is not an entry of model.vocab: save the tokenizer again with "+
+			"AutoTokenizer", TokenizerFile, *model.ID)
 	}
-	return string(list[*model.ID]), nil
+	return token, nil
 }
 
-var errNoModel = fmt.Errorf("%s: has no member \"model\": save the tokenizer again with AutoTokenizer", TokenizerFile)
+var errNoModel = fmt.Errorf("%s: has no member \"model\" that is an object: save the tokenizer again with "+
+	"AutoTokenizer", TokenizerFile)
 
 // vocabulary makes the part of a tokenizer.json that a class builds from, of the files that stand in its place.
 func (b *builder) vocabulary(read Reader, family string) error {

@@ -10,6 +10,7 @@
 package pretrained
 
 import (
+	"bytes"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -78,15 +79,24 @@ func Read(read Reader, modelType, class string) (*Tokenizer, error) {
 	if family == "other" {
 		b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("%s: the arguments of tokenizer_class %s are not applied, "+
 			"%s is taken as it is; scripts/export_model.py applies them", ConfigFile, name, TokenizerFile))
+	}
+	other := family == "other"
+	if other {
 		family = "backend"
 	}
 	if err := b.build(family); err != nil {
 		return nil, err
 	}
+	if other && b.out.Unknown == "" { // the class may have one by default
+		if b.out.Unknown, err = b.modelUnknown(); err != nil {
+			return nil, err
+		}
+	}
 	return &b.out, nil
 }
 
-// Whole describes a tokenizer.json that needs nothing beside it, such as the exporter writes.
+// Whole describes a tokenizer.json that needs nothing beside it, such as the exporter writes. Which of its special
+// tokens are the model's own it cannot say.
 func Whole(definition []byte) (*Tokenizer, error) {
 	spec, err := parse(TokenizerFile, definition)
 	if err != nil {
@@ -97,7 +107,6 @@ func Whole(definition []byte) (*Tokenizer, error) {
 	if b.out.Unknown, err = b.modelUnknown(); err != nil {
 		return nil, err
 	}
-	b.out.Special = b.special(b.addedOf(spec))
 	return &b.out, nil
 }
 
@@ -106,6 +115,7 @@ var classesJSON []byte
 
 type classTable struct {
 	Types     map[string]string `json:"types"`     // model type: class that transformers has for it
+	Unknown   []string          `json:"unknown"`   // of these, the model types that it has no configuration for
 	Classes   map[string]string `json:"classes"`   // class: how it builds its tokenizer
 	Untrusted []string          `json:"untrusted"` // model types whose folders are known to name a wrong class
 }
@@ -123,8 +133,8 @@ const backend = "TokenizersBackend" // what reads tokenizer.json and applies not
 // choose is AutoTokenizer's choice of a class, and how that builds: bert, roberta, xlm-roberta, camembert, backend
 // (tokenizer.json holds), other (a class with rules of its own).
 func choose(config map[string]json.RawMessage, modelType, configClass string) (name, family string, err error) {
-	var told string
-	if raw := config["tokenizer_class"]; raw != nil && string(raw) != "null" {
+	var told *string // an empty name is a class that is not found
+	if raw := config["tokenizer_class"]; raw != nil {
 		if err := json.Unmarshal(raw, &told); err != nil {
 			return "", "", fmt.Errorf("%s: tokenizer_class is %s, not the name of a class: take it out or save the "+
 				"tokenizer again with AutoTokenizer", ConfigFile, brief(raw))
@@ -141,13 +151,13 @@ func choose(config map[string]json.RawMessage, modelType, configClass string) (n
 		return slices.Contains([]string{backend, "PythonBackend", "PreTrainedTokenizer", "PreTrainedTokenizerFast"},
 			name)
 	}
-	hub := told
-	if hub == "" {
-		hub = configClass
+	hub := configClass
+	if told != nil {
+		hub = *told
 	}
 	registered := strings.TrimSuffix(table.Types[modelType], "Fast")
 	switch {
-	case hub != "" && registered != "" && registered != strings.TrimSuffix(hub, "Fast"):
+	case (told != nil || hub != "") && registered != "" && registered != strings.TrimSuffix(hub, "Fast"):
 		name = backend
 		if base(registered) || registered == "MistralCommonBackend" {
 			break
@@ -159,9 +169,9 @@ func choose(config map[string]json.RawMessage, modelType, configClass string) (n
 		if found, ok := find(wanted); ok && !base(wanted) {
 			name = found
 		}
-	case told != "":
+	case told != nil:
 		name = backend
-		if found, ok := find(told); ok && !base(told) {
+		if found, ok := find(*told); ok && !base(*told) {
 			name = found
 		}
 	case configClass != "":
@@ -174,7 +184,7 @@ func choose(config map[string]json.RawMessage, modelType, configClass string) (n
 		if name == "PreTrainedTokenizerFast" || configClass == "PreTrainedTokenizerFast" {
 			name = backend
 		}
-	case registered != "":
+	case registered != "" && !slices.Contains(table.Unknown, modelType):
 		name = registered
 	default:
 		name = backend
@@ -183,8 +193,9 @@ func choose(config map[string]json.RawMessage, modelType, configClass string) (n
 		family = table.Classes[name+"Fast"]
 	}
 	if family == "slow" {
-		return "", "", fmt.Errorf("%s: tokenizer_class %s is written in Python and has no fast tokenizer: a model "+
-			"whose tokenizer runs without Python is needed", ConfigFile, name)
+		return "", "", fmt.Errorf("transformers takes the class %s for this folder (by tokenizer_class, or for "+
+			"model_type %q), which is written in Python and has no fast tokenizer: where %s holds the whole tokenizer, write "+
+			"\"tokenizer_class\": \"PreTrainedTokenizerFast\" into %s", name, modelType, TokenizerFile, ConfigFile)
 	}
 	return name, family, nil
 }
@@ -193,36 +204,68 @@ func choose(config map[string]json.RawMessage, modelType, configClass string) (n
 type files struct {
 	spec       map[string]json.RawMessage // tokenizer.json; nil: there is none
 	config     map[string]json.RawMessage // tokenizer_config.json; empty if there is none
+	order      []string                   // its keys, as they stand in the file, and then those of specialMap
 	specialMap map[string]json.RawMessage // special_tokens_map.json
 	added      map[string]int             // added_tokens.json
 }
 
 func open(read Reader) (*files, error) {
 	f := &files{config: map[string]json.RawMessage{}}
-	for name, into := range map[string]*map[string]json.RawMessage{TokenizerFile: &f.spec, ConfigFile: &f.config,
-		SpecialMapFile: &f.specialMap} {
+	object := func(name string, into *map[string]json.RawMessage) error {
 		raw, err := read(name)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if *into, err = parse(name, raw); err != nil {
-			return nil, err
+		if *into, err = parse(name, raw); err == nil && name != TokenizerFile {
+			f.order = append(f.order, order(raw)...)
 		}
+		return err
 	}
-	raw, err := read(AddedTokensFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := object(TokenizerFile, &f.spec); err != nil {
 		return nil, err
 	}
-	if err == nil {
-		if err := json.Unmarshal(raw, &f.added); err != nil {
-			return nil, fmt.Errorf("%s: not an object of tokens and their ids: save the tokenizer again with "+
-				"AutoTokenizer", AddedTokensFile)
-		}
+	if err := object(ConfigFile, &f.config); err != nil {
+		return nil, err
+	}
+	if _, ok := f.config["added_tokens_decoder"]; ok {
+		return f, nil // transformers looks at no further file
+	}
+	if err := object(SpecialMapFile, &f.specialMap); err != nil {
+		return nil, err
+	}
+	raw, err := read(AddedTokensFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &f.added); err != nil {
+		return nil, fmt.Errorf("%s: not an object of tokens and their ids: save the tokenizer again with "+
+			"AutoTokenizer", AddedTokensFile)
 	}
 	return f, nil
+}
+
+// order is the keys of a JSON object as they stand there.
+func order(raw []byte) []string {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil
+	}
+	var list []string
+	for d.More() {
+		key, err := d.Token()
+		var skipped json.RawMessage
+		if err != nil || d.Decode(&skipped) != nil {
+			return list
+		}
+		list = append(list, key.(string))
+	}
+	return list
 }
 
 // parse reads a JSON object.

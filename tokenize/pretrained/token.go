@@ -1,8 +1,10 @@
 package pretrained
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 )
 
 // This file owns single tokens and vocabularies.
@@ -63,32 +65,66 @@ func readToken(raw json.RawMessage) (t *token, plain bool, err error) {
 	return t, kind.Type != "AddedToken", nil
 }
 
-// readTokens reads a list of special tokens, or an object of names and tokens (named).
-func readTokens(raw json.RawMessage) (list []*token, named bool, err error) {
+// mergedTokens is a list of special tokens with those of another list behind it that it lacks, whose objects need no
+// type; an object of the other goes before the list.
+func mergedTokens(list, more json.RawMessage) (json.RawMessage, error) {
+	if empty(more) || more[0] == '{' {
+		return more, nil
+	}
+	var all, items []json.RawMessage
+	if err := json.Unmarshal(more, &items); err != nil {
+		return nil, err
+	}
+	if !empty(list) {
+		if err := json.Unmarshal(list, &all); err != nil {
+			return nil, err
+		}
+	}
+	for _, item := range items {
+		t, _, err := readToken(item)
+		if err != nil || t == nil {
+			return nil, errors.New("not a list of tokens")
+		}
+		if !t.text {
+			t.Special = true
+			item = encoded(struct {
+				Type string `json:"__type"`
+				token
+			}{"AddedToken", *t})
+		}
+		if !slices.ContainsFunc(all, func(a json.RawMessage) bool { return bytes.Equal(a, item) }) {
+			all = append(all, item)
+		}
+	}
+	return encoded(all), nil
+}
+
+// readTokens reads a list of special tokens, or an object of names and tokens: then names has theirs, in its order.
+func readTokens(raw json.RawMessage) (list []*token, names []string, err error) {
 	if empty(raw) {
-		return nil, false, nil
+		return nil, nil, nil
 	}
 	var items []json.RawMessage
 	if raw[0] == '{' {
 		var byName map[string]json.RawMessage
 		if err := json.Unmarshal(raw, &byName); err != nil {
-			return nil, false, err
+			return nil, nil, err
 		}
-		for _, key := range keys(byName) {
+		names = order(raw)
+		for _, key := range names {
 			items = append(items, byName[key])
 		}
-		named = true
 	} else if err := json.Unmarshal(raw, &items); err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	for _, item := range items {
 		t, plain, err := readToken(item)
 		if err != nil || t == nil || plain {
-			return nil, false, errors.New("not a list of tokens")
+			return nil, nil, errors.New("not a list of tokens")
 		}
 		list = append(list, t)
 	}
-	return list, named, nil
+	return list, names, nil
 }
 
 // vocabulary maps tokens to ids.
@@ -116,6 +152,24 @@ func readVocabulary(raw json.RawMessage) (vocabulary, error) {
 	}
 	v.size = len(v.ids)
 	return v, nil
+}
+
+// pieceAt is the token of an entry of a list of tokens and scores. It reads no further: the largest lists have 250,000.
+func pieceAt(raw json.RawMessage, at int) (string, bool) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') || at < 0 {
+		return "", false
+	}
+	for i := 0; d.More(); i++ {
+		var p piece
+		if d.Decode(&p) != nil {
+			return "", false
+		}
+		if i == at {
+			return string(p), true
+		}
+	}
+	return "", false
 }
 
 // piece is the token of a pair of token and score.

@@ -158,6 +158,9 @@ func (m *Model) openTokenizer() error {
 	case pair && must && !m.pair:
 		return fmt.Errorf("model %s: reads: pair: it is for %s, and only text-classification reads two texts: write "+
 			"reads: text", s.Path, m.Model.Task)
+	case m.pair && m.encodePair().Err != nil:
+		return fmt.Errorf("model %s: %w: it is too short for pairs of texts: write reads: text", s.Path,
+			m.encodePair().Err)
 	case m.pair && s.LongText == "window":
 		return fmt.Errorf("model %s: long_text: window: pairs of texts are cut, not read in windows: write long_text: "+
 			"truncate, or reads: text", s.Path)
@@ -266,11 +269,16 @@ func (m *Model) goldenTexts() int {
 	return 1
 }
 
+// encodePair is a short pair as the model reads it.
+func (m *Model) encodePair() *tokenize.Encoded {
+	a := []byte("a")
+	return &m.Tokenizer.EncodePairs([][2][]byte{{a, a}}, m.Model.TokenizeOptions())[0]
+}
+
 // probe is a row that is known to work: the first golden text, or one letter where the model has none.
 func (m *Model) probe() engine.Input {
 	if m.pair {
-		a := []byte("a")
-		return &m.Tokenizer.EncodePairs([][2][]byte{{a, a}}, m.Model.TokenizeOptions())[0].Windows[0]
+		return &m.encodePair().Windows[0]
 	}
 	if f := m.Model.Manifest; f != nil && f.Golden != nil && len(f.Golden.Texts) > 0 {
 		return engine.Tokens(f.Golden.Texts[0].InputIDs)
