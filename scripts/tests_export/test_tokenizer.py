@@ -292,3 +292,48 @@ def test_int8_of_pairs_agrees_with_its_source(checkpoint, tmp_path, export, text
 def test_pairs_are_refused_where_they_mean_nothing(checkpoint, tmp_path, export, case, more, says):
     status, said = export(checkpoint(case), tmp_path / "out", "--pairs", *more)
     assert status == 2 and says in said
+
+
+def test_pairs_of_a_class_that_gives_no_token_types(checkpoint, tmp_path, export):
+    folder = checkpoint("bert-sequence")        # PreTrainedTokenizerFast: model_input_names without token_type_ids
+    assert export(folder, tmp_path / "out", "--pairs")[0] == 0
+    ours, right = pair_logits(tmp_path / "out", folder, [("the two words", "london"), ("a", "the fox")])
+    assert abs(ours - right).max() < 1e-4
+    assert not any(any(g["token_type_ids"]) for g in manifest(tmp_path / "out")["golden"]["texts"])
+
+
+@pytest.mark.parametrize("case, pairs, limit, status", [
+    ("bert-sequence", True, 3, 2), ("bert-sequence", True, 4, 2), ("bert-sequence", True, 5, 0),
+    ("bert-sequence", False, 2, 2), ("bert-sequence", False, 3, 0)])
+def test_rows_have_room_for_text(checkpoint, tmp_path, export, case, pairs, limit, status):
+    more = ("--pairs",) if pairs else ()
+    folder = checkpoint(case)
+    edit(folder, "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    got, said = export(folder, tmp_path / "asked", "--max-tokens", limit, *more)
+    assert got == status and "Traceback" not in said, said
+    edit(folder, "tokenizer_config.json", model_max_length=limit)
+    got, said = export(folder, tmp_path / "told", *more)
+    assert got == status and "Traceback" not in said, said
+
+
+def test_a_default_that_goes_before_tokenizer_json_is_told(checkpoint, tmp_path, export):
+    folder = checkpoint("bert-sequence")
+    edit(folder, "tokenizer.json", normalizer__lowercase=False)
+    (folder / "tokenizer_config.json").unlink()
+    status, said = export(folder, tmp_path / "out")
+    assert status == 0 and 'write "do_lower_case": false into tokenizer_config.json' in said
+    edit(folder, "tokenizer_config.json", do_lower_case=True)
+    assert "do_lower_case" not in export(folder, tmp_path / "said")[1]
+
+
+def test_pairs_that_would_be_read_otherwise_are_refused(checkpoint):
+    folder = checkpoint("bert-sequence")
+    edit(folder, "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    t = pretrained.read(folder)
+    t.cut(30)
+    t.check_pairs([("the two", "words")])
+    spec = json.loads(t.definition)
+    spec["post_processor"]["pair"][-1]["SpecialToken"]["type_id"] = 0
+    t.tokenizer = Tokenizer.from_str(json.dumps(spec))
+    with pytest.raises(ExportError, match="the pair"):
+        t.check_pairs([("the two", "words")])

@@ -98,8 +98,8 @@ func (b *builder) overruled(part, key, argument string, spec object) {
 	}
 	if made, ok := built[key].(bool); ok && made != said {
 		b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("%s says %s: %v, and the default of class %s, %v, goes "+
-			"before it, as in transformers: if the model was trained otherwise, write \"%s\": %v into %s", TokenizerFile,
-			key, said, b.out.Class, made, argument, said, ConfigFile))
+			"before it, as in transformers: if the model was trained otherwise, write \"%s\": %v into %s",
+			TokenizerFile, key, said, b.out.Class, made, argument, said, ConfigFile))
 	}
 }
 
