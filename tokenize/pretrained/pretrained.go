@@ -195,7 +195,8 @@ func choose(config map[string]json.RawMessage, modelType, configClass string) (n
 	if family == "slow" {
 		return "", "", fmt.Errorf("transformers takes the class %s for this folder (by tokenizer_class, or for "+
 			"model_type %q), which is written in Python and has no fast tokenizer: where %s holds the whole "+
-			"tokenizer, write \"tokenizer_class\": \"PreTrainedTokenizerFast\" into %s", name, modelType, TokenizerFile, ConfigFile)
+			"tokenizer, write \"tokenizer_class\": \"PreTrainedTokenizerFast\" into %s", name, modelType,
+			TokenizerFile, ConfigFile)
 	}
 	return name, family, nil
 }
