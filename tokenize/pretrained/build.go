@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,9 +18,14 @@ import (
 // builder makes one Tokenizer.
 type builder struct {
 	files *files
-	vocab vocabulary
-	named []named  // bos_token and so on, in transformers' order
-	extra []*token // extra_special_tokens
+	model struct {
+		Type   string          `json:"type"`
+		Vocab  json.RawMessage `json:"vocab"`
+		Merges json.RawMessage `json:"merges"`
+	}
+	vocab vocabulary // of model
+	named []named    // bos_token and so on, in transformers' order
+	extra []*token   // extra_special_tokens
 	out   Tokenizer
 }
 
@@ -62,7 +68,7 @@ func (b *builder) build(family string) error {
 		b.padding()
 		added := b.addedOf(b.files.spec)
 		all := b.add(added, decoder)
-		spec := copied(b.files.spec)
+		spec := maps.Clone(b.files.spec)
 		spec["added_tokens"] = encoded(all)
 		spec["truncation"], spec["padding"] = json.RawMessage("null"), json.RawMessage("null")
 		if empty(spec["post_processor"]) {
@@ -105,18 +111,11 @@ func (b *builder) overruled(part, key, argument string, spec object) {
 
 // read finds the vocabulary.
 func (b *builder) read() error {
-	var model struct {
-		Type  string          `json:"type"`
-		Vocab json.RawMessage `json:"vocab"`
-	}
-	if b.files.spec["model"] == nil {
-		return errNoModel
-	}
-	if err := json.Unmarshal(b.files.spec["model"], &model); err != nil {
+	if json.Unmarshal(b.files.spec["model"], &b.model) != nil {
 		return errNoModel
 	}
 	var err error
-	if b.vocab, err = readVocabulary(model.Vocab); err != nil {
+	if b.vocab, err = readVocabulary(b.model.Vocab); err != nil {
 		return fmt.Errorf("%s: model.vocab: %w: save the tokenizer again with AutoTokenizer", TokenizerFile, err)
 	}
 	return nil
@@ -184,7 +183,7 @@ func (b *builder) padding() {
 
 // tokens reads the special tokens and the added tokens decoder (by id), as _from_pretrained does.
 func (b *builder) tokens(family string) ([]*token, error) {
-	c := copied(b.files.config)
+	c := maps.Clone(b.files.config)
 	var decoder []*token
 	byName := map[string]*token{}
 	note := func(id int, t token) {
@@ -223,11 +222,7 @@ func (b *builder) tokens(family string) ([]*token, error) {
 			}
 			var t token
 			if json.Unmarshal(raw, &t) == nil && len(raw) > 0 && raw[0] == '{' {
-				t.Special = true
-				raw = encoded(struct {
-					Type string `json:"__type"`
-					token
-				}{"AddedToken", t})
+				raw = typed(t)
 			}
 			c[key] = raw
 		}
@@ -462,14 +457,7 @@ func (b *builder) loose(key string, otherwise bool) bool {
 
 // spec is the definition that a class builds around the vocabulary.
 func (b *builder) spec(family string, all []*token) (object, error) {
-	var model struct {
-		Type   string          `json:"type"`
-		Vocab  json.RawMessage `json:"vocab"`
-		Merges json.RawMessage `json:"merges"`
-	}
-	if err := json.Unmarshal(b.files.spec["model"], &model); err != nil {
-		return nil, err
-	}
+	model := &b.model
 	needs := map[string]string{"bert": "WordPiece", "roberta": "BPE", "xlm-roberta": "Unigram",
 		"camembert": "Unigram"}[family]
 	if b.vocab.pieces != (needs == "Unigram") {
@@ -551,16 +539,11 @@ func (b *builder) roberta(vocab, merges json.RawMessage, all []*token) (object, 
 	}
 	ends := object{}
 	for short, key := range map[string]string{"cls": "cls_token", "sep": "sep_token"} {
-		t, err := b.need(key)
+		content, id, err := b.end(key, all)
 		if err != nil {
 			return nil, err
 		}
-		id, ok := b.id(t, all)
-		if !ok {
-			return nil, fmt.Errorf("%s: %s %q is not in the vocabulary: name the one that is", ConfigFile, key,
-				t.Content)
-		}
-		ends[short] = []any{cmp.Or(b.name(key).name, t.Content), id}
+		ends[short] = []any{cmp.Or(b.name(key).name, content), id}
 	}
 	return object{
 		"model": object{"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": "",
@@ -598,16 +581,9 @@ func (b *builder) sentencePiece(family string, vocab json.RawMessage, all []*tok
 	var names [2]string
 	var ids [2]int
 	for i, key := range []string{"bos_token", "eos_token"} {
-		t, err := b.need(key)
-		if err != nil {
+		if names[i], ids[i], err = b.end(key, all); err != nil {
 			return nil, err
 		}
-		id, ok := b.id(t, all)
-		if !ok {
-			return nil, fmt.Errorf("%s: %s %q is not in the vocabulary: name the one that is", ConfigFile, key,
-				t.Content)
-		}
-		names[i], ids[i] = t.Content, id
 	}
 	metaspace := object{"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true}
 	begin, end := special(names[0], 0), special(names[1], 0)
@@ -629,6 +605,19 @@ func (b *builder) need(key string) (*token, error) {
 		return nil, b.bad(key, json.RawMessage("null"), "a token")
 	}
 	return t, nil
+}
+
+// end is a special token that stands at an end of every row, and its id.
+func (b *builder) end(key string, all []*token) (content string, id int, err error) {
+	t, err := b.need(key)
+	if err != nil {
+		return "", 0, err
+	}
+	id, ok := b.id(t, all)
+	if !ok {
+		return "", 0, fmt.Errorf("%s: %s %q is not in the vocabulary: name the one that is", ConfigFile, key, t.Content)
+	}
+	return t.Content, id, nil
 }
 
 // charsmap is the first Precompiled normalizer of a definition, SentencePiece's table of characters; nil: none.
@@ -790,14 +779,6 @@ func noVocabulary(read Reader, instead string) error {
 
 func empty(raw json.RawMessage) bool {
 	return slices.Contains([]string{"", "null", "[]", "{}", `""`}, string(bytes.TrimSpace(raw)))
-}
-
-func copied(m map[string]json.RawMessage) map[string]json.RawMessage {
-	out := make(map[string]json.RawMessage, len(m)+3)
-	for k, v := range m {
-		out[k] = v
-	}
-	return out
 }
 
 // encoded is JSON with its members sorted and nothing escaped for HTML: equal tokenizers, equal bytes.

@@ -42,6 +42,15 @@ func (t *token) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
+// typed is a special token as tokenizer_config.json writes it.
+func typed(t token) json.RawMessage {
+	t.Special = true
+	return encoded(struct {
+		Type string `json:"__type"`
+		token
+	}{"AddedToken", t})
+}
+
 // readToken reads a special token: a text, an object of type AddedToken, or null (nil). plain says that it is an object
 // without a type, which transformers takes only where it knows the token already.
 func readToken(raw json.RawMessage) (t *token, plain bool, err error) {
@@ -86,11 +95,7 @@ func mergedTokens(list, more json.RawMessage) (json.RawMessage, error) {
 			return nil, errors.New("not a list of tokens")
 		}
 		if !t.text {
-			t.Special = true
-			item = encoded(struct {
-				Type string `json:"__type"`
-				token
-			}{"AddedToken", *t})
+			item = typed(*t)
 		}
 		if !slices.ContainsFunc(all, func(a json.RawMessage) bool { return bytes.Equal(a, item) }) {
 			all = append(all, item)
